@@ -1,0 +1,1 @@
+"""Data: labelled tensors in memory, split, normalised and cut into batches."""

@@ -1,0 +1,35 @@
+"""Digests: the identity of tensors and of plain data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes, whatever the order of the names."""
+    seen = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        seen.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        seen.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return seen.hexdigest()
+
+
+def canonical(value: Any) -> str:
+    """Plain data as JSON in one way only: sorted keys, no spaces.
+
+    >>> canonical({"b": 1, "a": [0.1]})
+    '{"a":[0.1],"b":1}'
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 of plain data."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()

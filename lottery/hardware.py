@@ -1,0 +1,116 @@
+"""Numerics, which change bits and so belong to a study, and hardware, which does not."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+PRECISIONS = ("32", "bf16-mixed", "16-mixed")
+
+INSTEAD = {
+    "accelerator": "hardware.accelerator",
+    "accumulate_grad_batches": "data.batch_size",
+    "benchmark": "numerics.deterministic",
+    "callbacks": "a module of your own (module=...)",
+    "check_val_every_n_epoch": "budget.evaluate",
+    "default_root_dir": "out",
+    "deterministic": "numerics.deterministic",
+    "devices": "one job for each device",
+    "enable_checkpointing": "hardware.checkpoint_seconds",
+    "enable_progress_bar": "nothing: progress is always shown",
+    "fast_dev_run": "budget.steps and schedule.rounds",
+    "gradient_clip_algorithm": "an optimizer of your own (optimizer._target_)",
+    "gradient_clip_val": "an optimizer of your own (optimizer._target_)",
+    "limit_predict_batches": "data.val_size",
+    "limit_test_batches": "data.val_size",
+    "limit_train_batches": "budget.steps",
+    "limit_val_batches": "data.val_size",
+    "logger": "tracking",
+    "max_epochs": "budget.steps, e.g. budget.steps=10ep",
+    "max_steps": "budget.steps",
+    "max_time": "budget.steps",
+    "min_epochs": "budget.steps",
+    "min_steps": "budget.steps",
+    "num_sanity_val_steps": "nothing: every network is checked with one batch before training",
+    "overfit_batches": "data.val_size and budget.steps",
+    "precision": "numerics.precision",
+    "reload_dataloaders_every_n_epochs": "nothing: data stays in memory",
+    "val_check_interval": "budget.evaluate",
+}
+"""Trainer arguments that mean nothing, or something else, where a batch is a chunk of steps; what to use instead."""
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """Settings that change the bits of a result."""
+
+    precision: str = "32"
+    threads: int = 1
+    """of the CPU; results with 1 and with 2 differ in the last bits"""
+    deterministic: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "precision", str(self.precision))
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision={self.precision}: must be one of {', '.join(PRECISIONS)}")
+        if self.threads < 1:
+            raise ValueError(f"threads={self.threads}: must be at least 1")
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where training runs; by itself it changes no number's meaning."""
+
+    accelerator: str = "auto"
+    checkpoint_seconds: float = 10.0
+    """of training between two checkpoints: what a kill can cost"""
+    trainer: Mapping[str, Any] = field(default_factory=dict)
+    """further arguments of Lightning's Trainer"""
+
+    def __post_init__(self) -> None:
+        if self.accelerator not in ("auto", "cpu", "gpu"):
+            raise ValueError(f"accelerator={self.accelerator}: must be auto, cpu or gpu")
+        if self.accelerator == "gpu" and not torch.cuda.is_available():
+            raise ValueError("accelerator=gpu: PyTorch finds no GPU on this machine; allowed here: auto, cpu")
+        if self.checkpoint_seconds <= 0:
+            raise ValueError(f"checkpoint_seconds={self.checkpoint_seconds}: must be above 0")
+        for name in self.trainer:
+            if name in INSTEAD:
+                raise ValueError(f"trainer.{name} does not apply here; use {INSTEAD[name]}")
+
+    @property
+    def device(self) -> str:
+        """The device type that training takes: `cpu` or `cuda`."""
+        return "cuda" if self.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def trainer_for(hardware: Hardware, numerics: Numerics) -> pl.Trainer:
+    """Lightning's Trainer with everything switched off that the framework does itself.
+
+    Raises ValueError for a precision that the device lacks.
+    """
+    if numerics.precision == "16-mixed" and hardware.device == "cpu":
+        raise ValueError("numerics.precision=16-mixed needs a GPU; on a CPU use 32 or bf16-mixed")
+    torch.set_num_threads(numerics.threads)
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*GPU available but not used.*")
+        return pl.Trainer(
+            accelerator="gpu" if hardware.device == "cuda" else "cpu",
+            devices=1,
+            precision=numerics.precision,  # type: ignore[arg-type]
+            deterministic=numerics.deterministic,
+            max_epochs=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            **dict(hardware.trainer),
+        )

@@ -1,0 +1,192 @@
+"""Leases: one process at a time does a piece of work, and a dead one's place is taken over.
+
+A folder holds `lease.1`, `lease.2`, ...; the highest number is in force. Taking over from number n means
+creating n+1, which `os.link` lets only one process do. Nothing is ever renamed over or removed while work
+is going on, so a process that was thought dead sees a higher number and stops. What this relies on, on one
+machine or a shared file system: `link` fails if the name exists; a reader sees a written file whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+BEAT_SECONDS = 5.0
+DEAD_AFTER = 60.0  # seconds without a beat, on the watcher's own clock, for owners whose process can't be looked up
+_POLL_SECONDS = 0.2
+
+
+class Lost(Exception):
+    """Another process has taken this work over."""
+
+
+def identity() -> dict[str, Any]:
+    """Who this process is: host for people; boot, pid namespace, pid and start time for telling life from death."""
+    return {
+        "host": socket.gethostname(),
+        "place": [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")]
+        if os.path.exists("/proc/self/ns/pid")
+        else [socket.gethostname()],
+        "pid": os.getpid(),
+        "started": _start_time(os.getpid()),
+    }
+
+
+class Lease:
+    """The right to work in a folder; a context manager that keeps it alive with a beat.
+
+    `note` is a number that outlives the owner: the next one reads it as `inherited`.
+    """
+
+    def __init__(self, folder: Path, number: int, inherited: int) -> None:
+        self.folder, self.number, self.inherited = folder, number, inherited
+        self.note = inherited
+        self._owner, self._beat, self._released = identity(), 0, False
+        self._lock, self._done = threading.Lock(), threading.Event()
+        self._file: int | None = None
+        self._pulse = threading.Thread(target=self._keep_alive, daemon=True)
+
+    @property
+    def path(self) -> Path:
+        return self.folder / f"lease.{self.number}"
+
+    def check(self) -> None:
+        """Raises Lost if somebody has taken over."""
+        if _highest(self.folder) != self.number:
+            raise Lost(f"{self.folder}: another process took this work over")
+
+    def write(self, note: int) -> None:
+        """Writes a number that is to outlive this process."""
+        self.note = note
+        self._write()
+
+    def create(self) -> bool:
+        """Makes the lease this process's own; False if another was faster."""
+        handle, temporary = tempfile.mkstemp(prefix=".lease", dir=self.folder)
+        self._file = handle
+        self._write()
+        try:
+            os.link(temporary, self.path)
+        except FileExistsError:
+            os.close(handle)
+            return False
+        finally:
+            os.unlink(temporary)
+        self._pulse.start()
+        return True
+
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._done.set()
+        self._pulse.join()
+        self._released = True
+        self._write()
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _keep_alive(self) -> None:
+        while not self._done.wait(BEAT_SECONDS):
+            self._write()
+
+    def _write(self) -> None:
+        with self._lock:
+            self._beat += 1
+            content = {"owner": self._owner, "note": self.note, "beat": self._beat, "released": self._released}
+            assert self._file is not None
+            os.pwrite(self._file, json.dumps(content).ljust(400).encode(), 0)
+
+
+class Watch:
+    """Watches a folder's lease from outside, remembering when its beat last changed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._seen: tuple[int, Any] | None = None
+        self._since = time.monotonic()
+
+    def take(self) -> Lease | None:
+        """The lease, if it is free, released or its owner dead; else None."""
+        number = _highest(self.folder)
+        content = _read(self.folder / f"lease.{number}") if number else None
+        if number and not self._over(number, content):
+            return None
+        lease = Lease(self.folder, number + 1, inherited=content["note"] if content else 0)
+        return lease if lease.create() else None
+
+    def holder(self) -> str:
+        """The owner, for people."""
+        content = _read(self.folder / f"lease.{_highest(self.folder)}")
+        return f"process {content['owner']['pid']} on {content['owner']['host']}" if content else "another process"
+
+    def wait(self) -> None:
+        """A moment's pause between two looks."""
+        time.sleep(_POLL_SECONDS)
+
+    def _over(self, number: int, content: dict[str, Any] | None) -> bool:
+        beat = (number, content["beat"] if content else None)
+        if beat != self._seen:
+            self._seen, self._since = beat, time.monotonic()
+        if content is None:  # torn or unreadable: wait for its owner to write again
+            return time.monotonic() - self._since > DEAD_AFTER
+        if content["released"]:
+            return True
+        owner, here = content["owner"], identity()
+        if owner["place"] == here["place"]:
+            return _start_time(owner["pid"]) != owner["started"]
+        return time.monotonic() - self._since > DEAD_AFTER
+
+
+def hold(folder: Path, say: Callable[[str], None]) -> Lease:
+    """The folder's lease, waiting with a word while somebody living holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    watch, waiting = Watch(folder), False
+    while (lease := watch.take()) is None:
+        if not waiting:
+            say(f"{folder}: waiting for {watch.holder()}, which works there")
+        waiting = True
+        watch.wait()
+    return lease
+
+
+def clear(folder: Path) -> None:
+    """Removes the leases of finished work."""
+    for path in folder.glob("lease.*"):
+        path.unlink(missing_ok=True)
+
+
+def held(folder: Path) -> bool:
+    """Whether a living process of this machine, or any process of another, holds the folder's lease."""
+    number = _highest(folder)
+    return bool(number) and not Watch(folder)._over(number, _read(folder / f"lease.{number}"))
+
+
+def _highest(folder: Path) -> int:
+    return max((int(name[6:]) for name in os.listdir(folder) if name.startswith("lease.")), default=0)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_text())
+        return content if isinstance(content, dict) and content.keys() >= {"owner", "note", "beat"} else None
+    except (OSError, ValueError):
+        return None
+
+
+def _start_time(pid: int) -> str | None:
+    """When a process of this machine began, in clock ticks since boot; None if there is none or it is a zombie."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if fields[0] == "Z" else fields[19]
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,68 @@
+"""The ledger: one JSON line for each finished round. It is the truth; tables, plots and W&B are views of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+NAME = "ledger.jsonl"
+
+
+class LedgerError(Exception):
+    """A ledger that can't be read, or that holds another result than this one."""
+
+
+class Ledger:
+    """The lines of one cell, in a file. Only `run`, a line's last entry, may differ between two runs."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def lines(self) -> list[dict[str, Any]]:
+        """All whole lines, in order; a last line torn by a kill is no line. Raises LedgerError for other damage."""
+        lines = []
+        for number, text in enumerate(self._whole(), start=1):
+            try:
+                line = json.loads(text)
+                if line["round"] != number - 1:
+                    raise ValueError(f"it says round {line['round']}, not {number - 1}")
+            except (ValueError, KeyError, TypeError) as error:
+                raise LedgerError(f"{self.path}, line {number} is damaged: {error}; move the file away") from error
+            lines.append(line)
+        return lines
+
+    def record(self, line: Mapping[str, Any]) -> None:
+        """Appends a round, durably; one that is there already must say the same.
+
+        Raises LedgerError if it says something else.
+        """
+        lines = self.lines()
+        index = line["round"]
+        if index < len(lines):
+            was, now = ({k: v for k, v in some.items() if k != "run"} for some in (lines[index], line))
+            if was != now:
+                key = next(k for k in {**was, **now} if was.get(k) != now.get(k))
+                raise LedgerError(
+                    f"{self.path}: round {index} was measured under other code, data or library versions "
+                    f"({key} {was.get(key)} there, {now.get(key)} now); move it away or choose another out="
+                )
+            return
+        with open(self.path, "ab") as file:
+            file.truncate(sum(len(text) + 1 for text in self._whole()))
+            file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def finished(self) -> bool:
+        """Whether every planned round is there."""
+        lines = self.lines()
+        return bool(lines) and lines[-1]["round"] == lines[-1]["rounds"]
+
+    def _whole(self) -> list[bytes]:
+        try:
+            return self.path.read_bytes().split(b"\n")[:-1]
+        except FileNotFoundError:
+            return []

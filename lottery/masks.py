@@ -1,0 +1,85 @@
+"""Masks: which weights of a network are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+Masks = dict[str, Tensor]
+"""Boolean tensors by parameter name, shaped like the weights; True = kept."""
+
+_LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
+
+
+def prunable(net: nn.Module) -> dict[str, Tensor]:
+    """The weights that pruning may remove: those of linear and convolutional layers, in order of definition.
+
+    Biases and normalisation parameters are never pruned; a weight shared by two layers counts once.
+    """
+    layers = {f"{name}.weight" if name else "weight" for name, layer in net.named_modules() if isinstance(layer, _LAYERS)}
+    return {name: weight for name, weight in net.named_parameters() if name in layers}
+
+
+def dense(weights: Mapping[str, Tensor]) -> Masks:
+    """The masks that keep everything.
+
+    >>> density(dense({"fc.weight": torch.zeros(2, 3)}))
+    1.0
+    """
+    return {name: torch.ones_like(weight, dtype=torch.bool, device="cpu") for name, weight in weights.items()}
+
+
+def kept(masks: Mapping[str, Tensor]) -> int:
+    """How many weights are kept, counted."""
+    return sum(int(mask.sum()) for mask in masks.values())
+
+
+def density(masks: Mapping[str, Tensor]) -> float:
+    """Kept share of the prunable weights, in [0, 1].
+
+    >>> density({"fc.weight": torch.tensor([True, False, False, True])})
+    0.5
+    """
+    return kept(masks) / sum(mask.numel() for mask in masks.values())
+
+
+def layer_densities(masks: Mapping[str, Tensor]) -> dict[str, float]:
+    """Kept share of each layer's weights, in [0, 1]."""
+    return {name: density({name: mask}) for name, mask in masks.items()}
+
+
+def apply_(tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
+    """Sets the pruned entries of `tensors` to zero, in place; tensors without a mask are left alone."""
+    with torch.no_grad():
+        for name, mask in masks.items():
+            tensors[name].mul_(mask.to(tensors[name].device))
+
+
+def shuffled(masks: Mapping[str, Tensor], rng: torch.Generator) -> Masks:
+    """The same number of kept weights in each layer, at random places (Frankle & Carbin 2019, appendix)."""
+    return {
+        name: mask.flatten()[torch.randperm(mask.numel(), generator=rng)].view_as(mask) for name, mask in masks.items()
+    }
+
+
+_WEIGHT_OF_BIT = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8)
+
+
+def pack(mask: Tensor) -> Tensor:
+    """A mask as a flat uint8 tensor, eight weights a byte, lowest bit first; the last byte is filled with zeros."""
+    bits = torch.zeros(-(-mask.numel() // 8) * 8, dtype=torch.uint8)
+    bits[: mask.numel()] = mask.flatten()
+    return (bits.view(-1, 8) * _WEIGHT_OF_BIT).sum(1, dtype=torch.uint8)
+
+
+def unpack(packed: Tensor, shape: Iterable[int]) -> Tensor:
+    """The mask that `pack` made flat.
+
+    >>> unpack(pack(torch.tensor([[True, False, True]])), (1, 3))
+    tensor([[ True, False,  True]])
+    """
+    shape = torch.Size(shape)
+    bits = (packed[:, None] & _WEIGHT_OF_BIT).ne(0).flatten()
+    return bits[: shape.numel()].view(shape).clone()

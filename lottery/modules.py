@@ -1,0 +1,76 @@
+"""Lightning modules: a network with its loss and its metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import pytorch_lightning as pl
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim import Optimizer
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassAccuracy
+
+if TYPE_CHECKING:
+    from lottery.training import Loop
+
+
+class Module(pl.LightningModule):
+    """What a study trains. Subclasses say `loss` and `metrics`; the loop belongs to the framework.
+
+    A Lightning batch is a chunk of optimizer steps (see `lottery.training`), so `training_step` is not
+    to be overridden.
+    """
+
+    headline: str
+    """name of the metric that reports and plots show"""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.net = net
+        self.loop: Loop | None = None
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Mean loss of a batch, a scalar."""
+        raise TypeError(f"{type(self).__name__} must define loss(outputs, targets)")
+
+    def metrics(self) -> Mapping[str, Metric]:
+        """Fresh torchmetrics by name, updated with (outputs, targets); `loss` is always measured besides."""
+        raise TypeError(f"{type(self).__name__} must define metrics()")
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.net(inputs)
+
+    def configure_optimizers(self) -> Optimizer:
+        assert self.loop is not None, "a module is trained by lottery.training.fit"
+        return self.loop.optimizer
+
+    def training_step(self, chunk: tuple[int, int], index: int) -> None:
+        assert self.loop is not None, "a module is trained by lottery.training.fit"
+        self.loop.advance(*chunk)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        assert self.loop is not None, "a module is trained by lottery.training.fit"
+        self.loop.pause()
+
+
+class Classifier(Module):
+    """Cross-entropy and accuracy in [0, 1]; top-5 accuracy too where there are more than 5 classes."""
+
+    headline = "accuracy"
+
+    def __init__(self, net: nn.Module, classes: int) -> None:
+        super().__init__(net)
+        self.classes = classes
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return functional.cross_entropy(outputs, targets)
+
+    def metrics(self) -> Mapping[str, Metric]:
+        ranks = {"accuracy": 1} | ({"top5": 5} if self.classes > 5 else {})
+        return {
+            name: MulticlassAccuracy(self.classes, top_k=rank, average="micro", validate_args=False)
+            for name, rank in ranks.items()
+        }

@@ -1,0 +1,256 @@
+"""The phase store: each phase of training is kept under the digest of what it depends on.
+
+    store/<key>/phase.json            finished: metrics by step, steps executed, by whom; written last
+    store/<key>/result.safetensors    weights, buffers and packed masks
+    store/<key>/checkpoint.safetensors, lease.<n>      while it trains
+
+Every file appears by rename and carries a digest of its content. What does not match is set aside under
+`<key>.damaged.<n>` and trained anew. Nothing here is a pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from lottery import leases
+from lottery.digests import canonical, digest, digest_of
+from lottery.masks import Masks, pack, unpack
+from lottery.rewinding import State
+from lottery.training import Row, Trained
+
+_RESULT, _META, _CHECKPOINT = "result.safetensors", "phase.json", "checkpoint.safetensors"
+
+
+class Damaged(Exception):
+    """A file of the store is not what was written."""
+
+
+@dataclass(frozen=True)
+class Entry(Trained):
+    """A finished phase."""
+
+    key: str
+    masks: Masks
+    executed: int
+    """optimizer steps executed for it by all processes together, those lost in kills included"""
+    reused: bool
+    """whether it was there already"""
+
+
+class Store:
+    """Finished phases by key, in a folder."""
+
+    def __init__(self, root: Path | str, say: Callable[[str], None] = lambda line: print(line, file=sys.stderr)) -> None:
+        self.root, self.say = Path(root), say
+
+    def obtain(
+        self,
+        spec: Mapping[str, Any],
+        masks: Masks,
+        train: Callable[[Desk], Trained],
+        waypoints: Mapping[int, Mapping[str, Any]] | None = None,
+    ) -> Entry:
+        """The phase of this specification: from the store, or trained here, or by another process meanwhile.
+
+        `waypoints` says under which specification the state at a step is kept in passing.
+        """
+        key = digest_of(spec)
+        folder = self.root / key
+        watch, waiting = leases.Watch(folder), False
+        while (entry := self.find(key)) is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            if (lease := watch.take()) is None:
+                if not waiting:
+                    self.say(f"waiting for {watch.holder()}, which trains the same phase")
+                waiting = True
+                watch.wait()
+                continue
+            with lease:
+                if (entry := self.find(key)) is None:  # not finished between the look and the lease
+                    try:
+                        trained = train(Desk(self, folder, lease, masks, waypoints or {}))
+                        lease.check()
+                    except leases.Lost as lost:
+                        self.say(f"{lost}; waiting for its result")
+                        continue
+                    self.publish(spec, trained.state, masks, trained.rows, lease.note)
+                    entry = Entry(trained.state, trained.rows, key, masks, lease.note, reused=False)
+                (folder / _CHECKPOINT).unlink(missing_ok=True)
+                leases.clear(folder)
+                break
+        return entry
+
+    def publish(
+        self, spec: Mapping[str, Any], state: State, masks: Masks, rows: list[Row], executed: int
+    ) -> None:
+        """Writes a finished phase; its metadata last, since that is what makes it finished."""
+        folder = self.root / digest_of(spec)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {f"net.{name}": tensor for name, tensor in state.items()}
+        tensors |= {f"mask.{name}": pack(mask) for name, mask in masks.items()}
+        write_tensors(folder / _RESULT, tensors, {})
+        meta = {
+            "spec": spec,
+            "rows": rows,
+            "executed": executed,
+            "by": leases.identity()["host"],
+            "masks": {name: list(mask.shape) for name, mask in masks.items()},
+            "digest": digest(tensors),
+        }
+        _replace(folder / _META, canonical({"phase": meta, "sha256": digest_of(meta)}).encode())
+
+    def find(self, key: str) -> Entry | None:
+        """A finished phase, verified; None if there is none. A damaged one is set aside with a word."""
+        folder = self.root / key
+        if not (folder / _META).exists():
+            return None
+        try:
+            meta = _read_meta(folder / _META)
+            tensors, _ = read_tensors(folder / _RESULT)
+            if digest(tensors) != meta["digest"]:
+                raise Damaged(f"{folder / _RESULT} is not the result that {_META} describes")
+        except Damaged as damage:
+            self.set_aside(folder, damage)
+            return None
+        masks = {n: unpack(tensors.pop(f"mask.{n}"), shape) for n, shape in meta["masks"].items()}
+        state = {name.removeprefix("net."): tensor for name, tensor in tensors.items()}
+        return Entry(state, meta["rows"], key, masks, meta["executed"], reused=True)
+
+    def set_aside(self, folder: Path, damage: Exception) -> None:
+        """Moves a damaged entry out of the way, keeping it for whoever wants to know."""
+        number = sum(1 for _ in self.root.glob(f"{folder.name}.damaged.*")) + 1
+        target = self.root / f"{folder.name}.damaged.{number}"
+        try:
+            folder.rename(target)
+        except FileNotFoundError:  # another process did
+            return
+        self.say(f"{damage}; set aside as {target}, trained anew")
+
+    def entries(self) -> dict[str, dict[str, Any]]:
+        """The metadata of every finished phase, by key."""
+        found = {}
+        for path in sorted(self.root.glob(f"*/{_META}")):
+            if "." not in path.parent.name:
+                try:
+                    found[path.parent.name] = _read_meta(path)
+                except Damaged as damage:
+                    self.say(f"{damage}; it will be trained anew")
+        return found
+
+    def size(self) -> int:
+        """Bytes in the store."""
+        return sum(path.stat().st_size for path in self.root.rglob("*") if path.is_file())
+
+    def gc(self, needed: set[str], unfinished_days: float = 14.0) -> tuple[int, int]:
+        """Removes finished phases that are not needed, damaged ones, and progress untouched for so many days.
+
+        A state kept in passing stays with the phase it belongs to. Returns entries removed and bytes freed.
+        """
+        metas = self.entries()
+        needed = needed | {key for key, meta in metas.items() if meta["spec"].get("of") in needed}
+        removed = freed = 0
+        for folder in sorted(path for path in self.root.iterdir() if path.is_dir()):
+            fresh = time.time() - max(p.stat().st_mtime for p in [folder, *folder.iterdir()]) < unfinished_days * 86400
+            finished = folder.name in metas or ".damaged." in folder.name
+            if folder.name in needed or (not finished and fresh) or leases.held(folder):
+                continue
+            removed, freed = removed + 1, freed + sum(p.stat().st_size for p in folder.iterdir())
+            shutil.rmtree(folder)
+        return removed, freed
+
+
+class Desk:
+    """Where a phase in training keeps its progress: the store's `lottery.training.Keeper`."""
+
+    def __init__(
+        self,
+        store: Store,
+        folder: Path,
+        lease: leases.Lease,
+        masks: Masks,
+        waypoints: Mapping[int, Mapping[str, Any]],
+    ) -> None:
+        self.store, self.folder, self.lease = store, folder, lease
+        self.masks, self.waypoints = masks, waypoints
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The last checkpoint; a damaged one is dropped with a word."""
+        path = self.folder / _CHECKPOINT
+        if not path.exists():
+            return None
+        try:
+            return read_tensors(path)
+        except Damaged as damage:
+            self.store.say(f"{damage}; the phase begins anew")
+            path.unlink()
+            return None
+
+    def save(self, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
+        """Replaces the checkpoint, if this process still holds the phase."""
+        self.lease.check()
+        write_tensors(self.folder / _CHECKPOINT, tensors, info)
+
+    def reach(self, first: int, last: int) -> None:
+        """Counts the steps from `first` to `last` as executed, before they are: a kill in between loses none."""
+        self.lease.write(self.lease.note + last - first)
+
+    def pass_by(self, step: int, state: State) -> None:
+        """Keeps the state at a step under the specification that was asked for."""
+        self.store.publish(self.waypoints[step], state, self.masks, [], executed=0)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
+    """Tensors and plain data as one safetensors file that appears whole, with the digest of both."""
+    text = canonical(info)
+    check = digest_of([digest(tensors), text])
+    content = safetensors.torch.save(dict(tensors), {"info": text, "sha256": check})
+    _replace(path, content)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What `write_tensors` wrote. Raises Damaged if it is not."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (OSError, safetensors.SafetensorError) as error:
+        raise Damaged(f"{path} is damaged: {error}") from error
+    text = metadata.get("info", "")
+    if digest_of([digest(tensors), text]) != metadata.get("sha256"):
+        raise Damaged(f"{path} is damaged: its content does not match its digest")
+    return tensors, json.loads(text)
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+        if digest_of(content["phase"]) != content["sha256"]:
+            raise ValueError("its content does not match its digest")
+        return content["phase"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Damaged(f"{path} is damaged: {error}") from error
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """A file that is there whole or not at all, also after a power cut."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

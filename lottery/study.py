@@ -1,0 +1,169 @@
+"""A study's cells: every round of an arm under one seed, through the store into the ledger."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from lottery import leases, masks
+from lottery.arms import Arm
+from lottery.digests import digest, digest_of
+from lottery.ledger import NAME, Ledger
+from lottery.rounds import Pruning, Round, Ticket, play
+from lottery.seeds import derive
+from lottery.store import Entry, Store
+from lottery.training import Diverged, Phase, Recipe, Row, fit
+
+SCIENCE = 1  # raised whenever our own numerics change, so that older phases are not taken for newer ones
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything that can change a number except arm and seed."""
+
+    name: str
+    recipe: Recipe
+    pruning: Pruning
+    identity: Mapping[str, Any]
+    """the recipe as plain data: what a phase of training depends on besides its ticket, steps and seeds"""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One arm of a study under one seed: one ledger, one W&B run."""
+
+    study: Study
+    arm: Arm
+    label: str
+    seed: int
+
+
+class View(Protocol):
+    """Shows what happens; losing it loses nothing."""
+
+    def advanced(self, current: Round, step: int, row: Row | None) -> None:
+        """A round's training came to `step` and, where `row` is given, measured it."""
+
+    def finished(self, line: Mapping[str, Any], rows: Sequence[Row]) -> None:
+        """A round is in the ledger; `rows` are all its evaluations."""
+
+
+def run(cell: Cell, folder: Path, store: Store, views: Sequence[View] = ()) -> None:
+    """Plays every round of a cell and records each in its ledger."""
+    study, ledger = cell.study, Ledger(folder / NAME)
+    with leases.hold(folder, store.say):
+        train = Phases(cell, store, views)
+        for current in play(study.recipe, study.pruning, cell.arm, cell.seed, train):
+            started = time.time()
+            line, rows = describe(cell, current), current.trained.rows
+            ledger.record(line | {"run": circumstances(current, started)})
+            for view in views:
+                view.finished(line, rows)
+    leases.clear(folder)
+
+
+class Phases:
+    """Trains the rounds of a cell through the store."""
+
+    def __init__(self, cell: Cell, store: Store, views: Sequence[View] = ()) -> None:
+        self.cell, self.store, self.views = cell, store, views
+
+    def __call__(self, ticket: Ticket, index: int, first: int, last: int, passing: int = 0) -> Entry:
+        recipe, seed = self.cell.study.recipe, self.cell.seed
+        order, noise = derive(seed, "order", index), derive(seed, "noise", index)
+        phase = Phase(ticket.state, ticket.masks, first, last, order, noise)
+        whole = self.specification(phase, recipe.budget.steps)
+        partial = last < recipe.budget.steps
+        spec = {"of": digest_of(whole), "step": last} if partial else whole
+        waypoints = {passing: {"of": digest_of(whole), "step": passing}} if passing else {}
+        current = Round(index, ticket, first, last, self)
+
+        def watch(step: int, row: Row | None) -> None:
+            for view in self.views:
+                view.advanced(current, step, row)
+
+        try:
+            return self.store.obtain(
+                spec,
+                ticket.masks,
+                lambda desk: fit(recipe, phase, desk, waypoints, watch, evaluate=not partial),
+                waypoints,
+            )
+        except Diverged as error:
+            raise Diverged(f"{self.cell.label}, seed {seed}, round {index}: {error}") from error
+
+    def specification(self, phase: Phase, last: int) -> dict[str, Any]:
+        """All that the result of a phase depends on."""
+        return {
+            "recipe": self.cell.study.identity,
+            "science": SCIENCE,
+            "torch": torch.__version__,
+            "device": self.cell.study.recipe.hardware.device,
+            "state": digest(phase.state),
+            "masks": digest(phase.masks),
+            "steps": [phase.first, last],
+            "seeds": {"order": phase.order, "noise": phase.noise},
+        }
+
+
+def describe(cell: Cell, current: Round) -> dict[str, Any]:
+    """The ledger line of a round, without `run`: equal however the round came about."""
+    entry, found = current.trained, current.ticket.masks
+    assert isinstance(entry, Entry)
+    last, best = entry.rows[-1], early_stop(entry.rows)
+    module = cell.study.recipe.module
+    headline = getattr(module, "headline", None) or getattr(module, "func").headline  # noqa: B009
+    measured = {name: value for name, value in last.items() if name.startswith(("test_", "val_"))}
+    return {
+        "study": cell.study.name,
+        "arm": cell.label,
+        "seed": cell.seed,
+        "round": current.index,
+        "rounds": len(cell.study.pruning.schedule),
+        "density": masks.density(found),
+        "train_steps": current.last - current.first,
+        **measured,
+        "early_stop_step": best["step"],
+        f"early_stop_test_{headline}": best[f"test_{headline}"],
+        "compression_ratio": compression_ratio(cell.study.recipe, entry),
+        "layer_densities": masks.layer_densities(found),
+        "phase": entry.key,
+    }
+
+
+def circumstances(current: Round, started: float) -> dict[str, Any]:
+    """How this run came to the round: the only part of a line that may differ."""
+    entry = current.trained
+    assert isinstance(entry, Entry)
+    return {
+        "seconds": round(time.time() - started, 3),
+        "reused": entry.reused,
+        "host": leases.identity()["host"],
+        "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def early_stop(rows: Sequence[Row]) -> Row:
+    """The evaluation with the smallest validation loss, the first of equals; read after training."""
+    return min(rows, key=lambda row: row["val_loss"])
+
+
+def compression_ratio(recipe: Recipe, entry: Entry) -> float:
+    """All parameters over those that are left (Blalock et al. 2020), counted in the trained network.
+
+    Raises AssertionError if a pruned weight is not exactly zero.
+    """
+    total = sum(parameter.numel() for parameter in recipe.network().parameters())
+    pruned = 0
+    for name, mask in entry.masks.items():
+        gone = entry.state[name][~mask]
+        assert not gone.any(), f"{name}: a pruned weight is not zero"
+        pruned += gone.numel()
+    return total / (total - pruned)

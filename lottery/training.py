@@ -1,0 +1,301 @@
+"""Training of one phase: from a state, under masks, from one step to another, with Lightning.
+
+A Lightning batch is a *chunk* of optimizer steps, because Lightning's own work of half a millisecond a
+batch is as long as a small network's step. Between chunks come evaluations at exact steps and checkpoints.
+Nothing depends on where chunks end: every random draw is a function of seed and step, or saved.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lottery import masks as _masks
+from lottery.data.examples import Data, Examples
+from lottery.hardware import Hardware, Numerics, trainer_for
+from lottery.learning_rates import LearningRate, constant, warmed_up
+from lottery.masks import Masks
+from lottery.modules import Module
+from lottery.rewinding import State, state_of
+
+CHUNK = 100  # optimizer steps in a Lightning batch: its overhead is then below 1 % of a LeNet's step
+EVALUATION_BATCH = 2000
+
+Row = dict[str, float]
+"""What one evaluation measured: `step`, `train_loss`, and `val_` and `test_` of loss and each metric."""
+
+
+class Diverged(Exception):
+    """The loss became NaN or infinite."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long training lasts and how the learning rate runs over it, in optimizer steps.
+
+    `milestones` and `warmup` are written on the scale of `recipe_steps`, the length of the published
+    recipe; a training of other `steps` runs through the same curve in proportion.
+    """
+
+    steps: int
+    recipe_steps: int
+    evaluate: int
+    """evaluation every so many steps, and at the last"""
+    learning_rate: LearningRate = constant
+    warmup: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "recipe_steps", "evaluate"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1 step")
+
+    def factor(self, step: int) -> float:
+        """The factor on the optimizer's learning rate for optimizer step `step`, counted from 0."""
+        position = step * self.recipe_steps / self.steps
+        return warmed_up(self.learning_rate, self.warmup)(position, self.recipe_steps)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What every phase of a study has in common."""
+
+    data: Data
+    network: Callable[[], nn.Module]
+    module: Callable[[nn.Module], Module]
+    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
+    budget: Budget
+    numerics: Numerics = field(default_factory=Numerics)
+    hardware: Hardware = field(default_factory=Hardware)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of training."""
+
+    state: State
+    masks: Masks
+    first: int
+    """step it begins with; the learning rate and the data order go on from there"""
+    last: int
+    order: int
+    """seed of the data order"""
+    noise: int
+    """seed of everything drawn while training, such as dropout"""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a phase gave."""
+
+    state: State
+    rows: list[Row]
+
+
+class Keeper(Protocol):
+    """Where a phase's progress is kept, so that a killed training goes on in the middle."""
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None: ...
+
+    def save(self, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None: ...
+
+    def reach(self, first: int, last: int) -> None:
+        """Notes durably that the steps from `first` to `last` are being executed."""
+
+    def pass_by(self, step: int, state: State) -> None:
+        """Takes the state at a step that was asked for."""
+
+
+def fit(
+    recipe: Recipe,
+    phase: Phase,
+    keeper: Keeper | None = None,
+    waypoints: Iterable[int] = (),
+    watch: Callable[[int, Row | None], None] = lambda step, row: None,
+    evaluate: bool = True,
+) -> Trained:
+    """Trains a phase, from its last checkpoint if the keeper has one.
+
+    `waypoints` are steps whose state the keeper is given in passing; `watch` hears of each chunk's end,
+    with the row measured there if there is one. Raises Diverged when the loss is no longer finite.
+    """
+    module = recipe.module(recipe.network())
+    module.net.load_state_dict(phase.state)
+    with torch.random.fork_rng():
+        torch.manual_seed(phase.noise)
+        loop = module.loop = Loop(module, recipe, phase, keeper, waypoints, watch, evaluate)
+        trainer = trainer_for(recipe.hardware, recipe.numerics)
+        trainer.fit(module, train_dataloaders=Chunks(loop))
+        if trainer.interrupted or loop.step < phase.last:
+            raise KeyboardInterrupt
+    return Trained(state_of(module.net), loop.rows)
+
+
+class Chunks:
+    """The loader that Lightning sees: (first, last) of each chunk still to run."""
+
+    def __init__(self, loop: Loop) -> None:
+        self.loop = loop
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        self.loop.prepare()
+        first = self.loop.step
+        while first < self.loop.phase.last:  # Lightning asks for a chunk while the one before still runs
+            last = self.loop.chunk_end(first)
+            yield first, last
+            first = last
+
+
+class Loop:
+    """The optimizer steps of one phase, and what happens between chunks of them."""
+
+    def __init__(
+        self,
+        module: Module,
+        recipe: Recipe,
+        phase: Phase,
+        keeper: Keeper | None,
+        waypoints: Iterable[int],
+        watch: Callable[[int, Row | None], None],
+        evaluate: bool,
+    ) -> None:
+        self.module, self.recipe, self.phase = module, recipe, phase
+        self.keeper, self.waypoints, self.watch, self.evaluating = keeper, set(waypoints), watch, evaluate
+        self.optimizer = recipe.optimizer(module.parameters())
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.step, self.rows = phase.first, list[Row]()
+        self.losses: list[float] = []  # sums over each chunk since the last row, added in this order
+
+    def prepare(self) -> None:
+        """Puts everything on the device and goes back to the last checkpoint, if there is one."""
+        device = self.module.device
+        self.data = self.recipe.data.to(device)
+        pruned = {name: mask for name, mask in self.phase.masks.items() if not mask.all()}
+        weights = _masks.prunable(self.module.net)
+        self.pruned = [weights[name] for name in pruned]
+        # float masks: multiplying by booleans takes five times as long
+        self.masks = [mask.to(device, weights[name].dtype) for name, mask in pruned.items()]
+        _masks.apply_(weights, self.phase.masks)
+        if self.keeper and (found := self.keeper.load()):
+            self._restore(*found)
+        self.batches = self.data.batches(self.phase.order, self.step, self.phase.last)
+        self.saved_at = time.monotonic()
+        self.module.train()
+
+    def chunk_end(self, first: int) -> int:
+        """Where the chunk that begins at `first` ends: at a multiple of CHUNK, an evaluation, a waypoint or the last step."""
+        every = [CHUNK, self.recipe.budget.evaluate] if self.evaluating else [CHUNK]
+        ends = [first - first % each + each for each in every]
+        return min(*ends, self.phase.last, *(point for point in self.waypoints if point > first))
+
+    def advance(self, first: int, last: int) -> None:
+        """Takes the optimizer steps of one chunk; pruned weights stay exactly zero at each of them."""
+        module, optimizer, budget = self.module, self.optimizer, self.recipe.budget
+        if self.keeper:
+            self.keeper.reach(first, last)
+        # Lightning's own backward and step cost 70 us more, and are needed for loss scaling only
+        scaled = self.recipe.numerics.precision == "16-mixed"
+        backward = module.manual_backward if scaled else torch.Tensor.backward
+        stepper = module.optimizers() if scaled else optimizer
+        losses = []
+        for step in range(first, last):
+            inputs, targets = next(self.batches)
+            factor = budget.factor(step)
+            for group, rate in zip(optimizer.param_groups, self.rates, strict=True):
+                group["lr"] = rate * factor
+            optimizer.zero_grad(set_to_none=True)
+            loss = module.loss(module(inputs), targets)
+            backward(loss)
+            if self.pruned:
+                # so that nothing that reads gradients sees those of weights that are not there
+                gradients = [weight.grad for weight in self.pruned if weight.grad is not None]
+                torch._foreach_mul_(gradients, self.masks[: len(gradients)])
+            stepper.step()
+            if self.pruned:
+                with torch.no_grad():
+                    torch._foreach_mul_(self.pruned, self.masks)
+            losses.append(loss.detach())
+        self._note(torch.stack(losses).double().cpu(), first)
+        self.step = last
+
+    def pause(self) -> None:
+        """Between chunks: the evaluation that is due, a waypoint, a checkpoint when the last one is old."""
+        row = None
+        due = self.step % self.recipe.budget.evaluate == 0 or self.step == self.phase.last
+        if self.evaluating and due:
+            row = self._measure()
+            self.rows.append(row)
+        if self.keeper and self.step in self.waypoints:
+            self.keeper.pass_by(self.step, state_of(self.module.net))
+        if self.keeper and time.monotonic() - self.saved_at >= self.recipe.hardware.checkpoint_seconds:
+            self.keeper.save(*self._snapshot())
+            self.saved_at = time.monotonic()
+        self.watch(self.step, row)
+
+    def _note(self, losses: Tensor, first: int) -> None:
+        if not losses.isfinite().all():
+            step = first + int(losses.isfinite().logical_not().nonzero()[0, 0])
+            rate = self.rates[0] * self.recipe.budget.factor(step)
+            raise Diverged(f"the loss became {float(losses[step - first])} at step {step}, learning rate {rate:g}")
+        self.losses += [float(losses.sum()), len(losses)]
+
+    def _measure(self) -> Row:
+        row: Row = {"step": self.step, "train_loss": math.fsum(self.losses[::2]) / sum(self.losses[1::2])}
+        self.losses.clear()
+        for part in ("val", "test"):
+            measured = measure(self.module, getattr(self.data, part))
+            row |= {f"{part}_{name}": value for name, value in measured.items()}
+        return row
+
+    def _snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that the remaining steps depend on, as tensors and plain data."""
+        tensors = {f"net.{name}": tensor for name, tensor in self.module.net.state_dict().items()}
+        plain: dict[str, Any] = {}
+        for index, values in self.optimizer.state_dict()["state"].items():
+            for name, value in values.items():
+                (tensors if isinstance(value, Tensor) else plain)[f"optimizer.{index}.{name}"] = value
+        tensors["noise"] = torch.get_rng_state()
+        if self.module.device.type == "cuda":
+            tensors["noise.cuda"] = torch.cuda.get_rng_state(self.module.device)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        return tensors, {"step": self.step, "rows": self.rows, "losses": self.losses, "optimizer": plain}
+
+    def _restore(self, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
+        self.step, self.rows, self.losses = info["step"], list(info["rows"]), list(info["losses"])
+        self.module.net.load_state_dict({n[4:]: t for n, t in tensors.items() if n.startswith("net.")})
+        state: dict[int, dict[str, Any]] = {}
+        for key, value in {**tensors, **info["optimizer"]}.items():
+            if key.startswith("optimizer."):
+                _, index, name = key.split(".", 2)
+                state.setdefault(int(index), {})[name] = value
+        self.optimizer.load_state_dict(
+            {"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]}
+        )
+        torch.set_rng_state(tensors["noise"])
+        if "noise.cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["noise.cuda"], self.module.device)
+
+
+def measure(module: Module, examples: Examples) -> dict[str, float]:
+    """Mean loss and every metric over some examples, in evaluation mode; leaves the module training."""
+    metrics = {name: metric.to(module.device) for name, metric in module.metrics().items()}
+    total = torch.zeros((), dtype=torch.float64, device=module.device)
+    module.eval()
+    with torch.inference_mode(), module.trainer.precision_plugin.val_step_context():
+        for inputs, targets in zip(
+            examples.inputs.split(EVALUATION_BATCH), examples.targets.split(EVALUATION_BATCH), strict=True
+        ):
+            outputs = module(inputs)
+            total += module.loss(outputs, targets).double() * len(inputs)
+            for metric in metrics.values():
+                metric.update(outputs, targets)
+    module.train()
+    # torchmetrics computes in float32: seven digits are all it knows
+    values = {name: float(f"{float(metric.compute()):.7g}") for name, metric in metrics.items()}
+    return {"loss": float(total) / len(examples)} | values
