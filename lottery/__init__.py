@@ -1,0 +1,17 @@
+"""Lottery-ticket and pruning research: iterative magnitude pruning with rewinding, reproducible and resumable."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lottery.notebook import load as load
+    from lottery.results import read as read
+
+_LAZY = {"load": "lottery.notebook", "read": "lottery.results"}  # so that `lottery --help` imports no PyTorch
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'lottery' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_LAZY[name]), name)

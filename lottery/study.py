@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import nn
 
 from lottery import leases, masks
 from lottery.arms import Arm
@@ -61,10 +62,11 @@ def run(cell: Cell, folder: Path, store: Store, views: Sequence[View] = ()) -> N
         train = Phases(cell, store, views)
         for current in play(study.recipe, study.pruning, cell.arm, cell.seed, train):
             started = time.time()
-            line, rows = describe(cell, current), current.trained.rows
-            ledger.record(line | {"run": circumstances(current, started)})
+            line = describe(cell, current)
+            line["run"] = circumstances(current, started)
+            ledger.record(line)
             for view in views:
-                view.finished(line, rows)
+                view.finished(line, current.trained.rows)
     leases.clear(folder)
 
 
@@ -117,8 +119,7 @@ def describe(cell: Cell, current: Round) -> dict[str, Any]:
     entry, found = current.trained, current.ticket.masks
     assert isinstance(entry, Entry)
     last, best = entry.rows[-1], early_stop(entry.rows)
-    module = cell.study.recipe.module
-    headline = getattr(module, "headline", None) or getattr(module, "func").headline  # noqa: B009
+    module = cell.study.recipe.module(cell.study.recipe.network())
     measured = {name: value for name, value in last.items() if name.startswith(("test_", "val_"))}
     return {
         "study": cell.study.name,
@@ -130,8 +131,8 @@ def describe(cell: Cell, current: Round) -> dict[str, Any]:
         "train_steps": current.last - current.first,
         **measured,
         "early_stop_step": best["step"],
-        f"early_stop_test_{headline}": best[f"test_{headline}"],
-        "compression_ratio": compression_ratio(cell.study.recipe, entry),
+        f"early_stop_test_{module.headline}": best[f"test_{module.headline}"],
+        "compression_ratio": compression_ratio(module.net, entry),
         "layer_densities": masks.layer_densities(found),
         "phase": entry.key,
     }
@@ -155,12 +156,12 @@ def early_stop(rows: Sequence[Row]) -> Row:
     return min(rows, key=lambda row: row["val_loss"])
 
 
-def compression_ratio(recipe: Recipe, entry: Entry) -> float:
+def compression_ratio(net: nn.Module, entry: Entry) -> float:
     """All parameters over those that are left (Blalock et al. 2020), counted in the trained network.
 
     Raises AssertionError if a pruned weight is not exactly zero.
     """
-    total = sum(parameter.numel() for parameter in recipe.network().parameters())
+    total = sum(parameter.numel() for parameter in net.parameters())
     pruned = 0
     for name, mask in entry.masks.items():
         gone = entry.state[name][~mask]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -131,7 +132,9 @@ def fit(
         torch.manual_seed(phase.noise)
         loop = module.loop = Loop(module, recipe, phase, keeper, waypoints, watch, evaluate)
         trainer = trainer_for(recipe.hardware, recipe.numerics)
-        trainer.fit(module, train_dataloaders=Chunks(loop))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning 2.6 under PyTorch 2.14
+            trainer.fit(module, train_dataloaders=Chunks(loop))
         if trainer.interrupted or loop.step < phase.last:
             raise KeyboardInterrupt
     return Trained(state_of(module.net), loop.rows)

@@ -1,0 +1,199 @@
+"""The command line. Each command imports what it needs, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lottery.names import Job
+
+_EPILOG = """examples:
+  lottery run experiment=demo                                 a whole study, about a minute
+  lottery run experiment=fc2019_lenet data=mnist --plan       what it would train, and for how long
+  lottery run model=lenet_300_100 data=digits arm=imp seed=3,4 schedule.rounds=12 -m
+  lottery report runs/demo-digits-*                           table and figure again, from the ledgers
+"""
+
+
+def main() -> None:
+    """The `lottery` command: exits 0 if everything asked for was done, else says why in one sentence."""
+    parser = argparse.ArgumentParser(
+        prog="lottery",
+        description="Lottery-ticket and pruning research: prune, rewind, train again; reproducible and resumable.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="run a study or a cell; the arguments are Hydra overrides", add_help=False)
+    run.add_argument("overrides", nargs=argparse.REMAINDER)
+    listing = commands.add_parser("list", help="name every experiment, model, data set, criterion, arm, ...")
+    listing.add_argument("group", nargs="?", help="only this group")
+    report = commands.add_parser("report", help="make table and figure from ledgers alone")
+    report.add_argument("runs", nargs="+", type=Path, help="folders that hold ledgers")
+    report.add_argument("--out", type=Path, help="where to write; a study's own folder if not given")
+    store = commands.add_parser("store", help="the trained phases on disk")
+    store.add_argument("action", choices=("size", "gc"), help="gc removes what no ledger in --out needs")
+    store.add_argument("--out", type=Path, default=Path("runs"), help="folder of runs (default: runs)")
+    store.add_argument("--store", type=Path, help="the store (default: OUT/store)")
+    argv = sys.argv[1:]
+    try:
+        if argv[:1] == ["run"]:  # the rest is Hydra's, flags included
+            code = _run(argv[1:])
+        else:
+            args = parser.parse_args(argv)
+            code = {"list": _list, "report": _report, "store": _store}[args.command](args)
+    except KeyboardInterrupt:
+        print("\ninterrupted; nothing is lost: the same command goes on from the last checkpoint", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except Exception as error:
+        if os.environ.get("LOTTERY_TRACEBACK") == "1":
+            raise
+        print(f"lottery: {_sentence(error)}", file=sys.stderr)
+        code = 1
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def _sentence(error: Exception) -> str:
+    from lottery.launch import describe_error
+
+    return describe_error(error)
+
+
+def _run(arguments: list[str]) -> int:
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        os.environ["LOTTERY_TRACEBACK"] = "1"
+    if "--plan" in arguments:
+        from lottery.plan import show
+
+        show([a for a in arguments if a != "--plan"])
+        return 0
+    from lottery.launch import jobs, launch
+
+    asks_hydra = {"--cfg", "-c", "--help", "-h", "--hydra-help", "--info", "-i", "--shell-completion", "-sc"}
+    if asks_hydra & set(arguments):
+        launch(arguments)
+        return 0
+    cells = jobs(arguments)
+    open_cells = [job for job in cells if not _finished(job)]
+    if len(open_cells) < len(cells):
+        print(f"{len(cells) - len(open_cells)} of {len(cells)} cells are finished already")
+    failure: BaseException | None = None
+    if open_cells:
+        _check(open_cells)
+        studies = ", ".join(dict.fromkeys(job.study for job in cells))
+        print(f"{studies}: {len(open_cells)} cells to run, in {Path(cells[0].config['out'])}/", flush=True)
+        try:
+            launch(arguments)
+        except KeyboardInterrupt:
+            raise
+        except Exception as error:
+            if os.environ.get("LOTTERY_TRACEBACK") == "1":
+                raise
+            failure = error
+    return _conclude(cells, failure)
+
+
+def _finished(job: Job) -> bool:
+    from lottery.ledger import NAME, Ledger
+
+    return Ledger(job.folder / NAME).finished()
+
+
+def _check(cells: Sequence[Job]) -> None:
+    """Builds one cell of each kind: what can't work is said before any worker starts."""
+    from lottery.config import build, check, make
+
+    for job in {(job.study, job.label): job for job in cells}.values():
+        check(build(job))
+        make("tracking", job.config["tracking"])
+
+
+def _conclude(cells: Sequence[Job], failure: BaseException | None) -> int:
+    """Reports what is there, and names what failed or is missing."""
+    from lottery.launch import ERROR, describe_error
+
+    _reports({job.folder.parent.parent for job in cells})
+    unfinished = [job for job in cells if not _finished(job)]
+    for job in unfinished:
+        path = job.folder / ERROR
+        reason = path.read_text().splitlines()[0] if path.exists() else "did not finish"
+        print(f"{job}: {reason}", file=sys.stderr)
+    if unfinished:
+        killed = failure is not None and "terminated" in str(failure).lower()
+        why = "a worker process was killed, which ends the whole sweep; " if killed else ""
+        if failure is not None and not killed and not any((job.folder / ERROR).exists() for job in unfinished):
+            why = f"{describe_error(failure)}; "
+        print(f"{len(unfinished)} of {len(cells)} cells are unfinished; {why}the same command goes on", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _reports(folders: set[Path], out: Path | None = None) -> None:
+    """Prints and writes the report of every study among some folders."""
+    from lottery.report import write
+    from lottery.results import read
+
+    try:
+        frame = read(*sorted(folders))
+    except FileNotFoundError as error:
+        print(error, file=sys.stderr)
+        return
+    for study, part in frame.groupby("study", sort=True):
+        home = next(path for path in _study_folders(folders, str(study)))
+        folder = (out / str(study) if frame["study"].nunique() > 1 else out) if out else home
+        print(f"\n{write(part, folder)}")
+        print(f"table   {folder / 'report.md'}\nfigure  {folder / 'curve.png'}\nframe   {folder / 'results.csv'}")
+
+
+def _study_folders(folders: set[Path], study: str) -> list[Path]:
+    inside = [path for folder in sorted(folders) for path in (folder, *folder.parents) if path.name == study]
+    below = [path for folder in sorted(folders) for path in folder.rglob(study) if path.is_dir()]
+    return [*inside, *below, *sorted(folders)]
+
+
+def _report(args: argparse.Namespace) -> int:
+    for path in args.runs:
+        if not path.exists():
+            raise FileNotFoundError(2, "no such folder", str(path))
+    _reports(set(args.runs), args.out)
+    return 0
+
+
+def _list(args: argparse.Namespace) -> int:
+    from lottery.names import GROUPS, Refused, nearby, options
+
+    if args.group and args.group not in GROUPS:
+        raise Refused(f"{args.group}: there is no such group; {nearby(args.group, list(GROUPS))}")
+    for group in [args.group] if args.group else GROUPS:
+        print(group)
+        for name, sentence in options(group).items():
+            print(f"  {name:<16} {sentence}")
+    return 0
+
+
+def _store(args: argparse.Namespace) -> int:
+    from lottery.results import read
+    from lottery.store import Store
+
+    root = args.store or args.out / "store"
+    if not root.is_dir():
+        raise FileNotFoundError(2, "no such store", str(root))
+    store = Store(root)
+    if args.action == "gc":
+        try:
+            needed = set(read(args.out)["phase"])
+        except FileNotFoundError:
+            needed = set()
+        removed, freed = store.gc(needed)
+        print(f"removed {removed} entries, {freed / 1e6:,.1f} MB")
+    print(f"{root}: {len(store.entries())} phases, {store.size() / 1e6:,.1f} MB")
+    return 0

@@ -1,0 +1,176 @@
+"""Launching: from a command line to cells, and from there through Hydra into processes."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lottery.ledger import NAME, Ledger
+from lottery.names import CONF, GROUPS, Job, Refused, nearby
+from lottery.notebook import CONFIG
+
+ERROR = "error.txt"
+_MAIN = "LOTTERY_MAIN_PID"
+
+
+def jobs(arguments: list[str]) -> list[Job]:
+    """Every cell that a command line asks for, composed as Hydra will compose it. Raises Refused."""
+    args = get_args_parser().parse_args(arguments)
+    search_path = create_config_search_path(str(CONF))
+    if args.config_dir:
+        if not Path(args.config_dir).is_dir():
+            raise Refused(f"--config-dir {args.config_dir}: there is no such folder")
+        search_path.prepend("command-line", f"file://{Path(args.config_dir).resolve()}")
+    loader = ConfigLoaderImpl(search_path)
+    try:
+        master = loader.load_configuration("config", args.overrides, RunMode.MULTIRUN)
+        if not args.multirun and master.hydra.mode != RunMode.MULTIRUN:
+            return [_job(loader.load_configuration("config", args.overrides, RunMode.RUN))]
+        params = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
+        parsed = OverridesParser.create(loader).parse_overrides([*params, *master.hydra.overrides.task])
+        sweep = [cell for batch in BasicSweeper.split_arguments(parsed, None) for cell in batch]
+        return [_job(loader.load_sweep_config(master, cell)) for cell in sweep]
+    except (HydraException, OmegaConfBaseException) as error:
+        raise Refused(_explain(error, loader, args.overrides)) from error
+
+
+def _job(config: DictConfig, hydra_config: Any = None) -> Job:
+    hydra_config = hydra_config or config.hydra
+    plain = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    try:
+        resolved = OmegaConf.to_container(plain, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise Refused(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+    assert isinstance(resolved, dict)
+    sources = [
+        source.path for source in hydra_config.runtime.config_sources if source.schema == "file" and source.path != str(CONF)
+    ]
+    if not isinstance(resolved.get("arm"), dict) or hydra_config.runtime.choices.get("arm") is None:
+        raise Refused(f"arm={resolved.get('arm')}: must be the name of an arm")
+    return Job(
+        config=resolved,
+        arm=OmegaConf.to_container(plain.arm, resolve=False),  # type: ignore[arg-type]
+        choices={k: str(v) for k, v in hydra_config.runtime.choices.items() if v is not None},
+        sources=tuple(sources),
+    )
+
+
+def launch(arguments: list[str]) -> None:
+    """Runs a command line through Hydra: `task` for each cell, in whatever processes its launcher starts."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us as they are
+    os.environ[_MAIN] = str(os.getpid())
+    sys.argv = ["lottery run", *arguments]
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
+
+
+def task(config: DictConfig) -> None:
+    """One cell, in a process of the launcher's.
+
+    What goes wrong is left in `error.txt` beside the ledger and not raised: the other cells go on, and whoever
+    launched the sweep tells from the ledgers what is missing.
+    """
+    if os.environ.get(_MAIN, str(os.getpid())) != str(os.getpid()):
+        _follow(int(os.environ[_MAIN]))
+    job = _job(config, HydraConfig.get())
+    if Ledger(job.folder / NAME).finished():
+        return
+    (job.folder / ERROR).unlink(missing_ok=True)
+    try:
+        play(job)
+    except Exception as error:
+        sentence = describe_error(error)
+        job.folder.mkdir(parents=True, exist_ok=True)
+        (job.folder / ERROR).write_text(f"{sentence}\n\n{traceback.format_exc()}")
+        print(f"{job.label} seed {job.seed} FAILED: {sentence}", file=sys.stderr, flush=True)
+
+
+def play(job: Job) -> None:
+    """Builds, checks and runs a cell, with its views."""
+    from lottery.config import build, check, make
+    from lottery.progress import Progress
+    from lottery.store import Store
+    from lottery.study import run
+
+    cell = build(job)
+    check(cell)
+    job.folder.mkdir(parents=True, exist_ok=True)
+    saved = {**job.config, "store": str(Path(job.config["store"]).resolve())}
+    (job.folder / CONFIG).write_text(OmegaConf.to_yaml(OmegaConf.create(saved)))
+    tracker = make("tracking", job.config["tracking"])
+    tracker.open(job, job.folder)
+    failed = True
+    try:
+        run(cell, job.folder, Store(job.config["store"]), [Progress(cell), tracker])
+        failed = False
+    finally:
+        tracker.close(failed)
+
+
+def _follow(main: int) -> None:
+    """Makes this worker end with the process that started the sweep, and leaves Ctrl-C to that one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        while os.path.exists(f"/proc/{main}") or not os.path.exists("/proc/self"):
+            time.sleep(0.5)
+        os._exit(1)
+
+    if not any(thread.name == "follow" for thread in threading.enumerate()):
+        threading.Thread(target=watch, name="follow", daemon=True).start()
+
+
+def describe_error(error: BaseException) -> str:
+    """An error as one sentence: its own if it was written for people, else type and message."""
+    from lottery.data.examples import DataError
+    from lottery.ledger import LedgerError
+    from lottery.training import Diverged
+
+    if isinstance(error, Refused | DataError | LedgerError | Diverged):
+        return str(error)
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return f"{type(error).__name__}: {error}"
+
+
+def _explain(error: Exception, loader: ConfigLoaderImpl, overrides: Iterable[str]) -> str:
+    """A composition error as one sentence with the names nearby."""
+    text = str(error)
+    if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '([^']+)'", text)):
+        group, _, name = found[1].rpartition("/")
+        return f"{group}={name}: there is no such {group}; {nearby(name, loader.get_group_options(group))}"
+    if found := re.search(r"Could not override '([^']+)'", text):
+        key = found[1]
+        if "." not in key:
+            top = sorted({*GROUPS, "out", "store", "seed"})
+            return f"{key}: there is no such key; {nearby(key, top)}"
+        parent, _, last = key.rpartition(".")
+        kept = [o for o in overrides if not o.lstrip("+~").startswith(key)]
+        try:
+            node = OmegaConf.select(loader.load_configuration("config", kept, RunMode.MULTIRUN), parent)
+        except (HydraException, OmegaConfBaseException):
+            node = None
+        if isinstance(node, DictConfig):
+            names = sorted(str(k) for k in node if not str(k).startswith("_"))
+            return f"{key}: {parent} has no such key; {nearby(last, names)}; to add one, write +{key}=..."
+        return f"{key}: there is no such key"
+    cause = f" ({error.__cause__})" if error.__cause__ and str(error.__cause__) not in text else ""
+    return " ".join(f"{text}{cause}".split())

@@ -1,0 +1,108 @@
+"""Names: what a configured cell is called and where it lives. Needs no PyTorch, so that looking costs nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lottery.digests import digest_of
+from lottery.durations import canonical
+
+CONF = next(
+    path for path in (Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf") if path.is_dir()
+)
+GROUPS = (
+    "model", "data", "module", "optimizer", "criterion", "scope", "schedule",
+    "arm", "budget", "numerics", "hardware", "tracking", "experiment",
+)  # fmt: skip
+SCIENCE_GROUPS = tuple(g for g in GROUPS if g not in ("arm", "hardware", "tracking", "experiment"))
+"""everything that can change a number, except arm and seed: what a study's digest is made of"""
+
+
+class Refused(Exception):
+    """Something the user asked for that can't be done; the message is one clear sentence."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One configured cell as plain data."""
+
+    config: Mapping[str, Any]
+    """the whole configuration, interpolations resolved"""
+    arm: Mapping[str, Any]
+    """the arm as configured, interpolations left as they are"""
+    choices: Mapping[str, str]
+    """option chosen in each group"""
+    sources: tuple[str, ...]
+    """folders of configuration, the first to win"""
+
+    @property
+    def seed(self) -> int:
+        return self.config["seed"]
+
+    @property
+    def study(self) -> str:
+        """Experiment or model, data, and a digest of everything that can change a number."""
+        science = {group: self.config[group] for group in SCIENCE_GROUPS}
+        science["data"] = {key: value for key, value in science["data"].items() if key != "root"}
+        stem = self.choices.get("experiment") or self.choices["model"]
+        return f"{stem}-{self.choices['data']}-{digest_of(science)[:8]}".replace("/", "_")
+
+    @property
+    def label(self) -> str:
+        """The arm's name and every setting that differs from its yaml, sorted."""
+        name = self.choices["arm"]
+        shipped = yaml.safe_load(find("arm", name, self.sources).read_text())
+        differs = {key: value for key, value in self.arm.items() if value != shipped.get(key)}
+        return ",".join([name, *(f"{key}={_text(key, value)}" for key, value in sorted(differs.items()))])
+
+    @property
+    def folder(self) -> Path:
+        """Where the cell's ledger lives."""
+        return Path(self.config["out"]) / self.study / self.label / f"seed{self.seed}"
+
+    def __str__(self) -> str:
+        return f"{self.study} {self.label} seed {self.seed}"
+
+
+def find(group: str, name: str, sources: tuple[str, ...] = ()) -> Path:
+    """The yaml of an option. Raises Refused, naming those nearby, if there is none."""
+    folders = [Path(source) / group for source in (*sources, CONF)]
+    for folder in folders:
+        if (path := folder / f"{name}.yaml").is_file():
+            return path
+    known = sorted({path.stem for folder in folders if folder.is_dir() for path in folder.glob("*.yaml")})
+    raise Refused(f"{group}={name}: there is no such {group}; {nearby(name, known)}")
+
+
+def options(group: str, sources: tuple[str, ...] = ()) -> dict[str, str]:
+    """Every option of a group with the first sentence of its yaml's comment."""
+    found: dict[str, str] = {}
+    for folder in (*sources, CONF):
+        for path in sorted((Path(folder) / group).glob("*.yaml")):
+            comments = [line[1:].strip() for line in path.read_text().splitlines() if line.startswith("# ")]
+            found.setdefault(path.stem, next((line for line in comments if not line.startswith("@")), ""))
+    return found
+
+
+def nearby(name: str, known: list[str]) -> str:
+    """Names like the given one, and all of them if they are few.
+
+    >>> nearby("lenet", ["lenet_300_100", "vgg"])
+    'did you mean lenet_300_100? allowed: lenet_300_100, vgg'
+    """
+    close = get_close_matches(name, known, n=2, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    return f"{hint}allowed: {', '.join(known[:40])}"
+
+
+def _text(key: str, value: Any) -> str:
+    if key in ("rewind", "first"):
+        return canonical(value)
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, separators=(",", ":"))

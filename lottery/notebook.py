@@ -1,0 +1,38 @@
+"""For notebooks: a round's network and masks, from the store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+from torch import nn
+
+from lottery.ledger import NAME, Ledger
+from lottery.masks import Masks
+
+CONFIG = "config.yaml"
+
+
+def load(cell: Path | str, round: int) -> tuple[nn.Module, Masks]:
+    """The trained network of a round and its masks; `cell` is the folder that holds the ledger.
+
+    Raises FileNotFoundError if that round is not in the ledger or its phase no longer in the store.
+    """
+    from lottery.config import make
+    from lottery.store import Store
+
+    folder = Path(cell)
+    lines = Ledger(folder / NAME).lines()
+    if not 0 <= round < len(lines):
+        had = f"rounds 0 to {len(lines) - 1}" if lines else "no round"
+        raise FileNotFoundError(f"{folder / NAME} has {had}, not {round}")
+    config = yaml.safe_load((folder / CONFIG).read_text())
+    beside = folder.parents[2] / "store"  # where it is after the whole `out` has moved
+    store = Path(config["store"])
+    key = lines[round]["phase"]
+    entry = next((e for root in (store, beside) if root.is_dir() and (e := Store(root).find(key))), None)
+    if entry is None:
+        raise FileNotFoundError(f"the phase {key} of round {round} is in neither {store} nor {beside}")
+    net = make("model", {**config["model"], "_partial_": False})
+    net.load_state_dict(entry.state)
+    return net, entry.masks

@@ -1,0 +1,72 @@
+"""Rehearsal: everything that a cell will do, once, with one batch, before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from lottery import masks
+from lottery.criteria import Evidence, score
+from lottery.hardware import trainer_for
+from lottery.rewinding import state_of
+from lottery.seeds import derive, generator
+from lottery.study import Cell
+
+
+class Misfit(Exception):
+    """Two parts of a configuration don't go together."""
+
+
+def rehearse(cell: Cell) -> None:
+    """Takes one batch through network, loss, backward pass, metrics, optimizer, criterion and scope.
+
+    Raises Misfit naming the part that fails.
+    """
+    recipe, pruning = cell.study.recipe, cell.study.pruning
+    with torch.random.fork_rng():
+        torch.manual_seed(derive(cell.seed, "rehearsal"))
+        with _part("hardware"):
+            trainer_for(recipe.hardware, recipe.numerics)
+        with _part("model"):
+            module = recipe.module(recipe.network())
+        if not masks.prunable(module.net):
+            raise Misfit("model: it has no linear or convolutional layer, so there is nothing to prune")
+        with _part("optimizer"):
+            optimizer = recipe.optimizer(module.parameters())
+        start = state_of(module.net)
+        inputs, targets = next(recipe.data.batches(0, 0, 1))
+        with _part(f"model: on inputs of shape {list(inputs.shape)}"):
+            outputs = module(inputs)
+        with _part(f"module: on outputs of shape {list(outputs.shape)} and targets of shape {list(targets.shape)}"):
+            loss = module.loss(outputs, targets)
+            loss.backward()
+            for metric in module.metrics().values():
+                metric.update(outputs.detach(), targets)
+        if loss.ndim or not loss.isfinite():
+            raise Misfit(f"module: its loss on the first batch is {loss.tolist()}, not one finite number")
+        with _part("optimizer"):
+            optimizer.step()
+        if pruning.schedule:
+            every = masks.dense(masks.prunable(module.net))
+            rng = generator(cell.seed, "rehearsal")
+            with _part("criterion"):
+                evidence = Evidence(module.net, start, every, [(inputs, targets)], module.loss, rng)
+                scores = score(pruning.criterion, evidence)
+            with _part("scope"):
+                found = pruning.scope(scores, every, pruning.schedule[0])
+            with _part("arm"):
+                cell.arm.masks(found, rng)
+
+
+@contextmanager
+def _part(name: str) -> Iterator[None]:
+    try:
+        yield
+    except Misfit:
+        raise
+    except Exception as error:  # a user's part may raise anything
+        said = str(error).split("\n")[0]
+        prefix = "" if said.startswith((f"{name}.", f"{name}:", "numerics.")) else f"{name}: "
+        raise Misfit(f"{prefix}{said or type(error).__name__}") from error

@@ -1,0 +1,111 @@
+"""The report of a study: table, figure and the frame behind them, made from ledgers alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lottery.results import MARGIN, difference, headline, missing, sparsest_match, summary
+
+# Okabe & Ito's colours, told apart by everyone, with a marker and a dash each for print without colour
+_LOOKS = [
+    ("#0072B2", "o", "-"), ("#D55E00", "s", "--"), ("#009E73", "^", "-."), ("#CC79A7", "D", ":"),
+    ("#E69F00", "v", "--"), ("#56B4E9", "P", "-."), ("#000000", "X", ":"),
+]  # fmt: skip
+
+
+def write(frame: pd.DataFrame, folder: Path) -> str:
+    """Writes `report.md`, `results.csv` and `curve.png` into a folder; returns the report's text."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = render(frame)
+    (folder / "report.md").write_text(text)
+    frame[[c for c in frame if not str(c).startswith("run/")]].to_csv(folder / "results.csv", index=False)
+    draw(frame, folder / "curve.png")
+    return text
+
+
+def render(frame: pd.DataFrame) -> str:
+    """The report as Markdown: one row a density, mean and 95 % interval over seeds for each arm."""
+    score = f"test_{headline(frame)}"
+    numbers, arms = summary(frame), list(dict.fromkeys(_ordered(frame)))
+    studies = ", ".join(sorted(set(frame["study"])))
+    seeds = {arm: sorted(set(frame[frame["arm"] == arm]["seed"])) for arm in arms}
+    lines = [f"# {studies}", ""]
+    lines += [f"- {arm}: n = {len(seeds[arm])} (seeds {', '.join(map(str, seeds[arm]))})" for arm in arms]
+    lines += ["", f"Test {headline(frame)} (mean and 95 % interval over seeds) and early-stopping step:", ""]
+    table = [["density", *(column for arm in arms for column in (arm, "early stop"))]]
+    if len(arms) > 1:
+        table[0] += [f"{arms[0]} - {other}" for other in arms[1:]]
+    for index in sorted(set(numbers["round"])):
+        at = numbers[numbers["round"] == index].set_index("arm")
+        row = [f"{at['density'].iloc[0]:.2%}"]
+        for arm in arms:
+            if arm in at.index:
+                row.append(_plus_minus(at.loc[arm, score], at.loc[arm, f"{score}_half"], 4))
+                row.append(f"{at.loc[arm, 'early_stop_step']:,.0f}")
+            else:
+                row += ["-", "-"]
+        for other in arms[1:]:
+            mean, half, pairs = difference(frame, (arms[0], index), (other, index))
+            row.append(_plus_minus(mean, half, 4, sign=True) if pairs and index else "-")
+        table.append(row)
+    lines += _table(table)
+    lines += ["", f"Sparsest density that matches dense (margin {MARGIN * 100:g} points, paired over seeds):", ""]
+    for arm in arms:
+        density = sparsest_match(frame, arm)
+        lines.append(f"- {arm}: {'none shown' if density is None else f'{density:.2%}'}")
+    if lacking := missing(frame):
+        lines += ["", "Unfinished; missing:", "", *(f"- {what}" for what in lacking)]
+    return "\n".join(lines) + "\n"
+
+
+def draw(frame: pd.DataFrame, path: Path) -> None:
+    """The density-accuracy curve with its 95 % band for every arm."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    score = f"test_{headline(frame)}"
+    numbers, arms = summary(frame), list(dict.fromkeys(_ordered(frame)))
+    with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+        axes = figure.subplots()
+        for arm, (colour, marker, dash) in zip(arms, _LOOKS * len(arms), strict=False):
+            curve = numbers[numbers["arm"] == arm].sort_values("round")
+            x, y, half = 100 * curve["density"], curve[score], curve[f"{score}_half"].replace(np.inf, 0)
+            label = f"{arm} (n = {curve['n'].max()})"
+            axes.plot(x, y, color=colour, marker=marker, linestyle=dash, markersize=5, label=label)
+            axes.fill_between(x, y - half, y + half, color=colour, alpha=0.18, linewidth=0)
+        dense = numbers[numbers["round"] == 0][score].mean()
+        if np.isfinite(dense):
+            axes.axhline(dense, color="0.55", linewidth=0.8, zorder=0)
+            axes.annotate("dense", (1, dense), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="0.4")
+        axes.set_xscale("log")
+        axes.invert_xaxis()
+        ticks = [t for t in (100, 50, 20, 10, 5, 2, 1, 0.5, 0.2, 0.1) if t >= 100 * numbers["density"].min() * 0.9]
+        axes.set_xticks(ticks)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel("density: kept weights (%)")
+        axes.set_ylabel(f"test {headline(frame)}")
+        axes.set_title(f"{', '.join(sorted(set(frame['study'])))}: mean and 95 % interval over seeds", fontsize=10)
+        axes.legend(frameon=False, loc="lower left")
+        figure.savefig(path, dpi=160)
+
+
+def _ordered(frame: pd.DataFrame) -> list[str]:
+    """Arms with their own masks first, then their controls."""
+    return sorted(set(frame["arm"]), key=lambda arm: (not arm.startswith("imp"), arm))
+
+
+def _plus_minus(mean: float, half: float, digits: int, sign: bool = False) -> str:
+    plus = "+" if sign else ""
+    return f"{mean:{plus}.{digits}f}" + (f" ± {half:.{digits}f}" if np.isfinite(half) else " (n = 1)")
+
+
+def _table(rows: list[list[str]]) -> list[str]:
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = ["| " + " | ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in rows]
+    return [lines[0], "|" + "|".join("-" * (w + 1) + ":" for w in widths) + "|", *lines[1:]]
