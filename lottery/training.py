@@ -29,6 +29,10 @@ from lottery.rewinding import State, state_of
 CHUNK = 100  # optimizer steps in a Lightning batch: its overhead is then below 1 % of a LeNet's step
 EVALUATION_BATCH = 2000
 
+ELEMENTWISE = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop, torch.optim.Adagrad)
+"""Optimizers that move each weight by its own gradient alone: for all others the gradients of pruned weights are
+set to zero before they are read, so that no norm or sum counts weights that are not there."""
+
 Row = dict[str, float]
 """What one evaluation measured: `step`, `train_loss`, and `val_` and `test_` of loss and each metric."""
 
@@ -182,6 +186,7 @@ class Loop:
         pruned = {name: mask for name, mask in self.phase.masks.items() if not mask.all()}
         weights = _masks.prunable(self.module.net)
         self.pruned = [weights[name] for name in pruned]
+        self.mask_gradients = bool(self.pruned) and type(self.optimizer) not in ELEMENTWISE
         # float masks: multiplying by booleans takes five times as long
         self.masks = [mask.to(device, weights[name].dtype) for name, mask in pruned.items()]
         _masks.apply_(weights, self.phase.masks)
@@ -215,10 +220,10 @@ class Loop:
             optimizer.zero_grad(set_to_none=True)
             loss = module.loss(module(inputs), targets)
             backward(loss)
-            if self.pruned:
-                # so that nothing that reads gradients sees those of weights that are not there
-                gradients = [weight.grad for weight in self.pruned if weight.grad is not None]
-                torch._foreach_mul_(gradients, self.masks[: len(gradients)])
+            if self.mask_gradients:
+                for weight, mask in zip(self.pruned, self.masks, strict=True):
+                    if weight.grad is not None:
+                        weight.grad.mul_(mask)
             stepper.step()
             if self.pruned:
                 with torch.no_grad():

@@ -89,7 +89,8 @@ class Data:
                 order = torch.randperm(len(self.train), generator=generator(seed, "epoch", epoch))
                 order = order.to(self.train.inputs.device)
             chosen = order[place * self.batch_size : (place + 1) * self.batch_size]
-            yield self.train.inputs[chosen], self.train.targets[chosen]
+            # index_select is three times as fast as indexing, and a small network's step is short
+            yield self.train.inputs.index_select(0, chosen), self.train.targets.index_select(0, chosen)
 
 
 def split(examples: Examples, sizes: Sequence[int], seed: int = 0) -> list[Examples]:
