@@ -124,7 +124,11 @@ def _target(where: str, node: Mapping[str, Any]) -> tuple[Callable[..., Any], di
         return get_object(path), arguments
     except Exception as error:  # whatever importing a user's module raises
         module, _, name = path.rpartition(".")
-        known = [n for n in vars(sys.modules.get(module, object())) if not n.startswith("_")] if module in sys.modules else []
+        known = (
+            [n for n in vars(sys.modules.get(module, object())) if not n.startswith("_")]
+            if module in sys.modules
+            else []
+        )
         hint = f"; {nearby(name, sorted(known))}" if known else ""
         reason = "" if known else f" ({type(error.__cause__ or error).__name__}: {error.__cause__ or error})"
         raise Refused(f"{where}._target_={path}: can't be imported{reason}{hint}") from error

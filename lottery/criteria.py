@@ -55,7 +55,7 @@ def snip(evidence: Evidence, batches: int = 1) -> Scores:
         raise ValueError(f"batches={batches}: SNIP reads at least 1 batch")
     weights = _weights(evidence)
     used = list(islice(evidence.batches, batches))
-    loss = sum(evidence.loss(evidence.net(inputs), targets) for inputs, targets in used) / len(used)
+    loss = torch.stack([evidence.loss(evidence.net(inputs), targets) for inputs, targets in used]).mean()
     gradients = torch.autograd.grad(loss, list(weights.values()))
     return {name: (w * g).detach().abs() for (name, w), g in zip(weights.items(), gradients, strict=True)}
 

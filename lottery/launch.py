@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -40,7 +40,7 @@ def jobs(arguments: list[str]) -> list[Job]:
         if not Path(args.config_dir).is_dir():
             raise Refused(f"--config-dir {args.config_dir}: there is no such folder")
         search_path.prepend("command-line", f"file://{Path(args.config_dir).resolve()}")
-    loader = ConfigLoaderImpl(search_path)
+    loader: Any = ConfigLoaderImpl(search_path)
     try:
         master = loader.load_configuration("config", args.overrides, RunMode.MULTIRUN)
         if not args.multirun and master.hydra.mode != RunMode.MULTIRUN:
@@ -61,16 +61,14 @@ def _job(config: DictConfig, hydra_config: Any = None) -> Job:
     except OmegaConfBaseException as error:
         raise Refused(f"{error.full_key}: {str(error).splitlines()[0]}") from error
     assert isinstance(resolved, dict)
-    sources = [
-        source.path for source in hydra_config.runtime.config_sources if source.schema == "file" and source.path != str(CONF)
-    ]
+    folders = [source.path for source in hydra_config.runtime.config_sources if source.schema == "file"]
     if not isinstance(resolved.get("arm"), dict) or hydra_config.runtime.choices.get("arm") is None:
         raise Refused(f"arm={resolved.get('arm')}: must be the name of an arm")
     return Job(
-        config=resolved,
+        config=cast(dict[str, Any], resolved),
         arm=OmegaConf.to_container(plain.arm, resolve=False),  # type: ignore[arg-type]
         choices={k: str(v) for k, v in hydra_config.runtime.choices.items() if v is not None},
-        sources=tuple(sources),
+        sources=tuple(path for path in folders if path != str(CONF)),
     )
 
 

@@ -9,15 +9,17 @@ machine or a shared file system: `link` fails if the name exists; a reader sees 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+_log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 5.0
 DEAD_AFTER = 60.0  # seconds without a beat, on the watcher's own clock, for owners whose process can't be looked up
@@ -147,13 +149,13 @@ class Watch:
         return time.monotonic() - self._since > DEAD_AFTER
 
 
-def hold(folder: Path, say: Callable[[str], None]) -> Lease:
+def hold(folder: Path) -> Lease:
     """The folder's lease, waiting with a word while somebody living holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     watch, waiting = Watch(folder), False
     while (lease := watch.take()) is None:
         if not waiting:
-            say(f"{folder}: waiting for {watch.holder()}, which works there")
+            _log.warning(f"{folder}: waiting for {watch.holder()}, which works there")
         waiting = True
         watch.wait()
     return lease

@@ -18,8 +18,9 @@ def prunable(net: nn.Module) -> dict[str, Tensor]:
 
     Biases and normalisation parameters are never pruned; a weight shared by two layers counts once.
     """
-    layers = {f"{name}.weight" if name else "weight" for name, layer in net.named_modules() if isinstance(layer, _LAYERS)}
-    return {name: weight for name, weight in net.named_parameters() if name in layers}
+    layers = {name for name, layer in net.named_modules() if isinstance(layer, _LAYERS)}
+    weights = {f"{name}.weight".removeprefix(".") for name in layers}
+    return {name: parameter for name, parameter in net.named_parameters() if name in weights}
 
 
 def dense(weights: Mapping[str, Tensor]) -> Masks:

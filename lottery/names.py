@@ -14,9 +14,7 @@ import yaml
 from lottery.digests import digest_of
 from lottery.durations import canonical
 
-CONF = next(
-    path for path in (Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf") if path.is_dir()
-)
+CONF = next(path for path in (Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf") if path.is_dir())
 GROUPS = (
     "model", "data", "module", "optimizer", "criterion", "scope", "schedule",
     "arm", "budget", "numerics", "hardware", "tracking", "experiment",
@@ -73,7 +71,7 @@ class Job:
 
 def find(group: str, name: str, sources: tuple[str, ...] = ()) -> Path:
     """The yaml of an option. Raises Refused, naming those nearby, if there is none."""
-    folders = [Path(source) / group for source in (*sources, CONF)]
+    folders = [Path(source) / group for source in (*sources, str(CONF))]
     for folder in folders:
         if (path := folder / f"{name}.yaml").is_file():
             return path
@@ -84,7 +82,7 @@ def find(group: str, name: str, sources: tuple[str, ...] = ()) -> Path:
 def options(group: str, sources: tuple[str, ...] = ()) -> dict[str, str]:
     """Every option of a group with the first sentence of its yaml's comment."""
     found: dict[str, str] = {}
-    for folder in (*sources, CONF):
+    for folder in (*sources, str(CONF)):
         for path in sorted((Path(folder) / group).glob("*.yaml")):
             comments = [line[1:].strip() for line in path.read_text().splitlines() if line.startswith("# ")]
             found.setdefault(path.stem, next((line for line in comments if not line.startswith("@")), ""))

@@ -31,7 +31,7 @@ def read(*paths: Path | str) -> pd.DataFrame:
 
 def headline(frame: pd.DataFrame) -> str:
     """The metric that the module names as its own."""
-    return next(c.removeprefix("early_stop_test_") for c in frame if str(c).startswith("early_stop_test_"))
+    return next(c.removeprefix("early_stop_test_") for c in map(str, frame) if c.startswith("early_stop_test_"))
 
 
 def mean_interval(values: Iterable[float]) -> tuple[float, float]:
@@ -74,7 +74,8 @@ def difference(frame: pd.DataFrame, first: tuple[str, int], second: tuple[str, i
     """Paired difference of test scores, (arm, round) minus (arm, round): mean, half-width, seeds that have both."""
     score = f"test_{headline(frame)}"
     sides = [
-        frame[(frame["arm"] == arm) & (frame["round"] == index)].set_index("seed")[score] for arm, index in (first, second)
+        frame[(frame["arm"] == arm) & (frame["round"] == index)].set_index("seed")[score]
+        for arm, index in (first, second)
     ]
     paired = (sides[0] - sides[1]).dropna()
     if not len(paired):
@@ -98,7 +99,9 @@ def matches_dense(
 def sparsest_match(frame: pd.DataFrame, arm: str, margin: float = MARGIN) -> float | None:
     """The lowest density at which an arm matches dense; None if it never does."""
     rounds = frame[(frame["arm"] == arm) & (frame["round"] > 0)].groupby("round")["density"].mean()
-    found = [density for index, density in rounds.items() if matches_dense(frame, arm, int(str(index)), margin) == "yes"]
+    found = [
+        density for index, density in rounds.items() if matches_dense(frame, arm, int(str(index)), margin) == "yes"
+    ]
     return min(found, default=None)
 
 

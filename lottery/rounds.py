@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Protocol
 
 import torch
 
 from lottery import masks as _masks
 from lottery.arms import Arm
-from lottery.data.examples import Data
 from lottery.criteria import Criterion, Evidence, score
+from lottery.data.examples import Data
 from lottery.masks import Masks
 from lottery.rewinding import Origin, State, state_of
 from lottery.schedules import Schedule
@@ -73,14 +73,15 @@ def play(recipe: Recipe, pruning: Pruning, arm: Arm, seed: int, train: Train) ->
     network trained in the round before, or those of its parent.
     """
     parent = arm.parent and play(recipe, pruning, arm.parent, seed, train)
-    dense, steps = initial(recipe, seed, "init"), recipe.budget.steps
+    dense, steps = dense_ticket(recipe, seed), recipe.budget.steps
     current = next(parent) if parent else Round(0, dense, 0, steps, train, passing=arm.rewind)
     yield current
     start = train(dense, 0, 0, arm.rewind).state if arm.rewind else dense.state
     for index, target in enumerate(pruning.schedule, start=1):
         masks = next(parent).ticket.masks if parent else prune(recipe, pruning, current, start, target, seed)
         masks = arm.masks(masks, generator(seed, "masks", arm.name, index))
-        origin = Origin(start, lambda r=current: r.trained.state, lambda i=index: initial(recipe, seed, "reinit", i).state)
+        trained = partial(_trained_state, current)
+        origin = Origin(start, trained, partial(initial, recipe, seed, "reinit", index))
         current = Round(index, Ticket.of(arm.weights(origin), masks), arm.first, steps, train)
         yield current
 
@@ -102,12 +103,20 @@ def prune(recipe: Recipe, pruning: Pruning, current: Round, start: State, target
     return pruning.scope(score(pruning.criterion, evidence), current.ticket.masks, target)
 
 
-def initial(recipe: Recipe, seed: int, *purpose: str | int) -> Ticket:
-    """The dense network with a draw of its initialisation."""
+def dense_ticket(recipe: Recipe, seed: int) -> Ticket:
+    """The dense network at initialisation: what round 0 of every arm begins with."""
+    return Ticket(initial(recipe, seed, "init"), _masks.dense(_masks.prunable(recipe.network())))
+
+
+def initial(recipe: Recipe, seed: int, *purpose: str | int) -> State:
+    """One draw of the network's initialisation."""
     with torch.random.fork_rng():
         torch.manual_seed(derive(seed, *purpose))
-        net = recipe.network()
-    return Ticket(state_of(net), _masks.dense(_masks.prunable(net)))
+        return state_of(recipe.network())
+
+
+def _trained_state(current: Round) -> State:
+    return current.trained.state
 
 
 @dataclass(frozen=True)

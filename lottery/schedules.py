@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 from lottery.scopes import Target
 
@@ -42,7 +43,8 @@ def explicit(densities: Iterable[float]) -> Schedule:
 
     Raises ValueError unless the densities fall strictly, inside (0, 1).
     """
-    densities = [1.0, *densities]
-    if any(not 0 < low < high for high, low in zip(densities, densities[1:], strict=False)):
-        raise ValueError(f"densities={densities[1:]}: must fall strictly, inside (0, 1)")
-    return tuple(Target(low, low / high) for high, low in zip(densities, densities[1:], strict=False))
+    densities = list(densities)
+    steps = list(pairwise([1.0, *densities]))
+    if any(not 0 < low < high for high, low in steps):
+        raise ValueError(f"densities={densities}: must fall strictly, inside (0, 1)")
+    return tuple(Target(low, low / high) for high, low in steps)

@@ -11,9 +11,9 @@ Every file appears by rename and carries a digest of its content. What does not 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,6 +29,8 @@ from lottery.digests import canonical, digest, digest_of
 from lottery.masks import Masks, pack, unpack
 from lottery.rewinding import State
 from lottery.training import Row, Trained
+
+_log = logging.getLogger(__name__)
 
 _RESULT, _META, _CHECKPOINT = "result.safetensors", "phase.json", "checkpoint.safetensors"
 
@@ -52,8 +54,8 @@ class Entry(Trained):
 class Store:
     """Finished phases by key, in a folder."""
 
-    def __init__(self, root: Path | str, say: Callable[[str], None] = lambda line: print(line, file=sys.stderr)) -> None:
-        self.root, self.say = Path(root), say
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
 
     def obtain(
         self,
@@ -73,7 +75,7 @@ class Store:
             folder.mkdir(parents=True, exist_ok=True)
             if (lease := watch.take()) is None:
                 if not waiting:
-                    self.say(f"waiting for {watch.holder()}, which trains the same phase")
+                    _log.warning(f"waiting for {watch.holder()}, which trains the same phase")
                 waiting = True
                 watch.wait()
                 continue
@@ -83,7 +85,7 @@ class Store:
                         trained = train(Desk(self, folder, lease, masks, waypoints or {}))
                         lease.check()
                     except leases.Lost as lost:
-                        self.say(f"{lost}; waiting for its result")
+                        _log.warning(f"{lost}; waiting for its result")
                         continue
                     self.publish(spec, trained.state, masks, trained.rows, lease.note)
                     entry = Entry(trained.state, trained.rows, key, masks, lease.note, reused=False)
@@ -92,9 +94,7 @@ class Store:
                 break
         return entry
 
-    def publish(
-        self, spec: Mapping[str, Any], state: State, masks: Masks, rows: list[Row], executed: int
-    ) -> None:
+    def publish(self, spec: Mapping[str, Any], state: State, masks: Masks, rows: list[Row], executed: int) -> None:
         """Writes a finished phase; its metadata last, since that is what makes it finished."""
         folder = self.root / digest_of(spec)
         folder.mkdir(parents=True, exist_ok=True)
@@ -136,7 +136,7 @@ class Store:
             folder.rename(target)
         except FileNotFoundError:  # another process did
             return
-        self.say(f"{damage}; set aside as {target}, trained anew")
+        _log.warning(f"{damage}; set aside as {target}, trained anew")
 
     def entries(self) -> dict[str, dict[str, Any]]:
         """The metadata of every finished phase, by key."""
@@ -146,7 +146,7 @@ class Store:
                 try:
                     found[path.parent.name] = _read_meta(path)
                 except Damaged as damage:
-                    self.say(f"{damage}; it will be trained anew")
+                    _log.warning(f"{damage}; it will be trained anew")
         return found
 
     def size(self) -> int:
@@ -193,7 +193,7 @@ class Desk:
         try:
             return read_tensors(path)
         except Damaged as damage:
-            self.store.say(f"{damage}; the phase begins anew")
+            _log.warning(f"{damage}; the phase begins anew")
             path.unlink()
             return None
 
@@ -224,7 +224,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            names = file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
     except (OSError, safetensors.SafetensorError) as error:
         raise Damaged(f"{path} is damaged: {error}") from error
     text = metadata.get("info", "")

@@ -58,7 +58,7 @@ class View(Protocol):
 def run(cell: Cell, folder: Path, store: Store, views: Sequence[View] = ()) -> None:
     """Plays every round of a cell and records each in its ledger."""
     study, ledger = cell.study, Ledger(folder / NAME)
-    with leases.hold(folder, store.say):
+    with leases.hold(folder):
         train = Phases(cell, store, views)
         for current in play(study.recipe, study.pruning, cell.arm, cell.seed, train):
             started = time.time()

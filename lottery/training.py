@@ -12,7 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -197,7 +197,7 @@ class Loop:
         self.module.train()
 
     def chunk_end(self, first: int) -> int:
-        """Where the chunk that begins at `first` ends: at a multiple of CHUNK, an evaluation, a waypoint or the last step."""
+        """Where the chunk from `first` ends: at a multiple of CHUNK, an evaluation, a waypoint or the last step."""
         every = [CHUNK, self.recipe.budget.evaluate] if self.evaluating else [CHUNK]
         ends = [first - first % each + each for each in every]
         return min(*ends, self.phase.last, *(point for point in self.waypoints if point > first))
@@ -210,7 +210,7 @@ class Loop:
         # Lightning's own backward and step cost 70 us more, and are needed for loss scaling only
         scaled = self.recipe.numerics.precision == "16-mixed"
         backward = module.manual_backward if scaled else torch.Tensor.backward
-        stepper = module.optimizers() if scaled else optimizer
+        stepper = cast(Optimizer, module.optimizers()) if scaled else optimizer
         losses = []
         for step in range(first, last):
             inputs, targets = next(self.batches)
@@ -282,9 +282,7 @@ class Loop:
             if key.startswith("optimizer."):
                 _, index, name = key.split(".", 2)
                 state.setdefault(int(index), {})[name] = value
-        self.optimizer.load_state_dict(
-            {"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]}
-        )
+        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
         torch.set_rng_state(tensors["noise"])
         if "noise.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["noise.cuda"], self.module.device)

@@ -20,5 +20,5 @@ def digits(batch_size: int, val_size: int, test_size: int, shape: Sequence[int],
     whole = Examples(torch.tensor(pixels, dtype=torch.float32).view(-1, 1, 8, 8) / 16, torch.tensor(labels))
     test, val, train = split(whole, (test_size, val_size))
     mean, deviation = train.inputs.mean(), train.inputs.std()
-    parts = [Examples((part.inputs - mean) / deviation, part.targets) for part in (train, val, test)]
-    return Data(*parts, batch_size=batch_size, shape=shape, classes=classes)
+    train, val, test = (Examples((part.inputs - mean) / deviation, part.targets) for part in (train, val, test))
+    return Data(train, val, test, batch_size, shape, classes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -56,8 +57,8 @@ class Data:
             raise DataError(
                 f"data.batch_size={self.batch_size}: must lie between 1 and the {len(self.train)} training examples"
             )
-        if (found := tuple(self.train.inputs.shape[1:])) != tuple(self.shape):
-            raise DataError(f"data.shape={list(self.shape)}: the inputs have shape {list(found)}")
+        if (actual := tuple(self.train.inputs.shape[1:])) != tuple(self.shape):
+            raise DataError(f"data.shape={list(self.shape)}: the inputs have shape {list(actual)}")
         if self.classes is not None:
             labels = torch.cat([part.targets for part in (self.train, self.val, self.test)])
             if not (labels.min() >= 0 and labels.max() < self.classes):
@@ -102,5 +103,5 @@ def split(examples: Examples, sizes: Sequence[int], seed: int = 0) -> list[Examp
     if any(size < 1 for size in sizes) or sum(sizes) >= len(examples):
         raise DataError(f"sizes {list(sizes)}: each must be at least 1 and leave some of the {len(examples)} examples")
     order = torch.randperm(len(examples), generator=generator(seed, "split"))
-    bounds = torch.tensor([0, *sizes]).cumsum(0).tolist() + [len(examples)]
-    return [examples[order[low:high]] for low, high in zip(bounds, bounds[1:], strict=False)]
+    bounds = [0, *accumulate(sizes), len(examples)]
+    return [examples[order[low:high]] for low, high in pairwise(bounds)]
