@@ -71,12 +71,13 @@ def _sentence(error: Exception) -> str:
 def _run(arguments: list[str]) -> int:
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         os.environ["LOTTERY_TRACEBACK"] = "1"
+    from lottery.launch import jobs, launch
+
     if "--plan" in arguments:
         from lottery.plan import show
 
-        show([a for a in arguments if a != "--plan"])
+        show(jobs([a for a in arguments if a != "--plan"]))
         return 0
-    from lottery.launch import jobs, launch
 
     asks_hydra = {"--cfg", "-c", "--help", "-h", "--hydra-help", "--info", "-i", "--shell-completion", "-sc"}
     if asks_hydra & set(arguments):

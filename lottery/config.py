@@ -18,7 +18,7 @@ from torch import nn
 
 from lottery.arms import Arm
 from lottery.data.examples import Data, DataError
-from lottery.durations import in_steps
+from lottery.durations import canonical, in_steps
 from lottery.names import SCIENCE_GROUPS, Job, Refused, find, nearby
 from lottery.rehearsal import Misfit, rehearse
 from lottery.rounds import Pruning
@@ -79,12 +79,12 @@ def build_arm(job: Job, data: Data, steps: int) -> Arm:
     if parent is None:
         return make("arm", node | {"name": job.label})
     shipped = yaml.safe_load(find("arm", parent, job.sources).read_text())
-    if shipped.get("parent"):
-        allowed = [name for name in ("imp",) if name != parent]
-        raise Refused(f"arm.parent={parent}: it has no masks of its own; allowed is an arm that prunes: {allowed[0]}")
+    if shipped.pop("parent", None):
+        raise Refused(f"arm.parent={parent}: it has no masks of its own; allowed is an arm that prunes, such as imp")
+    rewind = job.config["arm"]["rewind"]
+    name = parent if rewind == shipped["rewind"] else f"{parent},rewind={canonical(rewind)}"
     shipped = {key: node["rewind"] if value == "${.rewind}" else value for key, value in shipped.items()}
-    shipped |= {"name": parent, "rewind": node["rewind"]}
-    shipped.pop("parent", None)
+    shipped |= {"name": name, "rewind": node["rewind"]}
     return make("arm", node | {"name": job.label, "parent": make("arm.parent", shipped)})
 
 

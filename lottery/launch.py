@@ -55,7 +55,7 @@ def jobs(arguments: list[str]) -> list[Job]:
 
 def _job(config: DictConfig, hydra_config: Any = None) -> Job:
     hydra_config = hydra_config or config.hydra
-    plain = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    plain = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     try:
         resolved = OmegaConf.to_container(plain, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:

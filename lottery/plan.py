@@ -1,18 +1,122 @@
-"""The plan of a command line: what it would train, what it would reuse, and for how long."""
+"""The plan of a command line: what it would train, what it would reuse, and for how long. It trains nothing."""
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Sequence
+from itertools import count
 
 from lottery.config import build, check
-from lottery.launch import jobs
+from lottery.digests import digest_of
 from lottery.ledger import NAME, Ledger
 from lottery.names import Job
+from lottery.rounds import Ticket, dense_ticket, play
+from lottery.store import Entry, Store
 from lottery.study import Cell, Phases
-from lottery.training import Budget, fit
+from lottery.training import Phase, fit
 
-PROBE = 200  # optimizer steps measured for the estimate
+PROBE = 100  # optimizer steps that are timed for the estimate; nothing of them is kept
+
+Key = tuple[str, str, int, int]
+"""(study, label of the arm, seed, round): a phase by what it is for, since its content is not known yet"""
 
 
-def show(arguments: list[str]) -> None:
-    print("TODO", arguments, time, build, check, jobs, NAME, Ledger, Job, Cell, Phases, Budget, fit, PROBE)
+class NotYet(Exception):
+    """A phase that is not in the store; `index` is its round."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+
+class Lookup(Phases):
+    """Finds the phases of a cell in the store and trains none. Raises NotYet for a phase that is not there."""
+
+    def __call__(self, ticket: Ticket, index: int, first: int, last: int, passing: int = 0) -> Entry:
+        spec = self.specification(self.phase(ticket, index, first, last))
+        if (entry := self.store.find(digest_of(spec))) is None:
+            raise NotYet(index)
+        return entry
+
+
+def show(jobs: Sequence[Job]) -> None:
+    """Prints a line a cell, then the sum."""
+    planned: set[Key] = set()
+    steps = evaluations = 0
+    timed: dict[str, tuple[float, float]] = {}
+    seconds = 0.0
+    for job in jobs:
+        cell = build(job)
+        check(cell)
+        budget, rounds = cell.study.recipe.budget, len(cell.study.pruning.schedule)
+        needed = set() if Ledger(job.folder / NAME).finished() else to_train(cell, Store(job.config["store"]))
+        new = needed - planned
+        planned |= new
+        if new and job.study not in timed:
+            timed[job.study] = probe(cell)
+        own = len(new) * budget.steps
+        steps, evaluations = steps + own, evaluations + len(new) * -(-budget.steps // budget.evaluate)
+        if new:
+            step, evaluation = timed[job.study]
+            seconds += own * step + len(new) * -(-budget.steps // budget.evaluate) * evaluation
+        shared = len(needed) - len(new)
+        also = f", {shared} more by cells above" if shared else ""
+        print(f"{job}: {rounds + 1} rounds, {len(new)} phases to train ({own:,} steps){also}")
+    cores = os.cpu_count() or 1
+    print(
+        f"{len(jobs)} cells, {len(planned)} phases to train, {steps:,} steps, {evaluations:,} evaluations: about "
+        f"{_duration(seconds)} on one core, {_duration(seconds / min(cores, len(jobs)))} with {cores} workers"
+    )
+
+
+def to_train(cell: Cell, store: Store) -> set[Key]:
+    """The phases that a cell needs and the store lacks, those of its parent included."""
+    rounds, parent = len(cell.study.pruning.schedule), cell.arm.parent
+    lookup = Lookup(cell, store)
+
+    def keys(label: str, first: int, last: int) -> set[Key]:
+        named = ((index, "dense" if index == 0 else label) for index in range(first, last + 1))
+        return {(cell.study.name, name, cell.seed, index) for index, name in named}
+
+    needed: set[Key] = set()
+    played = play(cell.study.recipe, cell.study.pruning, cell.arm, cell.seed, lookup)
+    for index in count():
+        try:
+            current = next(played)
+        except StopIteration:
+            return needed
+        except NotYet as missing:  # this round's masks wait for the training of an earlier round
+            before = keys(parent.name, missing.index, rounds - 1) if parent else set()
+            return needed | keys(cell.label, index, rounds) | before
+        try:
+            _ = current.trained
+        except NotYet:
+            needed |= keys(cell.label, index, index)
+    return needed
+
+
+def probe(cell: Cell) -> tuple[float, float]:
+    """Seconds of an optimizer step and of an evaluation, measured on the dense network."""
+    recipe = cell.study.recipe
+    ticket = dense_ticket(recipe, cell.seed)
+    last = min(PROBE, recipe.budget.steps)
+    phase = Phase(ticket.state, ticket.masks, 0, last, order=0, noise=0)
+
+    def timed(evaluate: bool) -> float:
+        started = time.perf_counter()
+        fit(recipe, phase, evaluate=evaluate)
+        return time.perf_counter() - started
+
+    timed(False)  # the first pays for what is loaded lazily
+    plain = timed(False)
+    return plain / last, max(0.0, timed(True) - plain) / max(1, -(-last // recipe.budget.evaluate))
+
+
+def _duration(seconds: float) -> str:
+    """
+    >>> _duration(40), _duration(600), _duration(9000)
+    ('40 s', '10 min', '2.5 h')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

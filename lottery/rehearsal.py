@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 from lottery import masks
 from lottery.criteria import Evidence, score
@@ -37,9 +38,9 @@ def rehearse(cell: Cell) -> None:
             optimizer = recipe.optimizer(module.parameters())
         start = state_of(module.net)
         inputs, targets = next(recipe.data.batches(0, 0, 1))
-        with _part(f"model: on inputs of shape {list(inputs.shape)}"):
+        with _part(f"model: does not take inputs of shape {list(inputs.shape)}"):
             outputs = module(inputs)
-        with _part(f"module: on outputs of shape {list(outputs.shape)} and targets of shape {list(targets.shape)}"):
+        with _part(f"module: does not take outputs of shape {list(outputs.shape)} with targets {_span(targets)}"):
             loss = module.loss(outputs, targets)
             loss.backward()
             for metric in module.metrics().values():
@@ -55,7 +56,8 @@ def rehearse(cell: Cell) -> None:
                 evidence = Evidence(module.net, start, every, [(inputs, targets)], module.loss, rng)
                 scores = score(pruning.criterion, evidence)
             with _part("scope"):
-                found = pruning.scope(scores, every, pruning.schedule[0])
+                for target in {target.keep: target for target in pruning.schedule}.values():
+                    found = pruning.scope(scores, every, target)
             with _part("arm"):
                 cell.arm.masks(found, rng)
 
@@ -67,6 +69,25 @@ def _part(name: str) -> Iterator[None]:
     except Misfit:
         raise
     except Exception as error:  # a user's part may raise anything
-        said = str(error).split("\n")[0]
-        prefix = "" if said.startswith((f"{name}.", f"{name}:", "numerics.")) else f"{name}: "
-        raise Misfit(f"{prefix}{said or type(error).__name__}") from error
+        raise Misfit(located(name, error)) from error
+
+
+def located(where: str, error: Exception) -> str:
+    """What an error says, behind the name of the part that it is about.
+
+    >>> located("criterion", ValueError("batches=0: must be at least 1"))
+    'criterion.batches=0: must be at least 1'
+    >>> located("model", TypeError("no shape"))
+    'model: no shape'
+    """
+    said = str(error).split("\n")[0] or type(error).__name__
+    if said.startswith((f"{where}.", f"{where}:", "numerics.")):
+        return said
+    key, equals, _ = said.partition("=")
+    is_key = bool(equals) and all(part.isidentifier() for part in key.split("."))
+    return f"{where}.{said}" if is_key else f"{where}: {said}"
+
+
+def _span(targets: Tensor) -> str:
+    whole = not targets.is_floating_point()
+    return f"from {int(targets.min())} to {int(targets.max())}" if whole else f"of shape {list(targets.shape)}"

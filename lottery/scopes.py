@@ -37,8 +37,9 @@ def everywhere(scores: Scores, masks: Masks, target: Target) -> Masks:
 
 def layerwise(scores: Scores, masks: Masks, target: Target) -> Masks:
     """Weights compete within their layer, each layer keeps the same share; meets `target.density` to the element."""
-    sizes = {name: mask.numel() for name, mask in masks.items()}
-    counts = _apportion({name: target.density * size for name, size in sizes.items()}, sizes)
+    total = round(target.density * sum(mask.numel() for mask in masks.values()))
+    shares = {name: target.density * mask.numel() for name, mask in masks.items()}
+    counts = _apportion(total, shares, {name: int(mask.sum()) for name, mask in masks.items()})
     return {name: _best(scores[name], mask, counts[name]) for name, mask in masks.items()}
 
 
@@ -90,11 +91,10 @@ def _best(scores: Tensor, alive: Tensor, count: int) -> Tensor:
     return above.view_as(alive)
 
 
-def _apportion(shares: Mapping[str, float], sizes: Mapping[str, int]) -> dict[str, int]:
-    """Whole numbers nearest to `shares` with their rounded total: largest remainders first, none above its size."""
-    counts = {name: min(int(share), sizes[name]) for name, share in shares.items()}
-    missing = round(sum(shares.values())) - sum(counts.values())
-    by_remainder = sorted(shares, key=lambda name: counts[name] - shares[name])
-    for name in [n for n in by_remainder if counts[n] < sizes[n]][:missing]:
-        counts[name] += 1
+def _apportion(total: int, shares: Mapping[str, float], limits: Mapping[str, int]) -> dict[str, int]:
+    """Whole numbers near `shares` that add up to `total`: largest remainders first, none above its limit."""
+    counts = {name: min(int(share), limits[name]) for name, share in shares.items()}
+    for _ in range(min(total, sum(limits.values())) - sum(counts.values())):
+        neediest = max((n for n in shares if counts[n] < limits[n]), key=lambda n: shares[n] - counts[n])
+        counts[neediest] += 1
     return counts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -77,13 +77,9 @@ class Phases:
         self.cell, self.store, self.views = cell, store, views
 
     def __call__(self, ticket: Ticket, index: int, first: int, last: int, passing: int = 0) -> Entry:
-        recipe, seed = self.cell.study.recipe, self.cell.seed
-        order, noise = derive(seed, "order", index), derive(seed, "noise", index)
-        phase = Phase(ticket.state, ticket.masks, first, last, order, noise)
-        whole = self.specification(phase, recipe.budget.steps)
-        partial = last < recipe.budget.steps
-        spec = {"of": digest_of(whole), "step": last} if partial else whole
-        waypoints = {passing: {"of": digest_of(whole), "step": passing}} if passing else {}
+        recipe = self.cell.study.recipe
+        phase = self.phase(ticket, index, first, last)
+        waypoints = {passing: self.specification(replace(phase, last=passing))} if passing else {}
         current = Round(index, ticket, first, last, self)
 
         def watch(step: int, row: Row | None) -> None:
@@ -92,16 +88,23 @@ class Phases:
 
         try:
             return self.store.obtain(
-                spec,
+                self.specification(phase),
                 ticket.masks,
-                lambda desk: fit(recipe, phase, desk, waypoints, watch, evaluate=not partial),
+                lambda desk: fit(recipe, phase, desk, waypoints, watch, evaluate=last == recipe.budget.steps),
                 waypoints,
             )
         except Diverged as error:
-            raise Diverged(f"{self.cell.label}, seed {seed}, round {index}: {error}") from error
+            raise Diverged(f"{self.cell.label}, seed {self.cell.seed}, round {index}: {error}") from error
 
-    def specification(self, phase: Phase, last: int) -> dict[str, Any]:
-        """All that the result of a phase depends on."""
+    def phase(self, ticket: Ticket, index: int, first: int, last: int) -> Phase:
+        """The training of a round; its data order is the same for every arm."""
+        order, noise = (derive(self.cell.seed, purpose, index) for purpose in ("order", "noise"))
+        return Phase(ticket.state, ticket.masks, first, last, order, noise)
+
+    def specification(self, phase: Phase) -> dict[str, Any]:
+        """All that the result of a phase depends on; the state at an earlier step is named by the whole it is of."""
+        if phase.last < (steps := self.cell.study.recipe.budget.steps):
+            return {"of": digest_of(self.specification(replace(phase, last=steps))), "step": phase.last}
         return {
             "recipe": self.cell.study.identity,
             "science": SCIENCE,
@@ -109,7 +112,7 @@ class Phases:
             "device": self.cell.study.recipe.hardware.device,
             "state": digest(phase.state),
             "masks": digest(phase.masks),
-            "steps": [phase.first, last],
+            "steps": [phase.first, phase.last],
             "seeds": {"order": phase.order, "noise": phase.noise},
         }
 

@@ -1,0 +1,40 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow lint bench wheel clean
+
+help: ## show this help
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: .venv/ready ## prepare .venv with the pinned dependencies
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lottery needs Python 3.11 or newer; make PYTHON=... names one")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --disable-pip-version-check --progress-bar off -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: setup ## run the main job on 8x8 digits: tickets against random reinitialisation, about a minute
+	$(BIN)/lottery run experiment=demo
+
+test: setup lint ## check style, types and structure, run every test that is not slow
+	$(BIN)/pytest
+
+test-slow: setup ## run the slow tests: processes killed at many moments, the wheel in a clean environment
+	$(BIN)/pytest -m slow
+
+lint: setup ## style, types, and the walls between modules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup ## measure speed against a bare PyTorch loop, as ratios
+	$(BIN)/python -m experiments.speed.bench
+
+wheel: setup ## build the wheel into dist/
+	$(BIN)/python -m build --wheel --no-isolation
+
+clean: ## remove the environment and what tools left
+	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
