@@ -148,17 +148,12 @@ def _reports(folders: set[Path], out: Path | None = None) -> None:
     except FileNotFoundError as error:
         print(error, file=sys.stderr)
         return
-    for study, part in frame.groupby("study", sort=True):
-        home = next(path for path in _study_folders(folders, str(study)))
-        folder = (out / str(study) if frame["study"].nunique() > 1 else out) if out else home
+    studies = list(frame.groupby("study", sort=True))
+    for study, part in studies:
+        home = Path(part["run/ledger"].iloc[0]).parents[2]
+        folder = home if out is None else out / str(study) if len(studies) > 1 else out
         print(f"\n{write(part, folder)}")
         print(f"table   {folder / 'report.md'}\nfigure  {folder / 'curve.png'}\nframe   {folder / 'results.csv'}")
-
-
-def _study_folders(folders: set[Path], study: str) -> list[Path]:
-    inside = [path for folder in sorted(folders) for path in (folder, *folder.parents) if path.name == study]
-    below = [path for folder in sorted(folders) for path in folder.rglob(study) if path.is_dir()]
-    return [*inside, *below, *sorted(folders)]
 
 
 def _report(args: argparse.Namespace) -> int:

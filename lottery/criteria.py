@@ -56,14 +56,14 @@ def snip(evidence: Evidence, batches: int = 1) -> Scores:
     weights = _weights(evidence)
     used = list(islice(evidence.batches, batches))
     loss = torch.stack([evidence.loss(evidence.net(inputs), targets) for inputs, targets in used]).mean()
-    gradients = torch.autograd.grad(loss, list(weights.values()))
+    gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True, materialize_grads=True)
     return {name: (w * g).detach().abs() for (name, w), g in zip(weights.items(), gradients, strict=True)}
 
 
 def score(criterion: Criterion, evidence: Evidence) -> Scores:
     """The criterion's scores on the CPU, checked against its contract.
 
-    Raises ValueError if a layer is missing, has another shape or holds a score that is not finite.
+    Raises ValueError if a layer is missing, has another shape or holds a score that is no finite float.
     """
     scores = {name: values.to("cpu") for name, values in criterion(evidence).items()}
     who = getattr(criterion, "__name__", None) or getattr(getattr(criterion, "func", None), "__name__", "criterion")
@@ -75,6 +75,8 @@ def score(criterion: Criterion, evidence: Evidence) -> Scores:
                 f"criterion {who}: scores of {name} have shape {tuple(values.shape)}, "
                 f"its mask {tuple(evidence.masks[name].shape)}"
             )
+        if not values.is_floating_point():
+            raise ValueError(f"criterion {who}: scores of {name} are {values.dtype}, not floats")
         if not values.isfinite().all():
             raise ValueError(f"criterion {who}: a score of {name} is not finite")
     return scores

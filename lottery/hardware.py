@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import warnings
 from collections.abc import Mapping
@@ -80,9 +81,12 @@ class Hardware:
             raise ValueError("accelerator=gpu: PyTorch finds no GPU on this machine; allowed here: auto, cpu")
         if self.checkpoint_seconds <= 0:
             raise ValueError(f"checkpoint_seconds={self.checkpoint_seconds}: must be above 0")
-        for name in self.trainer:
+        known = sorted(inspect.signature(pl.Trainer).parameters.keys() - INSTEAD.keys())
+        for name, value in self.trainer.items():
             if name in INSTEAD:
-                raise ValueError(f"trainer.{name} does not apply here; use {INSTEAD[name]}")
+                raise ValueError(f"trainer.{name}={value}: does not apply here; use {INSTEAD[name]}")
+            if name not in known:
+                raise ValueError(f"trainer.{name}={value}: Trainer has no such argument; allowed: {', '.join(known)}")
 
     @property
     def device(self) -> str:

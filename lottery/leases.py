@@ -106,7 +106,10 @@ class Lease:
             self._beat += 1
             content = {"owner": self._owner, "note": self.note, "beat": self._beat, "released": self._released}
             assert self._file is not None
-            os.pwrite(self._file, json.dumps(content).ljust(400).encode(), 0)
+            try:
+                os.pwrite(self._file, json.dumps(content).ljust(400).encode(), 0)
+            except OSError as error:  # a full disk names no file
+                raise OSError(error.errno, error.strerror, str(self.path)) from error
 
 
 class Watch:

@@ -50,11 +50,14 @@ class Ledger:
                     f"({key} {was.get(key)} there, {now.get(key)} now); move it away or choose another out="
                 )
             return
-        with open(self.path, "ab") as file:
-            file.truncate(sum(len(text) + 1 for text in self._whole()))
-            file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with open(self.path, "ab") as file:
+                file.truncate(sum(len(text) + 1 for text in self._whole()))
+                file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:  # a full disk names no file
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
 
     def finished(self) -> bool:
         """Whether every planned round is there."""

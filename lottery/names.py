@@ -90,14 +90,16 @@ def options(group: str, sources: tuple[str, ...] = ()) -> dict[str, str]:
 
 
 def nearby(name: str, known: list[str]) -> str:
-    """Names like the given one, and all of them if they are few.
+    """Names like the given one, and all of them if they are few or none is like it.
 
     >>> nearby("lenet", ["lenet_300_100", "vgg"])
     'did you mean lenet_300_100? allowed: lenet_300_100, vgg'
     """
     close = get_close_matches(name, known, n=2, cutoff=0.5)
-    hint = f"did you mean {' or '.join(close)}? " if close else ""
-    return f"{hint}allowed: {', '.join(known[:40])}"
+    hint = f"did you mean {' or '.join(close)}?" if close else ""
+    if hint and len(known) > 40:
+        return hint
+    return f"{hint} allowed: {', '.join(known)}".strip()
 
 
 def _text(key: str, value: Any) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from lottery.ledger import NAME, Ledger
+from lottery.ledger import NAME, Ledger, LedgerError
 
 MARGIN = 0.005  # half a point of accuracy: what "matches dense" allows, unless stated
 KEYS = ["study", "arm", "seed", "round"]
@@ -19,14 +19,19 @@ KEYS = ["study", "arm", "seed", "round"]
 def read(*paths: Path | str) -> pd.DataFrame:
     """All ledgers in or below some folders: one row a round, sorted by study, arm, seed and round.
 
-    Densities of layers are columns `density/<layer>`, circumstances of the run `run/<what>`.
-    Raises FileNotFoundError if there is no ledger.
+    Densities of layers are columns `density/<layer>`; circumstances of the run, and the ledger's path, `run/<what>`.
+    Raises FileNotFoundError if there is no finished round, LedgerError if two ledgers contradict each other.
     """
     files = sorted({file for path in paths for file in _ledgers(Path(path))})
-    rows = [_flat(line) for file in files for line in Ledger(file).lines()]
+    rows = [{**_flat(line), "run/ledger": str(file)} for file in files for line in Ledger(file).lines()]
     if not rows:
         raise FileNotFoundError(f"no finished round under {', '.join(map(str, paths))}")
-    return pd.DataFrame(rows).sort_values(KEYS, ignore_index=True)
+    frame = pd.DataFrame(rows).sort_values(KEYS, ignore_index=True)
+    frame = frame.drop_duplicates([column for column in frame if not str(column).startswith("run/")], ignore_index=True)
+    if (twice := frame.duplicated(KEYS, keep=False)).any():
+        first, second, *_ = frame[twice]["run/ledger"]
+        raise LedgerError(f"{first} and {second} hold different results for the same cell; report one of them")
+    return frame
 
 
 def headline(frame: pd.DataFrame) -> str:

@@ -32,6 +32,8 @@ def one_shot(density: float) -> Schedule:
     >>> one_shot(0.1)
     (Target(density=0.1, keep=0.1),)
     """
+    if not 0 < density < 1:
+        raise ValueError(f"density={density}: must lie inside (0, 1)")
     return explicit([density])
 
 

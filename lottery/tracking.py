@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -31,45 +31,93 @@ def run_id(study: str, label: str, seed: int) -> str:
 
 
 class Tracker:
-    """Shows a cell's rounds and evaluations in one W&B run."""
+    """Shows a cell's rounds and evaluations in one W&B run, which begins with the first that it has not yet shown."""
 
     def __init__(self, mode: str = "offline", project: str = "lottery", entity: str | None = None) -> None:
         if mode not in MODES:
             raise ValueError(f"mode={mode}: must be one of {', '.join(MODES)}")
         self.mode, self.project, self.entity = mode, project, entity
         self.run: Any = None
+        self.begun, self.following = False, -1
+        # steps count over all rounds; `before`: those of earlier rounds; `gaps`: measured by others, shown at the round's end
+        self.shown: dict[str, Any] = {"round": -1, "step": 0, "before": 0, "gaps": []}
 
     def open(self, job: Job, folder: Path) -> None:
-        """Begins the cell's run, or goes on with it."""
-        self.cursor = folder / "wandb.json"
-        self.shown = {"round": -1, "step": 0, "before": 0}  # `before`: steps of the rounds before this one
-        if self.cursor.exists():
-            self.shown |= json.loads(self.cursor.read_text())
-        if self.mode == "disabled":
+        """Says which cell is shown. What was shown before is read later, when this process has the cell to itself."""
+        self.job, self.folder, self.cursor = job, folder, folder / "wandb.json"
+
+    def advanced(self, current: Round, step: int, row: Row | None) -> None:
+        if not self._new(current.index):
             return
+        if self.following != current.index:  # rows before a checkpoint that another cell left were never heard of here
+            self.following = current.index
+            self.shown["gaps"].append([self.shown["step"], self.shown["before"] + step - current.first])
+        if row is not None:
+            self._row(row, current.first, [])
+
+    def finished(self, line: Mapping[str, Any], rows: Sequence[Row]) -> None:
+        if not self._new(line["round"]):
+            return
+        first = int(rows[-1]["step"]) - line["train_steps"]
+        for row in rows:
+            self._row(row, first, self.shown["gaps"])
+        numbers = {key: value for key, value in line.items() if isinstance(value, int | float)}
+        layers = {f"density/{name}": value for name, value in line["layer_densities"].items()}
+        self._tell(lambda run: run.log({f"round/{key}": value for key, value in {**numbers, **layers}.items()}))
+        if line["round"] == line["rounds"]:
+            kept = ("density", "compression_ratio", *(k for k in line if k.startswith(("test_", "early_stop_"))))
+            self._tell(lambda run: run.summary.update({f"final/{key}": line[key] for key in kept}))
+        steps = self.shown["before"] + line["train_steps"]
+        self.shown = {"round": line["round"], "step": steps, "before": steps, "gaps": []}
+        self._keep()
+
+    def close(self, failed: bool) -> None:
+        """Ends the run; a failed one is marked so."""
+        if self.run is not None:
+            try:
+                self.run.finish(exit_code=int(failed))
+            except Exception as error:
+                _say(f"W&B did not finish ({_first(error)}); the ledger has everything")
+
+    def _new(self, index: int) -> bool:
+        """Whether a round is still to be shown; if so, the run has begun."""
+        if not self.begun and self.cursor.exists():
+            with suppress(OSError, ValueError):  # torn by a power cut: rows may come twice
+                self.shown |= json.loads(self.cursor.read_text())
+        new = index > self.shown["round"]
+        if new and not self.begun and self.mode != "disabled":
+            self._begin()
+        self.begun = self.begun or new
+        return new
+
+    def _begin(self) -> None:
         try:
-            self.run = self._init(job, folder, self.mode)
+            self.run = self._init(self.mode)
         except Exception as error:
             if self.mode == "online":
                 _say(f"W&B does not answer ({_first(error)}); this cell is kept offline, `wandb sync` sends it later")
-                self.mode = "offline"
                 try:
-                    self.run = self._init(job, folder, "offline")
+                    import wandb
+
+                    wandb.teardown()  # the failed attempt would keep the id for itself
+                    self.run = self._init("offline")
                 except Exception as second:
                     error = second
             if self.run is None:
                 _say(f"W&B can't be used ({_first(error)}); going on without it, the ledger has everything")
 
-    def _init(self, job: Job, folder: Path, mode: str) -> Any:
+    def _init(self, mode: str) -> Any:
         os.environ.setdefault("WANDB_SILENT", "true")
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        os.environ.setdefault("WANDB_LOGIN_TIMEOUT", str(INIT_SECONDS))
         import wandb
 
+        job = self.job
         run = wandb.init(
             project=self.project,
             entity=self.entity,
             mode=mode,  # type: ignore[arg-type]
-            dir=str(folder),
+            dir=str(self.folder),
             id=run_id(job.study, job.label, job.seed),
             resume="allow",
             reinit="create_new",
@@ -78,7 +126,7 @@ class Tracker:
             name=f"{job.label}/seed{job.seed}",
             config={**job.config, "study": job.study, "arm_label": job.label},
             settings=wandb.Settings(
-                x_transaction_log_flush_interval=1.0,  # a kill loses a second of it, not fifteen
+                x_transaction_log_flush_interval=0.1,  # seconds that a kill can lose, else fifteen
                 init_timeout=INIT_SECONDS,
                 finish_timeout=FINISH_SECONDS,
                 x_disable_stats=True,
@@ -91,46 +139,23 @@ class Tracker:
         run.define_metric("train/*", step_metric="train/step")
         return run
 
-    def advanced(self, current: Round, step: int, row: Row | None) -> None:
-        if row is not None and current.index > self.shown["round"]:
-            self._row(row, current.first)
-
-    def finished(self, line: Mapping[str, Any], rows: Sequence[Row]) -> None:
-        if line["round"] <= self.shown["round"]:
-            return
-        first = int(rows[-1]["step"]) - line["train_steps"]
-        for row in rows:
-            self._row(row, first)
-        numbers = {key: value for key, value in line.items() if isinstance(value, int | float)}
-        layers = {f"density/{name}": value for name, value in line["layer_densities"].items()}
-        self._log({f"round/{key}": value for key, value in {**numbers, **layers}.items()})
-        self.shown["round"] = line["round"]
-        self.shown["before"] = self.shown["step"] = self.shown["before"] + line["train_steps"]
-        self._keep()
-        if self.run is not None and line["round"] == line["rounds"]:
-            for key in ("density", "compression_ratio", *(k for k in line if k.startswith(("test_", "early_stop_")))):
-                self.run.summary[f"final/{key}"] = line[key]
-
-    def close(self, failed: bool) -> None:
-        """Ends the run; a failed one is marked so."""
-        if self.run is not None:
-            try:
-                self.run.finish(exit_code=int(failed))
-            except Exception as error:
-                _say(f"W&B did not finish ({_first(error)}); the ledger has everything")
-
-    def _row(self, row: Row, first: int) -> None:
+    def _row(self, row: Row, first: int, gaps: list[list[int]]) -> None:
         """One evaluation, unless it was shown before."""
         step = self.shown["before"] + int(row["step"]) - first
-        if step > self.shown["step"]:
-            self._log({f"train/{k}": v for k, v in row.items() if k != "step"} | {"train/step": step})
+        if gap := next((gap for gap in gaps if gap[0] < step < gap[1]), None):
+            gap[0] = step
+        elif step > self.shown["step"]:
             self.shown["step"] = step
-            self._keep()
+        else:
+            return
+        values = {f"train/{k}": v for k, v in row.items() if k != "step"} | {"train/step": step}
+        self._tell(lambda run: run.log(values))
+        self._keep()
 
-    def _log(self, values: Mapping[str, float]) -> None:
+    def _tell(self, act: Callable[[Any], object]) -> None:
         if self.run is not None:
             try:
-                self.run.log(dict(values))
+                act(self.run)
             except Exception as error:
                 _say(f"W&B stopped ({_first(error)}); going on without it, the ledger has everything")
                 self.run = None

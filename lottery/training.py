@@ -60,11 +60,16 @@ class Budget:
         for name in ("steps", "recipe_steps", "evaluate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 1 step")
+        if self.warmup < 0:
+            raise ValueError(f"warmup={self.warmup}: must be 0 or more steps")
 
     def factor(self, step: int) -> float:
         """The factor on the optimizer's learning rate for optimizer step `step`, counted from 0."""
-        position = step * self.recipe_steps / self.steps
-        return warmed_up(self.learning_rate, self.warmup)(position, self.recipe_steps)  # type: ignore[arg-type]
+
+        def curve(step: float, of: int) -> float:
+            return self.learning_rate(step * self.recipe_steps / of, self.recipe_steps)
+
+        return warmed_up(curve, self.warmup * self.steps / self.recipe_steps)(step, self.steps)
 
 
 @dataclass(frozen=True)
@@ -138,7 +143,12 @@ def fit(
         trainer = trainer_for(recipe.hardware, recipe.numerics)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning 2.6 under PyTorch 2.14
-            trainer.fit(module, train_dataloaders=Chunks(loop))
+            try:
+                trainer.fit(module, train_dataloaders=Chunks(loop))
+            except SystemExit as stop:  # what Lightning makes of Ctrl-C and SIGTERM: exit codes 1 and 0, no word
+                raise (
+                    stop.__context__ if isinstance(stop.__context__, KeyboardInterrupt) else KeyboardInterrupt
+                ) from None
         if trainer.interrupted or loop.step < phase.last:
             raise KeyboardInterrupt
     return Trained(state_of(module.net), loop.rows)

@@ -18,7 +18,7 @@ def digits(batch_size: int, val_size: int, test_size: int, shape: Sequence[int],
 
     pixels, labels = load_digits(return_X_y=True)
     whole = Examples(torch.tensor(pixels, dtype=torch.float32).view(-1, 1, 8, 8) / 16, torch.tensor(labels))
-    test, val, train = split(whole, (test_size, val_size))
+    test, val, train = split(whole, (test_size, val_size), settings=("data.test_size", "data.val_size"))
     mean, deviation = train.inputs.mean(), train.inputs.std()
     train, val, test = (Examples((part.inputs - mean) / deviation, part.targets) for part in (train, val, test))
     return Data(train, val, test, batch_size, shape, classes)

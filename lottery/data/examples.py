@@ -94,14 +94,16 @@ class Data:
             yield self.train.inputs.index_select(0, chosen), self.train.targets.index_select(0, chosen)
 
 
-def split(examples: Examples, sizes: Sequence[int], seed: int = 0) -> list[Examples]:
+def split(examples: Examples, sizes: Sequence[int], seed: int = 0, settings: Sequence[str] = ()) -> list[Examples]:
     """Cuts shuffled examples into one part of each size and a last part with the rest.
 
     The shuffle depends on `seed` alone, so that every replicate of a study has the same split.
-    Raises DataError if nothing is left over.
+    Raises DataError if a part is empty or nothing is left over, by the name of its setting if names are given.
     """
-    if any(size < 1 for size in sizes) or sum(sizes) >= len(examples):
-        raise DataError(f"sizes {list(sizes)}: each must be at least 1 and leave some of the {len(examples)} examples")
+    if min(sizes) < 1 or sum(sizes) >= len(examples):
+        wrong = min(sizes) if min(sizes) < 1 else max(sizes)
+        name = f"{settings[sizes.index(wrong)]}={wrong}" if settings else f"sizes {list(sizes)}"
+        raise DataError(f"{name}: must be at least 1 and leave some of the {len(examples)} examples for training")
     order = torch.randperm(len(examples), generator=generator(seed, "split"))
     bounds = [0, *accumulate(sizes), len(examples)]
     return [examples[order[low:high]] for low, high in pairwise(bounds)]

@@ -28,7 +28,7 @@ def mnist(
 ) -> Data:
     """Handwritten digits (LeCun et al. 1998)."""
     train, test = _read("MNIST", root, mean, std)
-    val, train = split(train, (val_size,))
+    val, train = split(train, (val_size,), settings=("data.val_size",))
     return Data(train, val, test, batch_size, shape, classes)
 
 
@@ -37,7 +37,7 @@ def fashion_mnist(
 ) -> Data:
     """Articles of clothing (Xiao et al. 2017)."""
     train, test = _read("FashionMNIST", root, mean, std)
-    val, train = split(train, (val_size,))
+    val, train = split(train, (val_size,), settings=("data.val_size",))
     return Data(train, val, test, batch_size, shape, classes)
 
 
@@ -50,8 +50,8 @@ def _read(name: str, root: str, mean: float, std: float) -> tuple[Examples, Exam
 
 
 def _examples(images: Tensor, labels: Tensor, mean: float, std: float, path: Path) -> Examples:
-    if images.ndim != 3 or len(images) != len(labels):
-        raise DataError(f"{path}: {tuple(images.shape)} images do not go with {len(labels)} labels")
+    if images.ndim != 3 or labels.shape != images.shape[:1]:
+        raise DataError(f"{path}: images of shape {list(images.shape)} do not go with labels of {list(labels.shape)}")
     return Examples(((images[:, None].float() / 255) - mean) / std, labels.long())
 
 

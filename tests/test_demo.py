@@ -1,0 +1,35 @@
+"""The demo shows the lottery-ticket effect, with the seeds that it ships."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lottery.results import difference, mean_interval, read
+
+COMMITTED = Path(__file__).parent.parent / "experiments" / "demo" / "results.csv"
+
+
+@pytest.mark.slow
+def test_demo_shows_the_effect(lottery: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
+    done = lottery("run", "experiment=demo", timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    frame = read(tmp_path / "runs")
+    assert frame["density"].min() < 0.02
+    for index in (8, 9, 10):
+        mean, _, seeds = difference(frame, ("imp", index), ("random_reinit", index))
+        assert seeds == 3
+        assert mean > 0
+
+
+def test_committed_table_shows_the_effect_over_six_seeds() -> None:
+    import pandas as pd
+
+    frame = pd.read_csv(COMMITTED)
+    last = frame[frame["round"] == frame["rounds"]].pivot(index="seed", columns="arm", values="test_accuracy")
+    assert list(last.index) == [0, 1, 2, 100, 101, 102]
+    mean, half = mean_interval(last["imp"] - last["random_reinit"])
+    assert mean - half > 0
