@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,24 @@ _EPILOG = """examples:
   lottery run experiment=fc2019_lenet data=mnist --plan       what it would train, and for how long
   lottery run model=lenet_300_100 data=digits arm=imp seed=3,4 schedule.rounds=12 -m
   lottery report runs/demo-digits-*                           table and figure again, from the ledgers
+"""
+
+_RUN = """usage: lottery run [GROUP=NAME ...] [KEY=VALUE ...] [-m] [--plan]
+
+Trains, prunes and rewinds until every cell asked for is in its ledger, then reports. The same command goes on
+where it was interrupted, and trains nothing that is in the store.
+
+  experiment=NAME     a recipe with its own sweep over arms and seeds; `lottery list experiment` names them
+  model=NAME ...      any other group: `lottery list` names groups and what is in them
+  KEY=VALUE           a setting; +KEY=VALUE adds one that the yaml lacks, ~KEY takes one out. Stable keys:
+                        out store seed data.root data.batch_size data.val_size model._target_ optimizer.lr
+                        budget.steps schedule.rounds arm.rewind arm.parent numerics.precision tracking.mode
+                      durations are 500 or 500it (optimizer steps) or 2ep (epochs)
+  arm=a,b seed=0,1 -m sweeps: one cell for each combination
+  hydra.mode=RUN      one cell of an experiment: lottery run experiment=demo hydra.mode=RUN arm=imp seed=0
+  --plan              trains nothing: what would be trained or reused, and for how long
+  --cfg job           prints the configuration; --config-dir DIR adds a folder of yours; further flags: --hydra-help
+
 """
 
 
@@ -41,15 +60,19 @@ def main() -> None:
     store.add_argument("--out", type=Path, default=Path("runs"), help="folder of runs (default: runs)")
     store.add_argument("--store", type=Path, help="the store (default: OUT/store)")
     argv = sys.argv[1:]
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a user's own networks and criteria, named by import path, lie here
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         if argv[:1] == ["run"]:  # the rest is Hydra's, flags included
             code = _run(argv[1:])
         else:
             args = parser.parse_args(argv)
             code = {"list": _list, "report": _report, "store": _store}[args.command](args)
-    except KeyboardInterrupt:
-        print("\ninterrupted; nothing is lost: the same command goes on from the last checkpoint", file=sys.stderr)
-        code = 130
+    except KeyboardInterrupt as stop:
+        what = "terminated" if isinstance(stop, _Terminated) else "interrupted"
+        print(f"\n{what}; nothing is lost: the same command goes on from the last checkpoint", file=sys.stderr)
+        code = 143 if isinstance(stop, _Terminated) else 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
@@ -62,6 +85,14 @@ def main() -> None:
     sys.exit(code)
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as Ctrl-C does."""
+
+
+def _terminate(*_: object) -> None:
+    raise _Terminated
+
+
 def _sentence(error: Exception) -> str:
     from lottery.launch import describe_error
 
@@ -69,6 +100,9 @@ def _sentence(error: Exception) -> str:
 
 
 def _run(arguments: list[str]) -> int:
+    if {"--help", "-h"} & set(arguments):
+        print(_RUN + _EPILOG, end="")
+        return 0
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         os.environ["LOTTERY_TRACEBACK"] = "1"
     from lottery.launch import jobs, launch
@@ -79,7 +113,7 @@ def _run(arguments: list[str]) -> int:
         show(jobs([a for a in arguments if a != "--plan"]))
         return 0
 
-    asks_hydra = {"--cfg", "-c", "--help", "-h", "--hydra-help", "--info", "-i", "--shell-completion", "-sc"}
+    asks_hydra = {"--cfg", "-c", "--hydra-help", "--info", "-i", "--shell-completion", "-sc"}
     if asks_hydra & set(arguments):
         launch(arguments)
         return 0
@@ -122,12 +156,16 @@ def _conclude(cells: Sequence[Job], failure: BaseException | None) -> int:
     """Reports what is there, and names what failed or is missing."""
     from lottery.launch import ERROR, describe_error
 
-    _reports({job.folder.parent.parent for job in cells})
+    try:
+        _reports({job.folder.parent.parent for job in cells})
+    except OSError as error:  # a full disk must not hide which cells failed
+        print(f"no report: {describe_error(error)}", file=sys.stderr)
+        failure = failure or error
     unfinished = [job for job in cells if not _finished(job)]
     for job in unfinished:
         path = job.folder / ERROR
-        reason = path.read_text().splitlines()[0] if path.exists() else "did not finish"
-        print(f"{job}: {reason}", file=sys.stderr)
+        reason = next(iter(path.read_text().splitlines()), "") if path.exists() else ""
+        print(f"{job}: {reason or 'did not finish'}", file=sys.stderr)
     if unfinished:
         killed = failure is not None and "terminated" in str(failure).lower()
         why = "a worker process was killed, which ends the whole sweep; " if killed else ""
@@ -135,7 +173,7 @@ def _conclude(cells: Sequence[Job], failure: BaseException | None) -> int:
             why = f"{describe_error(failure)}; "
         print(f"{len(unfinished)} of {len(cells)} cells are unfinished; {why}the same command goes on", file=sys.stderr)
         return 1
-    return 0
+    return int(failure is not None)
 
 
 def _reports(folders: set[Path], out: Path | None = None) -> None:
@@ -143,11 +181,7 @@ def _reports(folders: set[Path], out: Path | None = None) -> None:
     from lottery.report import write
     from lottery.results import read
 
-    try:
-        frame = read(*sorted(folders))
-    except FileNotFoundError as error:
-        print(error, file=sys.stderr)
-        return
+    frame = read(*sorted(folders))
     studies = list(frame.groupby("study", sort=True))
     for study, part in studies:
         home = Path(part["run/ledger"].iloc[0]).parents[2]

@@ -135,7 +135,7 @@ def make(where: str, node: Mapping[str, Any]) -> Any:
         for key, value in arguments.items()
     }
     later = _LATER.get(where.rpartition(".")[2], 0) if node.get("_partial_") else 0
-    _check_arguments(where, target, arguments, later)
+    arguments = _checked(where, target, arguments, later)
     if node.get("_partial_"):
         return partial(target, **arguments)
     try:
@@ -154,7 +154,10 @@ def make(where: str, node: Mapping[str, Any]) -> Any:
 
 def _network(node: Mapping[str, Any]) -> nn.Module:
     """The network, its weights drawn from torch's global generator."""
-    return make("model", {**node, "_partial_": False})
+    net = make("model", {**node, "_partial_": False})
+    if not isinstance(net, nn.Module):
+        raise Refused(f"model._target_={node['_target_']}: must give a torch.nn.Module, not a {type(net).__name__}")
+    return net
 
 
 def _target(where: str, node: Mapping[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
@@ -169,7 +172,9 @@ def _target(where: str, node: Mapping[str, Any]) -> tuple[Callable[..., Any], di
         members = vars(sys.modules[module]).items() if module in sys.modules else ()
         # what belongs to the module, and not what it imported for its own use
         known = sorted(
-            n for n, v in members if callable(v) and f"{getattr(v, '__module__', '')}.".startswith(f"{module}.")
+            n
+            for n, v in members
+            if callable(v) and n[0] != "_" and f"{getattr(v, '__module__', '')}.".startswith(f"{module}.")
         )
         cause = error.__cause__ or error
         reason = nearby(name, known) if known else f"{type(cause).__name__}: {cause}".split("\n")[0]
@@ -181,12 +186,15 @@ def _target(where: str, node: Mapping[str, Any]) -> tuple[Callable[..., Any], di
     return target, arguments
 
 
-def _check_arguments(where: str, target: Callable[..., Any], arguments: Mapping[str, Any], later: int) -> None:
-    """Binds the arguments to the signature, so that a misspelt one fails now and not after an hour."""
+def _checked(where: str, target: Callable[..., Any], arguments: dict[str, Any], later: int) -> dict[str, Any]:
+    """The arguments if they fit the signature, so that a misspelt one fails now and not after an hour.
+
+    A number where text is asked for becomes text: `precision: 32` reads as a number.
+    """
     try:
         signature = inspect.signature(target)
     except ValueError:  # written in C, without one
-        return
+        return arguments
     names = list(signature.parameters)[later:]
     open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
     for key in arguments:
@@ -199,7 +207,7 @@ def _check_arguments(where: str, target: Callable[..., Any], arguments: Mapping[
     try:
         hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
     except Exception:  # annotations that can't be resolved tell us nothing
-        return
+        return arguments
     for key, value in arguments.items():
         if key in hints and not _fits(value, hints[key]):
             wanted = typing.get_args(hints[key]) if _is_union(hints[key]) else (hints[key],)
@@ -207,6 +215,7 @@ def _check_arguments(where: str, target: Callable[..., Any], arguments: Mapping[
             of = [_KINDS[item] + "s" for item in typing.get_args(wanted[0]) if item in (int, float)]
             inner = f" of {of[0].partition(' ')[2]}" if of and "a list" in kinds else ""
             raise Refused(f"{where}.{key}={_yaml(value)}: must be {' or '.join(kinds)}{inner}")
+    return {key: str(value) if hints.get(key) is str else value for key, value in arguments.items()}
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -220,7 +229,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if plain not in _KINDS:
         return True
     if plain is str:
-        return isinstance(value, str | int | float) and not isinstance(value, bool)  # `precision: 32` reads as a number
+        return isinstance(value, str | int | float) and not isinstance(value, bool)
     if _KINDS[plain] == "a list":
         inner = [h for h in typing.get_args(hint) if h is not ...][:1]
         return isinstance(value, list | tuple) and all(_fits(item, h) for h in inner for item in value)
@@ -243,7 +252,8 @@ def _no_such(
 ) -> str:
     allowed = nearby(key, list(names)) if names else "it takes none"
     given = f"{where}.{key}={_yaml(arguments[key])}"
-    return f"{given}: {_name(target)} has no such argument; {allowed}; to leave it out, write ~{where}.{key}"
+    taken_out = "" if "did you mean" in allowed else f"; ~{where}.{key} takes it out"
+    return f"{given}: {_name(target)} has no such argument; {allowed}{taken_out}"
 
 
 def _durations(where: str, node: Mapping[str, Any], data: Data) -> dict[str, Any]:
@@ -281,7 +291,10 @@ def _identity(where: str, value: Any) -> Any:
     if "_target_" in value:
         target, _ = _target(where, value)
         try:
-            defaults = {k: p.default for k, p in inspect.signature(target).parameters.items()}
+            defaults = {
+                k: list(p.default) if isinstance(p.default, tuple) else p.default  # a yaml has lists only
+                for k, p in inspect.signature(target).parameters.items()
+            }
         except ValueError:
             defaults = {}
         kept = {key: item for key, item in kept.items() if key not in defaults or defaults[key] != value[key]}

@@ -13,7 +13,7 @@ def canonical(duration: int | str) -> str:
 
     Raises ValueError for anything else.
     """
-    found = re.fullmatch(r"(\d+)(it|ep)?", str(duration).strip().replace("_", ""))
+    found = re.fullmatch(r"([0-9]+)(it|ep)?", str(duration).strip().replace("_", ""))
     if not found or isinstance(duration, bool):
         raise ValueError(f"{duration!r} is no duration: write steps as 500 or 500it, epochs as 2ep")
     return found[1].lstrip("0").zfill(1) + (found[2] or "it")

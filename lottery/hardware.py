@@ -25,6 +25,7 @@ INSTEAD = {
     "devices": "one job for each device",
     "enable_checkpointing": "hardware.checkpoint_seconds",
     "enable_progress_bar": "nothing: progress is always shown",
+    "enable_model_summary": "lottery.load(...) in a notebook, which gives the network",
     "fast_dev_run": "budget.steps and schedule.rounds",
     "gradient_clip_algorithm": "an optimizer of your own (optimizer._target_)",
     "gradient_clip_val": "an optimizer of your own (optimizer._target_)",

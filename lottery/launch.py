@@ -11,6 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -49,7 +50,9 @@ def jobs(arguments: list[str]) -> list[Job]:
     try:
         master = loader.load_configuration("config", args.overrides, RunMode.MULTIRUN)
         if not args.multirun and master.hydra.mode != RunMode.MULTIRUN:
-            return [_job(loader.load_configuration("config", args.overrides, RunMode.RUN))]
+            given = OverridesParser.create(loader).parse_overrides(args.overrides)
+            loader.validate_sweep_overrides_legal(given, RunMode.RUN, from_shell=True)
+            return [_job(master)]
         params = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
         parsed = OverridesParser.create(loader).parse_overrides([*params, *master.hydra.overrides.task])
         sweep = [cell for batch in BasicSweeper.split_arguments(parsed, None) for cell in batch]
@@ -64,24 +67,24 @@ def _misused(message: str) -> NoReturn:
 
 def _job(config: DictConfig, hydra_config: Any = None) -> Job:
     hydra_config = hydra_config or config.hydra
+    folders = [source.path for source in hydra_config.runtime.config_sources if source.schema == "file"]
+    choices = hydra_config.runtime.choices
+    for group in (group for group in GROUPS if group != "experiment"):
+        if not isinstance(config.get(group), DictConfig) or choices.get(group) is None:
+            raise Refused(f"{group}: is missing; must be one of {', '.join(options(group, tuple(folders)))}")
     plain = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     try:
         resolved = OmegaConf.to_container(plain, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise Refused(f"{error.full_key}: {str(error).splitlines()[0]}") from error
     assert isinstance(resolved, dict)
-    folders = [source.path for source in hydra_config.runtime.config_sources if source.schema == "file"]
-    choices = hydra_config.runtime.choices
-    for group in (group for group in GROUPS if group != "experiment"):
-        if not isinstance(resolved.get(group), dict) or choices.get(group) is None:
-            raise Refused(f"{group}: is missing; must be one of {', '.join(options(group, tuple(folders)))}")
     for override in hydra_config.overrides.task:
         key = override.lstrip("+~").partition("=")[0].partition(".")[0].partition("@")[0].partition("/")[0]
         if key not in (*TOP, *choices):  # added with +, where it would be read by nobody
             raise Refused(f"{override.lstrip('+~')}: there is no such key; {nearby(key, TOP)}")
     for key in ("out", "store"):
         if resolved[key] in (None, ""):
-            raise Refused(f"{key}={resolved[key] or ''}: must be a folder")
+            raise Refused(f"{key}={'null' if resolved[key] is None else ''}: must be a folder")
         resolved[key] = str(resolved[key])
     for key, value in _leaves(resolved):
         if isinstance(value, float) and not math.isfinite(value):
@@ -89,7 +92,7 @@ def _job(config: DictConfig, hydra_config: Any = None) -> Job:
     return Job(
         config=cast(dict[str, Any], resolved),
         arm=OmegaConf.to_container(plain.arm, resolve=False),  # type: ignore[arg-type]
-        choices={k: str(v) for k, v in hydra_config.runtime.choices.items() if v is not None},
+        choices={k: str(v) for k, v in choices.items() if v is not None},
         sources=tuple(path for path in folders if path != str(CONF)),
     )
 
@@ -127,9 +130,10 @@ def task(config: DictConfig) -> None:
         play(job)
     except Exception as error:
         sentence = describe_error(error)
-        job.folder.mkdir(parents=True, exist_ok=True)
-        (job.folder / ERROR).write_text(f"{sentence}\n\n{traceback.format_exc()}")
         print(f"{job.label} seed {job.seed} FAILED: {sentence}", file=sys.stderr, flush=True)
+        with suppress(OSError):  # a full or read-only disk has no room for it either
+            job.folder.mkdir(parents=True, exist_ok=True)
+            (job.folder / ERROR).write_text(f"{sentence}\n\n{traceback.format_exc()}")
 
 
 def play(job: Job) -> None:
@@ -157,6 +161,7 @@ def play(job: Job) -> None:
 def _follow(main: int) -> None:
     """Makes this worker end with the process that started the sweep, and leaves Ctrl-C to that one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(143))  # Lightning's own handler would end the sweep with code 0
 
     def watch() -> None:
         while os.path.exists(f"/proc/{main}") or not os.path.exists("/proc/self"):
@@ -177,6 +182,8 @@ def describe_error(error: BaseException) -> str:
         return str(error)
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
+    if isinstance(error, FileNotFoundError):  # ours, with a sentence of its own
+        return str(error)
     return f"{type(error).__name__}: {error}"
 
 
@@ -194,7 +201,7 @@ def _explain(error: Exception, loader: ConfigLoaderImpl, overrides: Iterable[str
         return f"{found[1]}: several values are a sweep; add -m for one cell of each, or write a list as [1,2]"
     if "Config group override must be" in text:
         for group in GROUPS:
-            if given := next((o for o in overrides if o.startswith(f"{group}=")), None):
+            for given in (override for override in overrides if override.startswith(f"{group}=")):
                 try:
                     loader.load_configuration("config", [given], RunMode.RUN)
                 except ValueError:

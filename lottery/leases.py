@@ -74,8 +74,8 @@ class Lease:
         """Makes the lease this process's own; False if another was faster."""
         handle, temporary = tempfile.mkstemp(prefix=".lease", dir=self.folder)
         self._file = handle
-        self._write()
         try:
+            self._write()
             os.link(temporary, self.path)
         except FileExistsError:
             os.close(handle)
@@ -193,5 +193,5 @@ def _start_time(pid: int) -> str | None:
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return None if fields[0] == "Z" else fields[19]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the second: it ended between opening and reading
         return None

@@ -44,7 +44,7 @@ class Ledger:
         if index < len(lines):
             was, now = ({k: v for k, v in some.items() if k != "run"} for some in (lines[index], line))
             if was != now:
-                key = next(k for k in {**was, **now} if was.get(k) != now.get(k))
+                key = next(k for k in {**was, **now} if k not in was or k not in now or was[k] != now[k])
                 raise LedgerError(
                     f"{self.path}: round {index} was measured under other code, data or library versions "
                     f"({key} {was.get(key)} there, {now.get(key)} now); move it away or choose another out="

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
-from torch import nn
 
 from lottery.ledger import NAME, Ledger
-from lottery.masks import Masks
+
+if TYPE_CHECKING:  # launching a finished cell needs CONFIG and no PyTorch
+    from torch import nn
+
+    from lottery.masks import Masks
 
 CONFIG = "config.yaml"
 

@@ -80,6 +80,8 @@ class Store:
                 watch.wait()
                 continue
             with lease:
+                for torn in folder.glob(f".{_CHECKPOINT}.*"):  # a kill while it was being written
+                    torn.unlink(missing_ok=True)
                 if (entry := self.find(key)) is None:  # not finished between the look and the lease
                     try:
                         trained = train(Desk(self, folder, lease, masks, waypoints or {}))

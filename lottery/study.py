@@ -123,7 +123,7 @@ def describe(cell: Cell, current: Round) -> dict[str, Any]:
     assert isinstance(entry, Entry)
     last, best = entry.rows[-1], early_stop(entry.rows)
     module = cell.study.recipe.module(cell.study.recipe.network())
-    measured = {name: value for name, value in last.items() if name.startswith(("test_", "val_"))}
+    measured = {name: value for name, value in sorted(last.items()) if name.startswith(("test_", "val_"))}
     return {
         "study": cell.study.name,
         "arm": cell.label,

@@ -39,7 +39,7 @@ class Tracker:
         self.mode, self.project, self.entity = mode, project, entity
         self.run: Any = None
         self.begun, self.following = False, -1
-        # steps count over all rounds; `before`: those of earlier rounds; `gaps`: measured by others, shown at the round's end
+        # in steps over all rounds; `before`: those of earlier rounds; `gaps`: measured elsewhere, shown at the end
         self.shown: dict[str, Any] = {"round": -1, "step": 0, "before": 0, "gaps": []}
 
     def open(self, job: Job, folder: Path) -> None:

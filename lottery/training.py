@@ -187,7 +187,7 @@ class Loop:
         self.optimizer = recipe.optimizer(module.parameters())
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.step, self.rows = phase.first, list[Row]()
-        self.losses: list[float] = []  # sums over each chunk since the last row, added in this order
+        self.losses: list[float] = []  # of each step since the last row
 
     def prepare(self) -> None:
         """Puts everything on the device and goes back to the last checkpoint, if there is one."""
@@ -261,13 +261,19 @@ class Loop:
             step = first + int(losses.isfinite().logical_not().nonzero()[0, 0])
             rate = self.rates[0] * self.recipe.budget.factor(step)
             raise Diverged(f"the loss became {float(losses[step - first])} at step {step}, learning rate {rate:g}")
-        self.losses += [float(losses.sum()), len(losses)]
+        if self.evaluating:
+            self.losses += losses.tolist()
 
     def _measure(self) -> Row:
-        row: Row = {"step": self.step, "train_loss": math.fsum(self.losses[::2]) / sum(self.losses[1::2])}
+        row: Row = {"step": self.step, "train_loss": math.fsum(self.losses) / len(self.losses)}
         self.losses.clear()
         for part in ("val", "test"):
             measured = measure(self.module, getattr(self.data, part))
+            if not math.isfinite(measured["loss"]):
+                rate = self.rates[0] * self.recipe.budget.factor(self.step - 1)
+                raise Diverged(
+                    f"the {part} loss is {measured['loss']} after step {self.step - 1}, learning rate {rate:g}"
+                )
             row |= {f"{part}_{name}": value for name, value in measured.items()}
         return row
 

@@ -70,9 +70,10 @@ def _download(name: str, root: Path) -> list[Path]:
     try:
         getattr(datasets, name)(root, download=True)
     except (OSError, RuntimeError) as error:
+        said = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
             f"data.root={root}: no {name} there ({_FILES[0]}[.gz] and three more, in it or in {name}/raw), "
-            f"and the download failed ({error or type(error).__name__}); give the folder that holds the files"
+            f"and the download failed ({said}); give the folder that holds the files"
             + (
                 ", e.g. that of Debian's package dataset-fashion-mnist, data.root=/usr/share/datasets/fashion-mnist"
                 if name == "FashionMNIST"
@@ -92,9 +93,9 @@ def read_idx(path: Path) -> Tensor:
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         zero, kind, dimensions = unpack(">HBB", content[:4])
-        shape = unpack(f">{dimensions}I", content[4 : 4 + 4 * dimensions])
         if zero or kind != 8:
             raise ValueError(f"it does not begin like an IDX file of bytes ({content[:4].hex()})")
+        shape = unpack(f">{dimensions}I", content[4 : 4 + 4 * dimensions])
         values = np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions)
         return torch.from_numpy(values.reshape(shape).copy())
     except (OSError, EOFError, ValueError, zlib.error, struct_error) as error:

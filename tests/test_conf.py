@@ -1,0 +1,174 @@
+"""Contracts of every yaml in `conf/`, found by themselves: a new option is under test from its first day."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from omegaconf import OmegaConf
+from torch import nn
+
+from lottery import masks
+from lottery.config import build, check, make
+from lottery.criteria import Evidence, score
+from lottery.launch import jobs, play
+from lottery.ledger import NAME, Ledger
+from lottery.names import CONF, GROUPS, options
+from lottery.scopes import Target
+from tests.conftest import TINY
+
+FILES = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.rglob("*.yaml"))
+OPTIONS = [name for name in FILES if name.partition("/")[0] in GROUPS and not name.startswith("experiment/")]
+EXPERIMENTS = [name.partition("/")[2] for name in FILES if name.startswith("experiment/")]
+ARMS = [name.partition("/")[2] for name in FILES if name.startswith("arm/")]
+CRITERIA = [name.partition("/")[2] for name in FILES if name.startswith("criterion/")]
+SCOPES = [name.partition("/")[2] for name in FILES if name.startswith("scope/")]
+TOY = ("budget.steps=4", "budget.evaluate=2", "tracking.mode=disabled", "hardware.accelerator=cpu")
+
+PUBLIC: dict[str, Any] = {
+    "out": "elsewhere", "store": "shared", "seed": 12, "data.root": "/some/where", "data.batch_size": 32,
+    "data.val_size": 1000, "model._target_": "guest.net", "optimizer.lr": 0.25, "budget.steps": "3ep",
+    "schedule.rounds": 2, "arm.rewind": "100it", "arm.parent": "imp", "numerics.precision": "bf16-mixed",
+    "tracking.mode": "online",
+}  # fmt: skip
+
+
+def test_all_were_found() -> None:
+    assert {name.partition("/")[0] for name in OPTIONS} | {"experiment"} == set(GROUPS)
+    assert len(OPTIONS) >= 21
+    assert len(EXPERIMENTS) >= 2
+    assert len(ARMS) >= 3
+    assert len(CRITERIA) * len(SCOPES) >= 9
+    assert set(FILES) - set(OPTIONS) >= {"config", "hydra/launcher/local"}
+
+
+def comment(path: Path) -> str:
+    lines = path.read_text().splitlines()
+    return lines[lines[0] == "# @package _global_"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_begins_with_a_comment_of_one_line(name: str) -> None:
+    found = comment(CONF / f"{name}.yaml")
+    assert found.startswith("# ")
+    assert len(found) <= 120
+    group, _, option = name.rpartition("/")
+    if group in GROUPS:
+        assert options(group)[option] == found[2:].strip() != ""
+
+
+@pytest.fixture
+def idx(tmp_path: Path) -> tuple[str, ...]:
+    """Overrides for a data set that reads IDX files: 40 training and 10 test images in the published layout."""
+    draw = torch.Generator().manual_seed(0)
+    for part, count in (("train", 40), ("t10k", 10)):
+        pixels = torch.randint(256, (count, 28, 28), generator=draw, dtype=torch.uint8)
+        labels = torch.arange(count, dtype=torch.uint8) % 10
+        images = struct.pack(">HBBIII", 0, 8, 3, count, 28, 28) + pixels.numpy().tobytes()
+        (tmp_path / f"{part}-images-idx3-ubyte").write_bytes(images)
+        (tmp_path / f"{part}-labels-idx1-ubyte").write_bytes(
+            struct.pack(">HBBI", 0, 8, 1, count) + labels.numpy().tobytes()
+        )
+    return (f"data.root={tmp_path}", "data.val_size=10", "data.batch_size=10")
+
+
+def reads_files(overrides: list[str]) -> bool:
+    """Whether the data set that these overrides choose has a folder of files."""
+    return "root" in jobs(overrides)[0].config["data"]
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_option_composes_builds_and_fits(name: str, idx: tuple[str, ...]) -> None:
+    group, _, option = name.partition("/")
+    files = idx if group == "data" and "root" in yaml.safe_load((CONF / f"{name}.yaml").read_text()) else ()
+    job = jobs([f"{group}={option}", *TOY, *files])[0]
+    assert job.choices[group] == option
+    cell = build(job)
+    check(cell)
+    assert (cell.label, cell.seed) == (option if group == "arm" else "imp", 0)
+    if files:
+        data = cell.study.recipe.data
+        assert [len(part) for part in (data.train, data.val, data.test)] == [30, 10, 10]
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("hydra/")])
+def test_every_launcher_composes(name: str) -> None:
+    group, _, option = name.rpartition("/")
+    assert jobs([f"{group}={option}"])[0].choices[group] == option
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiment_plays_at_toy_size(name: str, idx: tuple[str, ...], tmp_path: Path) -> None:
+    chosen = [f"experiment={name}", "hydra.mode=RUN", *TOY, "schedule.rounds=1", f"out={tmp_path / 'runs'}"]
+    [job] = jobs([*chosen, *(idx if reads_files(chosen) else ())])
+    play(job)
+    lines = Ledger(job.folder / NAME).lines()
+    assert [line["round"] for line in lines] == [0, 1]
+    assert [line["train_steps"] for line in lines] == [4, 4]
+    assert 0 < lines[1]["density"] < lines[0]["density"] == 1
+    assert job.study.startswith(f"{name}-")
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiment_declares_a_sweep_and_leaves_the_launcher_alone(name: str) -> None:
+    node = yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text())
+    assert node["hydra"].keys() <= {"mode", "sweeper"}
+    assert not [key for key in node if key.startswith("hydra.")]
+    found = jobs([f"experiment={name}"])
+    params = node["hydra"]["sweeper"]["params"]
+    count = 1
+    for values in params.values():
+        count *= len(str(values).split(","))
+    assert len({(job.label, job.seed) for job in found}) == len(found) == count > 1
+    assert len({job.study for job in found}) == 1
+
+
+def test_every_arm_runs(tmp_path: Path) -> None:
+    for arm in ARMS:
+        [job] = jobs([*TINY, *TOY, "schedule.rounds=1", f"out={tmp_path}", f"arm={arm}", "arm.rewind=1"])
+        play(job)
+        lines = Ledger(job.folder / NAME).lines()
+        assert [line["arm"] for line in lines] == [f"{arm},rewind=1it"] * 2
+        assert all(0 < line["density"] < 1 for line in lines[1:])
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_every_criterion_in_every_scope_gives_valid_masks(criterion: str, scope: str) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 20), nn.ReLU(), nn.Linear(20, 15), nn.ReLU(), nn.Linear(15, 4))
+    rank, choose = (
+        make(group, yaml.safe_load((CONF / group / f"{name}.yaml").read_text()))
+        for group, name in (("criterion", criterion), ("scope", scope))
+    )
+    batches = [(torch.randn(8, 6), torch.randint(4, (8,))) for _ in range(3)]
+    before = masks.dense(masks.prunable(net))
+    for target in (Target(0.7, 0.7), Target(0.35, 0.5)):
+        masks.apply_(masks.prunable(net), before)
+        rng = torch.Generator().manual_seed(1)
+        start = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+        loss = nn.functional.cross_entropy
+        after = choose(score(rank, Evidence(net, start, before, batches, loss, rng)), before, target)
+        assert after.keys() == before.keys()
+        for name, mask in after.items():
+            assert (mask.dtype, mask.shape) == (torch.bool, before[name].shape)
+            assert not (mask & ~before[name]).any()
+        assert 0 < masks.kept(after) < masks.kept(before)
+        before = after
+
+
+def test_every_public_key_exists_and_can_be_overridden() -> None:
+    settings = [f"{key}={value}" for key, value in PUBLIC.items()]
+    [job] = jobs(["data=fashion_mnist", "arm=random_reinit", *settings])
+    composed = OmegaConf.create(dict(job.config))
+    assert {key: OmegaConf.select(composed, key) for key in PUBLIC} == PUBLIC
+
+
+def test_store_lies_in_out_unless_it_is_said() -> None:
+    [job] = jobs(["out=elsewhere"])
+    assert job.config["store"] == "elsewhere/store"
+    assert job.folder.parts[0] == "elsewhere"

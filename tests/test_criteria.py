@@ -1,0 +1,247 @@
+"""Criteria: SNIP against arithmetic and finite differences; what every criterion must keep to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lottery.criteria import Criterion, Evidence, Scores, magnitude, random, score, snip
+from lottery.data.examples import Data, Examples
+from lottery.masks import apply_, dense, prunable
+from lottery.names import find, options
+from lottery.rewinding import state_of
+from lottery.rounds import ScoringBatches
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Counted:
+    """Batches that know how many of them were drawn."""
+
+    def __init__(self, batches: list[Batch]) -> None:
+        self.batches, self.drawn = batches, 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self.batches:
+            self.drawn += 1
+            yield batch
+
+
+def convolutional() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Dropout(), nn.Linear(48, 4))
+
+
+def evidence_of(
+    net: nn.Module, batches: list[Batch], loss: Callable = functional.cross_entropy, seed: int = 0
+) -> Evidence:  # type: ignore[type-arg]
+    return Evidence(
+        net, state_of(net), dense(prunable(net)), Counted(batches), loss, torch.Generator().manual_seed(seed)
+    )
+
+
+@pytest.fixture
+def evidence() -> Evidence:
+    """A small trained network with convolution, normalisation, dropout and some weights pruned."""
+    torch.manual_seed(0)
+    net = convolutional()
+    for _ in range(3):
+        net(torch.randn(8, 1, 6, 6))  # statistics of the normalisation
+    net.eval()
+    found = evidence_of(net, [(torch.randn(8, 1, 6, 6), torch.randint(4, (8,))) for _ in range(3)])
+    for mask in found.masks.values():
+        mask.view(-1)[::3] = False
+    apply_(prunable(net), found.masks)
+    return found
+
+
+def test_magnitude_is_the_absolute_weight() -> None:
+    net = nn.Linear(3, 1)
+    net.weight.data = torch.tensor([[-2.0, 0.0, 1.5]])
+    assert score(magnitude, evidence_of(net, []))["weight"].tolist() == [[2.0, 0.0, 1.5]]
+
+
+def test_magnitude_scores_do_not_follow_later_training(evidence: Evidence) -> None:
+    scores = magnitude(evidence)
+    before = {name: values.clone() for name, values in scores.items()}
+    for weight in evidence.net.parameters():
+        weight.data.add_(1)
+    assert all(torch.equal(scores[name], before[name]) for name in before)
+
+
+def test_snip_of_a_linear_layer_by_hand() -> None:
+    net = nn.Linear(2, 2, bias=False)
+    net.weight.data = torch.tensor([[1.0, -2.0], [3.0, 4.0]])
+    # outputs (1 - 6, 3 + 12) = (-5, 15); errors (1, -1); gradient of the mean square = errors x inputs
+    batch = torch.tensor([[1.0, 3.0]]), torch.tensor([[-6.0, 16.0]])
+    scores = score(snip, evidence_of(net, [batch], functional.mse_loss))
+    assert scores["weight"].tolist() == [[1.0, 6.0], [3.0, 12.0]]
+
+
+def test_snip_takes_the_gradient_of_the_mean_over_its_batches() -> None:
+    net = nn.Linear(2, 2, bias=False)
+    net.weight.data = torch.tensor([[1.0, -2.0], [3.0, 4.0]])
+    first = torch.tensor([[1.0, 3.0]]), torch.tensor([[-6.0, 16.0]])  # gradient ((1, 3), (-1, -3))
+    second = torch.tensor([[2.0, 0.0]]), torch.tensor([[5.0, 6.0]])  # outputs (2, 6), gradient ((-6, 0), (0, 0))
+    scores = score(partial(snip, batches=2), evidence_of(net, [first, second], functional.mse_loss))
+    assert scores["weight"].tolist() == [[2.5, 3.0], [1.5, 6.0]]
+
+
+@pytest.mark.parametrize("batches", [1, 2])
+def test_snip_is_the_first_order_change_of_the_loss(batches: int) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3)).double()
+    data = [(torch.randn(5, 3, dtype=torch.float64), torch.randint(3, (5,))) for _ in range(2)]
+    scores = score(partial(snip, batches=batches), evidence_of(net, data))
+
+    def loss() -> Tensor:
+        return sum(functional.cross_entropy(net(inputs), targets) for inputs, targets in data[:batches]) / batches
+
+    for name, weight in prunable(net).items():
+        expected = torch.zeros_like(weight)
+        with torch.no_grad():
+            for place in range(weight.numel()):
+                entry, kept, step = weight.view(-1), weight.view(-1)[place].item(), 1e-6
+                entry[place] = kept * (1 + step)
+                above = loss()
+                entry[place] = kept * (1 - step)
+                expected.view(-1)[place] = ((above - loss()) / (2 * step)).abs()
+                entry[place] = kept
+        torch.testing.assert_close(scores[name], expected, rtol=1e-6, atol=1e-9)
+        assert expected.max() > 1e-3
+
+
+def test_snip_scores_a_pruned_weight_and_a_layer_out_of_use_zero(evidence: Evidence) -> None:
+    evidence.net.add_module("auxiliary", nn.Linear(2, 2))
+    forward = evidence.net[:-1]
+    evidence.masks["auxiliary.weight"] = torch.ones(2, 2, dtype=torch.bool)
+    apart = Evidence(evidence.net, {}, evidence.masks, evidence.batches, evidence.loss, evidence.rng)
+    evidence.net.forward = forward.forward
+    scores = score(snip, apart)
+    assert scores["auxiliary.weight"].tolist() == [[0, 0], [0, 0]]
+    assert not any(scores[name][~mask].any() for name, mask in evidence.masks.items())
+    assert scores["0.weight"].any()
+
+
+@pytest.mark.parametrize("batches", [1, 2])
+def test_snip_draws_the_batches_that_it_reads_and_no_more(evidence: Evidence, batches: int) -> None:
+    score(partial(snip, batches=batches), evidence)
+    assert evidence.batches.drawn == batches  # type: ignore[attr-defined]
+
+
+def test_snip_refuses_to_read_nothing(evidence: Evidence) -> None:
+    with pytest.raises(ValueError, match="batches=0: SNIP reads at least 1 batch"):
+        score(partial(snip, batches=0), evidence)
+
+
+def test_random_depends_on_its_generator_alone() -> None:
+    def draw(seed: int, elsewhere: int) -> Tensor:
+        torch.manual_seed(elsewhere)
+        net = nn.Linear(20, 10)
+        return score(random, evidence_of(net, [], seed=seed))["weight"]
+
+    assert torch.equal(draw(1, elsewhere=1), draw(1, elsewhere=2))
+    assert not torch.equal(draw(1, elsewhere=1), draw(2, elsewhere=1))
+
+
+def test_random_is_uniform_and_drawn_anew_for_each_layer_and_round() -> None:
+    net = nn.Sequential(nn.Linear(100, 100), nn.Linear(100, 100))
+    evidence = evidence_of(net, [])
+    first, second = score(random, evidence), score(random, evidence)
+    assert not torch.equal(first["0.weight"], first["1.weight"])
+    assert not torch.equal(first["0.weight"], second["0.weight"])
+    counts = first["0.weight"].histc(10, 0, 1)
+    assert int(counts.sum()) == 10_000
+    assert counts.tolist() == pytest.approx([1000] * 10, abs=150)  # five standard deviations
+
+
+@pytest.fixture(params=sorted(options("criterion")))
+def criterion(request: pytest.FixtureRequest) -> Criterion:
+    """Each shipped criterion, as its yaml configures it."""
+    return instantiate(OmegaConf.load(find("criterion", request.param)))
+
+
+def test_every_criterion_scores_each_prunable_weight(criterion: Criterion, evidence: Evidence) -> None:
+    scores = score(criterion, evidence)
+    assert {n: s.shape for n, s in scores.items()} == {n: m.shape for n, m in evidence.masks.items()}
+    assert all(not values.requires_grad and values.std() > 0 for values in scores.values())
+
+
+def test_every_criterion_leaves_the_network_as_it_is(criterion: Criterion, evidence: Evidence) -> None:
+    before, masks = state_of(evidence.net), {name: mask.clone() for name, mask in evidence.masks.items()}
+    score(criterion, evidence)
+    after = state_of(evidence.net)
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert all(torch.equal(evidence.masks[name], masks[name]) for name in masks)
+    assert all(weight.grad is None and weight.requires_grad for weight in evidence.net.parameters())
+    assert not any(module.training for module in evidence.net.modules())
+
+
+def test_every_criterion_draws_from_its_own_generator_only(criterion: Criterion, evidence: Evidence) -> None:
+    def run(elsewhere: int) -> tuple[Scores, Tensor, Tensor]:
+        torch.manual_seed(elsewhere)
+        before = torch.get_rng_state()
+        evidence.rng.manual_seed(3)
+        return score(criterion, evidence), before, torch.get_rng_state()
+
+    (one, before, after), (other, *_) = run(elsewhere=1), run(elsewhere=2)
+    assert torch.equal(before, after)
+    assert all(torch.equal(one[name], other[name]) for name in evidence.masks)
+
+
+def wrong(change: Callable[[Scores], None]) -> Criterion:
+    def mistaken(evidence: Evidence) -> Scores:
+        scores = magnitude(evidence)
+        change(scores)
+        return scores
+
+    return mistaken
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda s: s.pop("0.weight"), r"scores and masks differ in 0\.weight"),
+        (lambda s: s.update({"5.bias": torch.zeros(4)}), r"scores and masks differ in 5\.bias"),
+        (
+            lambda s: s.update({"5.weight": s["5.weight"].T}),
+            r"scores of 5\.weight have shape \(48, 4\), its mask \(4, 48\)",
+        ),
+        (lambda s: s["5.weight"][2, 3].fill_(torch.nan), r"a score of 5\.weight is not finite"),
+        (lambda s: s["0.weight"][2].fill_(torch.inf), r"a score of 0\.weight is not finite"),
+        (lambda s: s["0.weight"][2].fill_(-torch.inf), r"a score of 0\.weight is not finite"),
+        (lambda s: s.update({"0.weight": s["0.weight"].long()}), r"scores of 0\.weight are torch\.int64, not floats"),
+        (lambda s: s.update({"0.weight": s["0.weight"] > 0}), r"scores of 0\.weight are torch\.bool, not floats"),
+    ],
+)
+@pytest.mark.parametrize("wrap", [lambda function: function, partial])
+def test_a_criterion_that_breaks_its_contract_is_refused_by_name(
+    evidence: Evidence, change: Callable[[Scores], None], match: str, wrap: Callable[[Criterion], Criterion]
+) -> None:
+    with pytest.raises(ValueError, match=f"^criterion mistaken: {match}$"):
+        score(wrap(wrong(change)), evidence)
+
+
+def test_scores_of_no_consequence_are_accepted(evidence: Evidence) -> None:
+    scores = score(wrong(lambda s: s["0.weight"].fill_(-1e38)), evidence)
+    assert scores["0.weight"].unique().numel() == 1
+
+
+def test_scoring_batches_are_one_epoch_and_the_same_at_each_iteration() -> None:
+    part = Examples(torch.arange(23.0)[:, None], torch.arange(23))
+    data = Data(part, part, part, batch_size=5, shape=(1,))
+    batches = ScoringBatches(data, order=11)
+    seen = [[targets.tolist() for _, targets in batches] for _ in range(2)]
+    partly = [targets.tolist() for _, targets in islice(batches, 2)]
+    assert seen[0] == seen[1]
+    assert partly == seen[0][:2]
+    assert len(seen[0]) == 4
+    assert len({label for batch in seen[0] for label in batch}) == 20
+    assert seen[0] != [targets.tolist() for _, targets in ScoringBatches(data, order=12)]

@@ -1,0 +1,313 @@
+"""What goes wrong around a study is said in one sentence, loses nothing and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from lottery.ledger import NAME, Ledger, LedgerError
+from lottery.store import Store
+from lottery.study import Cell, run
+from tests.test_kill import (
+    CELL,
+    Server,
+    begun,
+    ended,
+    executed,
+    ledgers,
+    marked,
+    results,
+    same,
+    server,
+    undisturbed,
+    until,
+    workers,
+)
+
+__all__ = ["server", "undisturbed"]  # fixtures
+
+GO_ON = "nothing is lost: the same command goes on from the last checkpoint"
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """Mounts a small file system in memory, or changes its options."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mounted(options: str) -> Path:
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode and "remount" not in options:
+            pytest.skip(f"mounting a file system is not permitted here: {done.stderr.strip()}")
+        assert not done.returncode, done.stderr
+        return folder
+
+    yield mounted
+    subprocess.run(["umount", "--lazy", str(folder)], capture_output=True, check=False)
+
+
+# two processes at once
+
+
+def test_two_processes_on_one_study_train_each_phase_once(server: Server, tmp_path: Path) -> None:
+    for arm in ("imp", "random_reinit"):
+        assert server.run(tmp_path / "one", *CELL, f"arm={arm}")[0] == 0
+    # both arms need imp's dense training; the third process wants the same cell as the first
+    pids = [server.start(tmp_path / "both", *CELL, f"arm={arm}") for arm in ("imp", "random_reinit", "imp")]
+    assert [server.wait(pid) for pid in pids] == [0, 0, 0]
+
+    assert "waiting for process" in (tmp_path / "both" / "said.txt").read_text()
+    assert same(tmp_path / "both" / "runs", tmp_path / "one" / "runs")
+    assert executed(tmp_path / "both" / "runs") == executed(tmp_path / "one" / "runs") == 3 * 200
+
+
+def test_a_phase_whose_process_is_killed_is_taken_over_by_the_one_that_waits(server: Server, tmp_path: Path) -> None:
+    command = (*CELL, "hardware.checkpoint_seconds=1e-9")
+    first = server.start(tmp_path, *command, "out=first", "store=runs/store")
+    assert until(lambda: begun(tmp_path / "runs") >= 100, first)
+    second = server.start(tmp_path, *command, "out=second", "store=runs/store")
+    assert until(lambda: "waiting for process" in (tmp_path / "said.txt").read_text(), second)
+    os.kill(first, signal.SIGKILL)
+    assert server.wait(first) == -signal.SIGKILL
+    assert server.wait(second) == 0
+    assert 400 < executed(tmp_path / "runs") <= 420
+
+
+# damage
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size * 2 // 3)
+
+
+@pytest.mark.parametrize("damage", [flip, truncate])
+@pytest.mark.parametrize("name", ["result.safetensors", "phase.json"])
+def test_a_damaged_entry_is_named_set_aside_and_trained_anew(
+    cell: Callable[..., Cell],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    damage: Callable[[Path], None],
+) -> None:
+    runs = tmp_path / "runs"
+    for copy in ("undisturbed", "runs"):
+        run(cell(), tmp_path / copy / "study" / "imp" / "seed0", Store(tmp_path / copy / "store"))
+    key = json.loads((runs / "study" / "imp" / "seed0" / NAME).read_text().splitlines()[1])["phase"]
+    damage(runs / "store" / key / name)
+    (runs / "study" / "imp" / "seed0" / NAME).unlink()
+    run(cell(), runs / "study" / "imp" / "seed0", Store(runs / "store"))
+
+    (said,) = (record.getMessage() for record in caplog.records if record.name.startswith("lottery"))
+    assert str(runs / "store" / key / name) in said
+    assert "damaged" in said
+    assert f"set aside as {runs / 'store' / key}.damaged.1, trained anew" in said
+    assert (runs / "store" / f"{key}.damaged.1" / name).exists()
+    assert same(runs, tmp_path / "undisturbed")
+    reused = [json.loads(line)["run"]["reused"] for line in (runs / "study/imp/seed0" / NAME).open()]
+    assert reused == [True, False, True]
+
+
+@pytest.mark.parametrize("damage", [flip, truncate])
+def test_a_damaged_checkpoint_costs_its_phase_only(
+    server: Server, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    command = (*CELL, "hardware.checkpoint_seconds=1e-9")
+    assert server.run(tmp_path, *command, dies=5)[0] == -signal.SIGKILL
+    (checkpoint,) = (tmp_path / "runs" / "store").glob("*/checkpoint.safetensors")
+    damage(checkpoint)
+    code, said = server.run(tmp_path, *command)
+    assert code == 0
+    assert f"{checkpoint.relative_to(tmp_path)} is damaged" in said
+    assert "the phase begins anew" in said
+    assert executed(tmp_path / "runs") == 400 + 100
+
+
+def test_a_torn_last_line_is_written_again(cell: Callable[..., Cell], tmp_path: Path) -> None:
+    folder, store = tmp_path / "seed0", Store(tmp_path / "store")
+    run(cell(), folder, store)
+    lines = (folder / NAME).read_bytes().splitlines(keepends=True)
+    for length in (1, len(lines[2]) // 2, len(lines[2]) - 1):
+        (folder / NAME).write_bytes(b"".join(lines[:2]) + lines[2][:length])
+        assert not Ledger(folder / NAME).finished()
+        run(cell(), folder, store)
+        again = (folder / NAME).read_bytes().splitlines(keepends=True)
+        assert again[:2] == lines[:2]
+        assert again[2].rpartition(b', "run": {')[0] == lines[2].rpartition(b', "run": {')[0] != b""
+        assert len(again) == 3
+
+
+def test_a_line_damaged_in_the_middle_is_refused_and_kept(cell: Callable[..., Cell], tmp_path: Path) -> None:
+    folder, store = tmp_path / "seed0", Store(tmp_path / "store")
+    run(cell(), folder, store)
+    lines = (folder / NAME).read_bytes().splitlines(keepends=True)
+    torn = lines[0] + lines[1][:50] + b"\n" + lines[2]
+    (folder / NAME).write_bytes(torn)
+    with pytest.raises(LedgerError, match=r"ledger\.jsonl, line 2 is damaged: .*; move the file away"):
+        run(cell(), folder, store)
+    assert (folder / NAME).read_bytes() == torn
+
+
+# disks
+
+
+def whole(runs: Path) -> None:
+    """Everything there can be read, and nothing half-written lies about."""
+    Store(runs / "store").entries()
+    assert not list(runs.rglob("*.damaged.*"))
+    assert not [path for path in runs.rglob(".*") if path.is_file()]
+    for path in runs.rglob(NAME):
+        assert path.read_bytes().endswith(b"\n")
+    for path in runs.rglob("config.yaml"):
+        assert path.read_text().endswith("\n")
+
+
+# what is full at each size: the cell's folder, the first checkpoint, the first result, a later phase
+@pytest.mark.parametrize("size", ["4k", "16k", "300k", "700k"])
+def test_a_full_disk_is_named_and_the_command_goes_on_when_there_is_room(
+    server: Server, undisturbed: Path, mount: Callable[..., Path], tmp_path: Path, size: str
+) -> None:
+    command = (*CELL, "hardware.checkpoint_seconds=1e-9")
+    out = mount(f"size={size}") / "runs"
+    code, said = server.run(tmp_path, *command, f"out={out}")
+    assert code == 1
+    assert "Traceback" not in said
+    assert f"FAILED: {out}" in said
+    assert "No space left on device" in said
+    assert "1 of 1 cells are unfinished; the same command goes on" in said
+    whole(out)
+
+    mount("remount,size=50m")
+    assert server.run(tmp_path, *command, f"out={out}")[0] == 0
+    assert same(out, undisturbed)
+
+
+def test_a_read_only_folder_is_named_and_left_alone(
+    server: Server, undisturbed: Path, mount: Callable[..., Path], tmp_path: Path
+) -> None:
+    out = mount("size=50m") / "runs"
+    for begun_before in (False, True):
+        if begun_before:
+            assert server.run(tmp_path, *CELL, f"out={out}")[0] == 0
+            ledger = next(out.rglob(NAME))
+            ledger.write_bytes(ledger.read_bytes()[:-9])  # one round is to be written again
+        before = sorted(out.rglob("*"))
+        mount("remount,ro")
+        code, said = server.run(tmp_path, *CELL, f"out={out}")
+        assert code == 1
+        assert f"{out}" in said
+        assert "Read-only file system" in said
+        assert "Traceback" not in said
+        assert sorted(out.rglob("*")) == before
+        mount("remount,rw")
+    assert server.run(tmp_path, *CELL, f"out={out}")[0] == 0
+    assert same(out, undisturbed)
+
+
+# signals
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_stopped_cell_says_how_to_go_on(
+    server: Server, undisturbed: Path, tmp_path: Path, number: signal.Signals, code: int, word: str
+) -> None:
+    command = (*CELL, "hardware.checkpoint_seconds=1e-9")
+    pid = server.start(tmp_path, *command, MARK=str(tmp_path))
+    assert until(lambda: begun(tmp_path / "runs") >= 100, pid)
+    os.killpg(pid, number)
+    assert server.wait(pid) == code
+    said = (tmp_path / "said.txt").read_text()
+    assert f"{word}; {GO_ON}" in said
+    assert "Traceback" not in said
+    assert ended(pid)
+    whole(tmp_path / "runs")
+
+    assert server.run(tmp_path, *command)[0] == 0
+    assert same(tmp_path / "runs", undisturbed)
+    assert 400 <= executed(tmp_path / "runs") <= 420
+
+
+SWEEP = (*CELL, "seed=0,1", "hydra/launcher=local", "hydra.launcher.n_jobs=2", "-m", "hardware.checkpoint_seconds=1e-9")
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        pytest.param(signal.SIGTERM, 143, "terminated", marks=pytest.mark.slow),
+    ],
+)
+def test_a_stopped_sweep_leaves_no_process_and_goes_on(
+    server: Server, undisturbed: Path, tmp_path: Path, number: signal.Signals, code: int, word: str
+) -> None:
+    pid = server.start(tmp_path, *SWEEP, MARK=str(tmp_path))
+    assert until(lambda: begun(tmp_path / "runs") >= 40, pid)
+    assert len(workers(str(tmp_path))) == 2
+    # a terminal sends Ctrl-C to the whole group, a scheduler or `kill` SIGTERM to the command
+    (os.killpg if number == signal.SIGINT else os.kill)(pid, number)
+    assert server.wait(pid) == code
+    said = (tmp_path / "said.txt").read_text()
+    assert f"{word}; {GO_ON}" in said
+    assert "Traceback" not in said
+    assert until(lambda: not marked(str(tmp_path)))
+
+    serial = [argument for argument in SWEEP if not argument.startswith("hydra/")]
+    assert server.run(tmp_path, *[a for a in serial if not a.startswith("hydra.")])[0] == 0
+    lines = {name: lines for name, lines in ledgers(tmp_path / "runs").items() if "/seed0/" in name}
+    assert lines == ledgers(undisturbed)
+    assert 800 <= executed(tmp_path / "runs") <= 800 + 2 * 20
+
+
+@pytest.mark.slow
+def test_a_terminated_worker_ends_the_sweep_with_a_word(server: Server, tmp_path: Path) -> None:
+    pid = server.start(tmp_path, *SWEEP, MARK=str(tmp_path))
+    assert until(lambda: begun(tmp_path / "runs") >= 40, pid)
+    for worker in workers(str(tmp_path)):
+        os.kill(worker, signal.SIGTERM)
+    assert server.wait(pid) == 1
+    said = (tmp_path / "said.txt").read_text()
+    assert "2 of 2 cells are unfinished; a worker process was killed" in said
+    assert "Traceback" not in said
+    assert until(lambda: not marked(str(tmp_path)))
+
+
+# divergence
+
+
+def test_a_diverging_cell_stops_alone_and_is_named(server: Server, tmp_path: Path) -> None:
+    code, said = server.run(tmp_path, *CELL, "optimizer=sgd", "optimizer.lr=1e30,0.1", "seed=3", "-m")
+    assert code == 1
+    assert "imp seed 3 FAILED: imp, seed 3, round 0: the loss became " in said
+    assert "learning rate 1e+30" in said
+    assert "1 of 2 cells are unfinished" in said
+    assert "Traceback" not in said
+    (ledger,) = ledgers(tmp_path / "runs").values()
+    assert len(ledger) == 2
+    (report,) = (tmp_path / "runs").glob("*/report.md")
+    assert "imp: n = 1 (seeds 3)" in report.read_text()
+    assert [len(rows) for _, _, rows in results(tmp_path / "runs").values()] == [10, 10]
+
+
+def test_a_report_names_the_rounds_that_are_missing(server: Server, undisturbed: Path, tmp_path: Path) -> None:
+    shutil.copytree(undisturbed, tmp_path / "runs")
+    ledger = next((tmp_path / "runs").rglob(NAME))
+    ledger.write_text(ledger.read_text().splitlines(keepends=True)[0])
+    study = ledger.parents[2]
+    code, said = server.run(tmp_path, "report", str(study))
+    assert code == 0
+    assert f"- {study.name} imp seed 0: 0 of 1 pruned rounds" in said

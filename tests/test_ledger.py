@@ -1,0 +1,153 @@
+"""The ledger: a line for each round, whatever happens to the process or the file."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lottery.ledger import Ledger, LedgerError
+
+
+def line(index: int, rounds: int = 3, **more: Any) -> dict[str, Any]:
+    return {
+        "arm": "imp", "round": index, "rounds": rounds, "density": 0.8**index,
+        "test_accuracy": 1 / (index + 3), "run": {"seconds": 0.1},
+    } | more  # fmt: skip
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    for index in range(3):
+        ledger.record(line(index))
+    return ledger
+
+
+def test_gives_back_what_was_recorded(ledger: Ledger) -> None:
+    assert ledger.lines() == [line(0), line(1), line(2)]
+    assert ledger.path.read_bytes().count(b"\n") == 3
+
+
+def test_a_ledger_that_is_not_there_has_no_lines(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    assert ledger.lines() == []
+    assert not ledger.finished()
+    assert not ledger.path.exists()
+
+
+def test_is_finished_with_the_last_planned_round(ledger: Ledger) -> None:
+    assert not ledger.finished()
+    ledger.record(line(3))
+    assert ledger.finished()
+
+
+def test_a_dense_study_is_finished_with_round_zero(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger.record(line(0, rounds=0))
+    assert ledger.finished()
+
+
+def test_the_last_line_torn_anywhere_is_overwritten(ledger: Ledger) -> None:
+    whole = ledger.path.read_bytes()
+    before = whole.rindex(b"\n", 0, -1) + 1
+    for length in range(before, len(whole)):
+        ledger.path.write_bytes(whole[:length])
+        assert ledger.lines() == [line(0), line(1)]
+        ledger.record(line(2))
+        assert ledger.path.read_bytes() == whole
+
+
+def test_a_torn_line_longer_than_the_new_one_leaves_nothing(ledger: Ledger) -> None:
+    whole = ledger.path.read_bytes()
+    ledger.path.write_bytes(whole + b'{"round": 3, ' + b"x" * 10_000)
+    ledger.record(line(3))
+    assert ledger.path.read_bytes() == whole + json.dumps(line(3)).encode() + b"\n"
+
+
+@pytest.mark.parametrize(
+    "damage", [b'{"round": 1, "den', b"", b"[]", b"null", b'{"arm": "imp"}', b'{"round": 2}', b"\xff\xfe", b"1"]
+)
+def test_damage_in_the_middle_is_named_by_its_line(damage: bytes, ledger: Ledger) -> None:
+    texts = ledger.path.read_bytes().split(b"\n")
+    texts[1] = damage
+    ledger.path.write_bytes(b"\n".join(texts))
+    for act in (ledger.lines, ledger.finished, lambda: ledger.record(line(3))):
+        with pytest.raises(LedgerError, match=r"ledger\.jsonl, line 2 is damaged"):
+            act()
+    assert ledger.path.read_bytes() == b"\n".join(texts)
+
+
+def test_a_lost_line_is_damage_too(ledger: Ledger) -> None:
+    first, _, third = ledger.path.read_bytes().splitlines(keepends=True)
+    ledger.path.write_bytes(first + third)
+    with pytest.raises(LedgerError, match=r"line 2 is damaged: it says round 2, not 1"):
+        ledger.lines()
+
+
+def test_a_round_recorded_again_stays_one_line(ledger: Ledger) -> None:
+    before = ledger.path.read_bytes()
+    for index in (0, 1, 2, 2):
+        ledger.record(line(index, run={"seconds": 99, "host": "another"}))
+    assert ledger.path.read_bytes() == before
+
+
+@pytest.mark.parametrize("changed", [{"test_accuracy": 0.123}, {"new": None}, {"density": 0.80000001}])
+def test_another_result_for_a_recorded_round_is_refused(changed: dict[str, Any], ledger: Ledger) -> None:
+    before, (key, value) = ledger.path.read_bytes(), *changed.items()
+    with pytest.raises(LedgerError, match=rf"round 1 .*{key} .* there, {value} now"):
+        ledger.record(line(1, **changed))
+    assert ledger.path.read_bytes() == before
+
+
+def test_a_recorded_key_that_is_gone_is_another_result(ledger: Ledger) -> None:
+    fewer = line(1)
+    del fewer["density"]
+    with pytest.raises(LedgerError, match=r"density 0\.8 there, None now"):
+        ledger.record(fewer)
+
+
+def test_numbers_that_json_lacks_are_refused_and_nothing_is_written(ledger: Ledger) -> None:
+    before = ledger.path.read_bytes()
+    with pytest.raises(ValueError, match="JSON compliant"):
+        ledger.record(line(3, test_loss=math.nan))
+    assert ledger.path.read_bytes() == before
+
+
+def test_a_line_is_synced_before_it_counts(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[bytes] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(ledger.path.read_bytes()))
+    ledger.record(line(3))
+    assert synced == [ledger.path.read_bytes()]
+
+
+def without_run(path: Path) -> bytes:
+    lines = (json.loads(text) for text in path.read_bytes().splitlines())
+    return b"\n".join(json.dumps({k: v for k, v in line.items() if k != "run"}).encode() for line in lines)
+
+
+@settings(max_examples=25, deadline=None)
+@given(kills=st.lists(st.tuples(st.integers(0, 3), st.floats(0, 1, exclude_max=True)), max_size=6))
+def test_without_run_an_interrupted_ledger_has_the_same_bytes(
+    kills: list[tuple[int, float]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("ledgers")
+    undisturbed, disturbed = Ledger(folder / "one.jsonl"), Ledger(folder / "other.jsonl")
+    for index in range(4):
+        undisturbed.record(line(index, run={"seconds": 1.0}))
+    for start, (reached, share) in enumerate([*kills, (3, 0.0)]):
+        torn = start < len(kills)
+        for index in range(reached + 1):
+            disturbed.record(line(index, run={"seconds": 7.5, "start": start}))
+        content = disturbed.path.read_bytes()
+        if torn:  # killed while it wrote its last line
+            last = content.rindex(b"\n", 0, -1) + 1 if content.count(b"\n") > 1 else 0
+            disturbed.path.write_bytes(content[: last + int(share * (len(content) - last))])
+    assert without_run(disturbed.path) == without_run(undisturbed.path)
+    assert list(json.loads(disturbed.path.read_bytes().splitlines()[0]))[-1] == "run"

@@ -1,0 +1,212 @@
+"""What a configured cell is called, and that a user's own parts take part without a file of ours touched."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lottery import ledger, study
+from lottery.config import build
+from lottery.digests import digest_of
+from lottery.launch import jobs, play
+from lottery.names import SCIENCE_GROUPS, Job
+from lottery.study import Phases
+from lottery.training import Phase
+from tests.conftest import TINY
+
+
+@pytest.fixture(scope="module")
+def job() -> Job:
+    return jobs(["hardware=cpu"])[0]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "label"),
+    [
+        (["arm=imp"], "imp"),
+        (["arm=imp", "arm.rewind=0"], "imp"),
+        (["arm=imp", "arm.rewind=500"], "imp,rewind=500it"),
+        (["arm=imp", "arm.rewind=500it"], "imp,rewind=500it"),
+        (["arm=imp", "arm.rewind=2ep"], "imp,rewind=2ep"),
+        (["arm=imp", "arm.rewind=500", "arm.first=7"], "imp,first=7it,rewind=500it"),
+        (["arm=random_reinit", "arm.rewind=500"], "random_reinit,rewind=500it"),
+        (["arm=random_mask", "arm.weights._target_=lottery.rewinding.to_fresh"],
+         'random_mask,weights={"_partial_":true,"_target_":"lottery.rewinding.to_fresh"}'),
+    ],
+)  # fmt: skip
+def test_label_is_the_name_and_what_differs_sorted(overrides: list[str], label: str) -> None:
+    assert jobs(overrides)[0].label == label
+
+
+def leaves(node: Any, *path: str) -> Iterator[tuple[str, ...]]:
+    if isinstance(node, dict) and node:
+        for key, value in node.items():
+            yield from leaves(value, *path, key)
+    else:
+        yield path
+
+
+def changed(job: Job, path: tuple[str, ...]) -> Job:
+    config = copy.deepcopy(dict(job.config))
+    node = config
+    for key in path[:-1]:
+        node = node[key]
+    node[path[-1]] = {"was": node[path[-1]]}
+    return replace(job, config=config)
+
+
+def test_study_changes_with_each_science_value_and_nothing_else(job: Job) -> None:
+    science = [path for path in leaves(job.config) if path[0] in SCIENCE_GROUPS and path != ("data", "root")]
+    others = [path for path in leaves(job.config) if path[0] not in SCIENCE_GROUPS]
+    names = [changed(job, path).study for path in science]
+    assert len(set(names) | {job.study}) == len(science) + 1 > 25
+    assert {changed(job, path).study for path in others} == {job.study}
+    groups = {"arm", "hardware", "tracking", "out", "store", "seed"}
+    assert {path[0] for path in others} - {"experiment"} == groups
+
+
+def test_study_does_not_change_with_the_place_of_the_data() -> None:
+    here, there = (jobs(["data=mnist", f"data.root={root}"])[0] for root in ("here", "there"))
+    assert here.config["data"]["root"] != there.config["data"]["root"]
+    assert here.study == there.study
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ([], "lenet_300_100-digits-2d6ca365"),
+        (["data=fashion_mnist", "criterion=snip"], "lenet_300_100-fashion_mnist-d5f024ec"),
+        (["experiment=demo", "arm=imp,random_mask", "seed=7"], "demo-digits-6a88ba84"),
+        (["experiment=fc2019_lenet", "data=fashion_mnist", "seed=3"], "fc2019_lenet-fashion_mnist-5edc6395"),
+    ],
+)
+def test_published_study_names(overrides: list[str], name: str) -> None:
+    """Results lie in folders of these names: a change here parts new results from old ones."""
+    assert {job.study for job in jobs(overrides)} == {name}
+
+
+def test_published_phase_key(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Phases lie in the store under such keys: a change here trains everything anew.
+
+    The data's digest is left out, because its normalisation is computed on this machine.
+    """
+    monkeypatch.setattr(torch, "__version__", "2.6.0")
+    cell = build(job)
+    identity = {**cell.study.identity, "data": {**cell.study.identity["data"], "content": "of the data"}}
+    cell = replace(cell, study=replace(cell.study, identity=identity))
+    weights, masks = {"w": torch.arange(3.0)}, {"w": torch.tensor([True, False, True])}
+    phases = Phases(cell, None)  # type: ignore[arg-type]
+    specification = phases.specification(Phase(weights, masks, first=0, last=2000, order=1, noise=2))
+    assert digest_of(specification) == "d825651576996838e3ea94026d06b038723146f4fbafe26bcdc22ce274bb5273"
+    assert specification["science"] == study.SCIENCE
+
+
+NETS = """
+from torch import nn
+def small(shape, classes, width: int = 7):
+    return nn.Sequential(nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], width), nn.Linear(width, classes))
+"""
+DATA = """
+import torch
+from lottery.data.examples import Data, Examples
+def noise(batch_size: int, shape, classes: int):
+    draw = torch.Generator().manual_seed(0)
+    make = lambda n: Examples(torch.randn(n, *shape, generator=draw), torch.randint(classes, (n,), generator=draw))
+    return Data(make(20), make(10), make(10), batch_size=batch_size, shape=shape, classes=classes)
+"""
+CRITERIA = """
+def first(evidence, sign: float = 1.0):
+    return {name: -sign * mask.float().flatten().cumsum(0).view_as(mask) for name, mask in evidence.masks.items()}
+"""
+ARM = """# Mine: one step of the dense training is kept
+_target_: lottery.arms.Arm
+weights: {_target_: lottery.rewinding.to_start, _partial_: true}
+rewind: 1
+first: ${.rewind}
+parent: null
+"""
+MODEL = """# Mine
+_target_: guest.nets.small
+_partial_: true
+shape: ${data.shape}
+classes: ${data.classes}
+"""
+
+
+@pytest.fixture
+def guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A user's own package and `conf/` folder."""
+    files = {
+        "guest/__init__.py": "", "guest/nets.py": NETS, "guest/data.py": DATA, "guest/criteria.py": CRITERIA,
+        "conf/arm/mine.yaml": ARM, "conf/model/small.yaml": MODEL,
+    }  # fmt: skip
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    for name in [name for name in sys.modules if name.partition(".")[0] == "guest"]:
+        del sys.modules[name]
+
+
+def toy(folder: Path, *overrides: str) -> Job:
+    short = ("budget.steps=4", "budget.evaluate=2", "schedule.rounds=1", f"out={folder / 'runs'}", "hardware=cpu")
+    return jobs([*TINY, *short, *overrides])[0]
+
+
+def played(job: Job) -> list[dict[str, Any]]:
+    play(job)
+    return ledger.Ledger(job.folder / ledger.NAME).lines()
+
+
+def test_a_folder_of_ones_own(guest: Path) -> None:
+    own = ("model=small", "scope=everywhere", "schedule.keep=0.5", "--config-dir", str(guest / "conf"))
+    job = toy(guest, "arm=mine", *own)
+    assert job.label == "mine"
+    assert job.study.startswith("small-digits-")
+    lines = played(job)
+    assert [line["train_steps"] for line in lines] == [4, 3]
+    assert lines[1]["layer_densities"].keys() == {"1.weight", "2.weight"}
+    control = toy(guest, "arm=random_reinit", "arm.parent=mine", *own)
+    assert control.label == "random_reinit,parent=mine"
+    assert played(control)[1]["layer_densities"] == lines[1]["layer_densities"]
+
+
+BY_PATH = (
+    "model._target_=guest.nets.small", "+model.width=5", "criterion._target_=guest.criteria.first",
+    "+criterion.sign=-1", "data._target_=guest.data.noise", "~data.val_size", "~data.test_size",
+    "data.batch_size=10", "data.shape=[2,3,3]", "data.classes=3", "module.classes=3", "scope=layerwise",
+)  # fmt: skip
+
+
+def test_network_data_and_criterion_by_import_path(guest: Path) -> None:
+    lines = played(toy(guest, *BY_PATH))
+    assert lines[1]["layer_densities"] == {"1.weight": 72 / 90, "2.weight": 12 / 15}
+    cell = build(toy(guest, *BY_PATH))
+    criterion = cell.study.pruning.criterion
+    assert (criterion.func.__name__, criterion.keywords) == ("first", {"sign": -1})  # type: ignore[attr-defined]
+    assert cell.study.recipe.data.train.inputs.shape == (20, 2, 3, 3)
+
+
+def test_code_of_ones_own_belongs_to_what_a_result_depends_on(guest: Path) -> None:
+    def code() -> Any:
+        return build(toy(guest, *BY_PATH)).study.identity["code"]
+
+    before = code()
+    assert before.keys() == {"guest"}
+    (guest / "guest" / "helper.py").write_text("pass\n")
+    assert code()["guest"] != before["guest"]
+
+
+def test_an_argument_left_at_its_default_is_no_other_result(guest: Path) -> None:
+    same, other = ((*BY_PATH, "model.width=7"), (*BY_PATH, "model.width=6"))
+    without = tuple(override for override in BY_PATH if "width" not in override)
+    model = [build(toy(guest, *overrides)).study.identity["model"] for overrides in (without, same, other)]
+    assert model[0] == model[1] != model[2]

@@ -1,0 +1,271 @@
+"""What can't be run is refused in one sentence that names key, value and what is allowed, before anything trains."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+import pytorch_lightning as pl
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from lottery import cli, config
+from lottery.launch import _job, jobs
+from lottery.names import CONF, Job, Refused
+from tests.conftest import TINY
+
+TOP = (
+    "arm, budget, criterion, data, experiment, hardware, model, module, numerics, optimizer, out, schedule, scope, "
+    "seed, store, tracking"
+)
+RESNET = "model._target_=torchvision.models.resnet18"
+
+# ends in "...": what follows is a list that another library's version decides
+COMPOSITION = {
+    "model=lenet": "there is no such model; did you mean lenet_300_100? allowed: lenet_300_100",
+    "arm=imq": "there is no such arm; did you mean imp? allowed: imp, random_mask, random_reinit",
+    "arm=null": "must be one of imp, random_mask, random_reinit",
+    "experiment=demoo": "there is no such experiment; did you mean demo? allowed: demo, fc2019_lenet",
+    "modl=lenet_300_100": f"there is no such key; did you mean model or module? allowed: {TOP}",
+    "seeed=1": f"there is no such key; did you mean seed? allowed: {TOP}",
+    "+width=1": f"there is no such key; allowed: {TOP}",
+    "optimizer.lrr=1": "optimizer has no such key; did you mean lr? allowed: fused, lr; "
+    "to add one, write +optimizer.lrr=1",
+    "schedule.rouns=3": "schedule has no such key; did you mean rounds? allowed: keep, rounds; "
+    "to add one, write +schedule.rouns=3",
+    "schedule.rounds=[1": "can't be read (no viable alternative at input '[1'); a list is [1,2], text with signs '...'",
+    "seed": "can't be read; a setting is written key=value",
+    "seed=1,2": "several values are a sweep; add -m for one cell of each, or write a list as [1,2]",
+}
+VALUES = {
+    "seed=-1": "must be a whole number, 0 or more",
+    "seed=abc": "must be a whole number, 0 or more",
+    "seed=1.5": "must be a whole number, 0 or more",
+    "out=": "must be a folder",
+    "store=null": "must be a folder",
+    "data.batch_size=0": "must lie between 1 and the 1097 training examples",
+    "data.batch_size=100000": "must lie between 1 and the 1097 training examples",
+    "data.batch_size=abc": "must be a whole number",
+    "data.val_size=0": "must be at least 1 and leave some of the 1797 examples for training",
+    "data.val_size=99999": "must be at least 1 and leave some of the 1797 examples for training",
+    "data.val_size=true": "must be a whole number",
+    "data.classes=5": "the labels run from 0 to 9",
+    "data.shape=[1, 4, 4]": "the inputs have shape [1, 8, 8]",
+    "model.shape=8": "must be a list of whole numbers",
+    "model._target_=null": "must be the import path of a function",
+    "model._target_=nosuch.net": "can't be imported; ModuleNotFoundError: No module named 'nosuch'",
+    "model._target_=torchvision.models.resnet19": "can't be imported; did you mean resnet18 or ...",
+    "model._target_=builtins.dict": "must give a torch.nn.Module, not a dict",
+    "module._target_=lottery.modules.Clasifier": "can't be imported; did you mean Classifier? "
+    "allowed: Classifier, Module",
+    "optimizer.lr=-1": "must be a number, 0 or more",
+    "optimizer.lr=abc": "must be a number, 0 or more",
+    "optimizer.lr=nan": "must be a finite number",
+    "optimizer.fused=maybe": "must be true or false or null",
+    "budget.steps=0": "must be at least 1 step",
+    "budget.steps=-5": "must be at least 1 step",
+    "budget.steps=10xx": "must be a duration such as 500, 500it or 2ep",
+    "budget.steps=2.5ep": "must be a duration such as 500, 500it or 2ep",
+    "budget.evaluate=0": "must be at least 1 step",
+    "budget.warmup=-1": "must be 0 or more steps",
+    "schedule.rounds=-1": "must be 0 or more",
+    "schedule.rounds=abc": "must be a whole number",
+    "schedule.keep=0": "must lie in (0, 1]",
+    "schedule.keep=1.5": "must lie in (0, 1]",
+    "arm.rewind=999999": "must be a step from 0 to 29, before the last (budget.steps=30)",
+    "arm.rewind=-1": "must be a step from 0 to 29, before the last (budget.steps=30)",
+    "arm.rewind=30": "must be a step from 0 to 29, before the last (budget.steps=30)",
+    "arm.rewind=abc": "must be a duration such as 500, 500it or 2ep",
+    "arm.parent=imq": "there is no such arm; did you mean imp? allowed: imp",
+    "arm.parent=random_mask": "it has no masks of its own; allowed: imp",
+    "arm.weights=abc": "must be a node with a _target_",
+    "numerics.precision=8": "must be one of 32, bf16-mixed, 16-mixed",
+    "numerics.threads=0": "must be at least 1",
+    "numerics.deterministic=abc": "must be true or false",
+    "tracking.mode=onlin": "must be one of offline, online, disabled",
+    "hardware.accelerator=tpu": "must be auto, cpu or gpu",
+    "hardware.checkpoint_seconds=0": "must be above 0",
+    "+hardware.trainer.max_epochs=3": "does not apply here; use budget.steps, e.g. budget.steps=10ep",
+    "+hardware.trainer.max_epocs=3": "Trainer has no such argument; allowed: ...",
+    "+criterion.batchs=1": "lottery.criteria.magnitude has no such argument; it takes none; "
+    "~criterion.batchs takes it out",
+    "+optimizer.momentm=0.9": "torch.optim.adam.Adam has no such argument; allowed: lr, betas, eps, ...",
+}
+
+
+@pytest.fixture(autouse=True)
+def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fit(*_: object, **__: object) -> None:
+        raise AssertionError("it trained")
+
+    monkeypatch.setattr(pl.Trainer, "fit", fit)
+
+
+@pytest.fixture(scope="module")
+def base() -> DictConfig:
+    loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
+    return loader.load_configuration("config", list(TINY), RunMode.RUN)
+
+
+@pytest.fixture
+def configured(base: DictConfig) -> Callable[..., Job]:
+    """A job with settings changed as Hydra changes them, without composing all anew: that takes most of the time."""
+
+    def job(*overrides: str) -> Job:
+        changed = base.copy()
+        ConfigLoaderImpl._apply_overrides_to_config(OverridesParser.create().parse_overrides(list(overrides)), changed)
+        return _job(changed)
+
+    return job
+
+
+def sentence(make: Callable[..., Job | list[Job]], *overrides: str) -> str:
+    """What a job is refused with when it is made, built or checked."""
+
+    def attempt() -> None:
+        made = make(*overrides)
+        for job in made if isinstance(made, list) else [made]:
+            config.check(config.build(job))
+            config.make("tracking", job.config["tracking"])
+
+    with pytest.raises(Refused) as refused:
+        attempt()
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def same(said: str, expected: str) -> bool:
+    return said.startswith(expected[:-3]) if expected.endswith("...") else said == expected
+
+
+def test_the_base_is_accepted(configured: Callable[..., Job]) -> None:
+    job = configured()
+    config.check(config.build(job))
+    assert job.config == jobs(list(TINY))[0].config
+
+
+@pytest.mark.parametrize(("override", "why"), COMPOSITION.items())
+def test_what_can_not_be_composed(override: str, why: str) -> None:
+    said = sentence(lambda text: jobs([text]), override)
+    assert same(said, f"{override.lstrip('+')}: {why}"), said
+
+
+@pytest.mark.parametrize(("override", "why"), VALUES.items())
+def test_values(configured: Callable[..., Job], override: str, why: str) -> None:
+    said = sentence(configured, override)
+    assert same(said, f"{override.lstrip('+')}: {why}"), said
+
+
+def test_half_precision_needs_a_gpu(configured: Callable[..., Job]) -> None:
+    said = sentence(configured, "numerics.precision=16-mixed", "hardware.accelerator=cpu")
+    assert said == "numerics.precision=16-mixed needs a GPU; on a CPU use 32 or bf16-mixed"
+
+
+def test_arguments_that_a_function_hands_on(configured: Callable[..., Job]) -> None:
+    """torchvision's factories take any keyword: only building tells."""
+    said = sentence(configured, RESNET, "~model.shape", "~model.classes", "+model.num_clases=10")
+    known = "torchvision.models.resnet.resnet18 has no such argument; did you mean num_classes"
+    assert said.startswith(f"model.num_clases=10: {known}"), said
+    said = sentence(configured, RESNET)
+    assert said.startswith("model.shape=[1, 8, 8]: torchvision.models.resnet.resnet18 has no such argument; "), said
+    assert said.endswith("; ~model.shape takes it out")
+
+
+def test_arguments_of_other_options() -> None:
+    said = sentence(lambda *o: jobs([*TINY, *o]), "optimizer=sgd", "+optimizer.momentm=0.9")
+    assert said.startswith("optimizer.momentm=0.9: torch.optim.sgd.SGD has no such argument; did you mean momentum? ")
+    said = sentence(lambda *o: jobs([*TINY, *o]), "criterion=snip", "criterion.batches=0")
+    assert said == "criterion.batches=0: SNIP reads at least 1 batch"
+    said = sentence(lambda *o: jobs(list(o)), "schedule=one_shot", "schedule.density=2")
+    assert said == "schedule.density=2: must lie inside (0, 1)"
+
+
+def test_a_rate_that_only_a_later_round_breaks() -> None:
+    """Round 1 prunes 10 % twice, round 2 would prune 78 % twice."""
+    said = sentence(lambda *o: jobs(list(o)), "schedule=explicit", "schedule.densities=[0.9,0.2]", "scope.output=2")
+    assert said == "scope: 2 x the rate 0.777778 of output.weight lies outside [0, 1]"
+
+
+@pytest.mark.parametrize("batch", [60, 1])
+def test_parts_that_do_not_go_together(configured: Callable[..., Job], batch: int) -> None:
+    said = sentence(configured, "model.shape=[1,4,4]", f"data.batch_size={batch}")
+    assert said.startswith(f"model: does not take inputs of shape [{batch}, 1, 8, 8]: mat1 and mat2 "), said
+    assert said.endswith("(with model.shape=[1, 4, 4], model.classes=10)"), said
+    said = sentence(configured, "model.classes=9", f"data.batch_size={batch}")
+    assert said.startswith(f"module: does not take outputs of shape [{batch}, 9] with targets from "), said
+    assert said.endswith("(with model.shape=[1, 8, 8], model.classes=9, module.classes=10)"), said
+
+
+def test_missing_data_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise URLError("no route to host")
+
+    monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", unreachable)
+    said = sentence(lambda *o: jobs(list(o)), "data=mnist", f"data.root={tmp_path}")
+    assert said.startswith(f"data.root={tmp_path}: no MNIST there (train-images-idx3-ubyte[.gz] and three more"), said
+    assert said.endswith("give the folder that holds the files")
+
+
+@pytest.mark.parametrize("group", ["data", "optimizer"])
+def test_a_group_left_out(group: str) -> None:
+    said = sentence(lambda *o: jobs(list(o)), f"~{group}")
+    assert said.startswith(f"{group}: is missing; must be one of "), said
+
+
+def test_each_cell_of_a_sweep_is_checked() -> None:
+    assert sentence(lambda *o: jobs(list(o)), "experiment=demo", "seed=0,-1").startswith("seed=-1: ")
+    assert sentence(lambda *o: jobs(list(o)), "experiment=demo", "arm=imp,imq").startswith("arm=imq: ")
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., str]]:
+    """The command in this process; gives what it says on stderr after exit code 1."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["lottery", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        said = capsys.readouterr()
+        assert (stop.value.code, said.out) == (1, "")
+        return said.err
+
+    yield run
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "arm=imq"], f"arm=imq: {COMPOSITION['arm=imq']}"),
+        (["run", "experiment=demo", "seed=0,-1"], "seed=-1: must be a whole number, 0 or more"),
+        (["run", "--plam"], "unrecognized arguments: --plam; `lottery run --help` shows what can be given"),
+        (["run", "--config-dir", "nowhere"], "--config-dir nowhere: there is no such folder"),
+        (["report", "nowhere"], "nowhere: no such folder"),
+        (["store", "size", "--out", "nowhere"], "nowhere/store: no such store"),
+        (["list", "armm"], "armm: there is no such group; did you mean arm? allowed: model, data, module, optimizer, "
+         "criterion, scope, schedule, arm, budget, numerics, hardware, tracking, experiment"),
+    ],
+)  # fmt: skip
+def test_the_command_says_it_on_one_line(
+    command: Callable[..., str], arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert command(*arguments) == f"lottery: {said}\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_real_command(lottery: Callable[..., object], tmp_path: Path) -> None:
+    ended = lottery("run", *TINY, "model._target_=torchvision.models.resnet19")
+    assert ended.returncode == 1  # type: ignore[attr-defined]
+    said = ended.stderr  # type: ignore[attr-defined]
+    assert said.startswith("lottery: model._target_=torchvision.models.resnet19: can't be imported; did you mean ")
+    assert said.count("\n") == 1
+    assert not (tmp_path / "runs").exists()

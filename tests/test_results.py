@@ -1,0 +1,232 @@
+"""What the ledgers say: intervals, verdicts, what is missing, table and figure."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from lottery import report, results
+from lottery.ledger import LedgerError
+
+STUDY = "demo-digits-12345678"
+DENSITY = (1.0, 0.5, 0.125)
+ACCURACY = {  # arm -> seed -> by round
+    "imp": {0: (0.90, 0.92, 0.85), 1: (0.94, 0.95, 0.83), 2: (0.98, 0.98, 0.90)},
+    "random_reinit": {0: (0.90, 0.86, 0.70), 1: (0.94, 0.90, 0.72), 2: (0.98, 0.88, 0.74)},
+}
+STOP = (300, 150, 200)
+
+
+def line(arm: str, seed: int, index: int, accuracy: float, study: str = STUDY, rounds: int = 2) -> dict[str, Any]:
+    """A ledger line as a run leaves it."""
+    return {
+        "study": study, "arm": arm, "seed": seed, "round": index, "rounds": rounds, "density": DENSITY[index],
+        "train_steps": 600, "val_accuracy": accuracy, "val_loss": 0.25, "test_accuracy": accuracy, "test_loss": 0.5,
+        "early_stop_step": STOP[index] + 10 * seed, "early_stop_test_accuracy": accuracy - 0.01,
+        "compression_ratio": 1 / DENSITY[index], "layer_densities": {"fc.weight": DENSITY[index]}, "phase": "0" * 64,
+        "run": {"seconds": 1.5, "reused": False, "host": "h", "started": "s", "finished": "f"},
+    }  # fmt: skip
+
+
+def ledgers(out: Path, played: dict[str, dict[int, tuple[float, ...]]], study: str = STUDY) -> Path:
+    """Writes the ledgers of a study by hand; gives its folder."""
+    for arm, seeds in played.items():
+        for seed, scores in seeds.items():
+            path = out / study / arm / f"seed{seed}" / "ledger.jsonl"
+            path.parent.mkdir(parents=True)
+            lines = [json.dumps(line(arm, seed, index, score, study)) for index, score in enumerate(scores)]
+            path.write_text("\n".join(lines) + "\n")
+    return out / study
+
+
+@pytest.fixture
+def frame(tmp_path: Path) -> pd.DataFrame:
+    return results.read(ledgers(tmp_path, ACCURACY))
+
+
+# Student's t at 0.975 as printed in tables, by degrees of freedom
+@pytest.mark.parametrize(("freedom", "quantile"), [(1, 12.706), (2, 4.303), (4, 2.776), (9, 2.262), (30, 2.042)])
+def test_interval_has_the_published_width(freedom: int, quantile: float) -> None:
+    values = np.linspace(0.8, 0.9, freedom + 1)
+    mean, half = results.mean_interval(values)
+    deviation = math.sqrt(sum((value - 0.85) ** 2 for value in values) / freedom)
+    assert mean == pytest.approx(0.85)
+    assert round(half / deviation * math.sqrt(freedom + 1), 3) == quantile
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 1000), min_size=2, max_size=12).filter(lambda values: len(set(values)) > 1))
+def test_interval_is_that_of_the_t_test(values: list[int]) -> None:
+    mean, half = results.mean_interval(values)
+    low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (mean - half, mean + half) == pytest.approx((low, high), rel=1e-9, abs=1e-9)
+
+
+def test_one_value_has_no_interval() -> None:
+    assert results.mean_interval([0.5]) == (0.5, math.inf)
+
+
+def test_the_frame_holds_every_line_in_order(frame: pd.DataFrame) -> None:
+    assert frame[results.KEYS].values.tolist() == [
+        [STUDY, arm, seed, index] for arm in ("imp", "random_reinit") for seed in (0, 1, 2) for index in (0, 1, 2)
+    ]
+    assert frame["test_accuracy"].tolist() == [score for arm in ACCURACY.values() for s in arm.values() for score in s]
+    assert frame["density/fc.weight"].tolist() == list(DENSITY) * 6
+    assert set(frame["run/host"]) == {"h"}
+    assert results.headline(frame) == "accuracy"
+
+
+def test_folders_that_overlap_are_read_once_and_contradictions_refused(tmp_path: Path) -> None:
+    study = ledgers(tmp_path / "a", ACCURACY)
+    assert len(results.read(tmp_path, study, study / "imp" / "seed0")) == 18
+    ledgers(tmp_path / "b", {"imp": {0: (0.90, 0.93)}})
+    with pytest.raises(LedgerError, match=r"seed0/ledger.jsonl and .*seed0/ledger.jsonl hold different results"):
+        results.read(tmp_path)
+
+
+def test_no_ledger(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=f"no finished round under {tmp_path}"):
+        results.read(tmp_path)
+
+
+def made(dense: list[float], pruned: dict[int, float]) -> pd.DataFrame:
+    """Dense scores of seeds 0, 1, ... and the pruned scores of some seeds, in no order."""
+    rows = [line("imp", seed, 0, score) for seed, score in enumerate(dense)]
+    rows += [line("imp", seed, 1, score) for seed, score in reversed(pruned.items())]
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    ("differences", "verdict"),
+    [
+        ([0.010, 0.011, 0.012], "yes"),
+        ([-0.004, -0.0041, -0.0042], "yes"),  # within the margin
+        ([-0.020, -0.021, -0.022], "no"),
+        ([-0.006, -0.0061, -0.0062], "no"),
+        ([0.010, -0.010, 0.0], "undecided"),
+        ([0.1], "undecided"),
+        ([-0.1], "undecided"),
+        ([], "undecided"),
+    ],
+)
+def test_matches_dense(differences: list[float], verdict: str) -> None:
+    # seeds differ by far more than the arms do: only pairing sees through it
+    dense = [0.5, 0.9, 0.7]
+    frame = made(dense, {seed: dense[seed] + difference for seed, difference in enumerate(differences)})
+    assert results.matches_dense(frame, "imp", 1) == verdict
+    assert results.matches_dense(frame, "imp", 0) == "yes"
+
+
+def test_the_margin_decides() -> None:
+    frame = made([0.5, 0.9, 0.7], {0: 0.490, 1: 0.889, 2: 0.688})
+    assert [results.matches_dense(frame, "imp", 1, margin) for margin in (0.005, 0.011, 0.02)] == [
+        "no", "undecided", "yes",
+    ]  # fmt: skip
+
+
+def test_difference_pairs_by_seed() -> None:
+    frame = made([0.5, 0.9, 0.7, 0.6], {3: 0.61, 0: 0.52, 1: 0.93})
+    mean, half, pairs = results.difference(frame, ("imp", 1), ("imp", 0))
+    assert (round(mean, 12), pairs) == (0.02, 3)
+    assert half == pytest.approx(4.302653 * 0.01 / math.sqrt(3), rel=1e-6)
+    back = results.difference(frame, ("imp", 0), ("imp", 1))
+    assert back == pytest.approx((-mean, half, 3))
+
+
+def test_sparsest_match(frame: pd.DataFrame) -> None:
+    assert results.sparsest_match(frame, "imp", margin=0.02) == 0.5
+    assert results.sparsest_match(frame, "imp", margin=0.3) == 0.125
+    assert results.sparsest_match(frame, "random_reinit") is None
+
+
+def test_missing_names_cells_and_rounds(tmp_path: Path) -> None:
+    played = {"imp": {0: (0.9, 0.9, 0.9), 4: (0.9,)}, "random_reinit": {0: (0.9, 0.8)}}
+    assert results.missing(results.read(ledgers(tmp_path, played))) == [
+        f"{STUDY} imp seed 4: 0 of 2 pruned rounds",
+        f"{STUDY} random_reinit seed 0: 1 of 2 pruned rounds",
+        f"{STUDY} random_reinit seed 4: not begun",
+    ]
+
+
+def test_nothing_is_missing_in_a_finished_study(frame: pd.DataFrame) -> None:
+    assert results.missing(frame) == []
+    assert "missing" not in report.render(frame)
+
+
+def half(values: list[float]) -> float:
+    """By hand: three values."""
+    mean = sum(values) / 3
+    return 4.30265272975 * math.sqrt(sum((value - mean) ** 2 for value in values) / 2 / 3)
+
+
+def test_the_table_holds_what_a_hand_computes(frame: pd.DataFrame) -> None:
+    rows = [row.strip("| ").split(" | ") for row in report.render(frame).splitlines() if row.startswith("|")]
+    heads = [cell.strip() for cell in rows[0]]
+    assert heads == ["density", "imp", "early stop", "random_reinit", "early stop", "imp - random_reinit"]
+    for index, row in enumerate(rows[2:]):
+        ticket, control = ([scores[index] for scores in ACCURACY[arm].values()] for arm in ("imp", "random_reinit"))
+        apart = [a - b for a, b in zip(ticket, control, strict=True)]
+        expected = [
+            f"{DENSITY[index]:.2%}",
+            f"{sum(ticket) / 3:.4f} ± {half(ticket):.4f}",
+            str(STOP[index] + 10),
+            f"{sum(control) / 3:.4f} ± {half(control):.4f}",
+            str(STOP[index] + 10),
+            f"{sum(apart) / 3:+.4f} ± {half(apart):.4f}" if index else "-",
+        ]
+        assert [cell.strip() for cell in row] == expected
+    assert len(rows) == 5
+
+
+def test_the_report_of_a_literal_ledger(frame: pd.DataFrame, tmp_path: Path) -> None:
+    text = report.write(frame, tmp_path / "report")
+    assert text == REPORT
+    assert (tmp_path / "report" / "report.md").read_text() == REPORT
+
+
+def test_the_frame_of_a_report_leaves_out_how_it_was_run(frame: pd.DataFrame, tmp_path: Path) -> None:
+    report.write(frame, tmp_path)
+    written = pd.read_csv(tmp_path / "results.csv")
+    assert list(written) == [column for column in frame if not column.startswith("run/")]
+    assert written["test_accuracy"].tolist() == frame["test_accuracy"].tolist()
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
+def test_the_figure_is_a_picture(seeds: tuple[int, ...], tmp_path: Path) -> None:
+    played = {arm: {seed: scores[seed] for seed in seeds} for arm, scores in ACCURACY.items()}
+    report.draw(results.read(ledgers(tmp_path, played)), tmp_path / "curve.png")
+    content = (tmp_path / "curve.png").read_bytes()
+    assert content[:8] == b"\x89PNG\r\n\x1a\n"
+    assert struct.unpack(">II", content[16:24]) == (1024, 672)
+    assert 10_000 < len(content) < 300_000
+
+
+REPORT = """\
+# demo-digits-12345678
+
+- imp: n = 3 (seeds 0, 1, 2)
+- random_reinit: n = 3 (seeds 0, 1, 2)
+
+Test accuracy (mean and 95 % interval over seeds) and early-stopping step:
+
+| density |             imp | early stop |   random_reinit | early stop | imp - random_reinit |
+|--------:|----------------:|-----------:|----------------:|-----------:|--------------------:|
+| 100.00% | 0.9400 ± 0.0994 |        310 | 0.9400 ± 0.0994 |        310 |                   - |
+|  50.00% | 0.9500 ± 0.0745 |        160 | 0.8800 ± 0.0497 |        160 |    +0.0700 ± 0.0657 |
+|  12.50% | 0.8600 ± 0.0896 |        210 | 0.7200 ± 0.0497 |        210 |    +0.1400 ± 0.0657 |
+
+Sparsest density that matches dense (margin 0.5 points, paired over seeds):
+
+- imp: none shown
+- random_reinit: none shown
+"""

@@ -1,0 +1,250 @@
+"""Rounds: what every arm begins each round with, against the paper's words written out in plain PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD
+
+from lottery import masks as _masks
+from lottery.arms import Arm
+from lottery.criteria import Evidence, Scores, magnitude
+from lottery.data.examples import Data, Examples
+from lottery.digests import digest
+from lottery.hardware import Hardware
+from lottery.modules import Classifier
+from lottery.rewinding import State, state_of, to_fresh
+from lottery.rounds import Pruning, Round, Ticket, play
+from lottery.schedules import geometric
+from lottery.scopes import everywhere
+from lottery.seeds import derive
+from lottery.training import Budget, Phase, Recipe, Trained, fit
+
+STEPS, ROUNDS = 12, 3
+PRUNING = Pruning(magnitude, everywhere, geometric(ROUNDS, keep=0.5))
+WEIGHTS = ("0.weight", "3.weight", "5.weight")
+
+
+def network() -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(6, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 10), nn.ReLU(), nn.Linear(10, 3)
+    )
+
+
+def recipe() -> Recipe:
+    inputs = torch.randn(80, 6, generator=torch.Generator().manual_seed(1))
+    whole = Examples(inputs, inputs[:, :3].argmax(1))
+    data = Data(whole[:60], whole[60:70], whole[70:], batch_size=8, shape=(6,), classes=3)
+    return Recipe(
+        data, network, partial(Classifier, classes=3), partial(SGD, lr=0.1, momentum=0.9), Budget(STEPS, STEPS, STEPS),
+        hardware=Hardware(accelerator="cpu"),
+    )  # fmt: skip
+
+
+@dataclass
+class Trainer:
+    """Trains every phase once, and counts."""
+
+    seed: int
+    recipe: Recipe = field(default_factory=recipe)
+    known: dict[tuple[str, str, int, int], Trained] = field(default_factory=dict)
+
+    def __call__(self, ticket: Ticket, index: int, first: int, last: int, passing: int = 0) -> Trained:
+        key = digest(ticket.state), digest(ticket.masks), first, last
+        if key not in self.known:
+            order, noise = derive(self.seed, "order", index), derive(self.seed, "noise", index)
+            phase = Phase(ticket.state, ticket.masks, first, last, order, noise)
+            self.known[key] = fit(self.recipe, phase, evaluate=False)
+        return self.known[key]
+
+
+def imp(rewind: int = 0) -> Arm:
+    return Arm("imp", rewind=rewind, first=rewind)
+
+
+def reinit(rewind: int = 0) -> Arm:
+    return Arm("random_reinit", weights=to_fresh, rewind=rewind, first=0, parent=imp(rewind))
+
+
+def shuffled(rewind: int = 0) -> Arm:
+    return Arm("random_mask", masks=_masks.shuffled, rewind=rewind, first=rewind, parent=imp(rewind))
+
+
+def rounds(arm: Arm, seed: int = 0, train: Trainer | None = None, pruning: Pruning = PRUNING) -> list[Round]:
+    train = train or Trainer(seed)
+    return list(play(train.recipe, pruning, arm, seed, train))
+
+
+def initialised(seed: int) -> State:
+    with torch.random.fork_rng():
+        torch.manual_seed(derive(seed, "init"))
+        return state_of(network())
+
+
+def dense_at(step: int, seed: int = 0) -> State:
+    """Weights and buffers of the dense network after so many steps, by a plain loop."""
+    net, same = network(), recipe()
+    net.load_state_dict(initialised(seed))
+    optimizer = SGD(net.parameters(), lr=0.1, momentum=0.9)
+    for inputs, targets in same.data.batches(derive(seed, "order", 0), 0, step):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(inputs), targets).backward()
+        optimizer.step()
+    return state_of(net)
+
+
+def assert_equal(one: State, other: State) -> None:
+    assert list(one) == list(other)
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name]), name
+
+
+every_arm = pytest.mark.parametrize("arm", [imp, reinit, shuffled])
+every_rewind = pytest.mark.parametrize("rewind", [0, 5])
+
+
+@every_rewind
+@every_arm
+def test_round_zero_is_the_same_dense_ticket_in_every_arm(arm: Callable[[int], Arm], rewind: int) -> None:
+    first, *_ = rounds(arm(rewind))
+    assert (first.index, first.first, first.last) == (0, 0, STEPS)
+    assert_equal(first.ticket.state, initialised(0))
+    assert list(first.ticket.masks) == list(WEIGHTS)
+    assert all(mask.all() for mask in first.ticket.masks.values())
+
+
+@every_rewind
+def test_imp_begins_with_start_weights_times_masks(rewind: int) -> None:
+    start = dense_at(rewind)
+    assert int(start["1.num_batches_tracked"]) == rewind
+    played = rounds(imp(rewind))
+    assert len(played) == ROUNDS + 1
+    for index, current in enumerate(played[1:], start=1):
+        masks = current.ticket.masks
+        expected = {name: torch.where(masks[name], t, 0.0) if name in masks else t for name, t in start.items()}
+        assert_equal(current.ticket.state, expected)  # buffers go back too
+        assert (current.index, current.first, current.last) == (index, rewind, STEPS)
+
+
+@every_rewind
+def test_imp_prunes_the_smallest_weights_of_the_round_before(rewind: int) -> None:
+    for before, after in pairwise(rounds(imp(rewind))):
+        alive = torch.cat([before.ticket.masks[name].flatten() for name in WEIGHTS])
+        kept = torch.cat([after.ticket.masks[name].flatten() for name in WEIGHTS])
+        size = torch.cat([before.trained.state[name].abs().flatten() for name in WEIGHTS])
+        assert size[kept].min() > size[alive & ~kept].max()
+
+
+@every_rewind
+def test_masks_only_shrink_and_densities_follow_the_schedule(rewind: int) -> None:
+    played = rounds(imp(rewind))
+    for before, after in pairwise(played):
+        assert all((before.ticket.masks[name] | ~after.ticket.masks[name]).all() for name in WEIGHTS)
+    total = 6 * 12 + 12 * 10 + 10 * 3
+    counts = [_masks.kept(current.ticket.masks) for current in played]
+    assert counts[0] == total
+    assert all(abs(count - total * 0.5**index) <= 0.5 for index, count in enumerate(counts))
+
+
+@every_rewind
+def test_random_reinit_has_imp_s_masks_over_fresh_values(rewind: int) -> None:
+    train = Trainer(0)
+    tickets = [r.ticket for r in rounds(reinit(rewind), train=train)]
+    for ticket, parent in zip(tickets, rounds(imp(rewind), train=train), strict=True):
+        assert digest(ticket.masks) == digest(parent.ticket.masks)
+    other = [r.ticket for r in rounds(reinit(rewind), seed=1)]
+    drawn = [initialised(0), dense_at(rewind), *(t.state for t in tickets[1:]), *(t.state for t in other[1:])]
+    for name in WEIGHTS:
+        for index, ticket in enumerate(tickets[1:], start=1):
+            mask = ticket.masks[name]
+            assert not ticket.state[name][~mask].any()
+            others = [state for state in drawn if state is not ticket.state]
+            assert len(others) == len(drawn) - 1
+            for state in others:
+                both = mask & (state[name] != 0)
+                assert (ticket.state[name] != state[name])[both].all(), index
+    assert all(int(ticket.state["1.num_batches_tracked"]) == 0 for ticket in tickets)
+    bound = 6**-0.5  # PyTorch's own initialisation of the first layer
+    values = torch.cat([ticket.state["0.weight"][ticket.masks["0.weight"]] for ticket in tickets[1:]])
+    assert 0.8 * bound < values.abs().max() <= bound
+
+
+def test_random_reinit_is_the_same_draw_at_every_start() -> None:
+    for one, other in zip(rounds(reinit()), rounds(reinit()), strict=True):
+        assert_equal(one.ticket.state, other.ticket.state)
+
+
+def test_random_reinit_trains_from_the_first_step_whatever_its_parent_rewinds_to() -> None:
+    assert [(r.first, r.last) for r in rounds(reinit(5))] == [(0, STEPS)] * (ROUNDS + 1)
+
+
+@every_rewind
+def test_random_mask_keeps_as_many_in_each_layer_at_other_places(rewind: int) -> None:
+    train, start = Trainer(0), dense_at(rewind)
+    played, parents = rounds(shuffled(rewind), train=train), rounds(imp(rewind), train=train)
+    for current, parent in zip(played[1:], parents[1:], strict=True):
+        masks, found = current.ticket.masks, parent.ticket.masks
+        assert {name: int(mask.sum()) for name, mask in masks.items()} == {n: int(m.sum()) for n, m in found.items()}
+        for name in WEIGHTS:
+            assert not torch.equal(masks[name], found[name])
+        expected = {name: torch.where(masks[name], t, 0.0) if name in masks else t for name, t in start.items()}
+        assert_equal(current.ticket.state, expected)
+    # drawn anew in each round: not a part of the round before
+    assert any((played[2].ticket.masks[name] & ~played[1].ticket.masks[name]).any() for name in WEIGHTS)
+
+
+def test_seeds_differ_in_everything() -> None:
+    for one, other in zip(rounds(imp(), seed=0), rounds(imp(), seed=1), strict=True):
+        assert not any(torch.equal(one.ticket.state[name], other.ticket.state[name]) for name in WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    ("arm", "phases"),
+    [
+        (imp(), 1 + ROUNDS),
+        (imp(5), 1 + ROUNDS + 1),  # without a store that keeps it in passing, the way to step 5 is a phase of its own
+        (reinit(), 1 + ROUNDS + (ROUNDS - 1)),  # its parent's last round finds no mask, so it is not trained
+        (shuffled(), 1 + ROUNDS + (ROUNDS - 1)),
+    ],
+)
+def test_trains_what_is_asked_for_and_nothing_else(arm: Arm, phases: int) -> None:
+    train = Trainer(0)
+    for current in play(train.recipe, PRUNING, arm, 0, train):
+        _ = current.trained
+    assert len(train.known) == phases
+
+
+def test_a_study_without_rounds_is_one_dense_training() -> None:
+    train = Trainer(0)
+    assert [r.index for r in rounds(imp(), train=train, pruning=Pruning(magnitude, everywhere, ()))] == [0]
+    assert train.known == {}
+
+
+def test_criteria_are_shown_the_trained_network_and_its_start() -> None:
+    shown: list[tuple[State, State, str, list[torch.Tensor], int]] = []
+
+    def spy(evidence: Evidence) -> Scores:
+        assert not evidence.net.training
+        batches, again = ([inputs for inputs, _ in evidence.batches] for _ in range(2))
+        assert len(batches) == 60 // 8
+        assert all(torch.equal(one, other) for one, other in zip(batches, again, strict=True))
+        outputs = evidence.net(batches[0])
+        assert evidence.loss(outputs, outputs.argmax(1)) < evidence.loss(outputs, outputs.argmin(1))
+        number = int(torch.randint(2**40, (1,), generator=evidence.rng))
+        shown.append((state_of(evidence.net), dict(evidence.start), digest(evidence.masks), batches, number))
+        return magnitude(evidence)
+
+    played = rounds(imp(5), pruning=Pruning(spy, everywhere, geometric(ROUNDS, keep=0.5)))
+    assert len(shown) == ROUNDS
+    for (state, start, masks, _, _), before in zip(shown, played, strict=False):
+        assert_equal(state, before.trained.state)
+        assert_equal(start, dense_at(5))
+        assert masks == digest(before.ticket.masks)
+    assert len({number for *_, number in shown}) == ROUNDS
+    assert not torch.equal(shown[0][3][0], shown[1][3][0])

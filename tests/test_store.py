@@ -1,0 +1,551 @@
+"""The phase store: trained once, found by what it depends on, never silently different."""
+
+from __future__ import annotations
+
+import copy
+import gzip
+import json
+import os
+import pickle
+import shutil
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sklearn.datasets
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lottery import leases, study
+from lottery.config import build
+from lottery.digests import digest, digest_of
+from lottery.hardware import Hardware
+from lottery.launch import jobs
+from lottery.ledger import NAME
+from lottery.names import Job
+from lottery.rounds import dense_ticket
+from lottery.store import Desk, Entry, Store, write_tensors
+from lottery.study import Cell, Phases, run
+from lottery.training import Phase, Trained
+from tests.conftest import TINY
+
+SPEC = {"what": "a phase", "steps": [0, 10]}
+KEY = digest_of(SPEC)
+INFO = {"step": 3, "rows": [{"step": 3, "val_loss": 0.1}], "losses": [0.1], "optimizer": {"optimizer.0.k": None}}
+ROWS = [{"step": 10, "val_loss": 0.1, "val_accuracy": 2 / 3}]
+
+
+def state() -> dict[str, Tensor]:
+    return {
+        "fc.weight": torch.tensor([[0.0, -0.0, 1e-40], [torch.pi, -3.5e38, 2.0]]),
+        "bn.num_batches_tracked": torch.tensor(7),
+        "half": torch.tensor([1.5, 2.5], dtype=torch.bfloat16),
+        "flag": torch.tensor([True, False]),
+    }
+
+
+def masks() -> dict[str, Tensor]:
+    return {"fc.weight": torch.tensor([[True, False, True], [True, True, False]])}
+
+
+def filled(root: Path) -> Store:
+    store = Store(root)
+    store.publish(SPEC, state(), masks(), ROWS, executed=12)
+    return store
+
+
+def content(entry: Entry) -> tuple[object, ...]:
+    return digest(entry.state), digest(entry.masks), entry.rows, entry.executed
+
+
+@pytest.fixture(scope="module", autouse=True)
+def read_once() -> Iterator[None]:
+    """The digits are read from their file once, not for each of the many cells that are built here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sklearn.datasets, "load_digits", cache(sklearn.datasets.load_digits))
+        yield
+
+
+def executed(store: Store) -> int:
+    """Optimizer steps of all phases together."""
+    return sum(meta["executed"] for meta in store.entries().values())
+
+
+# what is written is what is read
+
+
+def test_a_published_phase_is_found_whole(tmp_path: Path) -> None:
+    entry = filled(tmp_path).find(KEY)
+    assert entry
+    assert (entry.key, entry.reused, entry.executed, entry.rows) == (KEY, True, 12, ROWS)
+    assert entry.state.keys() == state().keys()
+    for name, tensor in state().items():
+        found = entry.state[name]
+        assert (found.dtype, found.shape) == (tensor.dtype, tensor.shape)
+        assert found.flatten().view(torch.uint8).tolist() == tensor.flatten().view(torch.uint8).tolist()
+    assert torch.equal(entry.masks["fc.weight"], masks()["fc.weight"])
+
+
+def test_what_was_not_published_is_not_found(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    assert store.find(digest_of({**SPEC, "steps": [0, 11]})) is None
+    assert Store(tmp_path / "none").find(KEY) is None
+
+
+def test_a_phase_without_metadata_is_not_finished(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    (tmp_path / KEY / "phase.json").unlink()
+    assert store.find(KEY) is None
+    assert store.entries() == {}
+
+
+def damaged(original: bytes, place: int, flip: int) -> bytes:
+    """One byte changed, or, without a flip, the file cut off there."""
+    place %= len(original)
+    return original[:place] + (bytes([original[place] ^ flip]) + original[place + 1 :] if flip else b"")
+
+
+@pytest.fixture(scope="module")
+def flips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with one phase and its checkpoint, and a place for copies of it."""
+    root = tmp_path_factory.mktemp("flips")
+    filled(root / "whole")
+    write_tensors(root / "whole" / KEY / "checkpoint.safetensors", state(), INFO)
+    return root
+
+
+def broken_copy(flips: Path, name: str, place: int, flip: int) -> tuple[Path, bytes]:
+    root = flips / "copy"
+    shutil.rmtree(root, ignore_errors=True)
+    shutil.copytree(flips / "whole", root)
+    broken = damaged((root / KEY / name).read_bytes(), place, flip)
+    (root / KEY / name).write_bytes(broken)
+    return root, broken
+
+
+@pytest.mark.parametrize("name", ["result.safetensors", "phase.json"])
+@settings(max_examples=200, deadline=None)
+@given(place=st.integers(0, 10_000), flip=st.integers(0, 255))
+def test_a_damaged_entry_is_set_aside_or_reads_the_same(name: str, place: int, flip: int, flips: Path) -> None:
+    root, broken = broken_copy(flips, name, place, flip)
+    store, whole = Store(root), Store(flips / "whole").find(KEY)
+    assert whole
+    entry = store.find(KEY)
+    if entry is not None:
+        assert content(entry) == content(whole)
+    else:
+        assert not (root / KEY).exists()
+        assert (root / f"{KEY}.damaged.1" / name).read_bytes() == broken
+        assert store.entries() == {}
+
+
+@settings(max_examples=200, deadline=None)
+@given(place=st.integers(0, 10_000), flip=st.integers(0, 255))
+def test_a_damaged_checkpoint_is_dropped_or_reads_the_same(place: int, flip: int, flips: Path) -> None:
+    root, _ = broken_copy(flips, "checkpoint.safetensors", place, flip)
+    found = desk(root / KEY).load()
+    if found is not None:
+        assert (digest(found[0]), found[1]) == (digest(state()), INFO)
+    else:
+        assert not (root / KEY / "checkpoint.safetensors").exists()
+
+
+def desk(root: Path, masks: Mapping[str, Tensor] | None = None) -> Desk:
+    lease = leases.Watch(root).take()
+    assert lease
+    with lease:
+        return Desk(Store(root), root, lease, dict(masks or {}), {})
+
+
+def test_damage_is_named_and_the_phase_trained_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = filled(tmp_path)
+    for number in (1, 2):
+        path = tmp_path / KEY / "result.safetensors"
+        path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+        entry = store.obtain(SPEC, masks(), lambda desk: Trained(state(), ROWS))
+        assert not entry.reused
+        assert str(path) in caplog.messages[-1]
+        assert f"set aside as {tmp_path / KEY}.damaged.{number}" in caplog.messages[-1]
+        found = store.find(KEY)
+        assert found
+        assert content(found) == content(entry)
+
+
+def test_a_result_of_another_phase_is_not_taken(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    other = {**SPEC, "steps": [0, 20]}
+    store.publish(other, {**state(), "half": torch.zeros(2)}, masks(), ROWS, executed=1)
+    os.replace(tmp_path / digest_of(other) / "result.safetensors", tmp_path / KEY / "result.safetensors")
+    assert store.find(KEY) is None
+
+
+class Trap:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("name", ["result.safetensors", "phase.json", "checkpoint.safetensors"])
+@pytest.mark.parametrize("kind", ["pickle", "torch"])
+def test_no_pickle_is_read(name: str, kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root, sprung = tmp_path / "store", tmp_path / "sprung"
+    store = filled(root)
+    path = root / KEY / name
+    if kind == "pickle":
+        path.write_bytes(pickle.dumps(Trap(sprung)))
+    else:
+        torch.save({"net.fc.weight": Trap(sprung)}, path)
+    if name.startswith("checkpoint"):
+        (root / KEY / "phase.json").unlink()
+        assert desk(root / KEY).load() is None
+    else:
+        assert store.find(KEY) is None
+    assert str(path) in caplog.messages[-1]
+    assert not sprung.exists()
+    # the trap does work
+    pickle.loads(pickle.dumps(Trap(sprung)))
+    assert sprung.exists()
+
+
+# one trains, and a dead one's progress is inherited
+
+
+def test_a_second_start_goes_on_from_the_checkpoint_and_counts_all_steps(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+
+    def killed(desk: Desk) -> Trained:
+        assert desk.load() is None
+        desk.reach(0, 5)
+        desk.save(state(), {"step": 5})
+        desk.reach(5, 8)
+        raise KeyboardInterrupt
+
+    def resumed(desk: Desk) -> Trained:
+        found = desk.load()
+        assert found
+        assert (digest(found[0]), found[1]) == (digest(state()), {"step": 5})
+        desk.reach(5, 10)
+        return Trained(found[0], ROWS)
+
+    with pytest.raises(KeyboardInterrupt):
+        store.obtain(SPEC, masks(), killed)
+    entry = store.obtain(SPEC, masks(), resumed)
+    assert (entry.executed, entry.reused) == (5 + 3 + 5, False)
+    assert executed(store) == 13
+    assert sorted(path.name for path in (tmp_path / KEY).iterdir()) == ["phase.json", "result.safetensors"]
+    again = store.obtain(SPEC, masks(), killed)
+    assert (again.executed, again.reused) == (13, True)
+
+
+def test_of_many_who_want_a_phase_one_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "_POLL_SECONDS", 0.001)
+    trainings: list[int] = []
+    entries: list[Entry] = []
+    barrier = threading.Barrier(6)
+
+    def train(desk: Desk) -> Trained:
+        trainings.append(threading.get_ident())
+        desk.reach(0, 10)
+        time.sleep(0.05)
+        return Trained(state(), ROWS)
+
+    def want() -> None:
+        barrier.wait()
+        entries.append(Store(tmp_path).obtain(SPEC, masks(), train))
+
+    threads = [threading.Thread(target=want) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(trainings) == 1
+    assert {digest(entry.state) for entry in entries} == {digest(state())}
+    assert sorted(entry.reused for entry in entries) == [False] + [True] * 5
+    assert executed(Store(tmp_path)) == 10
+
+
+def test_who_was_thought_dead_takes_the_other_s_result(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = Store(tmp_path)
+
+    def overtaken(desk: Desk) -> Trained:
+        other = leases.Lease(desk.folder, 2, inherited=desk.lease.note)
+        assert other.create()
+        with other:
+            filled(tmp_path)
+            desk.save(state(), {"step": 1})
+        raise AssertionError("went on training")
+
+    entry = store.obtain(SPEC, masks(), overtaken)
+    assert (entry.reused, entry.executed) == (True, 12)
+    assert "another process took this work over" in caplog.text
+    assert not (tmp_path / KEY / "checkpoint.safetensors").exists()
+
+
+# what a phase is found by
+
+
+@pytest.fixture(scope="module")
+def job() -> Job:
+    return jobs([*TINY])[0]
+
+
+def key(job: Job, phase: Phase | None = None) -> str:
+    cell = build(job)
+    return digest_of(Phases(cell, Store("none")).specification(phase or PHASE))
+
+
+PHASE = Phase({"w": torch.ones(3), "b": torch.zeros(1)}, {"w": torch.tensor([True, False, True])}, 0, 30, 5, 6)
+
+
+def changed(job: Job, path: str, value: object) -> Job:
+    config: Any = copy.deepcopy(job.config)
+    *parents, last = path.split(".")
+    node = config
+    for parent in parents:
+        node = node[parent]
+    node[last] = value
+    return replace(job, config=config)
+
+
+def leaves(value: object, path: str) -> list[tuple[str, object]]:
+    if isinstance(value, Mapping):
+        return [leaf for name, item in value.items() for leaf in leaves(item, f"{path}.{name}")]
+    return [(path, value)]
+
+
+OTHERWISE = {
+    "model._target_": "lottery.models.lenet.math.prod",
+    "module._target_": "lottery.modules.Module",
+    "optimizer._target_": "torch.optim.AdamW",
+    "budget._target_": None,  # only a Budget fits
+    "budget.learning_rate._target_": "lottery.learning_rates.cosine",
+    "numerics._target_": None,  # only Numerics fits
+    "numerics.precision": "bf16-mixed",
+    "data._target_": None,  # its content counts, besides
+    "data.shape": None,  # no other fits the inputs
+    "model.shape": [1, 4, 16],
+}
+
+
+def test_every_setting_of_the_recipe_is_in_the_key(job: Job) -> None:
+    keys = {"as it is": key(job)}
+    for group in ("model", "data", "module", "optimizer", "budget", "numerics"):
+        for path, value in leaves(job.config[group], group):
+            if path.endswith("_partial_") or (path in OTHERWISE and OTHERWISE[path] is None):
+                continue
+            if path in OTHERWISE:
+                other = OTHERWISE[path]
+            elif isinstance(value, bool):
+                other = not value
+            elif isinstance(value, str):
+                other = f"{int(value.removesuffix('it')) + 1}it"
+            else:
+                assert isinstance(value, int | float)
+                other = value + 1
+            # `budget.steps` is in the phase's own range too, which is not what is asked for here
+            steps = other if path == "budget.steps" else 30
+            new = changed(job, path, other)
+            if path in ("model._target_", "module._target_"):
+                new = changed(new, path.split(".")[0], {"_target_": other, "_partial_": True})
+            keys[path] = key(new, replace(PHASE, last=int(str(steps))))
+    assert len(keys) > 15
+    assert len(set(keys.values())) == len(keys)
+
+
+def test_every_ingredient_of_a_phase_is_in_the_key(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    next_up = {"w": torch.nextafter(torch.ones(3), torch.tensor(2.0)), "b": torch.zeros(1)}
+    variants = [
+        PHASE,
+        replace(PHASE, state=next_up),
+        replace(PHASE, state={**PHASE.state, "b": torch.tensor([-0.0])}),
+        replace(PHASE, state={"w": PHASE.state["w"], "c": PHASE.state["b"]}),
+        replace(PHASE, state={**PHASE.state, "w": torch.ones(3, 1)}),
+        replace(PHASE, masks={"w": torch.tensor([True, True, False])}),
+        replace(PHASE, masks={}),
+        replace(PHASE, first=1),
+        replace(PHASE, last=29),
+        replace(PHASE, last=28),
+        replace(PHASE, order=6),
+        replace(PHASE, noise=5),
+        replace(PHASE, order=6, noise=5),
+    ]
+    keys = [key(job, variant) for variant in variants]
+    with monkeypatch.context() as other:
+        other.setattr(torch, "__version__", "0.0.1")
+        keys.append(key(job))
+    with monkeypatch.context() as other:
+        other.setattr(study, "SCIENCE", study.SCIENCE + 1)
+        keys.append(key(job))
+    with monkeypatch.context() as other:
+        other.setattr(Hardware, "device", "cuda")
+        keys.append(key(job))
+    assert len(set(keys)) == len(keys)
+    assert key(job) == keys[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("hardware.checkpoint_seconds", 0.5),
+        ("hardware.accelerator", "cpu"),
+        ("tracking.mode", "offline"),
+        ("tracking.project", "another"),
+        ("out", "elsewhere"),
+        ("store", "elsewhere"),
+        ("seed", 9),  # its streams are in the phase
+        ("schedule.rounds", 9),
+        ("schedule.keep", 0.5),
+        ("criterion._target_", "lottery.criteria.random"),
+        ("optimizer.amsgrad", False),
+        ("optimizer.eps", 1e-8),
+        ("optimizer.betas", [0.9, 0.999]),
+    ],
+)
+def test_what_changes_no_number_is_not_in_the_key(job: Job, path: str, value: object) -> None:
+    assert key(changed(job, path, value)) == key(job)
+
+
+def idx(values: np.ndarray[Any, Any]) -> bytes:
+    return struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape) + values.tobytes()
+
+
+def test_where_the_data_lies_is_not_in_the_key_but_what_they_are(tmp_path: Path) -> None:
+    stream = np.random.default_rng(0)
+    files = {
+        f"{part}-{kind}": stream.integers(0, 10, (40, 28, 28) if "images" in kind else (40,), dtype=np.uint8)
+        for part in ("train", "t10k")
+        for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")
+    }
+    for root, zipped in (("one", False), ("other", True), ("changed", False)):
+        (tmp_path / root).mkdir()
+        for name, values in files.items():
+            if root == "changed" and name == "t10k-labels-idx1-ubyte":
+                values = np.roll(values, 1)
+            raw = idx(values)
+            (tmp_path / root / (f"{name}.gz" if zipped else name)).write_bytes(gzip.compress(raw) if zipped else raw)
+    mnist = jobs([*TINY, "data=mnist", "data.val_size=10", "data.batch_size=6", f"data.root={tmp_path / 'one'}"])[0]
+    assert key(changed(mnist, "data.root", str(tmp_path / "other"))) == key(mnist)
+    assert key(changed(mnist, "data.root", str(tmp_path / "changed"))) != key(mnist)
+
+
+def test_a_user_s_code_is_in_the_key(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "my_networks"
+    (package / "parts").mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "nets.py").write_text("from torch import nn\n\ndef one(): return nn.Linear(64, 10)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    own = changed(job, "model", {"_target_": "my_networks.nets.one", "_partial_": True})
+    keys = [key(own)]
+    for name in ("nets.py", "parts/new.py", "__init__.py"):
+        with open(package / name, "a") as file:
+            file.write("# changed\n")
+        keys.append(key(own))
+    (package / "parts/new.py").rename(package / "parts/newer.py")
+    keys.append(key(own))
+    assert len(set(keys)) == len(keys)
+    (package / "notes.txt").write_text("no code")
+    assert key(own) == keys[-1]
+    assert key(job) not in keys
+    for name in [name for name in sys.modules if name.split(".")[0] == "my_networks"]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+# whole cells
+
+
+def ledger(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / NAME).read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "run"} for line in lines]
+
+
+def test_three_arms_train_each_phase_once(cell: Callable[..., Cell], tmp_path: Path) -> None:
+    store, total, rounds = Store(tmp_path / "store"), 30, 2
+    for count, arm in enumerate(("random_mask", "imp", "random_reinit"), start=1):
+        run(cell(f"arm={arm}"), tmp_path / arm, store)
+        alone = (rounds - 1) * total if arm == "random_mask" else 0  # of imp, for the masks of the next round
+        assert executed(store) == {1: (1 + rounds) * total + alone, 2: (1 + 2 * rounds) * total}.get(
+            count, (1 + 3 * rounds) * total
+        )
+    before = {path: path.stat().st_mtime_ns for path in store.root.rglob("*")}
+    run(cell("arm=imp"), tmp_path / "again", store)
+    assert {path: path.stat().st_mtime_ns for path in store.root.rglob("*")} == before
+    assert ledger(tmp_path / "again") == ledger(tmp_path / "imp")
+    again = [json.loads(line)["run"]["reused"] for line in (tmp_path / "again" / NAME).read_text().splitlines()]
+    assert again == [True] * 3
+    # a longer schedule goes on where the shorter one ended
+    run(cell("arm=imp", "schedule.rounds=3"), tmp_path / "longer", store)
+    assert executed(store) == (1 + 3 * rounds) * total + total
+    phases = [[line["phase"] for line in ledger(tmp_path / name)] for name in ("imp", "longer")]
+    assert phases[1][:3] == phases[0]
+    # another seed shares nothing
+    run(cell("seed=1", "schedule.rounds=0"), tmp_path / "other", store)
+    assert executed(store) == (2 + 3 * rounds) * total + total
+
+
+def test_arms_with_other_rewinding_points_share_the_dense_training(cell: Callable[..., Cell], tmp_path: Path) -> None:
+    imp, rewound = cell("arm=imp"), cell("arm=imp", "arm.rewind=13")
+    one, other = Store(tmp_path / "one"), Store(tmp_path / "other")
+    run(rewound, tmp_path / "a", one)
+    assert executed(one) == 30 + 2 * (30 - 13)
+    run(imp, tmp_path / "b", one)
+    assert executed(one) == 30 + 2 * (30 - 13) + 2 * 30
+    # the other way round the state at step 13 was not kept in passing
+    run(imp, tmp_path / "c", other)
+    assert executed(other) == 3 * 30
+    run(rewound, tmp_path / "d", other)
+    assert executed(other) == 3 * 30 + 13 + 2 * (30 - 13)
+    assert (ledger(tmp_path / "a"), ledger(tmp_path / "b")) == (ledger(tmp_path / "d"), ledger(tmp_path / "c"))
+    assert ledger(tmp_path / "a")[0]["phase"] == ledger(tmp_path / "b")[0]["phase"]
+    assert {k: m["digest"] for k, m in one.entries().items()} == {k: m["digest"] for k, m in other.entries().items()}
+
+
+def test_every_arm_of_a_seed_has_the_same_streams(cell: Callable[..., Cell]) -> None:
+    one, other = (Phases(cell(f"arm={arm}"), Store("none")) for arm in ("imp", "random_mask"))
+    ticket = dense_ticket(one.cell.study.recipe, 0)
+    orders = [[phases.phase(ticket, index, 0, 30).order for index in range(5)] for phases in (one, other)]
+    noises = [[phases.phase(ticket, index, 0, 30).noise for index in range(5)] for phases in (one, other)]
+    assert orders[0] == orders[1]
+    assert noises[0] == noises[1]
+    assert len({*orders[0], *noises[0]}) == 10
+
+
+def test_gc_keeps_what_ledgers_need_and_what_lives(cell: Callable[..., Cell], tmp_path: Path) -> None:
+    store, rewound = Store(tmp_path / "store"), cell("arm=imp", "arm.rewind=10", "schedule.rounds=1")
+    run(rewound, tmp_path / "a", store)
+    needed = {line["phase"] for line in ledger(tmp_path / "a")}
+    kept = set(store.entries())
+    assert len(kept) == len(needed) + 1  # the state at step 10 is in no ledger
+    filled(store.root)
+    store.publish({"of": KEY, "step": 1}, state(), masks(), [], executed=0)
+    (store.root / f"{KEY}.damaged.1").mkdir()
+    for name in ("fresh", "stale", "working"):
+        (store.root / name).mkdir()
+        (store.root / name / "checkpoint.safetensors").write_bytes(bytes(1000))
+    with leases.hold(store.root / "working"):
+        for path in [*store.root.glob("stale/*"), *store.root.glob("working/*"), *store.root.glob("[sw]*")]:
+            os.utime(path, (0, 0))
+        before = store.size()
+        removed, freed = store.gc(needed)
+        assert removed == 4
+        assert freed == before - store.size() > 1000
+        assert {path.name for path in store.root.iterdir()} == kept | {"fresh", "working"}
+    steps = executed(store)
+    run(rewound, tmp_path / "b", store)
+    assert executed(store) == steps
+    assert ledger(tmp_path / "b") == ledger(tmp_path / "a")
+    assert store.gc(set())[0] == len(kept)
+    assert {path.name for path in store.root.iterdir()} == {"fresh", "working"}

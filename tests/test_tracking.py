@@ -1,0 +1,424 @@
+"""W&B shows exactly what ledger and store say, however often a cell was interrupted; losing W&B loses nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import wandb
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lottery import study, tracking
+from lottery.launch import jobs, play
+from lottery.ledger import NAME, Ledger
+from lottery.names import Job
+from lottery.progress import Progress
+from lottery.tracking import Tracker, run_id
+
+from .conftest import TINY
+
+OFFLINE = (*TINY, "tracking.mode=offline", "hardware.checkpoint_seconds=1e-6")
+"""a cell whose every chunk leaves a checkpoint: what it measured is then never measured again"""
+CELL = "imp", 3
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """W&B without an account and with its own files out of the way."""
+    own = tmp_path_factory.mktemp("wandb-own")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("WANDB_")]:
+            patch.delenv(name)
+        for name in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_CONFIG_DIR"):
+            patch.setenv(name, str(own))
+        patch.setenv("NETRC", str(own / "netrc"))
+        patch.setenv("WANDB_SILENT", "true")
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _afresh() -> Iterator[None]:
+    """Leaves nothing of W&B's state in this process to the next test."""
+    yield
+    wandb.teardown()
+
+
+def tiny(out: Path, *overrides: str) -> Job:
+    return jobs([*OFFLINE, f"out={out}", *overrides])[0]
+
+
+def lines(job: Job) -> list[dict[str, Any]]:
+    return Ledger(job.folder / NAME).lines()
+
+
+def segments(job: Job) -> list[Path]:
+    """The folders of a cell's offline run, one for each start that had something to show."""
+    return sorted((job.folder / "wandb").glob("offline-run-*"))
+
+
+def records(segment: Path, *flags: str) -> list[dict[str, Any]]:
+    """What a run's file holds, by W&B's own reader."""
+    wandb.teardown()  # `finish` comes back before the file is complete
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", *flags, "--json", str(segment)]
+    read = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    return [json.loads(read)] if flags else [json.loads(line) for line in read.splitlines()]
+
+
+def history(job: Job) -> list[dict[str, float]]:
+    """The rows of all segments of a cell's run, without W&B's own columns."""
+    items = [r["history"]["item"] for s in segments(job) for r in records(s) if r["type"] == "history"]
+    return [{key: value for key, value in item.items() if not key.startswith("_")} for item in items]
+
+
+def runs(job: Job) -> list[dict[str, Any]]:
+    """What each segment says of the run that it belongs to."""
+    return [record["run"] for s in segments(job) for record in records(s) if record["type"] == "run"]
+
+
+def expected(job: Job) -> list[dict[str, float]]:
+    """The rows that a cell must show, from its ledger and the metadata of its phases."""
+    rows, before = [], 0
+    for line in lines(job):
+        phase = json.loads((Path(job.config["store"]) / line["phase"] / "phase.json").read_text())["phase"]
+        first = phase["spec"]["steps"][0]
+        for row in phase["rows"]:
+            values = {f"train/{key}": value for key, value in row.items() if key != "step"}
+            rows.append({**values, "train/step": before + row["step"] - first})
+        before += line["train_steps"]
+        numbers = {f"round/{key}": value for key, value in line.items() if isinstance(value, int | float)}
+        rows.append(numbers | {f"round/density/{name}": value for name, value in line["layer_densities"].items()})
+    return rows
+
+
+def in_order(rows: Sequence[dict[str, float]]) -> list[dict[str, float]]:
+    return sorted(rows, key=lambda row: (row.get("round/round", -1), row.get("train/step", -1)))
+
+
+class Stopped(Exception):
+    """Stands for whatever ends a cell early."""
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, event: str, number: int) -> None:
+    """Stops the cell at an event's n-th time, before W&B hears of it."""
+    real, seen = getattr(Progress, event), []
+
+    def told(self: Progress, *args: Any) -> None:
+        seen.append(args)
+        if len(seen) == number:
+            raise Stopped
+        real(self, *args)
+
+    monkeypatch.setattr(Progress, event, told)
+
+
+def interrupted(job: Job, event: str, number: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, event, number)
+        with pytest.raises(Stopped):
+            play(job)
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """A cell shown from beginning to end."""
+    job = tiny(tmp_path_factory.mktemp("shown"), "seed=3")
+    play(job)
+    return job
+
+
+def test_one_run_a_cell_named_grouped_and_configured(shown: Job) -> None:
+    (segment,) = segments(shown)
+    (run,), read = runs(shown), records(segment)
+    assert run["run_id"] == run_id(shown.study, *CELL)
+    assert (run["run_group"], run["job_type"], run["display_name"]) == (shown.study, "imp", "imp/seed3")
+    assert run["resume"] is True  # without it `wandb sync` would count the steps of a second segment from 0 again
+    config = {key: value for key, value in run["config"]["update"].items() if key != "_wandb"}
+    assert config == {**shown.config, "study": shown.study, "arm_label": "imp"}
+    axes = {m["glob_name"]: m["step_metric"] for r in read if (m := r.get("metric")) and "glob_name" in m}
+    assert axes == {"round/*": "round/density", "train/*": "train/step"}
+
+
+def test_rows_are_those_of_ledger_and_store_in_order(shown: Job) -> None:
+    rows = history(shown)
+    assert rows == expected(shown)
+    assert [row["train/step"] for row in rows if "train/step" in row] == list(range(10, 91, 10))
+    rounds = [row for row in rows if "round/round" in row]
+    for key in ("density", "test_accuracy", "val_loss", "early_stop_step", "compression_ratio"):
+        assert [row[f"round/{key}"] for row in rounds] == [line[key] for line in lines(shown)]
+
+
+def test_summary_holds_the_last_round(shown: Job) -> None:
+    (summary,) = records(segments(shown)[0], "--summary")
+    assert (summary["state"], summary["exit_code"]) == ("finished", 0)
+    final = {key[6:]: value for key, value in summary["summary"].items() if key.startswith("final/")}
+    last = lines(shown)[-1]
+    assert final == {key: last[key] for key in final}
+    wanted = {
+        "density",
+        "compression_ratio",
+        "test_accuracy",
+        "test_loss",
+        "early_stop_step",
+        "early_stop_test_accuracy",
+    }
+    assert final.keys() >= wanted
+
+
+def test_phases_from_the_store_give_all_rows(shown: Job, tmp_path: Path) -> None:
+    job = tiny(tmp_path, "seed=3", f"store={shown.config['store']}")
+    play(job)
+    assert all(line["run"]["reused"] for line in lines(job))
+    assert history(job) == expected(job)
+
+
+def test_id_is_a_function_of_study_label_and_seed() -> None:
+    ids = {run_id(study, label, seed) for study in "ab" for label in ("imp", "imp,rewind=5it") for seed in (0, 1)}
+    assert len(ids) == 8
+    # pinned: another id would split the runs of everybody's unfinished cells
+    assert run_id("demo-digits-0", "imp", 0) == "396f22a70ef870ac"
+
+
+def test_interrupted_anywhere_every_row_is_shown_once(tmp_path: Path) -> None:
+    job = tiny(tmp_path)
+    interrupted(job, "advanced", 2)  # after a checkpoint, before W&B heard of its row
+    interrupted(job, "finished", 1)  # between ledger and W&B
+    interrupted(job, "advanced", 2)  # in the middle of round 1
+    interrupted(job, "finished", 2)
+    play(job)
+    assert len(segments(job)) == 5
+    assert {started["run_id"] for started in runs(job)} == {run_id(job.study, "imp", 0)}
+    assert in_order(history(job)) == in_order(expected(job))
+
+
+def test_an_interrupted_run_is_marked_failed(tmp_path: Path) -> None:
+    job = tiny(tmp_path, "schedule.rounds=0")
+    interrupted(job, "advanced", 2)
+    (summary,) = records(segments(job)[0], "--summary")
+    assert (summary["state"], summary["exit_code"]) == ("failed", 1)
+
+
+def test_another_arm_that_finishes_a_phase_shows_all_of_it_and_nothing_of_its_parent(tmp_path: Path) -> None:
+    interrupted(tiny(tmp_path, "arm=imp"), "advanced", 3)
+    job = tiny(tmp_path, "arm=random_reinit")
+    play(job)
+    assert in_order(history(job)) == in_order(expected(job))
+
+
+KILLED = """
+import os, signal, sys, time
+from lottery.launch import jobs, play
+from lottery.progress import Progress
+seen = []
+def advanced(self, current, step, row):
+    seen.append(step)
+    if len(seen) == 6:
+        time.sleep(2)  # what was logged is on disk long before
+        os.kill(os.getpid(), signal.SIGKILL)
+Progress.advanced = advanced
+play(jobs(sys.argv[1:])[0])
+"""
+
+
+def test_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    overrides = [*OFFLINE, f"out={tmp_path}"]
+    killed = subprocess.run([sys.executable, "-c", KILLED, *overrides], capture_output=True, timeout=120)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    job = jobs(overrides)[0]
+    assert [row["train/step"] for row in history(job) if "train/step" in row] == [10, 20, 30, 40, 50]
+    play(job)
+    assert in_order(history(job)) == in_order(expected(job))
+
+
+def test_a_process_that_waited_for_another_shows_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job, real = tiny(tmp_path, "schedule.rounds=1"), study.run
+
+    def after_the_other(*args: Any) -> None:
+        monkeypatch.setattr(study, "run", real)
+        play(job)
+        real(*args)
+
+    monkeypatch.setattr(study, "run", after_the_other)
+    play(job)
+    assert len(segments(job)) == 1
+    assert history(job) == expected(job)
+
+
+def test_disabled_leaves_no_trace(tmp_path: Path) -> None:
+    job = tiny(tmp_path, "tracking.mode=disabled", "schedule.rounds=0")
+    play(job)
+    assert sorted(path.name for path in job.folder.iterdir()) == ["config.yaml", NAME]
+
+
+def test_a_cell_first_untracked_is_shown_whole(tmp_path: Path) -> None:
+    interrupted(tiny(tmp_path, "tracking.mode=disabled"), "advanced", 5)
+    job = tiny(tmp_path)
+    play(job)
+    assert in_order(history(job)) == in_order(expected(job))
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An address where W&B gets no answer."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        if request.param == "accepts and says nothing":
+            listener.listen()
+        if request.param != "no account":
+            monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        wandb.teardown()
+        yield
+
+
+@pytest.mark.parametrize("server", ["refuses", "accepts and says nothing", "no account"], indirect=True)
+def test_online_without_a_server_goes_on_offline(
+    server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tracking, "INIT_SECONDS", 1)
+    real, waits = wandb.init, []
+
+    def init(**arguments: Any) -> Any:
+        waits.append(arguments["settings"].init_timeout)
+        return real(**arguments)
+
+    monkeypatch.setattr(wandb, "init", init)
+    job = tiny(tmp_path, "tracking.mode=online", "schedule.rounds=1")
+    with open(os.devnull) as nobody:
+        monkeypatch.setattr(sys, "stdin", nobody)
+        play(job)
+    said = [line for line in capfd.readouterr().err.splitlines() if "W&B" in line]
+    assert len(said) == 1, said
+    assert "kept offline, `wandb sync` sends it later" in said[0]
+    assert waits == [1, 1]
+    assert [line["round"] for line in lines(job)] == [0, 1]
+    assert history(job) == expected(job)
+    assert runs(job)[0]["run_id"] == run_id(job.study, "imp", 0)
+
+
+class Summary(dict[str, float]):
+    def __init__(self, broken: bool) -> None:
+        self.broken = broken
+
+    def update(self, *args: Any) -> None:
+        if self.broken:
+            raise OSError("no space left on device")
+        super().update(*args)
+
+
+class Run:
+    """A run that remembers its rows, and breaks where it is told to."""
+
+    def __init__(self, rows: list[dict[str, float]], broken: str = "") -> None:
+        self.rows, self.broken, self.summary = rows, broken, Summary(broken == "summary")
+
+    def log(self, values: dict[str, float]) -> None:
+        if self.broken == "log" and len(self.rows) == 2:
+            raise wandb.Error("connection lost")
+        self.rows.append(values)
+
+    def finish(self, exit_code: int) -> None:
+        if self.broken == "finish":
+            raise TimeoutError("still uploading")
+
+
+@pytest.mark.parametrize("broken", ["init", "log", "summary", "finish"])
+def test_an_error_of_wandb_never_stops_the_cell(
+    broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def init(self: Tracker, mode: str) -> Run:
+        if broken == "init":
+            raise wandb.Error("out of order")
+        return Run([], broken)
+
+    monkeypatch.setattr(Tracker, "_init", init)
+    job = tiny(tmp_path, "schedule.rounds=1")
+    play(job)
+    assert [line["round"] for line in lines(job)] == [0, 1]
+    said = [line for line in capsys.readouterr().err.splitlines() if "W&B" in line]
+    assert len(said) == 1, said
+    assert said[0].endswith("the ledger has everything")
+
+
+def test_what_a_broken_run_did_not_take_is_shown_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[dict[str, float]] = []
+    breaking = iter(["log", ""])
+    monkeypatch.setattr(Tracker, "_init", lambda self, mode: Run(rows, next(breaking)))
+    job = tiny(tmp_path, "schedule.rounds=1")
+    interrupted(job, "finished", 2)
+    assert len(rows) == 2
+    play(job)
+    assert in_order(rows) == in_order(expected(job))
+
+
+def test_a_full_disk_or_a_torn_cursor_stops_nothing(tmp_path: Path) -> None:
+    job = tiny(tmp_path, "schedule.rounds=0")
+    job.folder.mkdir(parents=True)
+    (job.folder / "wandb.json").write_text("")
+    (job.folder / "wandb.tmp").symlink_to("/dev/full")
+    play(job)
+    assert len(lines(job)) == 1
+    assert (job.folder / "wandb.json").read_text() == ""
+    assert history(job) == expected(job)
+
+
+ROUNDS, STEPS = 3, 4  # evaluated at each step, of a phase that begins with step 2
+
+
+class Stretch:
+    """One round of a made-up cell, and its checkpoint."""
+
+    def __init__(self, index: int) -> None:
+        self.current = SimpleNamespace(index=index, first=2)
+        self.rows = [{"step": 2 + n, "val_loss": float(10 * index + n)} for n in range(1, STEPS + 1)]
+        self.line = {"round": index, "rounds": ROUNDS - 1, "density": 0.8**index, "compression_ratio": 1.0}
+        self.line |= {"train_steps": STEPS, "layer_densities": {}}
+        self.done = 0  # steps in the checkpoint
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, STEPS), st.booleans()), max_size=5))
+def test_no_row_is_missing_or_repeated_under_any_interruptions(
+    tmp_path_factory: pytest.TempPathFactory, stops: list[tuple[int, int, bool]]
+) -> None:
+    """Each start ends after some events; the next begins at an earlier checkpoint, or where somebody else came to."""
+    folder, rows = tmp_path_factory.mktemp("cell"), list[dict[str, float]]()
+    stretches = [Stretch(index) for index in range(ROUNDS)]
+    for events, back, overtaken in [*stops, (1000, 0, False)]:
+        tracker = Tracker()
+        tracker._init = lambda mode: Run(rows)  # type: ignore[method-assign, assignment]
+        tracker.open(SimpleNamespace(), folder)  # type: ignore[arg-type]
+        left = iter(range(events))
+        at = follow(tracker, stretches, lambda left=left: next(left, None) is None)
+        tracker.close(failed=True)
+        if at is not None:
+            step = at.done + back if overtaken else at.done - back
+            at.done = min(max(step, 0), STEPS)
+    steps = [row["train/step"] for row in rows if "train/step" in row]
+    assert sorted(steps) == list(range(1, ROUNDS * STEPS + 1))
+    assert [row["round/round"] for row in rows if "round/round" in row] == list(range(ROUNDS))
+    losses = {row["train/step"]: row["train/val_loss"] for row in rows if "train/step" in row}
+    assert losses == {i * STEPS + n: 10 * i + n for i in range(ROUNDS) for n in range(1, STEPS + 1)}
+
+
+def follow(tracker: Tracker, stretches: list[Stretch], stop: Callable[[], bool]) -> Stretch | None:
+    """Plays the cell to a tracker from the start, earlier rounds from the store, until told to stop; where it was."""
+    for stretch in stretches:
+        for row in stretch.rows[stretch.done :]:
+            if stop():
+                return stretch
+            stretch.done += 1
+            tracker.advanced(stretch.current, int(row["step"]), row)  # type: ignore[arg-type]
+        if stop():
+            return stretch
+        tracker.finished(stretch.line, stretch.rows)
+    return None
