@@ -6,12 +6,7 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from lottery.names import Job
 
 _EPILOG = """examples:
   lottery run experiment=demo                                 a whole study, about a minute
@@ -60,6 +55,7 @@ def main() -> None:
     store.add_argument("--out", type=Path, default=Path("runs"), help="folder of runs (default: runs)")
     store.add_argument("--store", type=Path, help="the store (default: OUT/store)")
     argv = sys.argv[1:]
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a user's own networks and criteria, named by import path, lie here
     signal.signal(signal.SIGTERM, _terminate)
@@ -77,7 +73,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except Exception as error:
-        if os.environ.get("LOTTERY_TRACEBACK") == "1":
+        if wants_traceback:
             raise
         print(f"lottery: {_sentence(error)}", file=sys.stderr)
         code = 1
@@ -103,98 +99,29 @@ def _run(arguments: list[str]) -> int:
     if {"--help", "-h"} & set(arguments):
         print(_RUN + _EPILOG, end="")
         return 0
-    if os.environ.get("HYDRA_FULL_ERROR") == "1":
-        os.environ["LOTTERY_TRACEBACK"] = "1"
-    from lottery.launch import jobs, launch
+    # argparse, which reads Hydra's flags, takes overrides before them only
+    arguments = sorted(arguments, key=lambda word: word.startswith("-") or not ("=" in word or word.startswith("~")))
+    from lottery.compose import jobs
+    from lottery.launch import launch
+    from lottery.plan import show
+    from lottery.sweep import run
 
     if "--plan" in arguments:
-        from lottery.plan import show
-
         show(jobs([a for a in arguments if a != "--plan"]))
-        return 0
-
-    asks_hydra = {"--cfg", "-c", "--hydra-help", "--info", "-i", "--shell-completion", "-sc"}
-    if asks_hydra & set(arguments):
+    elif {"--cfg", "-c", "--hydra-help", "--info", "-i", "--shell-completion", "-sc"} & set(arguments):
         launch(arguments)
-        return 0
-    cells = jobs(arguments)
-    open_cells = [job for job in cells if not _finished(job)]
-    if len(open_cells) < len(cells):
-        print(f"{len(cells) - len(open_cells)} of {len(cells)} cells are finished already")
-    failure: BaseException | None = None
-    if open_cells:
-        _check(open_cells)
-        studies = ", ".join(dict.fromkeys(job.study for job in cells))
-        print(f"{studies}: {len(open_cells)} cells to run, in {Path(cells[0].config['out'])}/", flush=True)
-        try:
-            launch(arguments)
-        except KeyboardInterrupt:
-            raise
-        except Exception as error:
-            if os.environ.get("LOTTERY_TRACEBACK") == "1":
-                raise
-            failure = error
-    return _conclude(cells, failure)
-
-
-def _finished(job: Job) -> bool:
-    from lottery.ledger import NAME, Ledger
-
-    return Ledger(job.folder / NAME).finished()
-
-
-def _check(cells: Sequence[Job]) -> None:
-    """Builds one cell of each kind: what can't work is said before any worker starts."""
-    from lottery.config import build, check, make
-
-    for job in {(job.study, job.label): job for job in cells}.values():
-        check(build(job))
-        make("tracking", job.config["tracking"])
-
-
-def _conclude(cells: Sequence[Job], failure: BaseException | None) -> int:
-    """Reports what is there, and names what failed or is missing."""
-    from lottery.launch import ERROR, describe_error
-
-    try:
-        _reports({job.folder.parent.parent for job in cells})
-    except OSError as error:  # a full disk must not hide which cells failed
-        print(f"no report: {describe_error(error)}", file=sys.stderr)
-        failure = failure or error
-    unfinished = [job for job in cells if not _finished(job)]
-    for job in unfinished:
-        path = job.folder / ERROR
-        reason = next(iter(path.read_text().splitlines()), "") if path.exists() else ""
-        print(f"{job}: {reason or 'did not finish'}", file=sys.stderr)
-    if unfinished:
-        killed = failure is not None and "terminated" in str(failure).lower()
-        why = "a worker process was killed, which ends the whole sweep; " if killed else ""
-        if failure is not None and not killed and not any((job.folder / ERROR).exists() for job in unfinished):
-            why = f"{describe_error(failure)}; "
-        print(f"{len(unfinished)} of {len(cells)} cells are unfinished; {why}the same command goes on", file=sys.stderr)
-        return 1
-    return int(failure is not None)
-
-
-def _reports(folders: set[Path], out: Path | None = None) -> None:
-    """Prints and writes the report of every study among some folders."""
-    from lottery.report import write
-    from lottery.results import read
-
-    frame = read(*sorted(folders))
-    studies = list(frame.groupby("study", sort=True))
-    for study, part in studies:
-        home = Path(part["run/ledger"].iloc[0]).parents[2]
-        folder = home if out is None else out / str(study) if len(studies) > 1 else out
-        print(f"\n{write(part, folder)}")
-        print(f"table   {folder / 'report.md'}\nfigure  {folder / 'curve.png'}\nframe   {folder / 'results.csv'}")
+    else:
+        return run(arguments)
+    return 0
 
 
 def _report(args: argparse.Namespace) -> int:
     for path in args.runs:
         if not path.exists():
             raise FileNotFoundError(2, "no such folder", str(path))
-    _reports(set(args.runs), args.out)
+    from lottery.report import publish
+
+    publish(args.runs, args.out)
     return 0
 
 

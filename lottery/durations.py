@@ -14,7 +14,7 @@ def canonical(duration: int | str) -> str:
     Raises ValueError for anything else.
     """
     found = re.fullmatch(r"([0-9]+)(it|ep)?", str(duration).strip().replace("_", ""))
-    if not found or isinstance(duration, bool):
+    if not found:
         raise ValueError(f"{duration!r} is no duration: write steps as 500 or 500it, epochs as 2ep")
     return found[1].lstrip("0").zfill(1) + (found[2] or "it")
 

@@ -2,108 +2,33 @@
 
 from __future__ import annotations
 
-import math
 import os
-import re
 import signal
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn, cast
 
 import hydra
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from lottery.ledger import NAME, Ledger
-from lottery.names import CONF, GROUPS, Job, Refused, nearby, options
+from lottery.calls import make
+from lottery.compose import job_of
+from lottery.config import build, check
+from lottery.data.examples import DataError
+from lottery.ledger import NAME, Ledger, LedgerError
+from lottery.names import CONF, Job, Refused
 from lottery.notebook import CONFIG
+from lottery.progress import Progress
+from lottery.store import Store
+from lottery.study import run
+from lottery.training import Diverged
 
 ERROR = "error.txt"
-TOP = sorted({*GROUPS, "out", "store", "seed"})
-"""keys at the top of a configuration"""
 _MAIN = "LOTTERY_MAIN_PID"
-
-
-def jobs(arguments: list[str]) -> list[Job]:
-    """Every cell that a command line asks for, composed as Hydra will compose it. Raises Refused."""
-    parser = get_args_parser()
-    parser.error = _misused  # type: ignore[method-assign]
-    args = parser.parse_args(arguments)
-    search_path = create_config_search_path(str(CONF))
-    if args.config_dir:
-        if not Path(args.config_dir).is_dir():
-            raise Refused(f"--config-dir {args.config_dir}: there is no such folder")
-        search_path.prepend("command-line", f"file://{Path(args.config_dir).resolve()}")
-    loader: Any = ConfigLoaderImpl(search_path)
-    try:
-        master = loader.load_configuration("config", args.overrides, RunMode.MULTIRUN)
-        if not args.multirun and master.hydra.mode != RunMode.MULTIRUN:
-            given = OverridesParser.create(loader).parse_overrides(args.overrides)
-            loader.validate_sweep_overrides_legal(given, RunMode.RUN, from_shell=True)
-            return [_job(master)]
-        params = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
-        parsed = OverridesParser.create(loader).parse_overrides([*params, *master.hydra.overrides.task])
-        sweep = [cell for batch in BasicSweeper.split_arguments(parsed, None) for cell in batch]
-        return [_job(loader.load_sweep_config(master, cell)) for cell in sweep]
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise Refused(_explain(error, loader, args.overrides)) from error
-
-
-def _misused(message: str) -> NoReturn:
-    raise Refused(f"{message}; `lottery run --help` shows what can be given")
-
-
-def _job(config: DictConfig, hydra_config: Any = None) -> Job:
-    hydra_config = hydra_config or config.hydra
-    folders = [source.path for source in hydra_config.runtime.config_sources if source.schema == "file"]
-    choices = hydra_config.runtime.choices
-    for group in (group for group in GROUPS if group != "experiment"):
-        if not isinstance(config.get(group), DictConfig) or choices.get(group) is None:
-            raise Refused(f"{group}: is missing; must be one of {', '.join(options(group, tuple(folders)))}")
-    plain = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    try:
-        resolved = OmegaConf.to_container(plain, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        raise Refused(f"{error.full_key}: {str(error).splitlines()[0]}") from error
-    assert isinstance(resolved, dict)
-    for override in hydra_config.overrides.task:
-        key = override.lstrip("+~").partition("=")[0].partition(".")[0].partition("@")[0].partition("/")[0]
-        if key not in (*TOP, *choices):  # added with +, where it would be read by nobody
-            raise Refused(f"{override.lstrip('+~')}: there is no such key; {nearby(key, TOP)}")
-    for key in ("out", "store"):
-        if resolved[key] in (None, ""):
-            raise Refused(f"{key}={'null' if resolved[key] is None else ''}: must be a folder")
-        resolved[key] = str(resolved[key])
-    for key, value in _leaves(resolved):
-        if isinstance(value, float) and not math.isfinite(value):
-            raise Refused(f"{key}={value}: must be a finite number")
-    return Job(
-        config=cast(dict[str, Any], resolved),
-        arm=OmegaConf.to_container(plain.arm, resolve=False),  # type: ignore[arg-type]
-        choices={k: str(v) for k, v in choices.items() if v is not None},
-        sources=tuple(path for path in folders if path != str(CONF)),
-    )
-
-
-def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Every plain value of a configuration with its key."""
-    if isinstance(value, dict | list):
-        for name, item in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _leaves(item, f"{key}.{name}" if key else str(name))
-    else:
-        yield key, value
 
 
 def launch(arguments: list[str]) -> None:
@@ -122,7 +47,7 @@ def task(config: DictConfig) -> None:
     """
     if os.environ.get(_MAIN, str(os.getpid())) != str(os.getpid()):
         _follow(int(os.environ[_MAIN]))
-    job = _job(config, HydraConfig.get())
+    job = job_of(config, HydraConfig.get())
     if Ledger(job.folder / NAME).finished():
         return
     (job.folder / ERROR).unlink(missing_ok=True)
@@ -138,11 +63,6 @@ def task(config: DictConfig) -> None:
 
 def play(job: Job) -> None:
     """Builds, checks and runs a cell, with its views."""
-    from lottery.config import build, check, make
-    from lottery.progress import Progress
-    from lottery.store import Store
-    from lottery.study import run
-
     cell = build(job)
     check(cell)
     job.folder.mkdir(parents=True, exist_ok=True)
@@ -174,10 +94,6 @@ def _follow(main: int) -> None:
 
 def describe_error(error: BaseException) -> str:
     """An error as one sentence: its own if it was written for people, else type and message."""
-    from lottery.data.examples import DataError
-    from lottery.ledger import LedgerError
-    from lottery.training import Diverged
-
     if isinstance(error, Refused | DataError | LedgerError | Diverged):
         return str(error)
     if isinstance(error, OSError) and error.filename:
@@ -185,46 +101,3 @@ def describe_error(error: BaseException) -> str:
     if isinstance(error, FileNotFoundError):  # ours, with a sentence of its own
         return str(error)
     return f"{type(error).__name__}: {error}"
-
-
-def _explain(error: Exception, loader: ConfigLoaderImpl, overrides: Iterable[str]) -> str:
-    """A composition error as one sentence with the names nearby."""
-    text = str(error)
-    if isinstance(error, OverrideParseException):
-        if "missing EQUAL" in text:
-            return f"{error.override}: can't be read; a setting is written key=value"
-        reason = text.splitlines()[0].removeprefix(f"Error parsing override '{error.override}'")
-        return (
-            f"{error.override}: can't be read{f' ({reason})' if reason else ''}; a list is [1,2], text with signs '...'"
-        )
-    if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
-        return f"{found[1]}: several values are a sweep; add -m for one cell of each, or write a list as [1,2]"
-    if "Config group override must be" in text:
-        for group in GROUPS:
-            for given in (override for override in overrides if override.startswith(f"{group}=")):
-                try:
-                    loader.load_configuration("config", [given], RunMode.RUN)
-                except ValueError:
-                    return f"{given}: must be one of {', '.join(loader.get_group_options(group))}"
-    if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '([^']+)'", text)):
-        group, _, name = found[1].rpartition("/")
-        return f"{group}={name}: there is no such {group}; {nearby(name, loader.get_group_options(group))}"
-    if found := re.search(r"Could not override '([^']+)'", text):
-        key = found[1]
-        given = next((o for o in overrides if o.lstrip("+~").startswith(f"{key}=")), key)
-        if key in TOP:
-            return f"{given}: {' '.join(str(error.__cause__ or text).split())}"
-        if "." not in key:
-            return f"{given}: there is no such key; {nearby(key, TOP)}"
-        parent, _, last = key.rpartition(".")
-        kept = [o for o in overrides if not o.lstrip("+~").startswith(key)]
-        try:
-            node = OmegaConf.select(loader.load_configuration("config", kept, RunMode.MULTIRUN), parent)
-        except (HydraException, OmegaConfBaseException):
-            node = None
-        if isinstance(node, DictConfig):
-            names = sorted(str(k) for k in node if not str(k).startswith("_"))
-            return f"{given}: {parent} has no such key; {nearby(last, names)}; to add one, write +{given}"
-        return f"{given}: there is no such key"
-    cause = f" ({error.__cause__})" if error.__cause__ and str(error.__cause__) not in text else ""
-    return " ".join(f"{text}{cause}".split())

@@ -183,7 +183,9 @@ def _highest(folder: Path) -> int:
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         content = json.loads(path.read_text())
-        return content if isinstance(content, dict) and content.keys() >= {"owner", "note", "beat"} else None
+        return (
+            content if isinstance(content, dict) and content.keys() >= {"owner", "note", "beat", "released"} else None
+        )
     except (OSError, ValueError):
         return None
 

@@ -22,7 +22,7 @@ def load(cell: Path | str, round: int) -> tuple[nn.Module, Masks]:
 
     Raises FileNotFoundError if that round is not in the ledger or its phase no longer in the store.
     """
-    from lottery.config import make
+    from lottery.calls import make
     from lottery.store import Store
 
     folder = Path(cell)

@@ -11,10 +11,11 @@ from lottery.config import build, check
 from lottery.digests import digest_of
 from lottery.ledger import NAME, Ledger
 from lottery.names import Job
+from lottery.recipes import Phase
 from lottery.rounds import Ticket, dense_ticket, play
 from lottery.store import Entry, Store
 from lottery.study import Cell, Phases
-from lottery.training import Phase, fit
+from lottery.training import fit
 
 PROBE = 100  # optimizer steps that are timed for the estimate; nothing of them is kept
 

@@ -6,9 +6,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lottery.recipes import Row
 from lottery.rounds import Round
 from lottery.study import Cell
-from lottery.training import Row
 
 EVERY_SECONDS = 5.0
 

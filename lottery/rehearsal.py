@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lottery import masks
+from lottery.calls import located
 from lottery.criteria import Evidence, score
 from lottery.hardware import trainer_for
 from lottery.rewinding import state_of
@@ -52,6 +53,7 @@ def rehearse(cell: Cell) -> None:
             raise Misfit(f"module: its loss on the first batch is {loss.tolist()}, not one finite number")
         with _part("optimizer"):
             optimizer.step()
+        module.eval()
         if pruning.schedule:
             every = masks.dense(masks.prunable(module.net))
             rng = generator(cell.seed, "rehearsal")
@@ -73,22 +75,6 @@ def _part(name: str) -> Iterator[None]:
         raise
     except Exception as error:  # a user's part may raise anything
         raise Misfit(located(name, error)) from error
-
-
-def located(where: str, error: Exception) -> str:
-    """What an error says, behind the name of the part that it is about.
-
-    >>> located("criterion", ValueError("batches=0: must be at least 1"))
-    'criterion.batches=0: must be at least 1'
-    >>> located("model", TypeError("no shape"))
-    'model: no shape'
-    """
-    said = str(error).split("\n")[0] or type(error).__name__
-    if said.startswith((f"{where}.", f"{where}:", "numerics.")):
-        return said
-    key, equals, _ = said.partition("=")
-    is_key = bool(equals) and all(part.isidentifier() for part in key.split("."))
-    return f"{where}.{said}" if is_key else f"{where}: {said}"
 
 
 def _span(targets: Tensor) -> str:

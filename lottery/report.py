@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from lottery.results import MARGIN, difference, headline, missing, sparsest_match, summary
+from lottery.results import MARGIN, difference, headline, missing, read, sparsest_match, summary
 
 # Okabe & Ito's colours, told apart by everyone, with a marker and a dash each for print without colour
 _LOOKS = [
     ("#0072B2", "o", "-"), ("#D55E00", "s", "--"), ("#009E73", "^", "-."), ("#CC79A7", "D", ":"),
     ("#E69F00", "v", "--"), ("#56B4E9", "P", "-."), ("#000000", "X", ":"),
 ]  # fmt: skip
+
+
+def publish(paths: Iterable[Path], out: Path | None = None) -> None:
+    """Prints and writes the report of every study among some folders; into its own folder if `out` is not given."""
+    studies = list(read(*paths).groupby("study", sort=True))
+    for study, frame in studies:
+        home = Path(frame["run/ledger"].iloc[0]).parents[2]
+        folder = home if out is None else out / str(study) if len(studies) > 1 else out
+        print(f"\n{write(frame, folder)}")
+        print(f"table   {folder / 'report.md'}\nfigure  {folder / 'curve.png'}\nframe   {folder / 'results.csv'}")
 
 
 def write(frame: pd.DataFrame, folder: Path) -> str:

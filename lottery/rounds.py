@@ -14,11 +14,11 @@ from lottery.arms import Arm
 from lottery.criteria import Criterion, Evidence, score
 from lottery.data.examples import Data
 from lottery.masks import Masks
+from lottery.recipes import Recipe, Trained
 from lottery.rewinding import Origin, State, state_of
 from lottery.schedules import Schedule
 from lottery.scopes import Scope, Target
 from lottery.seeds import derive, generator
-from lottery.training import Recipe, Trained
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,9 @@ def prune(recipe: Recipe, pruning: Pruning, current: Round, start: State, target
 
 def dense_ticket(recipe: Recipe, seed: int) -> Ticket:
     """The dense network at initialisation: what round 0 of every arm begins with."""
-    return Ticket(initial(recipe, seed, "init"), _masks.dense(_masks.prunable(recipe.network())))
+    state = initial(recipe, seed, "init")
+    names = _masks.prunable(recipe.network())
+    return Ticket(state, _masks.dense({name: state[name] for name in names}))
 
 
 def initial(recipe: Recipe, seed: int, *purpose: str | int) -> State:

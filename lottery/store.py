@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -20,23 +19,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 from torch import Tensor
 
 from lottery import leases
 from lottery.digests import canonical, digest, digest_of
+from lottery.files import Damaged, read_tensors, replace, write_tensors
 from lottery.masks import Masks, pack, unpack
+from lottery.recipes import Row, Trained
 from lottery.rewinding import State
-from lottery.training import Row, Trained
 
 _log = logging.getLogger(__name__)
 
 _RESULT, _META, _CHECKPOINT = "result.safetensors", "phase.json", "checkpoint.safetensors"
-
-
-class Damaged(Exception):
-    """A file of the store is not what was written."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +105,7 @@ class Store:
             "masks": {name: list(mask.shape) for name, mask in masks.items()},
             "digest": digest(tensors),
         }
-        _replace(folder / _META, canonical({"phase": meta, "sha256": digest_of(meta)}).encode())
+        replace(folder / _META, canonical({"phase": meta, "sha256": digest_of(meta)}).encode())
 
     def find(self, key: str) -> Entry | None:
         """A finished phase, verified; None if there is none. A damaged one is set aside with a word."""
@@ -213,29 +207,6 @@ class Desk:
         self.store.publish(self.waypoints[step], state, self.masks, [], executed=0)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
-    """Tensors and plain data as one safetensors file that appears whole, with the digest of both."""
-    text = canonical(info)
-    check = digest_of([digest(tensors), text])
-    content = safetensors.torch.save(dict(tensors), {"info": text, "sha256": check})
-    _replace(path, content)
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What `write_tensors` wrote. Raises Damaged if it is not."""
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            names = file.keys()
-            tensors = {name: file.get_tensor(name) for name in names}
-    except (OSError, safetensors.SafetensorError) as error:
-        raise Damaged(f"{path} is damaged: {error}") from error
-    text = metadata.get("info", "")
-    if digest_of([digest(tensors), text]) != metadata.get("sha256"):
-        raise Damaged(f"{path} is damaged: its content does not match its digest")
-    return tensors, json.loads(text)
-
-
 def _read_meta(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
@@ -244,18 +215,3 @@ def _read_meta(path: Path) -> dict[str, Any]:
         return content["phase"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Damaged(f"{path} is damaged: {error}") from error
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """A file that is there whole or not at all, also after a power cut."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:  # a full disk names no file
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)

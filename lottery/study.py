@@ -16,10 +16,11 @@ from lottery import leases, masks
 from lottery.arms import Arm
 from lottery.digests import digest, digest_of
 from lottery.ledger import NAME, Ledger
+from lottery.recipes import Phase, Recipe, Row
 from lottery.rounds import Pruning, Round, Ticket, play
 from lottery.seeds import derive
 from lottery.store import Entry, Store
-from lottery.training import Diverged, Phase, Recipe, Row, fit
+from lottery.training import Diverged, fit
 
 SCIENCE = 1  # raised whenever our own numerics change, so that older phases are not taken for newer ones
 
@@ -67,7 +68,7 @@ def run(cell: Cell, folder: Path, store: Store, views: Sequence[View] = ()) -> N
             ledger.record(line)
             for view in views:
                 view.finished(line, current.trained.rows)
-    leases.clear(folder)
+        leases.clear(folder)
 
 
 class Phases:

@@ -17,8 +17,8 @@ from typing import Any
 
 from lottery.digests import digest_of
 from lottery.names import Job
+from lottery.recipes import Row
 from lottery.rounds import Round
-from lottery.training import Row
 
 MODES = ("offline", "online", "disabled")
 INIT_SECONDS = 30  # the longest wait for a server at the start; then the run is kept offline

@@ -11,19 +11,17 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from lottery import masks as _masks
-from lottery.data.examples import Data, Examples
-from lottery.hardware import Hardware, Numerics, trainer_for
-from lottery.learning_rates import LearningRate, constant, warmed_up
-from lottery.masks import Masks
+from lottery.data.examples import Examples
+from lottery.hardware import trainer_for
 from lottery.modules import Module
+from lottery.recipes import Phase, Recipe, Row, Trained
 from lottery.rewinding import State, state_of
 
 CHUNK = 100  # optimizer steps in a Lightning batch: its overhead is then below 1 % of a LeNet's step
@@ -33,79 +31,9 @@ ELEMENTWISE = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim
 """Optimizers that move each weight by its own gradient alone: for all others the gradients of pruned weights are
 set to zero before they are read, so that no norm or sum counts weights that are not there."""
 
-Row = dict[str, float]
-"""What one evaluation measured: `step`, `train_loss`, and `val_` and `test_` of loss and each metric."""
-
 
 class Diverged(Exception):
     """The loss became NaN or infinite."""
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How long training lasts and how the learning rate runs over it, in optimizer steps.
-
-    `milestones` and `warmup` are written on the scale of `recipe_steps`, the length of the published
-    recipe; a training of other `steps` runs through the same curve in proportion.
-    """
-
-    steps: int
-    recipe_steps: int
-    evaluate: int
-    """evaluation every so many steps, and at the last"""
-    learning_rate: LearningRate = constant
-    warmup: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "recipe_steps", "evaluate"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1 step")
-        if self.warmup < 0:
-            raise ValueError(f"warmup={self.warmup}: must be 0 or more steps")
-
-    def factor(self, step: int) -> float:
-        """The factor on the optimizer's learning rate for optimizer step `step`, counted from 0."""
-
-        def curve(step: float, of: int) -> float:
-            return self.learning_rate(step * self.recipe_steps / of, self.recipe_steps)
-
-        return warmed_up(curve, self.warmup * self.steps / self.recipe_steps)(step, self.steps)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What every phase of a study has in common."""
-
-    data: Data
-    network: Callable[[], nn.Module]
-    module: Callable[[nn.Module], Module]
-    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
-    budget: Budget
-    numerics: Numerics = field(default_factory=Numerics)
-    hardware: Hardware = field(default_factory=Hardware)
-
-
-@dataclass(frozen=True)
-class Phase:
-    """One stretch of training."""
-
-    state: State
-    masks: Masks
-    first: int
-    """step it begins with; the learning rate and the data order go on from there"""
-    last: int
-    order: int
-    """seed of the data order"""
-    noise: int
-    """seed of everything drawn while training, such as dropout"""
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What a phase gave."""
-
-    state: State
-    rows: list[Row]
 
 
 class Keeper(Protocol):

@@ -7,13 +7,17 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import torch
 
+from lottery.compose import jobs
 from lottery.config import build
-from lottery.launch import jobs
 from lottery.study import Cell
+
+torch.set_num_threads(1)  # two threads on two cores make these small tensors slower, not faster
 
 TINY = ("data=digits", "budget.steps=30", "budget.evaluate=10", "schedule.rounds=2", "tracking.mode=disabled")
 """overrides of a cell that takes a fraction of a second"""
@@ -63,10 +67,8 @@ def start(tmp_path: Path):  # type: ignore[no-untyped-def]
 
     yield begin
     for process in running:
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         process.wait()
         if process.stdout:
             process.stdout.close()

@@ -15,7 +15,8 @@ import torch
 
 import lottery as package
 from lottery import cli, masks
-from lottery.launch import jobs, play
+from lottery.compose import jobs
+from lottery.launch import play
 from lottery.ledger import NAME, Ledger
 from lottery.names import CONF, GROUPS
 from tests.conftest import TINY, environment
@@ -33,6 +34,8 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     """The command in this process."""
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in ("HYDRA_FULL_ERROR", "LOTTERY_TRACEBACK"):
+        monkeypatch.setenv(name, "0")
 
     def run(*arguments: object) -> Said:
         monkeypatch.setattr(sys, "argv", ["lottery", *map(str, arguments)])
@@ -171,11 +174,17 @@ def test_store_gc_removes_what_no_ledger_needs(command: Callable[..., Said], out
 
 
 def test_read_and_load_in_a_notebook(out: Path, tmp_path: Path) -> None:
-    shutil.copytree(out, tmp_path / "moved")  # the whole folder can go to another machine
+    shutil.copytree(out, tmp_path / "moved")  # as to another machine, where the old store is not
     frame = package.read(tmp_path / "moved")
     assert frame["round"].tolist() == [0, 1, 2]
     [path] = (tmp_path / "moved").rglob(NAME)
+    config = path.with_name("config.yaml")
+    config.write_text(config.read_text().replace(str(out), str(tmp_path / "gone")))
     shutil.rmtree(tmp_path / "moved" / "store" / frame["phase"][1])
+    with pytest.raises(
+        FileNotFoundError, match=rf"{frame['phase'][1]} of round 1 is in neither .*gone/store nor .*moved"
+    ):
+        package.load(path.parent, round=1)
     for index in (0, 2):
         net, found = package.load(path.parent, round=index)
         assert masks.density(found) == frame["density"][index]

@@ -20,10 +20,11 @@ from lottery.data.examples import Data, Examples
 from lottery.hardware import Hardware
 from lottery.ledger import NAME
 from lottery.modules import Classifier, Module
+from lottery.recipes import Budget, Phase, Recipe
 from lottery.rewinding import state_of
 from lottery.store import Store
 from lottery.study import Cell, run
-from lottery.training import Budget, Phase, Recipe, fit
+from lottery.training import fit
 
 
 def measured(classes: int) -> tuple[dict[str, float], Tensor, Tensor]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lottery.launch import jobs
+from lottery.compose import jobs
 from lottery.names import GROUPS
 
 ROOT = Path(__file__).parent.parent

@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from lottery import cli, config
-from lottery.launch import _job, jobs
+from lottery.compose import job_of, jobs
 from lottery.names import CONF, Job, Refused
 from tests.conftest import TINY
 
@@ -121,7 +121,7 @@ def configured(base: DictConfig) -> Callable[..., Job]:
     def job(*overrides: str) -> Job:
         changed = base.copy()
         ConfigLoaderImpl._apply_overrides_to_config(OverridesParser.create().parse_overrides(list(overrides)), changed)
-        return _job(changed)
+        return job_of(changed)
 
     return job
 
@@ -200,7 +200,10 @@ def test_parts_that_do_not_go_together(configured: Callable[..., Job], batch: in
     assert said.endswith("(with model.shape=[1, 4, 4], model.classes=10)"), said
     said = sentence(configured, "model.classes=9", f"data.batch_size={batch}")
     assert said.startswith(f"module: does not take outputs of shape [{batch}, 9] with targets from "), said
-    assert said.endswith("(with model.shape=[1, 8, 8], model.classes=9, module.classes=10)"), said
+    # the highest class is tried, whatever the first batch holds
+    assert said.endswith(
+        " to 9: Target 9 is out of bounds. (with model.shape=[1, 8, 8], model.classes=9, module.classes=10)"
+    ), said
 
 
 def test_missing_data_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,6 +231,9 @@ def test_each_cell_of_a_sweep_is_checked() -> None:
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., str]]:
     """The command in this process; gives what it says on stderr after exit code 1."""
     before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in ("HYDRA_FULL_ERROR", "LOTTERY_TRACEBACK"):
+        monkeypatch.setenv(name, "0")
 
     def run(*arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", ["lottery", *arguments])

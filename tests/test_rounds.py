@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 
@@ -14,17 +14,18 @@ from torch.optim import SGD
 
 from lottery import masks as _masks
 from lottery.arms import Arm
-from lottery.criteria import Evidence, Scores, magnitude
+from lottery.criteria import Criterion, Evidence, Scores, magnitude, random
 from lottery.data.examples import Data, Examples
 from lottery.digests import digest
 from lottery.hardware import Hardware
 from lottery.modules import Classifier
+from lottery.recipes import Budget, Phase, Recipe, Trained
 from lottery.rewinding import State, state_of, to_fresh
 from lottery.rounds import Pruning, Round, Ticket, play
 from lottery.schedules import geometric
 from lottery.scopes import everywhere
 from lottery.seeds import derive
-from lottery.training import Budget, Phase, Recipe, Trained, fit
+from lottery.training import fit
 
 STEPS, ROUNDS = 12, 3
 PRUNING = Pruning(magnitude, everywhere, geometric(ROUNDS, keep=0.5))
@@ -141,9 +142,9 @@ def test_imp_prunes_the_smallest_weights_of_the_round_before(rewind: int) -> Non
         assert size[kept].min() > size[alive & ~kept].max()
 
 
-@every_rewind
-def test_masks_only_shrink_and_densities_follow_the_schedule(rewind: int) -> None:
-    played = rounds(imp(rewind))
+@pytest.mark.parametrize("criterion", [magnitude, random])  # random scores do not spare the pruned of themselves
+def test_masks_only_shrink_and_densities_follow_the_schedule(criterion: Criterion) -> None:
+    played = rounds(imp(), pruning=replace(PRUNING, criterion=criterion))
     for before, after in pairwise(played):
         assert all((before.ticket.masks[name] | ~after.ticket.masks[name]).all() for name in WEIGHTS)
     total = 6 * 12 + 12 * 10 + 10 * 3

@@ -27,16 +27,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lottery import leases, study
+from lottery.compose import jobs
 from lottery.config import build
 from lottery.digests import digest, digest_of
+from lottery.files import write_tensors
 from lottery.hardware import Hardware
-from lottery.launch import jobs
 from lottery.ledger import NAME
 from lottery.names import Job
+from lottery.recipes import Phase, Trained
 from lottery.rounds import dense_ticket
-from lottery.store import Desk, Entry, Store, write_tensors
+from lottery.store import Desk, Entry, Store
 from lottery.study import Cell, Phases, run
-from lottery.training import Phase, Trained
 from tests.conftest import TINY
 
 SPEC = {"what": "a phase", "steps": [0, 10]}
@@ -401,7 +402,6 @@ def test_every_ingredient_of_a_phase_is_in_the_key(job: Job, monkeypatch: pytest
     ("path", "value"),
     [
         ("hardware.checkpoint_seconds", 0.5),
-        ("hardware.accelerator", "cpu"),
         ("tracking.mode", "offline"),
         ("tracking.project", "another"),
         ("out", "elsewhere"),

@@ -15,8 +15,8 @@ from lottery import learning_rates
 from lottery.data.examples import Data, DataError, Examples, split
 from lottery.durations import canonical, in_steps
 from lottery.learning_rates import constant, cosine, linear, multistep
+from lottery.recipes import Budget
 from lottery.seeds import derive, generator
-from lottery.training import Budget
 
 exact = settings(deadline=None, derandomize=True, database=None)
 

@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 import wandb
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lottery import study, tracking
-from lottery.launch import jobs, play
+from lottery.compose import jobs
+from lottery.launch import play
 from lottery.ledger import NAME, Ledger
 from lottery.names import Job
 from lottery.progress import Progress
@@ -216,7 +217,8 @@ def test_another_arm_that_finishes_a_phase_shows_all_of_it_and_nothing_of_its_pa
 
 KILLED = """
 import os, signal, sys, time
-from lottery.launch import jobs, play
+from lottery.compose import jobs
+from lottery.launch import play
 from lottery.progress import Progress
 seen = []
 def advanced(self, current, step, row):
@@ -318,10 +320,14 @@ class Summary(dict[str, float]):
 class Run:
     """A run that remembers its rows, and breaks where it is told to."""
 
-    def __init__(self, rows: list[dict[str, float]], broken: str = "") -> None:
-        self.rows, self.broken, self.summary = rows, broken, Summary(broken == "summary")
+    def __init__(
+        self, rows: list[dict[str, float]], broken: str = "", stop: Callable[[], bool] = lambda: False
+    ) -> None:
+        self.rows, self.broken, self.summary, self.stop = rows, broken, Summary(broken == "summary"), stop
 
     def log(self, values: dict[str, float]) -> None:
+        if self.stop():
+            raise KeyboardInterrupt
         if self.broken == "log" and len(self.rows) == 2:
             raise wandb.Error("connection lost")
         self.rows.append(values)
@@ -386,7 +392,8 @@ class Stretch:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, STEPS), st.booleans()), max_size=5))
+@example([(0, 3, True), (4, 0, False)])  # stopped while showing what somebody else had measured
+@given(st.lists(st.tuples(st.integers(0, 24), st.integers(0, STEPS), st.booleans()), max_size=5))
 def test_no_row_is_missing_or_repeated_under_any_interruptions(
     tmp_path_factory: pytest.TempPathFactory, stops: list[tuple[int, int, bool]]
 ) -> None:
@@ -394,11 +401,11 @@ def test_no_row_is_missing_or_repeated_under_any_interruptions(
     folder, rows = tmp_path_factory.mktemp("cell"), list[dict[str, float]]()
     stretches = [Stretch(index) for index in range(ROUNDS)]
     for events, back, overtaken in [*stops, (1000, 0, False)]:
-        tracker = Tracker()
-        tracker._init = lambda mode: Run(rows)  # type: ignore[method-assign, assignment]
+        left, tracker = iter(range(events)), Tracker()
+        stop = lambda left=left: next(left, None) is None  # noqa: E731
+        tracker._init = lambda mode, stop=stop: Run(rows, stop=stop)  # type: ignore[method-assign, assignment]
         tracker.open(SimpleNamespace(), folder)  # type: ignore[arg-type]
-        left = iter(range(events))
-        at = follow(tracker, stretches, lambda left=left: next(left, None) is None)
+        at = follow(tracker, stretches, stop)
         tracker.close(failed=True)
         if at is not None:
             step = at.done + back if overtaken else at.done - back
@@ -413,12 +420,15 @@ def test_no_row_is_missing_or_repeated_under_any_interruptions(
 def follow(tracker: Tracker, stretches: list[Stretch], stop: Callable[[], bool]) -> Stretch | None:
     """Plays the cell to a tracker from the start, earlier rounds from the store, until told to stop; where it was."""
     for stretch in stretches:
-        for row in stretch.rows[stretch.done :]:
+        try:
+            for row in stretch.rows[stretch.done :]:
+                if stop():
+                    return stretch
+                stretch.done += 1
+                tracker.advanced(stretch.current, int(row["step"]), row)  # type: ignore[arg-type]
             if stop():
                 return stretch
-            stretch.done += 1
-            tracker.advanced(stretch.current, int(row["step"]), row)  # type: ignore[arg-type]
-        if stop():
+            tracker.finished(stretch.line, stretch.rows)
+        except KeyboardInterrupt:
             return stretch
-        tracker.finished(stretch.line, stretch.rows)
     return None

@@ -23,8 +23,9 @@ from lottery.data.examples import Data, Examples
 from lottery.hardware import INSTEAD, Hardware, Numerics, trainer_for
 from lottery.masks import Masks, prunable
 from lottery.modules import Classifier
+from lottery.recipes import Budget, Phase, Recipe
 from lottery.rewinding import State, state_of
-from lottery.training import Budget, Diverged, Phase, Recipe, fit
+from lottery.training import Diverged, fit
 
 STEPS, EVALUATE = 12, 5
 EVERY_CHUNK = Hardware(accelerator="cpu", checkpoint_seconds=1e-9)

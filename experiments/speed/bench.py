@@ -28,14 +28,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from lottery import masks as _masks
-from lottery.config import build, make
-from lottery.launch import jobs, play
+from lottery.calls import make
+from lottery.compose import jobs
+from lottery.config import build
+from lottery.launch import play
 from lottery.masks import Masks
 from lottery.names import Job
 from lottery.progress import Progress
+from lottery.recipes import Phase, Recipe, Row
 from lottery.store import Store
 from lottery.study import Cell, run
-from lottery.training import Phase, Recipe, Row, fit
+from lottery.training import fit
 
 SEGMENTS, SEGMENT = 40, 200  # of the training loop alone
 PAIRS, PHASE = 12, 1000  # whole phases with everything on
@@ -214,9 +217,8 @@ def main() -> None:
         folder = Path(name)
         said, data = images(folder)
         print(f"{said}; {cpu()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; one thread")
-        print(
-            f"Python {platform.python_version()}, torch {torch.__version__}, Lightning {pytorch_lightning.__version__}\n"
-        )
+        lightning = pytorch_lightning.__version__
+        print(f"Python {platform.python_version()}, torch {torch.__version__}, Lightning {lightning}\n")
         show("LeNet-300-100, batch 60 (`experiment=fc2019_lenet`)", "measured", "goal")
         show("-" * 66, "-" * 20, "-" * 9)
         cell = build(configured(folder / "loop", data))

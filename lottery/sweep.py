@@ -1,0 +1,81 @@
+"""A command line from end to end: compose, check, launch, report, and say what is missing."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lottery.calls import make
+from lottery.compose import jobs
+from lottery.config import build, check
+from lottery.launch import ERROR, describe_error, launch
+from lottery.ledger import NAME, Ledger
+from lottery.names import Job
+from lottery.report import publish
+
+
+def run(arguments: list[str]) -> int:
+    """Runs every cell that a command line asks for and is not finished; returns the exit code."""
+    cells = jobs(arguments)
+    still_open = [job for job in cells if not _finished(job)]
+    if len(still_open) < len(cells):
+        print(f"{len(cells) - len(still_open)} of {len(cells)} cells are finished already")
+    failure: Exception | None = None
+    if still_open:
+        _check(still_open)
+        studies = ", ".join(dict.fromkeys(job.study for job in cells))
+        print(f"{studies}: {len(still_open)} cells to run, in {Path(cells[0].config['out'])}/", flush=True)
+        wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+        try:
+            launch(arguments)
+        except Exception as error:
+            if wants_traceback:
+                raise
+            failure = error
+    return _conclude(arguments, cells, failure)
+
+
+def _finished(job: Job) -> bool:
+    return Ledger(job.folder / NAME).finished()
+
+
+def _check(cells: Sequence[Job]) -> None:
+    """Builds one cell of each kind: what can't work is said before any worker starts."""
+    for job in {(job.study, job.label): job for job in cells}.values():
+        check(build(job))
+        make("tracking", job.config["tracking"])
+
+
+def _conclude(arguments: list[str], cells: Sequence[Job], failure: Exception | None) -> int:
+    """Reports what is there, and names what failed or is missing."""
+    try:
+        publish({job.folder.parent.parent for job in cells})
+    except OSError as error:  # a full disk must not hide which cells failed
+        print(f"no report: {describe_error(error)}", file=sys.stderr)
+        failure = failure or error
+    unfinished = [job for job in cells if not _finished(job)]
+    for job in unfinished:
+        path = job.folder / ERROR
+        reason = next(iter(path.read_text().splitlines()), "") if path.exists() else ""
+        print(f"{job}: {reason or 'did not finish'}", file=sys.stderr)
+    if unfinished:
+        killed = failure is not None and "terminated" in str(failure).lower()
+        why = "a worker process was killed, which ends the whole sweep; " if killed else ""
+        if failure is not None and not killed and not any((job.folder / ERROR).exists() for job in unfinished):
+            why = f"{describe_error(failure)}; "
+        print(f"{len(unfinished)} of {len(cells)} cells are unfinished; {why}the same command goes on", file=sys.stderr)
+        return 1
+    if len(cells) > 1:
+        _suggest(" ".join(arguments), cells)
+    return int(failure is not None)
+
+
+def _suggest(command: str, cells: Sequence[Job]) -> None:
+    """What is worth trying next; whatever is trained already is reused."""
+    seed = max(job.seed for job in cells) + 1
+    print("\nnext, reusing what is trained:")
+    print(f"  lottery run {command} seed={seed},{seed + 1},{seed + 2}    # more seeds, narrower intervals")
+    print(f"  lottery run {command} arm=random_mask    # another control: the masks shuffled within each layer")
+    print("  lottery run experiment=fc2019_lenet data=mnist --plan    # the paper's own study, and what it costs")
