@@ -101,18 +101,20 @@ def _run(arguments: list[str]) -> int:
         return 0
     # argparse, which reads Hydra's flags, takes overrides before them only
     arguments = sorted(arguments, key=lambda word: word.startswith("-") or not ("=" in word or word.startswith("~")))
-    from lottery.compose import jobs
-    from lottery.launch import launch
-    from lottery.plan import show
+    if {"--cfg", "-c", "--hydra-help", "--info", "-i", "--shell-completion", "-sc"} & set(arguments):
+        from lottery.launch import launch
+
+        launch(arguments)
+        return 0
+    if "--plan" in arguments:
+        from lottery.compose import jobs
+        from lottery.plan import show
+
+        show(jobs([a for a in arguments if a != "--plan"]))
+        return 0
     from lottery.sweep import run
 
-    if "--plan" in arguments:
-        show(jobs([a for a in arguments if a != "--plan"]))
-    elif {"--cfg", "-c", "--hydra-help", "--info", "-i", "--shell-completion", "-sc"} & set(arguments):
-        launch(arguments)
-    else:
-        return run(arguments)
-    return 0
+    return run(arguments)
 
 
 def _report(args: argparse.Namespace) -> int:

@@ -19,7 +19,7 @@ from lottery.calls import make
 from lottery.compose import job_of
 from lottery.config import build, check
 from lottery.data.examples import DataError
-from lottery.ledger import NAME, Ledger, LedgerError
+from lottery.ledger import ERROR, NAME, Ledger, LedgerError
 from lottery.names import CONF, Job, Refused
 from lottery.notebook import CONFIG
 from lottery.progress import Progress
@@ -27,7 +27,6 @@ from lottery.store import Store
 from lottery.study import run
 from lottery.training import Diverged
 
-ERROR = "error.txt"
 _MAIN = "LOTTERY_MAIN_PID"
 
 

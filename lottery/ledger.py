@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 NAME = "ledger.jsonl"
+ERROR = "error.txt"
+"""beside the ledger of a cell that failed: why"""
 
 
 class LedgerError(Exception):

@@ -1,4 +1,7 @@
-"""A command line from end to end: compose, check, launch, report, and say what is missing."""
+"""A command line from end to end: compose, check, launch, report, and say what is missing.
+
+What needs PyTorch is imported when there is something to train: looking at a finished study takes a second.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lottery.calls import make
 from lottery.compose import jobs
-from lottery.config import build, check
-from lottery.launch import ERROR, describe_error, launch
-from lottery.ledger import NAME, Ledger
+from lottery.ledger import ERROR, NAME, Ledger
 from lottery.names import Job
 from lottery.report import publish
 
@@ -24,6 +24,8 @@ def run(arguments: list[str]) -> int:
         print(f"{len(cells) - len(still_open)} of {len(cells)} cells are finished already")
     failure: Exception | None = None
     if still_open:
+        from lottery.launch import launch
+
         _check(still_open)
         studies = ", ".join(dict.fromkeys(job.study for job in cells))
         print(f"{studies}: {len(still_open)} cells to run, in {Path(cells[0].config['out'])}/", flush=True)
@@ -43,6 +45,9 @@ def _finished(job: Job) -> bool:
 
 def _check(cells: Sequence[Job]) -> None:
     """Builds one cell of each kind: what can't work is said before any worker starts."""
+    from lottery.calls import make
+    from lottery.config import build, check
+
     for job in {(job.study, job.label): job for job in cells}.values():
         check(build(job))
         make("tracking", job.config["tracking"])
@@ -53,7 +58,7 @@ def _conclude(arguments: list[str], cells: Sequence[Job], failure: Exception | N
     try:
         publish({job.folder.parent.parent for job in cells})
     except OSError as error:  # a full disk must not hide which cells failed
-        print(f"no report: {describe_error(error)}", file=sys.stderr)
+        print(f"no report: {_sentence(error)}", file=sys.stderr)
         failure = failure or error
     unfinished = [job for job in cells if not _finished(job)]
     for job in unfinished:
@@ -64,12 +69,18 @@ def _conclude(arguments: list[str], cells: Sequence[Job], failure: Exception | N
         killed = failure is not None and "terminated" in str(failure).lower()
         why = "a worker process was killed, which ends the whole sweep; " if killed else ""
         if failure is not None and not killed and not any((job.folder / ERROR).exists() for job in unfinished):
-            why = f"{describe_error(failure)}; "
+            why = f"{_sentence(failure)}; "
         print(f"{len(unfinished)} of {len(cells)} cells are unfinished; {why}the same command goes on", file=sys.stderr)
         return 1
     if len(cells) > 1:
         _suggest(" ".join(arguments), cells)
     return int(failure is not None)
+
+
+def _sentence(error: Exception) -> str:
+    from lottery.launch import describe_error
+
+    return describe_error(error)
 
 
 def _suggest(command: str, cells: Sequence[Job]) -> None:
