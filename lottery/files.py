@@ -22,24 +22,23 @@ class Damaged(Exception):
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
     """Tensors and plain data as one safetensors file that appears whole, with the digest of both."""
     text = canonical(info)
-    check = digest_of([digest(tensors), text])
-    content = safetensors.torch.save(dict(tensors), {"info": text, "sha256": check})
-    replace(path, content)
+    # one entry only: safetensors writes several in no fixed order, and equal content should be equal bytes
+    metadata = canonical({"info": text, "sha256": digest_of([digest(tensors), text])})
+    replace(path, safetensors.torch.save(dict(tensors), {"lottery": metadata}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What `write_tensors` wrote. Raises Damaged if it is not."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            metadata = json.loads((file.metadata() or {})["lottery"])
             names = file.keys()
             tensors = {name: file.get_tensor(name) for name in names}
-    except (OSError, safetensors.SafetensorError) as error:
+        if digest_of([digest(tensors), metadata["info"]]) != metadata["sha256"]:
+            raise Damaged(f"{path} is damaged: its content does not match its digest")
+        return tensors, json.loads(metadata["info"])
+    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise Damaged(f"{path} is damaged: {error}") from error
-    text = metadata.get("info", "")
-    if digest_of([digest(tensors), text]) != metadata.get("sha256"):
-        raise Damaged(f"{path} is damaged: its content does not match its digest")
-    return tensors, json.loads(text)
 
 
 def replace(path: Path, content: bytes) -> None:

@@ -19,6 +19,7 @@ from lottery.calls import make
 from lottery.compose import job_of
 from lottery.config import build, check
 from lottery.data.examples import DataError
+from lottery.files import replace
 from lottery.ledger import ERROR, NAME, Ledger, LedgerError
 from lottery.names import CONF, Job, Refused
 from lottery.notebook import CONFIG
@@ -66,7 +67,7 @@ def play(job: Job) -> None:
     check(cell)
     job.folder.mkdir(parents=True, exist_ok=True)
     saved = {**job.config, "store": str(Path(job.config["store"]).resolve())}
-    (job.folder / CONFIG).write_text(OmegaConf.to_yaml(OmegaConf.create(saved)))
+    replace(job.folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(saved)).encode())
     tracker = make("tracking", job.config["tracking"])
     tracker.open(job, job.folder)
     failed = True

@@ -15,6 +15,7 @@ import socket
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -99,7 +100,8 @@ class Lease:
 
     def _keep_alive(self) -> None:
         while not self._done.wait(BEAT_SECONDS):
-            self._write()
+            with suppress(OSError):  # a full disk is for the work itself to stumble over
+                self._write()
 
     def _write(self) -> None:
         with self._lock:

@@ -160,7 +160,13 @@ class Store:
         for folder in sorted(path for path in self.root.iterdir() if path.is_dir()):
             fresh = time.time() - max(p.stat().st_mtime for p in [folder, *folder.iterdir()]) < unfinished_days * 86400
             finished = folder.name in metas or ".damaged." in folder.name
-            if folder.name in needed or (not finished and fresh) or leases.held(folder):
+            if leases.held(folder) or (not finished and fresh):
+                continue
+            if folder.name in needed:  # what a kill left beside a finished phase
+                for path in folder.iterdir():
+                    if path.name not in (_RESULT, _META):
+                        freed += path.stat().st_size
+                        path.unlink()
                 continue
             removed, freed = removed + 1, freed + sum(p.stat().st_size for p in folder.iterdir())
             shutil.rmtree(folder)

@@ -22,7 +22,7 @@ from lottery.rounds import Round
 
 MODES = ("offline", "online", "disabled")
 INIT_SECONDS = 30  # the longest wait for a server at the start; then the run is kept offline
-FINISH_SECONDS = 120
+FINISH_SECONDS = 30
 
 
 def run_id(study: str, label: str, seed: int) -> str:

@@ -191,13 +191,14 @@ def whole(runs: Path) -> None:
         assert path.read_text().endswith("\n")
 
 
-# what is full at each size: the cell's folder, the first checkpoint, the first result, a later phase
-@pytest.mark.parametrize("size", ["4k", "16k", "300k", "700k"])
+# room for nothing, for config.yaml, for no checkpoint, and for one but not for more
+@pytest.mark.parametrize("room", [0, 4, 16, 300, 700])
 def test_a_full_disk_is_named_and_the_command_goes_on_when_there_is_room(
-    server: Server, undisturbed: Path, mount: Callable[..., Path], tmp_path: Path, size: str
+    server: Server, undisturbed: Path, mount: Callable[..., Path], tmp_path: Path, room: int
 ) -> None:
     command = (*CELL, "hardware.checkpoint_seconds=1e-9")
-    out = mount(f"size={size}") / "runs"
+    out = mount(f"size={room + 4}k") / "runs"
+    (out.parent / "filler").write_bytes(bytes(4096))
     code, said = server.run(tmp_path, *command, f"out={out}")
     assert code == 1
     assert "Traceback" not in said

@@ -25,7 +25,7 @@ from tests.conftest import environment
 # first) in the middle of whose writing the process kills itself.
 SERVER = """
 import json, os, signal, sys
-import lottery.config, lottery.ledger, lottery.progress, lottery.report, lottery.store, lottery.study, lottery.tracking
+import lottery.files, lottery.launch, lottery.report, lottery.sweep, lottery.tracking
 from lottery import cli
 
 replace, left = lottery.files.replace, 0
