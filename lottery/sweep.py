@@ -73,7 +73,7 @@ def _conclude(arguments: list[str], cells: Sequence[Job], failure: Exception | N
         print(f"{len(unfinished)} of {len(cells)} cells are unfinished; {why}the same command goes on", file=sys.stderr)
         return 1
     if len(cells) > 1:
-        _suggest(" ".join(arguments), cells)
+        _suggest(arguments, cells)
     return int(failure is not None)
 
 
@@ -83,8 +83,9 @@ def _sentence(error: Exception) -> str:
     return describe_error(error)
 
 
-def _suggest(command: str, cells: Sequence[Job]) -> None:
+def _suggest(arguments: list[str], cells: Sequence[Job]) -> None:
     """What is worth trying next; whatever is trained already is reused."""
+    command = " ".join(word for word in arguments if not word.startswith(("seed=", "arm=")))
     seed = max(job.seed for job in cells) + 1
     print("\nnext, reusing what is trained:")
     print(f"  lottery run {command} seed={seed},{seed + 1},{seed + 2}    # more seeds, narrower intervals")
