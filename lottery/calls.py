@@ -31,7 +31,7 @@ _LATER = {
 
 
 def make(where: str, node: Mapping[str, Any]) -> Any:
-    """Calls what a node names with its arguments, or prepares the call if it says `_partial_`.
+    """Calls what a node names with its arguments; prepares the call if it says `_partial_` or its role is a function's.
 
     Names, types and values are checked first. Raises Refused, naming the key.
     """
@@ -40,10 +40,10 @@ def make(where: str, node: Mapping[str, Any]) -> Any:
         key: make(f"{where}.{key}", value) if isinstance(value, Mapping) and "_target_" in value else value
         for key, value in arguments.items()
     }
-    later = _LATER.get(where.rpartition(".")[2], 0) if node.get("_partial_") else 0
-    arguments = _checked(where, target, arguments, later)
-    if node.get("_partial_"):
-        return partial(target, **arguments)
+    role = where.rpartition(".")[2]
+    if node.get("_partial_", role in _LATER):
+        return partial(target, **_checked(where, target, arguments, _LATER.get(role)))
+    arguments = _checked(where, target, arguments, 0)
     try:
         return target(**arguments)
     except DataError as error:
@@ -84,8 +84,10 @@ def target_of(where: str, node: Mapping[str, Any]) -> tuple[Callable[..., Any], 
     return target, arguments
 
 
-def _checked(where: str, target: Callable[..., Any], arguments: dict[str, Any], later: int) -> dict[str, Any]:
+def _checked(where: str, target: Callable[..., Any], arguments: dict[str, Any], later: int | None) -> dict[str, Any]:
     """The arguments if they fit the signature, so that a misspelt one fails now and not after an hour.
+
+    `later` positional arguments come with the call, or nobody knows how many if it is None.
 
     A number where text is asked for becomes text: `precision: 32` reads as a number.
     """
@@ -93,13 +95,16 @@ def _checked(where: str, target: Callable[..., Any], arguments: dict[str, Any], 
         signature = inspect.signature(target)
     except ValueError:  # written in C, without one
         return arguments
-    names = list(signature.parameters)[later:]
+    names = list(signature.parameters)[later or 0 :]
     open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
     for key in arguments:
         if key not in names and not open_ended:
             raise Refused(_no_such(where, key, arguments, target, names))
     try:
-        signature.bind(*[None] * later, **arguments)
+        if later is None:
+            signature.bind_partial(**arguments)
+        else:
+            signature.bind(*[None] * later, **arguments)
     except TypeError as error:
         raise Refused(f"{where}: {_name(target)}: {error}") from error
     try:

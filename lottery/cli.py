@@ -52,8 +52,10 @@ def main() -> None:
     report.add_argument("--out", type=Path, help="where to write; a study's own folder if not given")
     store = commands.add_parser("store", help="the trained phases on disk")
     store.add_argument("action", choices=("size", "gc"), help="gc removes what no ledger in --out needs")
-    store.add_argument("--out", type=Path, default=Path("runs"), help="folder of runs (default: runs)")
-    store.add_argument("--store", type=Path, help="the store (default: OUT/store)")
+    store.add_argument(
+        "--out", type=Path, nargs="+", default=[Path("runs")], help="every folder of runs that uses it (default: runs)"
+    )
+    store.add_argument("--store", type=Path, help="the store (default: the first OUT's store)")
     argv = sys.argv[1:]
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     if os.getcwd() not in sys.path:
@@ -143,15 +145,13 @@ def _store(args: argparse.Namespace) -> int:
     from lottery.results import read
     from lottery.store import Store
 
-    root = args.store or args.out / "store"
+    root = args.store or args.out[0] / "store"
     if not root.is_dir():
         raise FileNotFoundError(2, "no such store", str(root))
     store = Store(root)
     if args.action == "gc":
-        try:
-            needed = set(read(args.out)["phase"])
-        except FileNotFoundError:
-            needed = set()
+        # a folder without ledgers is more likely a misspelt one than a wish to remove everything
+        needed = {phase for out in args.out for phase in read(out)["phase"]}
         removed, freed = store.gc(needed)
         print(f"removed {removed} entries, {freed / 1e6:,.1f} MB")
     print(f"{root}: {len(store.entries())} phases, {store.size() / 1e6:,.1f} MB")

@@ -69,12 +69,12 @@ def check(cell: Cell) -> None:
 
 def build_arm(job: Job, data: Data, steps: int) -> Arm:
     """The arm, its parent built from the parent's own yaml with the same rewinding point."""
-    node = dict(job.config["arm"])
+    node = {"rewind": 0, "first": 0, **job.config["arm"]}
     parent = node.pop("parent", None)
     node = _durations("arm", node, data)
     for key in ("rewind", "first"):
         if not 0 <= node[key] < steps:
-            given = as_yaml(job.config["arm"][key])
+            given = as_yaml(job.config["arm"].get(key, 0))
             raise Refused(
                 f"arm.{key}={given}: must be a step from 0 to {steps - 1}, before the last (budget.steps={steps})"
             )
@@ -87,7 +87,7 @@ def build_arm(job: Job, data: Data, steps: int) -> Arm:
         raise Refused(f"arm.parent={parent}: it has no masks of its own; allowed: {', '.join(pruning)}")
     shipped = _shipped_arm(parent, job)
     shipped.pop("parent", None)
-    rewind = job.config["arm"]["rewind"]
+    rewind = job.config["arm"].get("rewind", 0)
     name = parent if rewind == shipped["rewind"] else f"{parent},rewind={canonical(rewind)}"
     shipped = {key: node["rewind"] if value == "${.rewind}" else value for key, value in shipped.items()}
     shipped |= {"name": name, "rewind": node["rewind"]}
@@ -95,7 +95,7 @@ def build_arm(job: Job, data: Data, steps: int) -> Arm:
 
 
 def _shipped_arm(name: str, job: Job) -> dict[str, Any]:
-    return yaml.safe_load(find("arm", name, job.sources).read_text())
+    return {"rewind": 0, **yaml.safe_load(find("arm", name, job.sources).read_text())}
 
 
 def _network(node: Mapping[str, Any]) -> nn.Module:

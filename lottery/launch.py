@@ -20,9 +20,8 @@ from lottery.compose import job_of
 from lottery.config import build, check
 from lottery.data.examples import DataError
 from lottery.files import replace
-from lottery.ledger import ERROR, NAME, Ledger, LedgerError
+from lottery.ledger import CONFIG, ERROR, NAME, Ledger, LedgerError
 from lottery.names import CONF, Job, Refused
-from lottery.notebook import CONFIG
 from lottery.progress import Progress
 from lottery.store import Store
 from lottery.study import run

@@ -149,7 +149,7 @@ class Watch:
         if content["released"]:
             return True
         owner, here = content["owner"], identity()
-        if owner["place"] == here["place"]:
+        if owner["place"] == here["place"] and owner["started"] is not None:
             return _start_time(owner["pid"]) != owner["started"]
         return time.monotonic() - self._since > DEAD_AFTER
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 NAME = "ledger.jsonl"
+CONFIG = "config.yaml"
+"""beside the ledger: the cell as it was configured"""
 ERROR = "error.txt"
 """beside the ledger of a cell that failed: why"""
 

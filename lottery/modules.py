@@ -25,7 +25,8 @@ class Module(pl.LightningModule):
     """
 
     headline: str
-    """name of the metric that reports and plots show"""
+    """name of the metric that reports and plots show: one of `metrics` or `loss`; where a verdict is given, higher is
+    better and the scale [0, 1]"""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()

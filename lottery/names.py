@@ -13,6 +13,7 @@ import yaml
 
 from lottery.digests import digest_of
 from lottery.durations import canonical
+from lottery.user_code import user_code
 
 CONF = next(path for path in (Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf") if path.is_dir())
 GROUPS = (
@@ -49,6 +50,8 @@ class Job:
         """Experiment or model, data, and a digest of everything that can change a number."""
         science = {group: self.config[group] for group in SCIENCE_GROUPS}
         science["data"] = {key: value for key, value in science["data"].items() if key != "root"}
+        if code := user_code(list(science.values())):
+            science["code"] = code
         stem = self.choices.get("experiment") or self.choices["model"]
         return f"{stem}-{self.choices['data']}-{digest_of(science)[:8]}".replace("/", "_")
 
@@ -58,6 +61,7 @@ class Job:
         name = self.choices["arm"]
         shipped = yaml.safe_load(find("arm", name, self.sources).read_text())
         differs = {key: value for key, value in self.arm.items() if value != shipped.get(key)}
+        name = name.replace("/", "_")
         return ",".join([name, *(f"{key}={_text(key, value)}" for key, value in sorted(differs.items()))])
 
     @property

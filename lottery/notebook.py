@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import torch
 import yaml
+from torch import nn
 
-from lottery.ledger import NAME, Ledger
-
-if TYPE_CHECKING:  # launching a finished cell needs CONFIG and no PyTorch
-    from torch import nn
-
-    from lottery.masks import Masks
-
-CONFIG = "config.yaml"
+from lottery.calls import make
+from lottery.ledger import CONFIG, NAME, Ledger
+from lottery.masks import Masks
+from lottery.store import Store
 
 
 def load(cell: Path | str, round: int) -> tuple[nn.Module, Masks]:
-    """The trained network of a round and its masks; `cell` is the folder that holds the ledger.
+    """The trained network of a round, in evaluation mode, and its masks; `cell` is the folder that holds the ledger.
 
     Raises FileNotFoundError if that round is not in the ledger or its phase no longer in the store.
     """
-    from lottery.calls import make
-    from lottery.store import Store
-
-    folder = Path(cell)
+    folder = Path(cell).resolve()
     lines = Ledger(folder / NAME).lines()
     if not 0 <= round < len(lines):
         had = f"rounds 0 to {len(lines) - 1}" if lines else "no round"
@@ -37,6 +31,7 @@ def load(cell: Path | str, round: int) -> tuple[nn.Module, Masks]:
     entry = next((e for root in (store, beside) if root.is_dir() and (e := Store(root).find(key))), None)
     if entry is None:
         raise FileNotFoundError(f"the phase {key} of round {round} is in neither {store} nor {beside}")
-    net = make("model", {**config["model"], "_partial_": False})
+    with torch.random.fork_rng():  # the initialisation is drawn and thrown away
+        net = make("model", {**config["model"], "_partial_": False})
     net.load_state_dict(entry.state)
-    return net, entry.masks
+    return net.eval(), entry.masks

@@ -12,7 +12,9 @@ from lottery import masks
 from lottery.calls import located
 from lottery.criteria import Evidence, score
 from lottery.hardware import trainer_for
-from lottery.rewinding import state_of
+from lottery.modules import Module
+from lottery.rewinding import Origin, state_of
+from lottery.scopes import checked, choose
 from lottery.seeds import derive, generator
 from lottery.study import Cell
 
@@ -22,7 +24,7 @@ class Misfit(Exception):
 
 
 def rehearse(cell: Cell) -> None:
-    """Takes one batch through network, loss, backward pass, metrics, optimizer, criterion and scope.
+    """Takes one batch through network, loss, backward pass, metrics, optimizer, criterion, scope and arm.
 
     Raises Misfit naming the part that fails.
     """
@@ -32,11 +34,17 @@ def rehearse(cell: Cell) -> None:
         with _part("hardware"):
             trainer_for(recipe.hardware, recipe.numerics)
         with _part("model"):
-            module = recipe.module(recipe.network())
+            net = recipe.network()
+        with _part("module"):
+            module = recipe.module(net)
+        if not isinstance(module, Module):
+            raise Misfit(f"module: must be a lottery.modules.Module, not a {type(module).__name__}")
+        if foreign := [name for name in module.state_dict() if not name.startswith("net.")]:
+            raise Misfit(f"module: {foreign[0]} lies outside its network, where no checkpoint would keep it")
         if not masks.prunable(module.net):
             raise Misfit("model: it has no linear or convolutional layer, so there is nothing to prune")
         with _part("optimizer"):
-            optimizer = recipe.optimizer(module.parameters())
+            optimizer = recipe.optimizer(module.net.parameters())
         start = state_of(module.net)
         inputs, targets = next(recipe.data.batches(0, 0, 1))
         if targets.ndim == 1 and not targets.is_floating_point():  # the highest class is what may not fit
@@ -47,8 +55,13 @@ def rehearse(cell: Cell) -> None:
         with _part(f"module: does not take outputs of shape {list(outputs.shape)} with targets {_span(targets)}"):
             loss = module.loss(outputs, targets)
             loss.backward()
-            for metric in module.metrics().values():
+            metrics = module.metrics()
+            for metric in metrics.values():
                 metric.update(outputs.detach(), targets)
+                float(metric.compute())
+        if getattr(module, "headline", None) not in (*metrics, "loss"):
+            known = ", ".join([*metrics, "loss"])
+            raise Misfit(f"module: its headline is {getattr(module, 'headline', None)!r}; it measures {known}")
         if loss.ndim or not loss.isfinite():
             raise Misfit(f"module: its loss on the first batch is {loss.tolist()}, not one finite number")
         with _part("optimizer"):
@@ -62,9 +75,11 @@ def rehearse(cell: Cell) -> None:
                 scores = score(pruning.criterion, evidence)
             with _part("scope"):
                 for target in {target.keep: target for target in pruning.schedule}.values():
-                    found = pruning.scope(scores, every, target)
-            with _part("arm"):
-                cell.arm.masks(found, rng)
+                    found = choose(pruning.scope, scores, every, target)
+            for arm in filter(None, (cell.arm, cell.arm.parent)):
+                with _part("arm"):
+                    checked(arm.masks(found, rng), like=found)
+                    arm.weights(Origin(start, lambda: start, lambda: start))
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def publish(paths: Iterable[Path], out: Path | None = None) -> None:
     """Prints and writes the report of every study among some folders; into its own folder if `out` is not given."""
     studies = list(read(*paths).groupby("study", sort=True))
     for study, frame in studies:
-        home = Path(frame["run/ledger"].iloc[0]).parents[2]
+        home = Path(os.path.relpath(Path(frame["run/ledger"].iloc[0]).resolve().parents[2]))
         folder = home if out is None else out / str(study) if len(studies) > 1 else out
         print(f"\n{write(frame, folder)}")
         print(f"table   {folder / 'report.md'}\nfigure  {folder / 'curve.png'}\nframe   {folder / 'results.csv'}")
@@ -107,7 +108,7 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
 
 
 def _ordered(frame: pd.DataFrame) -> list[str]:
-    """Arms with their own masks first, then their controls."""
+    """Tickets first, then the arms to compare them with."""
     return sorted(set(frame["arm"]), key=lambda arm: (not arm.startswith("imp"), arm))
 
 

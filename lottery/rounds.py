@@ -17,7 +17,7 @@ from lottery.masks import Masks
 from lottery.recipes import Recipe, Trained
 from lottery.rewinding import Origin, State, state_of
 from lottery.schedules import Schedule
-from lottery.scopes import Scope, Target
+from lottery.scopes import Scope, Target, checked, choose
 from lottery.seeds import derive, generator
 
 
@@ -79,7 +79,7 @@ def play(recipe: Recipe, pruning: Pruning, arm: Arm, seed: int, train: Train) ->
     start = train(dense, 0, 0, arm.rewind).state if arm.rewind else dense.state
     for index, target in enumerate(pruning.schedule, start=1):
         masks = next(parent).ticket.masks if parent else prune(recipe, pruning, current, start, target, seed)
-        masks = arm.masks(masks, generator(seed, "masks", arm.name, index))
+        masks = checked(arm.masks(masks, generator(seed, "masks", arm.name, index)), like=masks)
         trained = partial(_trained_state, current)
         origin = Origin(start, trained, partial(initial, recipe, seed, "reinit", index))
         current = Round(index, Ticket.of(arm.weights(origin), masks), arm.first, steps, train)
@@ -94,13 +94,13 @@ def prune(recipe: Recipe, pruning: Pruning, current: Round, start: State, target
     module.eval().to(device)
     evidence = Evidence(
         net=module.net,
-        start=start,
-        masks=current.ticket.masks,
+        start={name: tensor.to(device) for name, tensor in start.items()},
+        masks={name: mask.to(device) for name, mask in current.ticket.masks.items()},
         batches=ScoringBatches(recipe.data.to(device), derive(seed, "scoring", current.index + 1)),
         loss=module.loss,
         rng=generator(seed, "score", current.index + 1),
     )
-    return pruning.scope(score(pruning.criterion, evidence), current.ticket.masks, target)
+    return choose(pruning.scope, score(pruning.criterion, evidence), current.ticket.masks, target)
 
 
 def dense_ticket(recipe: Recipe, seed: int) -> Ticket:

@@ -75,6 +75,26 @@ def rates(
     return result
 
 
+def choose(scope: Scope, scores: Scores, masks: Masks, target: Target) -> Masks:
+    """The scope's masks, checked against its contract. Raises ValueError if a pruned weight would come back."""
+    chosen = checked(scope(scores, masks, target), like=masks)
+    for name, mask in chosen.items():
+        if (mask & ~masks[name]).any():
+            raise ValueError(f"a pruned weight of {name} comes back")
+    return chosen
+
+
+def checked(masks: Masks, like: Masks) -> Masks:
+    """The masks, if they are boolean and have the layers and shapes of others. Raises ValueError if not."""
+    if missing := sorted(masks.keys() ^ like.keys()):
+        raise ValueError(f"masks before and after differ in {', '.join(missing)}")
+    for name, mask in masks.items():
+        if mask.dtype != torch.bool or mask.shape != like[name].shape:
+            found, wanted = f"{mask.dtype} of shape {tuple(mask.shape)}", tuple(like[name].shape)
+            raise ValueError(f"the mask of {name} is {found}, not boolean of {wanted}")
+    return masks
+
+
 def _best(scores: Tensor, alive: Tensor, count: int) -> Tensor:
     """Keeps the `count` highest scores among the living, or all of them if fewer live; of equals, the first.
 

@@ -163,12 +163,13 @@ def early_stop(rows: Sequence[Row]) -> Row:
 def compression_ratio(net: nn.Module, entry: Entry) -> float:
     """All parameters over those that are left (Blalock et al. 2020), counted in the trained network.
 
-    Raises AssertionError if a pruned weight is not exactly zero.
+    Raises ArithmeticError if a pruned weight is not exactly zero.
     """
     total = sum(parameter.numel() for parameter in net.parameters())
     pruned = 0
     for name, mask in entry.masks.items():
         gone = entry.state[name][~mask]
-        assert not gone.any(), f"{name}: a pruned weight is not zero"
+        if gone.any():
+            raise ArithmeticError(f"{name}: a pruned weight is not zero")
         pruned += gone.numel()
     return total / (total - pruned)

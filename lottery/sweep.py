@@ -6,6 +6,7 @@ What needs PyTorch is imported when there is something to train: looking at a fi
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,9 +86,13 @@ def _sentence(error: Exception) -> str:
 
 def _suggest(arguments: list[str], cells: Sequence[Job]) -> None:
     """What is worth trying next; whatever is trained already is reused."""
-    command = " ".join(word for word in arguments if not word.startswith(("seed=", "arm=")))
+
+    def instead(new: str) -> str:
+        key = new.partition("=")[0] + "="
+        return shlex.join(["lottery", "run", *(word for word in arguments if not word.startswith(key)), new])
+
     seed = max(job.seed for job in cells) + 1
     print("\nnext, reusing what is trained:")
-    print(f"  lottery run {command} seed={seed},{seed + 1},{seed + 2}    # more seeds, narrower intervals")
-    print(f"  lottery run {command} arm=random_mask    # another control: the masks shuffled within each layer")
+    print(f"  {instead(f'seed={seed},{seed + 1},{seed + 2}')}    # more seeds, narrower intervals")
+    print(f"  {instead('arm=random_mask')}    # another control: the masks shuffled within each layer")
     print("  lottery run experiment=fc2019_lenet data=mnist --plan    # the paper's own study, and what it costs")

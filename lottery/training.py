@@ -24,7 +24,8 @@ from lottery.modules import Module
 from lottery.recipes import Phase, Recipe, Row, Trained
 from lottery.rewinding import State, state_of
 
-CHUNK = 100  # optimizer steps in a Lightning batch: its overhead is then below 1 % of a LeNet's step
+CHUNK = 100  # optimizer steps in a Lightning batch at the most: its overhead is then below 1 % of a LeNet's step
+CHUNK_SECONDS = 1.0  # and no more than fit into this time, so that checkpoints and progress come often enough
 EVALUATION_BATCH = 2000
 
 ELEMENTWISE = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop, torch.optim.Adagrad)
@@ -112,10 +113,11 @@ class Loop:
     ) -> None:
         self.module, self.recipe, self.phase = module, recipe, phase
         self.keeper, self.waypoints, self.watch, self.evaluating = keeper, set(waypoints), watch, evaluate
-        self.optimizer = recipe.optimizer(module.parameters())
+        self.optimizer = recipe.optimizer(module.net.parameters())
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.step, self.rows = phase.first, list[Row]()
         self.losses: list[float] = []  # of each step since the last row
+        self.seconds = CHUNK_SECONDS / 10  # that a step takes, until it is measured
 
     def prepare(self) -> None:
         """Puts everything on the device and goes back to the last checkpoint, if there is one."""
@@ -136,7 +138,8 @@ class Loop:
 
     def chunk_end(self, first: int) -> int:
         """Where the chunk from `first` ends: at a multiple of CHUNK, an evaluation, a waypoint or the last step."""
-        every = [CHUNK, self.recipe.budget.evaluate] if self.evaluating else [CHUNK]
+        chunk = min(CHUNK, max(1, round(CHUNK_SECONDS / self.seconds)))
+        every = [chunk, self.recipe.budget.evaluate] if self.evaluating else [chunk]
         ends = [first - first % each + each for each in every]
         return min(*ends, self.phase.last, *(point for point in self.waypoints if point > first))
 
@@ -149,13 +152,14 @@ class Loop:
         scaled = self.recipe.numerics.precision == "16-mixed"
         backward = module.manual_backward if scaled else torch.Tensor.backward
         stepper = cast(Optimizer, module.optimizers()) if scaled else optimizer
-        losses = []
+        losses, started = [], time.monotonic()
         for step in range(first, last):
             inputs, targets = next(self.batches)
             factor = budget.factor(step)
             for group, rate in zip(optimizer.param_groups, self.rates, strict=True):
                 group["lr"] = rate * factor
             optimizer.zero_grad(set_to_none=True)
+            torch.clear_autocast_cache()  # one autocast spans the chunk: kept casts would be of weights before the step
             loss = module.loss(module(inputs), targets)
             backward(loss)
             if self.mask_gradients:
@@ -168,6 +172,7 @@ class Loop:
                     torch._foreach_mul_(self.pruned, self.masks)
             losses.append(loss.detach())
         self._note(torch.stack(losses).double().cpu(), first)
+        self.seconds = max(1e-9, (time.monotonic() - started) / (last - first))
         self.step = last
 
     def pause(self) -> None:
@@ -215,8 +220,13 @@ class Loop:
         tensors["noise"] = torch.get_rng_state()
         if self.module.device.type == "cuda":
             tensors["noise.cuda"] = torch.cuda.get_rng_state(self.module.device)
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        return tensors, {"step": self.step, "rows": self.rows, "losses": self.losses, "optimizer": plain}
+        tensors = {
+            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+        }
+        # schedule-free optimizers keep their progress in the groups
+        groups = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+        info = {"step": self.step, "rows": self.rows, "losses": self.losses, "optimizer": plain, "groups": groups}
+        return tensors, info
 
     def _restore(self, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
         self.step, self.rows, self.losses = info["step"], list(info["rows"]), list(info["losses"])
@@ -226,7 +236,9 @@ class Loop:
             if key.startswith("optimizer."):
                 _, index, name = key.split(".", 2)
                 state.setdefault(int(index), {})[name] = value
-        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        indices = [group["params"] for group in self.optimizer.state_dict()["param_groups"]]
+        groups = [{**group, "params": own} for group, own in zip(info["groups"], indices, strict=True)]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         torch.set_rng_state(tensors["noise"])
         if "noise.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["noise.cuda"], self.module.device)
