@@ -12,6 +12,7 @@ setup: .venv/ready ## prepare .venv with the pinned dependencies
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lottery needs Python 3.11 or newer; make PYTHON=... names one")'
 	$(PYTHON) -m venv .venv
+	@echo 'installing PyTorch and what else is pinned, about 6 GB: some minutes'
 	$(BIN)/pip install --disable-pip-version-check --progress-bar off -q -c constraints.txt -e '.[dev]'
 	@touch $@
 

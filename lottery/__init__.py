@@ -9,6 +9,10 @@ if TYPE_CHECKING:
 _LAZY = {"load": "lottery.notebook", "read": "lottery.results"}  # so that `lottery --help` imports no PyTorch
 
 
+def __dir__() -> list[str]:
+    return [*_LAZY, *(name for name in globals() if name.startswith("__"))]
+
+
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'lottery' has no attribute {name!r}")

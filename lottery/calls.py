@@ -59,7 +59,7 @@ def make(where: str, node: Mapping[str, Any]) -> Any:
 
 
 def target_of(where: str, node: Mapping[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
-    arguments = {key: value for key, value in node.items() if not key.startswith("_")}
+    arguments = {key: value for key, value in node.items() if key not in ("_target_", "_partial_")}
     path = node.get("_target_")
     if not isinstance(path, str):
         raise Refused(f"{where}._target_={as_yaml(path)}: must be the import path of a function")

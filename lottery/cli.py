@@ -98,7 +98,7 @@ def _sentence(error: Exception) -> str:
 
 
 def _run(arguments: list[str]) -> int:
-    if {"--help", "-h"} & set(arguments):
+    if not arguments or {"--help", "-h"} & set(arguments):
         print(_RUN + _EPILOG, end="")
         return 0
     # argparse, which reads Hydra's flags, takes overrides before them only

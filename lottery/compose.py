@@ -29,6 +29,8 @@ def jobs(arguments: list[str]) -> list[Job]:
     parser.error = _misused  # type: ignore[method-assign]
     args = parser.parse_args(arguments)
     search_path = create_config_search_path(str(CONF))
+    if args.config_name or args.config_path:
+        raise Refused("--config-name and --config-path: the configuration is ours; --config-dir adds a folder of yours")
     if args.config_dir:
         if not Path(args.config_dir).is_dir():
             raise Refused(f"--config-dir {args.config_dir}: there is no such folder")
@@ -56,6 +58,8 @@ def job_of(config: DictConfig, hydra_config: Any = None) -> Job:
     hydra_config = hydra_config or config.hydra
     folders = [source.path for source in hydra_config.runtime.config_sources if source.schema == "file"]
     choices = hydra_config.runtime.choices
+    if hydra_config.job.chdir:
+        raise Refused("hydra.job.chdir=true: cells share the folder that out= is relative to; leave it false")
     for group in (group for group in GROUPS if group != "experiment"):
         if not isinstance(config.get(group), DictConfig) or choices.get(group) is None:
             raise Refused(f"{group}: is missing; must be one of {', '.join(options(group, tuple(folders)))}")

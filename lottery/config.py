@@ -12,6 +12,7 @@ from torch import nn
 from lottery.arms import Arm
 from lottery.calls import as_yaml, make
 from lottery.data.examples import Data
+from lottery.digests import digest_of
 from lottery.durations import canonical, in_steps
 from lottery.identity import recipe_identity
 from lottery.names import Job, Refused, find, nearby, options
@@ -19,6 +20,7 @@ from lottery.recipes import Recipe
 from lottery.rehearsal import Misfit, rehearse
 from lottery.rounds import Pruning
 from lottery.study import Cell, Study
+from lottery.user_code import user_code
 
 
 def build(job: Job) -> Cell:
@@ -50,7 +52,12 @@ def build(job: Job) -> Cell:
     )
     science = recipe_identity({**config, "budget": budget_node}, data.digest)
     study = Study(job.study, recipe, pruning, science)
-    return Cell(study, build_arm(job, data, budget.steps), job.label, job.seed)
+    arm = build_arm(job, data, budget.steps)
+    nodes = [config[group] for group in ("criterion", "scope", "schedule", "arm")]
+    if arm.parent:
+        nodes.append(_shipped_arm(config["arm"]["parent"], job))
+    setting = digest_of([nodes, user_code(nodes)])[:16]
+    return Cell(study, arm, job.label, job.seed, setting)
 
 
 def check(cell: Cell) -> None:

@@ -39,6 +39,8 @@ INSTEAD = {
     "max_time": "budget.steps",
     "min_epochs": "budget.steps",
     "min_steps": "budget.steps",
+    "num_nodes": "one job for each device",
+    "strategy": "one job for each device",
     "num_sanity_val_steps": "nothing: every network is checked with one batch before training",
     "overfit_batches": "data.val_size and budget.steps",
     "precision": "numerics.precision",

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lottery.calls import target_of
+from lottery.digests import canonical
 from lottery.user_code import user_code
 
 
@@ -34,11 +35,16 @@ def _node(where: str, value: Any) -> Any:
     if "_target_" in value:
         target, _ = target_of(where, value)
         try:
-            defaults = {
-                k: list(p.default) if isinstance(p.default, tuple) else p.default  # a yaml has lists only
-                for k, p in inspect.signature(target).parameters.items()
-            }
+            parameters = dict(inspect.signature(target).parameters)
         except ValueError:
-            defaults = {}
-        kept = {key: item for key, item in kept.items() if key not in defaults or defaults[key] != value[key]}
+            parameters = {}
+        kept = {k: v for k, v in kept.items() if k not in parameters or not _equal(value[k], parameters[k].default)}
     return kept
+
+
+def _equal(value: Any, default: Any) -> bool:
+    """Whether they are the same to the letter: a yaml's list may be a tuple, but 1 is not true."""
+    try:
+        return canonical(value) == canonical(default)
+    except (TypeError, ValueError):  # a default that is no plain data
+        return False

@@ -20,7 +20,7 @@ from lottery.compose import job_of
 from lottery.config import build, check
 from lottery.data.examples import DataError
 from lottery.files import replace
-from lottery.ledger import CONFIG, ERROR, NAME, Ledger, LedgerError
+from lottery.ledger import CONFIG, ERROR, LedgerError
 from lottery.names import CONF, Job, Refused
 from lottery.progress import Progress
 from lottery.store import Store
@@ -47,7 +47,7 @@ def task(config: DictConfig) -> None:
     if os.environ.get(_MAIN, str(os.getpid())) != str(os.getpid()):
         _follow(int(os.environ[_MAIN]))
     job = job_of(config, HydraConfig.get())
-    if Ledger(job.folder / NAME).finished():
+    if job.finished():
         return
     (job.folder / ERROR).unlink(missing_ok=True)
     try:

@@ -13,6 +13,7 @@ import yaml
 
 from lottery.digests import digest_of
 from lottery.durations import canonical
+from lottery.ledger import CONFIG, NAME, Ledger
 from lottery.user_code import user_code
 
 CONF = next(path for path in (Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf") if path.is_dir())
@@ -60,14 +61,29 @@ class Job:
         """The arm's name and every setting that differs from its yaml, sorted."""
         name = self.choices["arm"]
         shipped = yaml.safe_load(find("arm", name, self.sources).read_text())
-        differs = {key: value for key, value in self.arm.items() if value != shipped.get(key)}
-        name = name.replace("/", "_")
-        return ",".join([name, *(f"{key}={_text(key, value)}" for key, value in sorted(differs.items()))])
+        texts = {key: _text(key, value) for key, value in sorted(self.arm.items())}
+        differs = [f"{key}={text}" for key, text in texts.items() if text != _text(key, shipped.get(key))]
+        label = ",".join([name, *differs]).replace("/", "_")  # it is the name of a folder
+        return label if len(label) <= 150 else f"{label[:140]}~{digest_of(label)[:8]}"
 
     @property
     def folder(self) -> Path:
         """Where the cell's ledger lives."""
         return Path(self.config["out"]) / self.study / self.label / f"seed{self.seed}"
+
+    def finished(self) -> bool:
+        """Whether the cell's ledger is complete, for what is configured now.
+
+        If a setting that the names don't show has changed, such as `data.root` or a yaml of the user's own, the cell is
+        played again: from the store if its content is the same, else its ledger says what differs.
+        """
+        if not Ledger(self.folder / NAME).finished():
+            return False
+        try:
+            then = yaml.safe_load((self.folder / CONFIG).read_text())
+        except (OSError, yaml.YAMLError):
+            return False
+        return all(then.get(group) == self.config[group] for group in (*SCIENCE_GROUPS, "arm"))
 
     def __str__(self) -> str:
         return f"{self.study} {self.label} seed {self.seed}"
@@ -107,6 +123,6 @@ def nearby(name: str, known: list[str]) -> str:
 
 
 def _text(key: str, value: Any) -> str:
-    if key in ("rewind", "first"):
+    if key in ("rewind", "first") and str(value)[:1].isdigit():
         return canonical(value)
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True, separators=(",", ":"))

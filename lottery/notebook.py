@@ -11,6 +11,7 @@ from torch import nn
 from lottery.calls import make
 from lottery.ledger import CONFIG, NAME, Ledger
 from lottery.masks import Masks
+from lottery.seeds import derive
 from lottery.store import Store
 
 
@@ -31,7 +32,8 @@ def load(cell: Path | str, round: int) -> tuple[nn.Module, Masks]:
     entry = next((e for root in (store, beside) if root.is_dir() and (e := Store(root).find(key))), None)
     if entry is None:
         raise FileNotFoundError(f"the phase {key} of round {round} is in neither {store} nor {beside}")
-    with torch.random.fork_rng():  # the initialisation is drawn and thrown away
+    with torch.random.fork_rng():
+        torch.manual_seed(derive(lines[round]["seed"], "init"))
         net = make("model", {**config["model"], "_partial_": False})
     net.load_state_dict(entry.state)
     return net.eval(), entry.masks

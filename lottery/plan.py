@@ -9,7 +9,6 @@ from itertools import count
 
 from lottery.config import build, check
 from lottery.digests import digest_of
-from lottery.ledger import NAME, Ledger
 from lottery.names import Job
 from lottery.recipes import Phase
 from lottery.rounds import Ticket, dense_ticket, play
@@ -50,7 +49,7 @@ def show(jobs: Sequence[Job]) -> None:
         cell = build(job)
         check(cell)
         budget, rounds = cell.study.recipe.budget, len(cell.study.pruning.schedule)
-        needed = set() if Ledger(job.folder / NAME).finished() else to_train(cell, Store(job.config["store"]))
+        needed = set() if job.finished() else to_train(cell, Store(job.config["store"]))
         new = needed - planned
         planned |= new
         if new and job.study not in timed:

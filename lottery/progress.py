@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -53,7 +54,8 @@ class Progress:
 
     def _show(self, text: str) -> None:
         self.shown = time.monotonic()
-        print(f"{self.name:<22} {text}", flush=True)
+        sys.stdout.write(f"{self.name:<22} {text}\n")  # in one piece: workers share the terminal
+        sys.stdout.flush()
 
 
 def _clock(seconds: float) -> str:

@@ -76,6 +76,8 @@ class Phase:
     """seed of the data order"""
     noise: int
     """seed of everything drawn while training, such as dropout"""
+    build: int = 0
+    """seed that the network is built with: what it draws and keeps outside its state is then always the same"""
 
 
 @dataclass(frozen=True)

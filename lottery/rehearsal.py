@@ -69,6 +69,9 @@ def rehearse(cell: Cell) -> None:
         module.eval()
         if pruning.schedule:
             every = masks.dense(masks.prunable(module.net))
+            last, total = pruning.schedule[-1].density, masks.kept(every)
+            if round(last * total) < 1:
+                raise Misfit(f"schedule: its last density, {last:g}, keeps none of the {total:,} weights")
             rng = generator(cell.seed, "rehearsal")
             with _part("criterion"):
                 evidence = Evidence(module.net, start, every, [(inputs, targets)], module.loss, rng)

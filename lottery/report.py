@@ -21,7 +21,8 @@ _LOOKS = [
 def publish(paths: Iterable[Path], out: Path | None = None) -> None:
     """Prints and writes the report of every study among some folders; into its own folder if `out` is not given."""
     studies = list(read(*paths).groupby("study", sort=True))
-    for study, frame in studies:
+    for study, part in studies:
+        frame = part.dropna(axis="columns", how="all")  # another study's metrics
         home = Path(os.path.relpath(Path(frame["run/ledger"].iloc[0]).resolve().parents[2]))
         folder = home if out is None else out / str(study) if len(studies) > 1 else out
         print(f"\n{write(frame, folder)}")

@@ -28,6 +28,14 @@ def read(*paths: Path | str) -> pd.DataFrame:
         raise FileNotFoundError(f"no finished round under {', '.join(map(str, paths))}")
     frame = pd.DataFrame(rows).sort_values(KEYS, ignore_index=True)
     frame = frame.drop_duplicates([column for column in frame if not str(column).startswith("run/")], ignore_index=True)
+    for column, of in (("data", ["study"]), ("setting", ["study", "arm"])):
+        for what, part in frame.groupby(of) if column in frame else ():
+            if part[column].nunique() > 1:
+                first, second, *_ = part.drop_duplicates(column)["run/ledger"]
+                name = " ".join(map(str, what))
+                raise LedgerError(
+                    f"{first} and {second}: {name} was measured with another {column}; report one of them"
+                )
     if (twice := frame.duplicated(KEYS, keep=False)).any():
         first, second, *_ = frame[twice]["run/ledger"]
         raise LedgerError(f"{first} and {second} hold different results for the same cell; report one of them")

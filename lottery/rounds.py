@@ -89,7 +89,9 @@ def play(recipe: Recipe, pruning: Pruning, arm: Arm, seed: int, train: Train) ->
 def prune(recipe: Recipe, pruning: Pruning, current: Round, start: State, target: Target, seed: int) -> Masks:
     """The next masks: the criterion scores the trained network, the scope chooses among the living."""
     device = recipe.hardware.device
-    module = recipe.module(recipe.network())
+    with torch.random.fork_rng():
+        torch.manual_seed(derive(seed, "init"))
+        module = recipe.module(recipe.network())
     module.net.load_state_dict(current.trained.state)
     module.eval().to(device)
     evidence = Evidence(

@@ -44,6 +44,8 @@ class Cell:
     arm: Arm
     label: str
     seed: int
+    setting: str = ""
+    """digest of all that pruning and the arm are made of, a user's own code among it: the same for every seed"""
 
 
 class View(Protocol):
@@ -100,7 +102,7 @@ class Phases:
     def phase(self, ticket: Ticket, index: int, first: int, last: int) -> Phase:
         """The training of a round; its data order is the same for every arm."""
         order, noise = (derive(self.cell.seed, purpose, index) for purpose in ("order", "noise"))
-        return Phase(ticket.state, ticket.masks, first, last, order, noise)
+        return Phase(ticket.state, ticket.masks, first, last, order, noise, build=derive(self.cell.seed, "init"))
 
     def specification(self, phase: Phase) -> dict[str, Any]:
         """All that the result of a phase depends on; the state at an earlier step is named by the whole it is of."""
@@ -114,7 +116,7 @@ class Phases:
             "state": digest(phase.state),
             "masks": digest(phase.masks),
             "steps": [phase.first, phase.last],
-            "seeds": {"order": phase.order, "noise": phase.noise},
+            "seeds": {"order": phase.order, "noise": phase.noise, "build": phase.build},
         }
 
 
@@ -139,6 +141,8 @@ def describe(cell: Cell, current: Round) -> dict[str, Any]:
         "compression_ratio": compression_ratio(module.net, entry),
         "layer_densities": masks.layer_densities(found),
         "phase": entry.key,
+        "data": cell.study.recipe.data.digest[:16],
+        "setting": cell.setting,
     }
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lottery.compose import jobs
-from lottery.ledger import ERROR, NAME, Ledger
+from lottery.ledger import ERROR
 from lottery.names import Job
 from lottery.report import publish
 
@@ -20,7 +20,7 @@ from lottery.report import publish
 def run(arguments: list[str]) -> int:
     """Runs every cell that a command line asks for and is not finished; returns the exit code."""
     cells = jobs(arguments)
-    still_open = [job for job in cells if not _finished(job)]
+    still_open = [job for job in cells if not job.finished()]
     if len(still_open) < len(cells):
         print(f"{len(cells) - len(still_open)} of {len(cells)} cells are finished already")
     failure: Exception | None = None
@@ -40,10 +40,6 @@ def run(arguments: list[str]) -> int:
     return _conclude(arguments, cells, failure)
 
 
-def _finished(job: Job) -> bool:
-    return Ledger(job.folder / NAME).finished()
-
-
 def _check(cells: Sequence[Job]) -> None:
     """Builds one cell of each kind: what can't work is said before any worker starts."""
     from lottery.calls import make
@@ -61,7 +57,7 @@ def _conclude(arguments: list[str], cells: Sequence[Job], failure: Exception | N
     except OSError as error:  # a full disk must not hide which cells failed
         print(f"no report: {_sentence(error)}", file=sys.stderr)
         failure = failure or error
-    unfinished = [job for job in cells if not _finished(job)]
+    unfinished = [job for job in cells if not job.finished()]
     for job in unfinished:
         path = job.folder / ERROR
         reason = next(iter(path.read_text().splitlines()), "") if path.exists() else ""
@@ -95,4 +91,6 @@ def _suggest(arguments: list[str], cells: Sequence[Job]) -> None:
     print("\nnext, reusing what is trained:")
     print(f"  {instead(f'seed={seed},{seed + 1},{seed + 2}')}    # more seeds, narrower intervals")
     print(f"  {instead('arm=random_mask')}    # another control: the masks shuffled within each layer")
-    print("  lottery run experiment=fc2019_lenet data=mnist --plan    # the paper's own study, and what it costs")
+    if any(job.choices.get("experiment") == "demo" for job in cells):
+        print("and the paper's own study, what it would cost (`source .venv/bin/activate` puts lottery on the path):")
+        print("  lottery run experiment=fc2019_lenet data=mnist --plan")

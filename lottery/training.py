@@ -64,9 +64,10 @@ def fit(
     `waypoints` are steps whose state the keeper is given in passing; `watch` hears of each chunk's end,
     with the row measured there if there is one. Raises Diverged when the loss is no longer finite.
     """
-    module = recipe.module(recipe.network())
-    module.net.load_state_dict(phase.state)
     with torch.random.fork_rng():
+        torch.manual_seed(phase.build)
+        module = recipe.module(recipe.network())
+        module.net.load_state_dict(phase.state)
         torch.manual_seed(phase.noise)
         loop = module.loop = Loop(module, recipe, phase, keeper, waypoints, watch, evaluate)
         trainer = trainer_for(recipe.hardware, recipe.numerics)

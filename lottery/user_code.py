@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import importlib.util
 import platform
@@ -26,25 +27,56 @@ def _targets(value: Any) -> list[str]:
 
 
 def _package(name: str) -> str:
-    """Its version if it is installed, else the digest of all its Python files.
+    """Its version if it is installed, else the digest of all its Python files and of those that they import.
 
     An editable install counts as not installed: its files may change while its version does not.
     """
     if name in sys.stdlib_module_names:
         return f"python {platform.python_version()}"
+    if distributions := _installed(name):
+        return " ".join(f"{each} {importlib.metadata.version(each)}" for each in distributions)
+    seen, files, todo = sha256(), set[Path](), {name}
+    done = {"lottery", "torch"}
+    while todo:
+        done |= todo
+        found = {path for each in todo for path in _files(each)} - files
+        files |= found
+        imported = {top for path in found for top in _imports(path)} - done - sys.stdlib_module_names
+        todo = {each for each in imported if not _installed(each)}
+    for path in sorted(files):
+        seen.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return seen.hexdigest()
+
+
+def _root(name: str) -> Path | None:
+    """Folder or file of a top-level module; None if there is none."""
     try:
         spec = importlib.util.find_spec(name)
-    except ValueError:  # a module made by hand, without a specification
-        spec = None
+    except (ValueError, ImportError):  # a module made by hand, without a specification
+        return None
     places = [*(spec.submodule_search_locations or []), spec.origin] if spec else []
-    root = next((Path(place) for place in places if place), None)
-    if root is None:
-        return "unknown"  # importing it will say why
-    if "site-packages" in root.parts:
-        names = importlib.metadata.packages_distributions().get(name, [])
-        return " ".join(f"{each} {importlib.metadata.version(each)}" for each in sorted(set(names)))
-    files = sorted(root.rglob("*.py")) if root.is_dir() else [root]
-    seen = sha256()
-    for path in files:
-        seen.update(path.relative_to(root.parent).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return seen.hexdigest()
+    return next((Path(place) for place in places if place), None)
+
+
+def _installed(name: str) -> list[str]:
+    root = _root(name)
+    inside = root is not None and "site-packages" in root.parts
+    return sorted(set(importlib.metadata.packages_distributions().get(name, []))) if inside else []
+
+
+def _files(name: str) -> list[Path]:
+    root = _root(name)
+    if root is None:  # importing it will say why
+        return []
+    return sorted(root.rglob("*.py")) if root.is_dir() else [root]
+
+
+def _imports(path: Path) -> set[str]:
+    """The top-level modules that a Python file imports."""
+    try:
+        nodes = list(ast.walk(ast.parse(path.read_bytes())))
+    except (SyntaxError, ValueError):
+        return set()
+    whole = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    parts = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level}
+    return {name.split(".")[0] for name in whole | parts}

@@ -105,7 +105,7 @@ def test_published_phase_key(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     weights, masks = {"w": torch.arange(3.0)}, {"w": torch.tensor([True, False, True])}
     phases = Phases(cell, None)  # type: ignore[arg-type]
     specification = phases.specification(Phase(weights, masks, first=0, last=2000, order=1, noise=2))
-    assert digest_of(specification) == "35fd6cac2cf124c1f5d306d64f261b2e1165ac870506039eb4a91d22201bccf4"
+    assert digest_of(specification) == "8d3b2b8f7d550622baa930164c189c8588b81bcae1e92e70c78914d5852c0b2a"
     assert specification["science"] == study.SCIENCE
 
 
