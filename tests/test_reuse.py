@@ -1,0 +1,170 @@
+"""Nothing is reused where what it was made from has changed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from lottery.compose import jobs
+from lottery.config import build
+from lottery.launch import play
+from lottery.ledger import NAME, Ledger, LedgerError
+from lottery.names import Job
+from lottery.results import read
+from lottery.store import Store
+from lottery.study import Cell, run
+from lottery.user_code import user_code
+from tests.conftest import TINY
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Job]:
+    """One cell of a folder with modules and yamls of the user's own, run from there."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    (tmp_path / "c" / "arm").mkdir(parents=True)
+
+    def job(*overrides: str) -> Job:
+        return jobs(["--config-dir", "c", *TINY, "schedule.rounds=0", *overrides])[0]
+
+    return job
+
+
+def test_code_imported_by_own_code_counts(own: Callable[..., Job], tmp_path: Path) -> None:
+    (tmp_path / "deepest.py").write_text("WIDTH = 20\n")
+    (tmp_path / "between.py").write_text("import numpy\nfrom deepest import WIDTH\n")
+    (tmp_path / "outermost.py").write_text("from between import WIDTH\n\ndef net(shape, classes): ...\n")
+    before = user_code({"_target_": "outermost.net"}), own("model._target_=outermost.net").study
+    (tmp_path / "deepest.py").write_text("WIDTH = 21\n")
+    after = user_code({"_target_": "outermost.net"}), own("model._target_=outermost.net").study
+    assert before[0] != after[0]
+    assert before[1] != after[1]
+
+
+def test_shipped_names_hold_no_code() -> None:
+    (job,) = jobs(list(TINY))
+    assert user_code(job.config) == {}
+
+
+def test_another_data_root_is_not_taken_for_finished(own: Callable[..., Job]) -> None:
+    first = own("data.root=a", "data=mnist", "data.val_size=10")
+    first.folder.mkdir(parents=True)
+    (first.folder / NAME).write_text('{"round": 0, "rounds": 0}\n')
+    (first.folder / "config.yaml").write_text(__import__("yaml").safe_dump(dict(first.config)))
+    assert first.finished()
+    second = own("data.root=b", "data=mnist", "data.val_size=10")
+    assert second.folder == first.folder
+    assert not second.finished()
+
+
+def test_an_edited_arm_is_played_again_and_refused(own: Callable[..., Job], tmp_path: Path) -> None:
+    yaml = tmp_path / "c" / "arm" / "mine.yaml"
+    shipped = "_target_: lottery.arms.Arm\nweights: {_target_: lottery.rewinding.%s}\nparent: null\n"
+    yaml.write_text(shipped % "to_start")
+    play(own("arm=mine", "schedule.rounds=1"))
+    yaml.write_text(shipped % "to_fresh")
+    job = own("arm=mine", "schedule.rounds=1")
+    assert not job.finished()
+    with pytest.raises(LedgerError, match="measured under other code"):
+        play(job)
+    play(own("arm=mine", "schedule.rounds=1", "seed=1"))
+    with pytest.raises(LedgerError, match="was measured with another setting"):
+        read("runs")
+
+
+class Permuted(nn.Sequential):
+    """Draws something that its state does not hold."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(64, 10))
+        self.order = torch.randperm(64)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return super().forward(inputs.flatten(1)[:, self.order])
+
+
+def test_what_a_network_draws_outside_its_state_is_the_same_each_time(
+    cell: Callable[..., Cell], tmp_path: Path
+) -> None:
+    lines = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        folder = tmp_path / str(seed)
+        overrides = ("model._target_=tests.test_reuse.Permuted", "~model.shape", "~model.classes", "scope=everywhere")
+        run(cell(*overrides, "criterion=snip"), folder, Store(folder / "store"))
+        lines.append([{**line, "run": None} for line in Ledger(folder / NAME).lines()])
+    assert lines[0] == lines[1]
+
+
+def test_tied_weights_and_optimizer_groups_survive_a_checkpoint(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from lottery.files import read_tensors, write_tensors
+    from lottery.rounds import dense_ticket
+    from lottery.training import fit
+
+    class Counting(torch.optim.SGD):
+        def step(self, closure=None):  # type: ignore[no-untyped-def]
+            for group in self.param_groups:
+                group["taken"] = group.get("taken", 0) + 1
+                group["lr"] /= group["taken"]  # a rate that depends on it
+            return super().step(closure)
+
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.out = nn.Linear(64, 64), nn.Linear(64, 10)
+            self.two = nn.Linear(64, 64)
+            self.two.weight = self.one.weight
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return self.out(self.two(self.one(inputs.flatten(1)).relu()).relu())
+
+    class Stops(Exception):
+        pass
+
+    class Keeper:
+        def __init__(self, stops: bool) -> None:
+            self.stops = stops
+
+        def load(self):  # type: ignore[no-untyped-def]
+            return read_tensors(tmp_path / "c") if (tmp_path / "c").exists() and not self.stops else None
+
+        def save(self, tensors, info):  # type: ignore[no-untyped-def]
+            if self.stops:
+                write_tensors(tmp_path / "c", tensors, info)
+                raise Stops
+
+        def reach(self, first: int, last: int) -> None: ...
+
+        def pass_by(self, step: int, state: object) -> None: ...
+
+    base = build(jobs([*TINY, "hardware.checkpoint_seconds=1e-9"])[0])
+    recipe = replace(base.study.recipe, network=Tied, optimizer=lambda weights: Counting(weights, lr=0.1))
+    from lottery.recipes import Phase
+
+    ticket = dense_ticket(recipe, 0)
+    phase = Phase(ticket.state, ticket.masks, 0, 30, order=0, noise=0)
+    whole = fit(recipe, phase)
+    with pytest.raises(Stops):
+        fit(recipe, phase, Keeper(stops=True))
+    resumed = fit(recipe, phase, Keeper(stops=False))
+    assert resumed.rows == whole.rows
+
+
+def test_gc_with_a_misspelt_folder_removes_nothing(
+    own: Callable[..., Job], tmp_path: Path, lottery: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    play(own())
+    before = set((tmp_path / "runs" / "store").iterdir())
+    done = lottery("store", "gc", "--store", "runs/store", "--out", "rums")
+    assert done.returncode == 1
+    assert "rums" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert set((tmp_path / "runs" / "store").iterdir()) == before
