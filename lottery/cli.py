@@ -47,6 +47,7 @@ def main() -> None:
     run.add_argument("overrides", nargs=argparse.REMAINDER)
     listing = commands.add_parser("list", help="name every experiment, model, data set, criterion, arm, ...")
     listing.add_argument("group", nargs="?", help="only this group")
+    listing.add_argument("--config-dir", help="a folder of yours, as in `lottery run`")
     report = commands.add_parser("report", help="make table and figure from ledgers alone")
     report.add_argument("runs", nargs="+", type=Path, help="folders that hold ledgers")
     report.add_argument("--out", type=Path, help="where to write; a study's own folder if not given")
@@ -134,9 +135,10 @@ def _list(args: argparse.Namespace) -> int:
 
     if args.group and args.group not in GROUPS:
         raise Refused(f"{args.group}: there is no such group; {nearby(args.group, list(GROUPS))}")
+    sources = (args.config_dir,) if args.config_dir else ()
     for group in [args.group] if args.group else GROUPS:
         print(group)
-        for name, sentence in options(group).items():
+        for name, sentence in options(group, sources).items():
             print(f"  {name:<16} {sentence}")
     return 0
 

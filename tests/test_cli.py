@@ -93,6 +93,14 @@ def test_list_names_everything(command: Callable[..., Said]) -> None:
     assert of_arms[1:] == [line for line in lines if line.split()[0] in {"imp", "random_mask", "random_reinit"}]
 
 
+def test_list_shows_a_folder_of_one_s_own(command: Callable[..., Said], tmp_path: Path) -> None:
+    (tmp_path / "criterion").mkdir()
+    (tmp_path / "criterion" / "mine.yaml").write_text("# As I like it\n_target_: mine.criterion\n")
+    said = command("list", "criterion", "--config-dir", tmp_path)
+    assert any(line.split(maxsplit=1) == ["mine", "As I like it"] for line in said.out.splitlines())
+    assert "magnitude" in said.out
+
+
 def test_report_from_ledgers_alone(command: Callable[..., Said], tmp_path: Path) -> None:
     study = ledgers(tmp_path / "runs", ACCURACY)
     before = sorted(study.rglob("*"))
