@@ -221,7 +221,7 @@ def test_a_kill_costs_at_most_the_chunk_that_was_running_when_each_is_saved(
 
     assert server.run(tmp_path / "killed", *command, dies=3)[0] == -signal.SIGKILL
     assert list(runs.glob("store/*/.checkpoint.safetensors.*"))
-    assert sum(notes(runs / "store").values()) == 3 * CHUNK
+    assert 0 < sum(notes(runs / "store").values()) <= 3 * CHUNK  # a training's first chunks are shorter
     for _ in range(2):
         already, more = begun(runs), draw.randrange(2 * CHUNK, 6 * CHUNK)
         pid = server.start(tmp_path / "killed", *command)
@@ -232,7 +232,7 @@ def test_a_kill_costs_at_most_the_chunk_that_was_running_when_each_is_saved(
 
     assert same(runs, undisturbed)
     assert executed(undisturbed) == 400
-    assert 400 + CHUNK <= executed(runs) <= 400 + 3 * CHUNK
+    assert 400 < executed(runs) <= 400 + 3 * CHUNK
 
 
 @pytest.mark.slow
