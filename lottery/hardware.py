@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import multiprocessing
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,8 +12,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.environments import LightningEnvironment
+from pytorch_lightning.strategies import DDPStrategy
+
+from lottery import ranks
 
 PRECISIONS = ("32", "bf16-mixed", "16-mixed")
+SPARSE = ("auto", "on", "off")
 
 INSTEAD = {
     "accelerator": "hardware.accelerator",
@@ -22,13 +28,13 @@ INSTEAD = {
     "check_val_every_n_epoch": "budget.evaluate",
     "default_root_dir": "out",
     "deterministic": "numerics.deterministic",
-    "devices": "one job for each device",
+    "devices": "hardware.devices",
     "enable_checkpointing": "hardware.checkpoint_seconds",
     "enable_progress_bar": "nothing: progress is always shown",
     "enable_model_summary": "lottery.load(...) in a notebook, which gives the network",
     "fast_dev_run": "budget.steps and schedule.rounds",
-    "gradient_clip_algorithm": "an optimizer of your own (optimizer._target_)",
-    "gradient_clip_val": "an optimizer of your own (optimizer._target_)",
+    "gradient_clip_algorithm": "optimizer.clip_norm",
+    "gradient_clip_val": "optimizer.clip_norm",
     "limit_predict_batches": "data.val_size",
     "limit_test_batches": "data.val_size",
     "limit_train_batches": "budget.steps",
@@ -39,8 +45,9 @@ INSTEAD = {
     "max_time": "budget.steps",
     "min_epochs": "budget.steps",
     "min_steps": "budget.steps",
-    "num_nodes": "one job for each device",
-    "strategy": "one job for each device",
+    "num_nodes": "hardware.devices, all on one machine",
+    "plugins": "numerics.precision and hardware.devices",
+    "strategy": "hardware.devices",
     "num_sanity_val_steps": "nothing: every network is checked with one batch before training",
     "overfit_batches": "data.val_size and budget.steps",
     "precision": "numerics.precision",
@@ -58,9 +65,21 @@ class Numerics:
     threads: int = 1
     """of the CPU; results with 1 and with 2 differ in the last bits"""
     deterministic: bool = True
+    sparse: str = "auto"
+    """whether thin linear layers train on their kept values alone: `auto` where that is faster, `on`, `off`"""
+    compile: bool = False
+    """whether the network goes through `torch.compile`"""
+    channels_last: bool = False
+    """whether images lie channel by channel in each pixel"""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "precision", str(self.precision))
+        if isinstance(self.sparse, bool):  # what a yaml makes of on and off
+            object.__setattr__(self, "sparse", "on" if self.sparse else "off")
+        if self.sparse not in SPARSE:
+            raise ValueError(f"sparse={self.sparse}: must be one of {', '.join(SPARSE)}")
+        if self.sparse == "on" and self.precision != "32":
+            raise ValueError(f"sparse=on: goes with precision=32 only, not with {self.precision}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision={self.precision}: must be one of {', '.join(PRECISIONS)}")
         if self.threads < 1:
@@ -72,6 +91,8 @@ class Hardware:
     """Where training runs; by itself it changes no number's meaning."""
 
     accelerator: str = "auto"
+    devices: int = 1
+    """processes that train a cell together, each on its own share of every batch: GPUs of this machine, or cores"""
     checkpoint_seconds: float = 10.0
     """of training between two checkpoints: what a kill can cost"""
     trainer: Mapping[str, Any] = field(default_factory=dict)
@@ -82,6 +103,10 @@ class Hardware:
             raise ValueError(f"accelerator={self.accelerator}: must be auto, cpu or gpu")
         if self.accelerator == "gpu" and not torch.cuda.is_available():
             raise ValueError("accelerator=gpu: PyTorch finds no GPU on this machine; allowed here: auto, cpu")
+        if self.devices < 1:
+            raise ValueError(f"devices={self.devices}: must be at least 1")
+        if self.devices > 1 and self.device == "cuda" and self.devices > torch.cuda.device_count():
+            raise ValueError(f"devices={self.devices}: this machine has {torch.cuda.device_count()} GPUs")
         if self.checkpoint_seconds <= 0:
             raise ValueError(f"checkpoint_seconds={self.checkpoint_seconds}: must be above 0")
         known = sorted(inspect.signature(pl.Trainer).parameters.keys() - INSTEAD.keys())
@@ -104,13 +129,15 @@ def trainer_for(hardware: Hardware, numerics: Numerics) -> pl.Trainer:
     """
     if numerics.precision == "16-mixed" and hardware.device == "cpu":
         raise ValueError("numerics.precision=16-mixed needs a GPU; on a CPU use 32 or bf16-mixed")
+    if numerics.precision == "bf16-mixed" and hardware.device == "cuda" and not torch.cuda.is_bf16_supported():
+        raise ValueError("numerics.precision=bf16-mixed: this GPU has no bfloat16; use 32 or 16-mixed")
     torch.set_num_threads(numerics.threads)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*GPU available but not used.*")
         return pl.Trainer(
             accelerator="gpu" if hardware.device == "cuda" else "cpu",
-            devices=1,
+            **_devices(hardware),
             precision=numerics.precision,  # type: ignore[arg-type]
             deterministic=numerics.deterministic,
             max_epochs=1,
@@ -121,3 +148,23 @@ def trainer_for(hardware: Hardware, numerics: Numerics) -> pl.Trainer:
             num_sanity_val_steps=0,
             **dict(hardware.trainer),
         )
+
+
+def _devices(hardware: Hardware) -> dict[str, Any]:
+    """Which devices of this machine: one for each rank, or, in a sweep's workers, each worker's own GPU."""
+    _, count = ranks.share()
+    if count > 1:
+        return {"devices": count, "strategy": DDPStrategy(cluster_environment=LightningEnvironment())}
+    if hardware.device == "cuda":
+        return {"devices": [worker_gpu(multiprocessing.current_process().name, torch.cuda.device_count())]}
+    return {"devices": 1}
+
+
+def worker_gpu(process: str, count: int) -> int:
+    """The GPU of a worker: workers are numbered, and share out a machine's GPUs in turn.
+
+    >>> worker_gpu("MainProcess", 4), worker_gpu("LokyProcess-1", 4), worker_gpu("LokyProcess-6", 4)
+    (0, 0, 1)
+    """
+    number = process.rpartition("-")[2]
+    return (int(number) - 1) % count if number.isdigit() else 0

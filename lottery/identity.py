@@ -19,6 +19,7 @@ def recipe_identity(config: Mapping[str, Any], content: str) -> dict[str, Any]:
     groups = ("model", "data", "module", "optimizer", "budget", "numerics")
     nodes = {group: _node(group, config[group]) for group in groups}
     nodes["data"] |= {"root": None, "content": content}
+    nodes["numerics"].pop("sparse", None)  # each phase says which of its layers are sparse
     return {**nodes, "code": user_code([config[group] for group in groups])}
 
 

@@ -23,9 +23,10 @@ from lottery.files import replace
 from lottery.ledger import CONFIG, ERROR, LedgerError
 from lottery.names import CONF, Job, Refused
 from lottery.progress import Progress
+from lottery.ranks import Lost, gathered
 from lottery.store import Store
 from lottery.study import run
-from lottery.training import Diverged
+from lottery.training import Diverged, assist
 
 _MAIN = "LOTTERY_MAIN_PID"
 
@@ -71,10 +72,17 @@ def play(job: Job) -> None:
     tracker.open(job, job.folder)
     failed = True
     try:
-        run(cell, job.folder, Store(job.config["store"]), [Progress(cell), tracker])
+        with gathered(cell.study.recipe.hardware.devices, _assist, job, os.getpid()):
+            run(cell, job.folder, Store(job.config["store"]), [Progress(cell), tracker])
         failed = False
     finally:
         tracker.close(failed)
+
+
+def _assist(job: Job, main: int) -> None:
+    """A cell's other ranks, each in a process of its own."""
+    _follow(main)
+    assist(build(job).study.recipe)
 
 
 def _follow(main: int) -> None:
@@ -93,7 +101,7 @@ def _follow(main: int) -> None:
 
 def describe_error(error: BaseException) -> str:
     """An error as one sentence: its own if it was written for people, else type and message."""
-    if isinstance(error, Refused | DataError | LedgerError | Diverged):
+    if isinstance(error, Refused | DataError | LedgerError | Diverged | Lost):
         return str(error)
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"

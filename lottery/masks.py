@@ -34,7 +34,7 @@ def dense(weights: Mapping[str, Tensor]) -> Masks:
 
 def kept(masks: Mapping[str, Tensor]) -> int:
     """How many weights are kept, counted."""
-    return sum(int(mask.sum()) for mask in masks.values())
+    return sum(int(mask.count_nonzero()) for mask in masks.values())
 
 
 def density(masks: Mapping[str, Tensor]) -> float:

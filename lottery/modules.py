@@ -59,16 +59,23 @@ class Module(pl.LightningModule):
 
 
 class Classifier(Module):
-    """Cross-entropy and accuracy in [0, 1]; top-5 accuracy too where there are more than 5 classes."""
+    """Cross-entropy and accuracy in [0, 1]; top-5 accuracy too where there are more than 5 classes.
+
+    `label_smoothing` (Szegedy et al. 2016) is of training alone: losses of evaluation are plain cross-entropy.
+    """
 
     headline = "accuracy"
 
-    def __init__(self, net: nn.Module, classes: int) -> None:
+    def __init__(self, net: nn.Module, classes: int, label_smoothing: float = 0.0) -> None:
         super().__init__(net)
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing={label_smoothing:g}: must lie in [0, 1)")
         self.classes = classes
+        self.label_smoothing = label_smoothing
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return functional.cross_entropy(outputs, targets)
+        smoothing = self.label_smoothing if self.training else 0.0
+        return functional.cross_entropy(outputs, targets, label_smoothing=smoothing)
 
     def metrics(self) -> Mapping[str, Metric]:
         accuracy = MulticlassAccuracy(self.classes, average="micro", validate_args=False)

@@ -115,9 +115,9 @@ def nearby(name: str, known: list[str]) -> str:
     >>> nearby("lenet", ["lenet_300_100", "vgg"])
     'did you mean lenet_300_100? allowed: lenet_300_100, vgg'
     """
-    close = get_close_matches(name, known, n=2, cutoff=0.5)
+    close = [k for k in known if name and k.startswith(name)][:2] or get_close_matches(name, known, n=2, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}?" if close else ""
-    if hint and len(known) > 40:
+    if hint and len(known) > 16:
         return hint
     return f"{hint} allowed: {', '.join(known)}".strip()
 

@@ -20,7 +20,7 @@ class Progress:
     def __init__(self, cell: Cell) -> None:
         self.rounds = len(cell.study.pruning.schedule)
         self.name = f"{cell.label} seed {cell.seed}"
-        self.headline = cell.study.recipe.module(cell.study.recipe.network()).headline
+        self.headline = cell.study.recipe.sample.headline
         self.shown = time.monotonic()
         self.mark: tuple[int, int, float] | None = None  # round, step and time of a moment in this training
         self.rate = 0.0

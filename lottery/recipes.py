@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -62,6 +64,12 @@ class Recipe:
     numerics: Numerics = field(default_factory=Numerics)
     hardware: Hardware = field(default_factory=Hardware)
 
+    @cached_property
+    def sample(self) -> Module:
+        """A module that is not trained, for what it is made of."""
+        with torch.random.fork_rng():
+            return self.module(self.network())
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -78,6 +86,8 @@ class Phase:
     """seed of everything drawn while training, such as dropout"""
     build: int = 0
     """seed that the network is built with: what it draws and keeps outside its state is then always the same"""
+    sparse: tuple[str, ...] = ()
+    """names of the weights that train on their kept values alone"""
 
 
 @dataclass(frozen=True)

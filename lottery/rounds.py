@@ -108,7 +108,7 @@ def prune(recipe: Recipe, pruning: Pruning, current: Round, start: State, target
 def dense_ticket(recipe: Recipe, seed: int) -> Ticket:
     """The dense network at initialisation: what round 0 of every arm begins with."""
     state = initial(recipe, seed, "init")
-    names = _masks.prunable(recipe.network())
+    names = _masks.prunable(recipe.sample.net)
     return Ticket(state, _masks.dense({name: state[name] for name in names}))
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import torch
-from torch import Tensor
 
 from lottery.criteria import Scores
 from lottery.masks import Masks
+from lottery.selection import best
 
 
 @dataclass(frozen=True)
@@ -26,21 +26,36 @@ class Target:
 Scope = Callable[[Scores, Masks, Target], Masks]
 
 
-def everywhere(scores: Scores, masks: Masks, target: Target) -> Masks:
-    """All weights of the network compete; meets `target.density` to the element."""
-    flat = torch.cat([scores[name].flatten() for name in masks])
-    alive = torch.cat([mask.flatten() for mask in masks.values()])
-    chosen = _best(flat, alive, round(target.density * alive.numel()))
-    parts = chosen.split([mask.numel() for mask in masks.values()])
-    return {name: part.view_as(mask) for (name, mask), part in zip(masks.items(), parts, strict=True)}
+def everywhere(scores: Scores, masks: Masks, target: Target, spare: Sequence[str] = ()) -> Masks:
+    """All weights of the network compete; meets `target.density` to the element.
+
+    Layers whose parameter name matches a pattern of `spare` are left as they are, and the density is that of the
+    others: so count Frankle & Carbin (2019), who spare a ResNet's shortcuts and output layer.
+
+    >>> masks = {"conv.weight": torch.ones(6, dtype=torch.bool), "fc.weight": torch.ones(2, dtype=torch.bool)}
+    >>> scores = {"conv.weight": torch.arange(6.0), "fc.weight": torch.zeros(2)}
+    >>> found = everywhere(scores, masks, Target(density=0.5, keep=0.5), spare=["fc.*"])
+    >>> [int(mask.sum()) for mask in found.values()]
+    [3, 2]
+
+    Raises ValueError for a pattern that no layer matches, and if none is left to prune.
+    """
+    names = _competing(masks, spare)
+    count = round(target.density * sum(masks[name].numel() for name in names))
+    found = best([scores[name] for name in names], [masks[name] for name in names], count)
+    return masks | dict(zip(names, found, strict=True))
 
 
-def layerwise(scores: Scores, masks: Masks, target: Target) -> Masks:
-    """Weights compete within their layer, each layer keeps the same share; meets `target.density` to the element."""
-    total = round(target.density * sum(mask.numel() for mask in masks.values()))
-    shares = {name: target.density * mask.numel() for name, mask in masks.items()}
-    counts = _apportion(total, shares, {name: int(mask.sum()) for name, mask in masks.items()})
-    return {name: _best(scores[name], mask, counts[name]) for name, mask in masks.items()}
+def layerwise(scores: Scores, masks: Masks, target: Target, spare: Sequence[str] = ()) -> Masks:
+    """Weights compete within their layer, each layer keeps the same share; meets `target.density` to the element.
+
+    Layers that match `spare` are left as they are, and the density is that of the others (see `everywhere`).
+    """
+    names = _competing(masks, spare)
+    total = round(target.density * sum(masks[name].numel() for name in names))
+    shares = {name: target.density * masks[name].numel() for name in names}
+    counts = _apportion(total, shares, {name: int(masks[name].count_nonzero()) for name in names})
+    return masks | {name: best([scores[name]], [masks[name]], counts[name])[0] for name in names}
 
 
 def rates(
@@ -61,17 +76,14 @@ def rates(
     """
     factors = dict.fromkeys(masks, 1.0) | {list(masks)[-1]: output}
     for pattern, factor in (layers or {}).items():
-        matched = [name for name in masks if fnmatchcase(name, pattern)]
-        if not matched:
-            raise ValueError(f"scope.layers: no layer matches {pattern!r}; the layers are {', '.join(masks)}")
-        factors |= dict.fromkeys(matched, factor)
+        factors |= dict.fromkeys(_matching(masks, pattern, "layers"), factor)
     result = {}
     for name, mask in masks.items():
-        rate, alive = factors[name] * (1 - target.keep), int(mask.sum())
+        rate, alive = factors[name] * (1 - target.keep), int(mask.count_nonzero())
         if not -1e-9 <= rate <= 1 + 1e-9:
             raise ValueError(f"scope: {factors[name]:g} x the rate {1 - target.keep:g} of {name} lies outside [0, 1]")
         # The product is rounded to nine digits first: 0.2 x 5 as 1 - 0.8 = 0.19999999999999996 must not tip a half.
-        result[name] = _best(scores[name], mask, alive - round(round(rate * alive, 9)))
+        result[name] = best([scores[name]], [mask], alive - round(round(rate * alive, 9)))[0]
     return result
 
 
@@ -79,7 +91,7 @@ def choose(scope: Scope, scores: Scores, masks: Masks, target: Target) -> Masks:
     """The scope's masks, checked against its contract. Raises ValueError if a pruned weight would come back."""
     chosen = checked(scope(scores, masks, target), like=masks)
     for name, mask in chosen.items():
-        if (mask & ~masks[name]).any():
+        if (mask > masks[name]).any():  # True > False; `mask & ~masks[name]` would take twice the memory
             raise ValueError(f"a pruned weight of {name} comes back")
     return chosen
 
@@ -95,20 +107,20 @@ def checked(masks: Masks, like: Masks) -> Masks:
     return masks
 
 
-def _best(scores: Tensor, alive: Tensor, count: int) -> Tensor:
-    """Keeps the `count` highest scores among the living, or all of them if fewer live; of equals, the first.
+def _matching(masks: Masks, pattern: str, key: str) -> list[str]:
+    """The layers whose names match a pattern; there must be one."""
+    matched = [name for name in masks if fnmatchcase(name, pattern)]
+    if not matched:
+        raise ValueError(f"scope.{key}: no layer matches {pattern!r}; the layers are {', '.join(masks)}")
+    return matched
 
-    The threshold is found by selection, and only scores equal to it are told apart by their index,
-    so that the count is exact whatever ties there are.
-    """
-    count = min(count, int(alive.sum()))
-    if count == 0:
-        return torch.zeros_like(alive)
-    flat = scores.flatten().masked_fill(~alive.flatten(), -torch.inf)
-    threshold = flat.kthvalue(flat.numel() - count + 1).values
-    above, equal = flat > threshold, flat == threshold
-    above[equal.nonzero()[: count - int(above.sum()), 0]] = True
-    return above.view_as(alive)
+
+def _competing(masks: Masks, spare: Sequence[str]) -> list[str]:
+    """The layers that are not spared."""
+    spared = {name for pattern in spare for name in _matching(masks, pattern, "spare")}
+    if len(spared) == len(masks):
+        raise ValueError("scope.spare: every layer is spared, so there is nothing to prune")
+    return [name for name in masks if name not in spared]
 
 
 def _apportion(total: int, shares: Mapping[str, float], limits: Mapping[str, int]) -> dict[str, int]:

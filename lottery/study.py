@@ -16,9 +16,11 @@ from lottery import leases, masks
 from lottery.arms import Arm
 from lottery.digests import digest, digest_of
 from lottery.ledger import NAME, Ledger
+from lottery.masks import Masks
 from lottery.recipes import Phase, Recipe, Row
 from lottery.rounds import Pruning, Round, Ticket, play
 from lottery.seeds import derive
+from lottery.sparse import layers
 from lottery.store import Entry, Store
 from lottery.training import Diverged, fit
 
@@ -101,14 +103,20 @@ class Phases:
 
     def phase(self, ticket: Ticket, index: int, first: int, last: int) -> Phase:
         """The training of a round; its data order is the same for every arm."""
-        order, noise = (derive(self.cell.seed, purpose, index) for purpose in ("order", "noise"))
-        return Phase(ticket.state, ticket.masks, first, last, order, noise, build=derive(self.cell.seed, "init"))
+        order, noise, build = (
+            derive(self.cell.seed, *purpose) for purpose in (("order", index), ("noise", index), ("init",))
+        )
+        sparse = sparse_weights(self.cell.study.recipe, ticket.masks)
+        return Phase(ticket.state, ticket.masks, first, last, order, noise, build, sparse)
 
     def specification(self, phase: Phase) -> dict[str, Any]:
         """All that the result of a phase depends on; the state at an earlier step is named by the whole it is of."""
         if phase.last < (steps := self.cell.study.recipe.budget.steps):
             return {"of": digest_of(self.specification(replace(phase, last=steps))), "step": phase.last}
-        return {
+        how: dict[str, Any] = {"sparse": list(phase.sparse)} if phase.sparse else {}
+        if (devices := self.cell.study.recipe.hardware.devices) > 1:
+            how["devices"] = devices
+        return how | {
             "recipe": self.cell.study.identity,
             "science": SCIENCE,
             "torch": torch.__version__,
@@ -120,12 +128,21 @@ class Phases:
         }
 
 
+def sparse_weights(recipe: Recipe, masks: Masks) -> tuple[str, ...]:
+    """The weights that train on their kept values alone: on GPUs and in mixed precision none, unmeasured there."""
+    how, measured = recipe.numerics.sparse, (recipe.numerics.precision, recipe.hardware.device) == ("32", "cpu")
+    if how == "off" or (how == "auto" and not measured):
+        return ()
+    net = recipe.sample.net
+    return layers(net, masks, recipe.optimizer(net.parameters()), everywhere=how == "on")
+
+
 def describe(cell: Cell, current: Round) -> dict[str, Any]:
     """The ledger line of a round, without `run`: equal however the round came about."""
     entry, found = current.trained, current.ticket.masks
     assert isinstance(entry, Entry)
     last, best = entry.rows[-1], early_stop(entry.rows)
-    module = cell.study.recipe.module(cell.study.recipe.network())
+    module = cell.study.recipe.sample
     measured = {name: value for name, value in sorted(last.items()) if name.startswith(("test_", "val_"))}
     return {
         "study": cell.study.name,

@@ -11,14 +11,15 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Protocol, cast
+from contextlib import suppress
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
+from lottery import checkpoints, ranks, sparse
 from lottery import masks as _masks
-from lottery.data.examples import Examples
+from lottery.evaluation import measure
 from lottery.hardware import trainer_for
 from lottery.modules import Module
 from lottery.recipes import Phase, Recipe, Row, Trained
@@ -26,11 +27,6 @@ from lottery.rewinding import State, state_of
 
 CHUNK = 100  # optimizer steps in a Lightning batch at the most: its overhead is then below 1 % of a LeNet's step
 CHUNK_SECONDS = 1.0  # and no more than fit into this time, so that checkpoints and progress come often enough
-EVALUATION_BATCH = 2000
-
-ELEMENTWISE = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop, torch.optim.Adagrad)
-"""Optimizers that move each weight by its own gradient alone: for all others the gradients of pruned weights are
-set to zero before they are read, so that no norm or sum counts weights that are not there."""
 
 
 class Diverged(Exception):
@@ -59,16 +55,25 @@ def fit(
     watch: Callable[[int, Row | None], None] = lambda step, row: None,
     evaluate: bool = True,
 ) -> Trained:
-    """Trains a phase, from its last checkpoint if the keeper has one.
+    """Trains a phase, from its last checkpoint if the keeper has one, together with the other ranks if there are any.
 
     `waypoints` are steps whose state the keeper is given in passing; `watch` hears of each chunk's end,
     with the row measured there if there is one. Raises Diverged when the loss is no longer finite.
     """
+    rank, _ = ranks.share()
+    if rank == 0:
+        waypoints = list(waypoints)
+        ranks.agree((phase, waypoints, evaluate))
     with torch.random.fork_rng():
         torch.manual_seed(phase.build)
         module = recipe.module(recipe.network())
         module.net.load_state_dict(phase.state)
-        torch.manual_seed(phase.noise)
+        sparse.install(module.net, phase.masks, phase.sparse)
+        if recipe.numerics.channels_last:
+            module.net.to(memory_format=torch.channels_last)
+        if recipe.numerics.compile:
+            module.net.compile()
+        torch.manual_seed(phase.noise + rank)
         loop = module.loop = Loop(module, recipe, phase, keeper, waypoints, watch, evaluate)
         trainer = trainer_for(recipe.hardware, recipe.numerics)
         with warnings.catch_warnings():
@@ -82,6 +87,14 @@ def fit(
         if trainer.interrupted or loop.step < phase.last:
             raise KeyboardInterrupt
     return Trained(state_of(module.net), loop.rows)
+
+
+def assist(recipe: Recipe) -> None:
+    """What ranks other than the first do: train every phase with it, until there are no more."""
+    while (work := ranks.agree(None)) is not None:
+        phase, waypoints, evaluate = work
+        with suppress(Diverged):  # rank 0 says so
+            fit(recipe, phase, None, waypoints, evaluate=evaluate)
 
 
 class Chunks:
@@ -124,16 +137,22 @@ class Loop:
         """Puts everything on the device and goes back to the last checkpoint, if there is one."""
         device = self.module.device
         self.data = self.recipe.data.to(device)
-        pruned = {name: mask for name, mask in self.phase.masks.items() if not mask.all()}
+        self.scaler = getattr(self.module.trainer.precision_plugin, "scaler", None)
         weights = _masks.prunable(self.module.net)
+        held = {name: mask for name, mask in self.phase.masks.items() if name not in self.phase.sparse}
+        pruned = {name: mask for name, mask in held.items() if not mask.all()}
         self.pruned = [weights[name] for name in pruned]
-        self.mask_gradients = bool(self.pruned) and type(self.optimizer) not in ELEMENTWISE
+        # what reads across weights, a clipped norm for one, is not to count those that are not there
+        across = type(self.optimizer) not in sparse.ELEMENTWISE or self.optimizer._optimizer_step_pre_hooks
+        self.mask_gradients = bool(self.pruned and across)
         # float masks: multiplying by booleans takes five times as long
         self.masks = [mask.to(device, weights[name].dtype) for name, mask in pruned.items()]
-        _masks.apply_(weights, self.phase.masks)
-        if self.keeper and (found := self.keeper.load()):
-            self._restore(*found)
-        self.batches = self.data.batches(self.phase.order, self.step, self.phase.last)
+        _masks.apply_(weights, held)
+        if found := ranks.agree(self.keeper.load() if self.keeper else None):
+            tensors, info = found
+            self.step, self.rows, self.losses = info["step"], list(info["rows"]), list(info["losses"])
+            checkpoints.restore(tensors, info, self.module.net, self.optimizer, self.scaler, device)
+        self.batches = self.data.batches(self.phase.order, self.step, self.phase.last, ranks.share())
         self.saved_at = time.monotonic()
         self.module.train()
 
@@ -149,44 +168,55 @@ class Loop:
         module, optimizer, budget = self.module, self.optimizer, self.recipe.budget
         if self.keeper:
             self.keeper.reach(first, last)
-        # Lightning's own backward and step cost 70 us more, and are needed for loss scaling only
-        scaled = self.recipe.numerics.precision == "16-mixed"
-        backward = module.manual_backward if scaled else torch.Tensor.backward
-        stepper = cast(Optimizer, module.optimizers()) if scaled else optimizer
+        # Lightning's own backward costs 70 us more, and is needed for several ranks and for loss scaling only
+        plain = self.scaler is None and ranks.share()[1] == 1
+        backward = Tensor.backward if plain else module.manual_backward
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         losses, started = [], time.monotonic()
         for step in range(first, last):
             inputs, targets = next(self.batches)
             factor = budget.factor(step)
             for group, rate in zip(optimizer.param_groups, self.rates, strict=True):
                 group["lr"] = rate * factor
-            optimizer.zero_grad(set_to_none=True)
+            for parameter in parameters:  # as optimizer.zero_grad does, in a tenth of its 30 us
+                parameter.grad = None
             torch.clear_autocast_cache()  # one autocast spans the chunk: kept casts would be of weights before the step
             loss = module.loss(module(inputs), targets)
             backward(loss)
+            if self.scaler is not None:
+                self.scaler.unscale_(optimizer)  # before anything reads gradients
             if self.mask_gradients:
                 for weight, mask in zip(self.pruned, self.masks, strict=True):
                     if weight.grad is not None:
                         weight.grad.mul_(mask)
-            stepper.step()
+            if self.scaler is None:
+                optimizer.step()
+            else:
+                self.scaler.step(optimizer)
+                self.scaler.update()
             if self.pruned:
                 with torch.no_grad():
                     torch._foreach_mul_(self.pruned, self.masks)
             losses.append(loss.detach())
-        self._note(torch.stack(losses).double().cpu(), first)
-        self.seconds = max(1e-9, (time.monotonic() - started) / (last - first))
+        _, count = ranks.share()
+        self._note((ranks.sum_(torch.stack(losses).double()) / count).cpu(), first)
+        self.seconds = ranks.agree(max(1e-9, (time.monotonic() - started) / (last - first)))
         self.step = last
 
     def pause(self) -> None:
         """Between chunks: the evaluation that is due, a waypoint, a checkpoint when the last one is old."""
         row = None
+        ranks.copy_first_(self.module.net.buffers())
         due = self.step % self.recipe.budget.evaluate == 0 or self.step == self.phase.last
         if self.evaluating and due:
             row = self._measure()
             self.rows.append(row)
         if self.keeper and self.step in self.waypoints:
             self.keeper.pass_by(self.step, state_of(self.module.net))
-        if self.keeper and time.monotonic() - self.saved_at >= self.recipe.hardware.checkpoint_seconds:
-            self.keeper.save(*self._snapshot())
+        if ranks.agree(time.monotonic() - self.saved_at >= self.recipe.hardware.checkpoint_seconds):
+            tensors, info = checkpoints.taken(self.module.net, self.optimizer, self.scaler, self.module.device)
+            if self.keeper:
+                self.keeper.save(tensors, {**info, "step": self.step, "rows": self.rows, "losses": self.losses})
             self.saved_at = time.monotonic()
         self.watch(self.step, row)
 
@@ -202,7 +232,7 @@ class Loop:
         row: Row = {"step": self.step, "train_loss": math.fsum(self.losses) / len(self.losses)}
         self.losses.clear()
         for part in ("val", "test"):
-            measured = measure(self.module, getattr(self.data, part))
+            measured = measure(self.module, self.data, part)
             if not math.isfinite(measured["loss"]):
                 rate = self.rates[0] * self.recipe.budget.factor(self.step - 1)
                 raise Diverged(
@@ -210,55 +240,3 @@ class Loop:
                 )
             row |= {f"{part}_{name}": value for name, value in measured.items()}
         return row
-
-    def _snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything that the remaining steps depend on, as tensors and plain data."""
-        tensors = {f"net.{name}": tensor for name, tensor in self.module.net.state_dict().items()}
-        plain: dict[str, Any] = {}
-        for index, values in self.optimizer.state_dict()["state"].items():
-            for name, value in values.items():
-                (tensors if isinstance(value, Tensor) else plain)[f"optimizer.{index}.{name}"] = value
-        tensors["noise"] = torch.get_rng_state()
-        if self.module.device.type == "cuda":
-            tensors["noise.cuda"] = torch.cuda.get_rng_state(self.module.device)
-        tensors = {
-            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
-        }
-        # schedule-free optimizers keep their progress in the groups
-        groups = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
-        info = {"step": self.step, "rows": self.rows, "losses": self.losses, "optimizer": plain, "groups": groups}
-        return tensors, info
-
-    def _restore(self, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
-        self.step, self.rows, self.losses = info["step"], list(info["rows"]), list(info["losses"])
-        self.module.net.load_state_dict({n[4:]: t for n, t in tensors.items() if n.startswith("net.")})
-        state: dict[int, dict[str, Any]] = {}
-        for key, value in {**tensors, **info["optimizer"]}.items():
-            if key.startswith("optimizer."):
-                _, index, name = key.split(".", 2)
-                state.setdefault(int(index), {})[name] = value
-        indices = [group["params"] for group in self.optimizer.state_dict()["param_groups"]]
-        groups = [{**group, "params": own} for group, own in zip(info["groups"], indices, strict=True)]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        torch.set_rng_state(tensors["noise"])
-        if "noise.cuda" in tensors:
-            torch.cuda.set_rng_state(tensors["noise.cuda"], self.module.device)
-
-
-def measure(module: Module, examples: Examples) -> dict[str, float]:
-    """Mean loss and every metric over some examples, in evaluation mode; leaves the module training."""
-    metrics = {name: metric.to(module.device) for name, metric in module.metrics().items()}
-    total = torch.zeros((), dtype=torch.float64, device=module.device)
-    module.eval()
-    with torch.inference_mode(), module.trainer.precision_plugin.val_step_context():
-        for inputs, targets in zip(
-            examples.inputs.split(EVALUATION_BATCH), examples.targets.split(EVALUATION_BATCH), strict=True
-        ):
-            outputs = module(inputs)
-            total += module.loss(outputs, targets).double() * len(inputs)
-            for metric in metrics.values():
-                metric.update(outputs, targets)
-    module.train()
-    # torchmetrics computes in float32: seven digits are all it knows
-    values = {name: float(f"{float(metric.compute()):.7g}") for name, metric in metrics.items()}
-    return {"loss": float(total) / len(examples)} | values

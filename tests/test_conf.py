@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import struct
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from lottery.launch import play
 from lottery.ledger import NAME, Ledger
 from lottery.names import CONF, GROUPS, options
 from lottery.scopes import Target
+from tests import tiny_sets
 from tests.conftest import TINY
 
 FILES = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.rglob("*.yaml"))
@@ -63,38 +64,58 @@ def test_begins_with_a_comment_of_one_line(name: str) -> None:
         assert options(group)[option] == found[2:].strip() != ""
 
 
-@pytest.fixture
-def idx(tmp_path: Path) -> tuple[str, ...]:
-    """Overrides for a data set that reads IDX files: 40 training and 10 test images in the published layout."""
-    draw = torch.Generator().manual_seed(0)
-    for part, count in (("train", 40), ("t10k", 10)):
-        pixels = torch.randint(256, (count, 28, 28), generator=draw, dtype=torch.uint8)
-        labels = torch.arange(count, dtype=torch.uint8) % 10
-        images = struct.pack(">HBBIII", 0, 8, 3, count, 28, 28) + pixels.numpy().tobytes()
-        (tmp_path / f"{part}-images-idx3-ubyte").write_bytes(images)
-        (tmp_path / f"{part}-labels-idx1-ubyte").write_bytes(
-            struct.pack(">HBBI", 0, 8, 1, count) + labels.numpy().tobytes()
-        )
-    return (f"data.root={tmp_path}", "data.val_size=10", "data.batch_size=10")
+COLOUR = {"vgg_11", "vgg_13", "vgg_16", "vgg_19", "resnet18", "resnet50", "vgg16", "mobilenet_v2", "vit_b_16"}
+"""models that need colours or more than 8x8 pixels, here on tiny CIFAR-10"""
 
 
-def reads_files(overrides: list[str]) -> bool:
-    """Whether the data set that these overrides choose has a folder of files."""
-    return "root" in jobs(overrides)[0].config["data"]
+def paired(group: str, option: str) -> list[str]:
+    """An option with data or network that goes with it."""
+    chosen = [f"{group}={option}"]
+    if group == "data":
+        return [*chosen, "model=resnet_8"]
+    if group == "model":
+        return [*chosen, "data=cifar10" if option in COLOUR else "data=fashion_mnist"]
+    return chosen
+
+
+def toy(*chosen: str, folder: Path) -> list[str]:
+    """Overrides that choose something and run it at toy size, on tiny files if its data reads files."""
+    node = jobs([*chosen, "hydra.mode=RUN"])[0]
+    files = tiny_sets.write(node.choices["data"], folder) if "root" in node.config["data"] else []
+    batch = ["data.batch_size=2"] if any(choice.startswith("model=") for choice in chosen) else []
+    return [*chosen, *TOY, *files, *batch]
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_every_option_composes_builds_and_fits(name: str, idx: tuple[str, ...]) -> None:
+def test_every_option_composes_builds_and_fits(name: str, tmp_path: Path) -> None:
     group, _, option = name.partition("/")
-    files = idx if group == "data" and "root" in yaml.safe_load((CONF / f"{name}.yaml").read_text()) else ()
-    job = jobs([f"{group}={option}", *TOY, *files])[0]
+    job = jobs(toy(*paired(group, option), folder=tmp_path))[0]
     assert job.choices[group] == option
     cell = build(job)
     check(cell)
     assert (cell.label, cell.seed) == (option if group == "arm" else "imp", 0)
-    if files:
-        data = cell.study.recipe.data
-        assert [len(part) for part in (data.train, data.val, data.test)] == [30, 10, 10]
+    if group == "data" and "root" in job.config["data"]:
+        read = cell.study.recipe.data
+        assert [len(part) for part in (read.train, read.val, read.test)] == [30, 10, 10]
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIONS if name.startswith(("data/", "model/"))])
+def test_every_data_set_and_small_network_plays(name: str, tmp_path: Path) -> None:
+    group, _, option = name.partition("/")
+    comment_of = comment(CONF / f"{name}.yaml")
+    if group == "model" and parameters(comment_of) > 5_000_000:
+        return  # one step of it was taken above
+    chosen = toy(*paired(group, option), folder=tmp_path / "set")
+    [job] = jobs([*chosen, "budget.steps=2", "schedule.rounds=1", f"out={tmp_path / 'runs'}"])
+    play(job)
+    assert [line["round"] for line in Ledger(job.folder / NAME).lines()] == [0, 1]
+
+
+def parameters(comment: str) -> int:
+    """What a network's yaml says of its size."""
+    found = re.search(r"([0-9,]+) parameters", comment)
+    assert found, comment
+    return int(found[1].replace(",", ""))
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name.startswith("hydra/")])
@@ -103,14 +124,25 @@ def test_every_launcher_composes(name: str) -> None:
     assert jobs([f"{group}={option}"])[0].choices[group] == option
 
 
+SMALLER = {
+    "fc2019_vgg19": ["model=vgg_11", "data.batch_size=2"],
+    "frankle2020_vgg16": ["model=vgg_11", "data.batch_size=2"],
+    "renda2020_vgg16": ["model=vgg_11", "data.batch_size=2"],
+    "renda2020_resnet50": ["model=resnet18", "data.batch_size=2"],
+    "renda2020_resnet56": ["model=resnet_8"],
+}
+"""what takes the place of networks that are too large for a toy"""
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_experiment_plays_at_toy_size(name: str, idx: tuple[str, ...], tmp_path: Path) -> None:
-    chosen = [f"experiment={name}", "hydra.mode=RUN", *TOY, "schedule.rounds=1", f"out={tmp_path / 'runs'}"]
-    [job] = jobs([*chosen, *(idx if reads_files(chosen) else ())])
+def test_experiment_plays_at_toy_size(name: str, tmp_path: Path) -> None:
+    chosen = toy(f"experiment={name}", "hydra.mode=RUN", folder=tmp_path / "set")
+    rewinding = ["arm.rewind=1"] if name.startswith(("renda", "frankle2020")) else []
+    [job] = jobs([*chosen, *SMALLER.get(name, []), *rewinding, "schedule.rounds=1", f"out={tmp_path / 'runs'}"])
     play(job)
     lines = Ledger(job.folder / NAME).lines()
     assert [line["round"] for line in lines] == [0, 1]
-    assert [line["train_steps"] for line in lines] == [4, 4]
+    assert [line["train_steps"] for line in lines] == ([4, 3] if rewinding else [4, 4])
     assert 0 < lines[1]["density"] < lines[0]["density"] == 1
     assert job.study.startswith(f"{name}-")
 

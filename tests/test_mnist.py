@@ -6,7 +6,6 @@ import gzip
 import re
 from collections.abc import Callable
 from pathlib import Path
-from struct import pack
 from typing import Any
 from urllib.error import URLError
 
@@ -18,15 +17,11 @@ from torchvision.transforms import Compose, Normalize, ToTensor
 
 from lottery.data.examples import Data, DataError, Examples, split
 from lottery.data.mnist import fashion_mnist, mnist, read_idx
+from tests.tiny_sets import idx
 
 SETS = [("MNIST", mnist), ("FashionMNIST", fashion_mnist)]
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 MEAN, STD = 0.2860, 0.3530
-
-
-def idx(array: np.ndarray) -> bytes:
-    """The array as an IDX file of unsigned bytes."""
-    return pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
 
 
 def contents() -> dict[str, bytes]:
@@ -82,6 +77,23 @@ def test_tensors_are_torchvisions(tmp_path: Path, name: str, dataset: Callable[.
         assert found.inputs.dtype == torch.float32
         assert found.targets.dtype == torch.int64
     assert [len(data.train), len(data.val), len(data.test)] == [30, 10, 12]
+
+
+def test_padding_is_a_black_frame(tmp_path: Path) -> None:
+    lay(tmp_path)
+    plain: Any = load(mnist, tmp_path)
+    given = {"batch_size": 5, "val_size": 10, "classes": 10, "mean": MEAN, "std": STD}
+    padded: Any = mnist(str(tmp_path), shape=(1, 32, 32), pad=2, **given)
+    for part in ("train", "val", "test"):
+        inputs = getattr(padded, part).inputs
+        assert torch.equal(inputs[:, :, 2:-2, 2:-2], getattr(plain, part).inputs)
+        frame = torch.ones(32, 32, dtype=torch.bool)
+        frame[2:-2, 2:-2] = False
+        assert (inputs[:, :, frame] == (torch.tensor(0.0) - MEAN) / STD).all()
+    with pytest.raises(DataError, match=r"data\.shape=\[1, 28, 28\]: the inputs have shape \[1, 32, 32\]"):
+        mnist(str(tmp_path), shape=(1, 28, 28), pad=2, **given)
+    with pytest.raises(DataError, match=r"data\.pad=-1: must be at least 0 pixels"):
+        fashion_mnist(str(tmp_path), shape=(1, 26, 26), pad=-1, **given)
 
 
 @pytest.mark.parametrize(("name", "dataset"), SETS)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import SGD
 
-from lottery import training
+from lottery import evaluation
 from lottery.data.examples import Data, Examples
 from lottery.hardware import Hardware
 from lottery.ledger import NAME
@@ -51,7 +51,7 @@ def measured(classes: int) -> tuple[dict[str, float], Tensor, Tensor]:
 @pytest.mark.parametrize("batch", [2000, 7])
 @pytest.mark.parametrize("classes", [2, 5, 6, 10])
 def test_classifier_measures_what_plain_torch_does(classes: int, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "EVALUATION_BATCH", batch)  # 23 test examples: 7 leaves a smaller last batch
+    monkeypatch.setattr(evaluation, "BATCH", batch)  # 23 test examples: 7 leaves a smaller last batch
     row, outputs, targets = measured(classes)
     assert row["test_loss"] == pytest.approx(float(functional.cross_entropy(outputs.double(), targets)), rel=1e-6)
     ranks = (outputs > outputs.gather(1, targets[:, None])).sum(1)
@@ -76,6 +76,22 @@ def test_metrics_are_fresh_at_each_call() -> None:
     again = module.metrics()["accuracy"]
     again.update(torch.eye(3), torch.tensor([1, 2, 0]))
     assert float(again.compute()) == 0
+
+
+def test_labels_are_smoothed_in_training_alone() -> None:
+    outputs, targets = torch.randn(9, 5, generator=torch.Generator().manual_seed(0)), torch.arange(9) % 5
+    logs = outputs.log_softmax(1)
+    plain, uniform = -logs.gather(1, targets[:, None]).mean(), -logs.mean()
+    module = Classifier(nn.Identity(), classes=5, label_smoothing=0.2)
+    torch.testing.assert_close(module.loss(outputs, targets), 0.8 * plain + 0.2 * uniform)
+    torch.testing.assert_close(module.eval().loss(outputs, targets), plain)
+    assert torch.equal(Classifier(nn.Identity(), 5).loss(outputs, targets), functional.cross_entropy(outputs, targets))
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 1.0, math.nan])
+def test_a_smoothing_outside_its_range_is_refused(smoothing: float) -> None:
+    with pytest.raises(ValueError, match=rf"label_smoothing={smoothing:g}: must lie in \[0, 1\)"):
+        Classifier(nn.Identity(), classes=5, label_smoothing=smoothing)
 
 
 @pytest.mark.parametrize("missing", ["loss", "metrics"])
@@ -128,7 +144,8 @@ def test_a_regression_of_one_s_own_goes_all_the_way(
     (package / "parts.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
     own = cell(
-        "module._target_=my_regression.parts.Regressor", "~module.classes", "+module.delta=0.7", "model.classes=1",
+        "module._target_=my_regression.parts.Regressor", "~module.classes", "~module.label_smoothing",
+        "+module.delta=0.7", "model.classes=1",
         "data._target_=my_regression.parts.waves", "~data.val_size", "~data.test_size", "+data.noise=0.5",
         "data.shape=[4]", "data.classes=null", "data.batch_size=10",
     )  # fmt: skip

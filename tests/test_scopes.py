@@ -167,6 +167,38 @@ def test_rates_refuse_a_pattern_without_layer_and_a_rate_beyond_one() -> None:
         rates(noise(LENET), ones(LENET), Target(0.8, 0.8), layers={"fc1.*": -1})
 
 
+@given(networks(), DENSITIES, st.data())
+@exact
+def test_spared_layers_keep_everything_and_the_density_is_that_of_the_others(
+    network: tuple[Scores, Masks], share: float, data: st.DataObject
+) -> None:
+    scores, masks = network
+    spared = data.draw(st.lists(st.sampled_from(list(masks)), unique=True, max_size=len(masks) - 1))
+    others = {name: mask for name, mask in masks.items() if name not in spared}
+    for scope in (everywhere, layerwise):
+        found = scope(scores, masks, Target(share, 0.5), spare=spared)
+        assert list(found) == list(masks)
+        assert all(torch.equal(found[name], masks[name]) for name in spared)
+        alone = scope({name: scores[name] for name in others}, others, Target(share, 0.5))
+        assert all(torch.equal(found[name], alone[name]) for name in others)
+
+
+def test_layerwise_keeps_the_same_share_of_every_layer_that_is_not_spared() -> None:
+    shapes = {"conv1.weight": (100,), "conv2.weight": (300,), "fc1.weight": (60,), "fc2.weight": (40,)}
+    found = layerwise(noise(shapes), ones(shapes), Target(0.4, 0.4), spare=["fc*"])
+    assert [int(mask.sum()) for mask in found.values()] == [40, 120, 60, 40]
+
+
+def test_sparing_refuses_a_pattern_without_layer_and_sparing_all() -> None:
+    for scope in (everywhere, layerwise):
+        with pytest.raises(
+            ValueError, match=r"scope\.spare: no layer matches 'FC\*'.*fc1\.weight, fc2\.weight, output"
+        ):
+            scope(noise(LENET), ones(LENET), Target(0.8, 0.8), spare=["output.*", "FC*"])
+        with pytest.raises(ValueError, match="every layer is spared"):
+            scope(noise(LENET), ones(LENET), Target(1.0, 1.0), spare=["*"])
+
+
 @pytest.mark.parametrize("zeros", [[0.0], [-0.0], [0.0, -0.0], [-0.0, 0.0]])
 def test_equal_scores_are_kept_in_order_and_counted_exactly(zeros: list[float]) -> None:
     scores = {"a": torch.tensor(zeros * (60 // len(zeros))).view(6, 10), "b": torch.tensor(zeros * (40 // len(zeros)))}

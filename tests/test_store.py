@@ -331,11 +331,14 @@ def leaves(value: object, path: str) -> list[tuple[str, object]]:
 OTHERWISE = {
     "model._target_": "lottery.models.lenet.math.prod",
     "module._target_": "lottery.modules.Module",
-    "optimizer._target_": "torch.optim.AdamW",
+    "optimizer._target_": "lottery.optimizers.adamw",
+    "optimizer.decay": "weights",
+    "optimizer.clip_norm": 1.0,
     "budget._target_": None,  # only a Budget fits
     "budget.learning_rate._target_": "lottery.learning_rates.cosine",
     "numerics._target_": None,  # only Numerics fits
     "numerics.precision": "bf16-mixed",
+    "numerics.sparse": None,  # each phase says which of its layers are sparse
     "data._target_": None,  # its content counts, besides
     "data.shape": None,  # no other fits the inputs
     "model.shape": [1, 4, 16],
@@ -383,6 +386,7 @@ def test_every_ingredient_of_a_phase_is_in_the_key(job: Job, monkeypatch: pytest
         replace(PHASE, order=6),
         replace(PHASE, noise=5),
         replace(PHASE, order=6, noise=5),
+        replace(PHASE, sparse=("w",)),
     ]
     keys = [key(job, variant) for variant in variants]
     with monkeypatch.context() as other:
@@ -394,6 +398,7 @@ def test_every_ingredient_of_a_phase_is_in_the_key(job: Job, monkeypatch: pytest
     with monkeypatch.context() as other:
         other.setattr(Hardware, "device", "cuda")
         keys.append(key(job))
+    keys.append(key(changed(job, "hardware.devices", 2)))
     assert len(set(keys)) == len(keys)
     assert key(job) == keys[0]
 
@@ -410,7 +415,7 @@ def test_every_ingredient_of_a_phase_is_in_the_key(job: Job, monkeypatch: pytest
         ("schedule.rounds", 9),
         ("schedule.keep", 0.5),
         ("criterion._target_", "lottery.criteria.random"),
-        ("optimizer.amsgrad", False),
+        ("numerics.sparse", "off"),
         ("optimizer.eps", 1e-8),
         ("optimizer.betas", [0.9, 0.999]),
     ],

@@ -44,8 +44,9 @@ def test_streams_are_those_of_every_earlier_version() -> None:
 
 def test_streams_of_different_purposes_and_seeds_differ() -> None:
     purposes = [("init",), ("split",), ("rehearsal",)]
-    rounds = ("order", "noise", "reinit", "score", "scoring", "epoch")
+    rounds = ("order", "noise", "reinit", "score", "scoring", "epoch", "augment")
     purposes += [*product(rounds, range(30)), *product(["masks"], ["imp", "random_mask"], range(30))]
+    purposes += product(["view"], range(30), range(10))
     seeds = [derive(seed, *purpose) for seed in range(50) for purpose in purposes]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**63 for seed in seeds)

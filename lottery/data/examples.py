@@ -1,11 +1,13 @@
-"""A data set in memory: its three parts, its batches, its identity."""
+"""A data set: its three parts, its batches, its identity."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
+from typing import Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,9 +15,42 @@ from torch import Tensor
 from lottery.digests import digest
 from lottery.seeds import generator
 
+Augmentation = Callable[[Tensor, torch.Generator], Tensor]
+"""(images (N, C, H, W), a CPU generator) -> images of the same shape and dtype"""
+
+Batches = Generator[tuple[Tensor, Tensor], None, None]
+"""inputs and targets of each; closing it ends whatever reads ahead"""
+
 
 class DataError(Exception):
     """Data that is missing, damaged or does not fit; the message says what to do."""
+
+
+class Part(Protocol):
+    """Labelled inputs, in memory (Examples) or in files (lottery.data.pictures.Pictures)."""
+
+    @property
+    def targets(self) -> Tensor: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one input."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, chosen: Tensor) -> Self: ...
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same part, giving batches on a device."""
+
+    def training(self, seed: int, steps: Iterable[tuple[int, Tensor]]) -> Batches:
+        """For each step the examples with the given numbers, which lie where `targets` are."""
+
+    def evaluation(self, first: int, last: int, size: int) -> Batches:
+        """The examples `first` to `last` (exclusive) in order, `size` at a time."""
+
+    def content(self) -> Mapping[str, Tensor]:
+        """What tells it from any other part."""
 
 
 @dataclass(frozen=True)
@@ -31,39 +66,69 @@ class Examples:
     def __getitem__(self, chosen: Tensor | slice) -> Examples:
         return Examples(self.inputs[chosen], self.targets[chosen])
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one input."""
+        return tuple(self.inputs.shape[1:])
+
     def to(self, device: torch.device | str) -> Examples:
         """The same examples on a device."""
         return Examples(self.inputs.to(device), self.targets.to(device))
+
+    def training(self, seed: int, steps: Iterable[tuple[int, Tensor]]) -> Batches:
+        for _, chosen in steps:
+            # index_select is three times as fast as indexing, and a small network's step is short
+            yield self.inputs.index_select(0, chosen), self.targets.index_select(0, chosen)
+
+    def evaluation(self, first: int, last: int, size: int) -> Batches:
+        for start in range(first, last, size):
+            chosen = slice(start, min(start + size, last))
+            yield self.inputs[chosen], self.targets[chosen]
+
+    def content(self) -> Mapping[str, Tensor]:
+        return {"inputs": self.inputs, "targets": self.targets}
 
 
 @dataclass(frozen=True)
 class Data:
     """Training, validation and test examples, and how training reads them."""
 
-    train: Examples
-    val: Examples
-    test: Examples
+    train: Part
+    val: Part
+    test: Part
     batch_size: int
     shape: Sequence[int]
     """of one input, as the network is told: (C, H, W) for images"""
     classes: int | None = None
     """number of classes; None where targets are not class indices"""
+    augment: Augmentation | None = None
+    """of training batches, as they are stored"""
+    prepare: Callable[[Tensor], Tensor] | None = None
+    """of every batch, on the device: stored inputs -> what the network reads"""
 
     def __post_init__(self) -> None:
-        for part in ("train", "val", "test"):
-            if not len(getattr(self, part)):
-                raise DataError(f"the {part} split is empty; data.val_size leaves {len(self.train)} training examples")
+        parts = {"train": self.train, "val": self.val, "test": self.test}
+        for name, part in parts.items():
+            if not len(part):
+                raise DataError(f"the {name} split is empty; data.val_size leaves {len(self.train)} training examples")
         if not 1 <= self.batch_size <= len(self.train):
             raise DataError(
                 f"data.batch_size={self.batch_size}: must lie between 1 and the {len(self.train)} training examples"
             )
-        if (actual := tuple(self.train.inputs.shape[1:])) != tuple(self.shape):
-            raise DataError(f"data.shape={list(self.shape)}: the inputs have shape {list(actual)}")
+        for name, part in parts.items():
+            if part.shape != tuple(self.shape):
+                of = "" if name == "train" else f" of the {name} split"
+                raise DataError(f"data.shape={list(self.shape)}: the inputs{of} have shape {list(part.shape)}")
         if self.classes is not None:
-            labels = torch.cat([part.targets for part in (self.train, self.val, self.test)])
+            labels = torch.cat([part.targets for part in parts.values()])
             if not (labels.min() >= 0 and labels.max() < self.classes):
                 found = f"{int(labels.min())} to {int(labels.max())}"
                 raise DataError(f"data.classes={self.classes}: the labels run from {found}")
+            if (self.train.targets == self.train.targets[0]).all():
+                raise DataError(
+                    f"data.classes={self.classes}: all {len(self.train)} training examples are of one class, "
+                    f"{int(self.train.targets[0])}; there is nothing to learn"
+                )
 
     @property
     def steps_per_epoch(self) -> int:
@@ -72,29 +137,56 @@ class Data:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of all tensors."""
+        """SHA-256 of all tensors; of names, sizes and classes where the inputs are files."""
         parts = {"train": self.train, "val": self.val, "test": self.test}
-        return digest(
-            {f"{name}.{field}": getattr(part, field) for name, part in parts.items() for field in ("inputs", "targets")}
-        )
+        return digest({f"{name}.{key}": value for name, part in parts.items() for key, value in part.content().items()})
 
     def to(self, device: torch.device | str) -> Data:
         """The same data on a device."""
         return replace(self, train=self.train.to(device), val=self.val.to(device), test=self.test.to(device))
 
-    def batches(self, seed: int, first: int, last: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The training batches of steps `first` to `last` (exclusive): a pure function of seed and step."""
+    def batches(self, seed: int, first: int, last: int, share: tuple[int, int] = (0, 1)) -> Batches:
+        """The training batches of steps `first` to `last` (exclusive): a pure function of seed and step.
+
+        `share` = (rank, of): one of equal parts of each batch; side by side they are the whole one.
+        """
+        rank, of = share
+        if self.batch_size % of:
+            raise DataError(f"data.batch_size={self.batch_size}: must be a multiple of the {of} processes")
+        own = slice(self.batch_size // of * rank, self.batch_size // of * (rank + 1))
+        # an augmentation draws for a whole batch, so that its shares are those of the whole
+        steps = self._steps(seed, first, last, slice(0, self.batch_size) if self.augment else own)
+        with closing(self.train.training(seed, steps)) as batches:
+            for step, (inputs, targets) in enumerate(batches, first):
+                if self.augment:
+                    inputs = self.augment(inputs, generator(seed, "augment", step))[own]
+                    targets = targets[own]
+                yield self.prepare(inputs) if self.prepare else inputs, targets
+
+    def _steps(self, seed: int, first: int, last: int, own: slice) -> Iterator[tuple[int, Tensor]]:
+        """Each step with the numbers of its examples."""
         for step in range(first, last):
             epoch, place = divmod(step, self.steps_per_epoch)
             if step == first or place == 0:
                 order = torch.randperm(len(self.train), generator=generator(seed, "epoch", epoch))
-                order = order.to(self.train.inputs.device)
-            chosen = order[place * self.batch_size : (place + 1) * self.batch_size]
-            # index_select is three times as fast as indexing, and a small network's step is short
-            yield self.train.inputs.index_select(0, chosen), self.train.targets.index_select(0, chosen)
+                order = order.to(self.train.targets.device)
+            start = place * self.batch_size
+            yield step, order[start + own.start : start + own.stop]
+
+    def evaluation(self, part: str, size: int, share: tuple[int, int] = (0, 1)) -> Batches:
+        """A part in order, `size` examples at a time; the shares of all ranks, side by side, are the part."""
+        examples: Part = {"train": self.train, "val": self.val, "test": self.test}[part]
+        rank, of = share
+        first, last = (len(examples) * edge // of for edge in (rank, rank + 1))
+        with closing(examples.evaluation(first, last, size)) as batches:
+            for inputs, targets in batches:
+                yield self.prepare(inputs) if self.prepare else inputs, targets
 
 
-def split(examples: Examples, sizes: Sequence[int], seed: int = 0, settings: Sequence[str] = ()) -> list[Examples]:
+Whole = TypeVar("Whole", bound=Part)
+
+
+def split(examples: Whole, sizes: Sequence[int], seed: int = 0, settings: Sequence[str] = ()) -> list[Whole]:
     """Cuts shuffled examples into one part of each size and a last part with the rest.
 
     The shuffle depends on `seed` alone, so that every replicate of a study has the same split.

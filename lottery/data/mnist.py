@@ -12,8 +12,10 @@ from struct import unpack
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from lottery.data.examples import Data, DataError, Examples, split
+from lottery.data.published import Published, damaged
 
 _FILES = (
     "train-images-idx3-ubyte",
@@ -21,68 +23,51 @@ _FILES = (
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
+_MNIST = Published("MNIST", "MNIST/raw", _FILES, endings=("", ".gz"))
+_FASHION_MNIST = Published(
+    "FashionMNIST",
+    "FashionMNIST/raw",
+    _FILES,
+    endings=("", ".gz"),
+    hint=", e.g. that of Debian's package dataset-fashion-mnist, data.root=/usr/share/datasets/fashion-mnist",
+)
 
 
 def mnist(
-    root: str, batch_size: int, val_size: int, shape: Sequence[int], classes: int, mean: float, std: float
+    root: str, batch_size: int, val_size: int, shape: Sequence[int], classes: int, mean: float, std: float, pad: int = 0
 ) -> Data:
-    """Handwritten digits (LeCun et al. 1998)."""
-    train, test = _read("MNIST", root, mean, std)
+    """Handwritten digits (LeCun et al. 1998), framed by `pad` black pixels."""
+    train, test = _read(_MNIST, root, mean, std, pad)
     val, train = split(train, (val_size,), settings=("data.val_size",))
     return Data(train, val, test, batch_size, shape, classes)
 
 
 def fashion_mnist(
-    root: str, batch_size: int, val_size: int, shape: Sequence[int], classes: int, mean: float, std: float
+    root: str, batch_size: int, val_size: int, shape: Sequence[int], classes: int, mean: float, std: float, pad: int = 0
 ) -> Data:
-    """Articles of clothing (Xiao et al. 2017)."""
-    train, test = _read("FashionMNIST", root, mean, std)
+    """Articles of clothing (Xiao et al. 2017), framed by `pad` black pixels."""
+    train, test = _read(_FASHION_MNIST, root, mean, std, pad)
     val, train = split(train, (val_size,), settings=("data.val_size",))
     return Data(train, val, test, batch_size, shape, classes)
 
 
-def _read(name: str, root: str, mean: float, std: float) -> tuple[Examples, Examples]:
+def _read(published: Published, root: str, mean: float, std: float, pad: int) -> tuple[Examples, Examples]:
     """The published training and test parts: pixels in [0, 1], then normalised."""
-    folder = Path(root).expanduser()
-    paths = _find(name, folder) or _download(name, folder)
+    if pad < 0:
+        raise DataError(f"data.pad={pad}: must be at least 0 pixels")
+    paths = published.paths(root)
     images, labels, test_images, test_labels = map(read_idx, paths)
-    return _examples(images, labels, mean, std, paths[0]), _examples(test_images, test_labels, mean, std, paths[2])
+    return (
+        _examples(images, labels, mean, std, pad, paths[0]),
+        _examples(test_images, test_labels, mean, std, pad, paths[2]),
+    )
 
 
-def _examples(images: Tensor, labels: Tensor, mean: float, std: float, path: Path) -> Examples:
+def _examples(images: Tensor, labels: Tensor, mean: float, std: float, pad: int, path: Path) -> Examples:
     if images.ndim != 3 or labels.shape != images.shape[:1]:
         raise DataError(f"{path}: images of shape {list(images.shape)} do not go with labels of {list(labels.shape)}")
-    return Examples(((images[:, None].float() / 255) - mean) / std, labels.long())
-
-
-def _find(name: str, root: Path) -> list[Path] | None:
-    """The four files, gzipped or not, in `root` itself or where torchvision puts them."""
-    for folder in (root, root / name / "raw"):
-        found = [next((p for p in (folder / f, folder / f"{f}.gz") if p.is_file()), None) for f in _FILES]
-        if all(found):
-            return [path for path in found if path]
-    return None
-
-
-def _download(name: str, root: Path) -> list[Path]:
-    from torchvision import datasets
-
-    try:
-        getattr(datasets, name)(root, download=True)
-    except (OSError, RuntimeError) as error:
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(
-            f"data.root={root}: no {name} there ({_FILES[0]}[.gz] and three more, in it or in {name}/raw), "
-            f"and the download failed ({said}); give the folder that holds the files"
-            + (
-                ", e.g. that of Debian's package dataset-fashion-mnist, data.root=/usr/share/datasets/fashion-mnist"
-                if name == "FashionMNIST"
-                else ""
-            )
-        ) from error
-    found = _find(name, root)
-    assert found, f"torchvision downloaded {name} to a place of its own"
-    return found
+    images = functional.pad(images[:, None], [pad] * 4)
+    return Examples(((images.float() / 255) - mean) / std, labels.long())
 
 
 def read_idx(path: Path) -> Tensor:
@@ -99,4 +84,4 @@ def read_idx(path: Path) -> Tensor:
         values = np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions)
         return torch.from_numpy(values.reshape(shape).copy())
     except (OSError, EOFError, ValueError, zlib.error, struct_error) as error:
-        raise DataError(f"{path} is damaged or unreadable: {error}; remove it and fetch it again") from error
+        raise damaged(path, error) from error

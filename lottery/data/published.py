@@ -1,0 +1,66 @@
+"""Published sets: their files are found, or downloaded by torchvision, or asked for in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lottery.data.examples import DataError
+
+
+@dataclass(frozen=True)
+class Published:
+    """A set that torchvision can download."""
+
+    name: str
+    """of torchvision's class"""
+    folder: str
+    """where torchvision puts the files, below the root"""
+    files: Sequence[str]
+    endings: Sequence[str] = ("",)
+    """that each file may have"""
+    downloads: Sequence[Mapping[str, Any]] = ({},)
+    """arguments of torchvision's class, for each call that it takes to get everything"""
+    hint: str = ""
+    """another place to get it from"""
+
+    def paths(self, root: str) -> list[Path]:
+        """The files, in `root` itself or where torchvision puts them; downloaded if they are not there."""
+        folder = Path(root).expanduser()
+        return self._find(folder) or self._download(folder)
+
+    def _find(self, root: Path) -> list[Path] | None:
+        for folder in (root, root / self.folder):
+            found = [
+                next((path for end in self.endings if (path := folder / f"{file}{end}").is_file()), None)
+                for file in self.files
+            ]
+            if all(found):
+                return [path for path in found if path]
+        return None
+
+    def _download(self, root: Path) -> list[Path]:
+        from torchvision import datasets
+
+        try:
+            for arguments in self.downloads:
+                getattr(datasets, self.name)(root, download=True, **arguments)
+        except (OSError, RuntimeError) as error:
+            said = " ".join(str(error).split()) or type(error).__name__
+            first = self.files[0] + "".join(f"[{end}]" for end in self.endings if end)
+            more = ("no", "one", "two", "three", "four", "five")[len(self.files) - 1]
+            below = "" if self.folder == "." else f", in it or in {self.folder}"
+            raise DataError(
+                f"data.root={root}: no {self.name} there ({first} and {more} more{below}), "
+                f"and the download failed ({said}); give the folder that holds the files{self.hint}"
+            ) from error
+        found = self._find(root)
+        assert found, f"torchvision downloaded {self.name} to a place of its own"
+        return found
+
+
+def damaged(path: Path, why: object) -> DataError:
+    """What is said of a file that is not what was published."""
+    return DataError(f"{path} is damaged or unreadable: {' '.join(str(why).split())}; remove it and fetch it again")

@@ -1,0 +1,33 @@
+"""Evaluation: the mean loss and the metrics of a module over one part of the data."""
+
+from __future__ import annotations
+
+import torch
+
+from lottery import ranks
+from lottery.data.examples import Data
+from lottery.modules import Module
+
+BATCH = 2000
+
+
+def measure(module: Module, data: Data, part: str) -> dict[str, float]:
+    """Mean loss and every metric over `train`, `val` or `test`, in evaluation mode; leaves the module training.
+
+    Each rank looks at its share, and all come to the same values.
+    """
+    metrics = {name: metric.to(module.device) for name, metric in module.metrics().items()}
+    total = torch.zeros(2, dtype=torch.float64, device=module.device)  # of losses and of examples
+    module.eval()
+    with torch.inference_mode(), module.trainer.precision_plugin.val_step_context():
+        for inputs, targets in data.evaluation(part, BATCH, ranks.share()):
+            outputs = module(inputs)
+            total[0] += module.loss(outputs, targets).double() * len(inputs)
+            total[1] += len(inputs)
+            for metric in metrics.values():
+                metric.update(outputs, targets)
+    module.train()
+    ranks.sum_(total)
+    # torchmetrics computes in float32: seven digits are all it knows
+    values = {name: float(f"{float(metric.compute()):.7g}") for name, metric in metrics.items()}
+    return {"loss": float(total[0] / total[1])} | values

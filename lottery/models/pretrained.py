@@ -1,0 +1,65 @@
+"""Pretrained weights in place of the fresh draw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+from torch import Tensor, nn
+
+from lottery.masks import prunable
+
+
+def pretrained(net: nn.Module, weights: str) -> nn.Module:
+    """Any network with the weights and buffers of a .safetensors file that has its names and shapes.
+
+    The last layer keeps its fresh draw if the file has it for another number of classes.
+
+    A new draw of the initialisation is the same file again: only such a last layer differs.
+    Raises ValueError for a file that is missing, damaged or of another network.
+    """
+    if not Path(weights).is_file():
+        raise ValueError(f"weights={weights}: there is no such file")
+    try:
+        tensors = safetensors.torch.load_file(weights)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ValueError(f"weights={weights}: can't be read as a safetensors file ({error})") from error
+    return load_(net, tensors, weights)
+
+
+def load_(net: nn.Module, tensors: Mapping[str, Tensor], weights: str) -> nn.Module:
+    """Gives a network tensors by name as `pretrained` does; messages call them `weights`."""
+    own = net.state_dict()
+    output = list(prunable(net))[-1].removesuffix("weight")
+    head = {name: own[name] for name in (f"{output}weight", f"{output}bias") if name in own}
+    filled = {**tensors, **head} if all(_of_other_classes(tensors.get(n), t) for n, t in head.items()) else tensors
+    faults = [
+        *_listed("it lacks", (f"{n} {_size(t)}" for n, t in own.items() if n not in filled)),
+        *_listed("it has besides", (f"{n} {_size(t)}" for n, t in filled.items() if n not in own)),
+        *_listed(
+            "of another shape are",
+            (f"{n} {_size(t)}, not {_size(own[n])}" for n, t in filled.items() if n in own and t.shape != own[n].shape),
+        ),
+    ]
+    if faults:
+        raise ValueError(f"weights={weights}: does not fit this network; {'; '.join(faults)}")
+    net.load_state_dict(filled)
+    return net
+
+
+def _of_other_classes(given: Tensor | None, own: Tensor) -> bool:
+    """Whether a tensor differs from the last layer's in the number of rows alone."""
+    return given is not None and given.shape[1:] == own.shape[1:] and given.shape != own.shape
+
+
+def _listed(what: str, items: Iterable[str]) -> list[str]:
+    """One part of a sentence about some tensors, or none if there are none."""
+    found = list(items)
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    return [f"{what} {', '.join(found[:3])}{more}"] if found else []
+
+
+def _size(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"

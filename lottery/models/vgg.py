@@ -1,0 +1,37 @@
+"""VGG for small images (Simonyan & Zisserman 2015), with BatchNorm and one linear layer."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from torch import nn
+
+from lottery.models.images import image
+from lottery.models.initialisations import Initialisation, kaiming_normal_
+
+WIDTHS = (64, 128, 256, 512, 512)
+CONVOLUTIONS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+"""of each stage, by depth"""
+
+
+def vgg(depth: int, shape: Sequence[int], classes: int, init: Initialisation = kaiming_normal_) -> nn.Module:
+    """Five stages of 3x3 convolutions, then the mean over the image and one linear layer, as in Liu et al. 2019.
+
+    Maximum pooling between the stages, and the mean where a fifth one would be: on 32x32 images it is over 2x2.
+    The convolutions have no biases, which BatchNorm would take out again (OpenLTH's have).
+    """
+    if depth not in CONVOLUTIONS:
+        raise ValueError(f"depth={depth}: must be one of {', '.join(map(str, CONVOLUTIONS))}")
+    channels, _, _ = image(shape, f"VGG-{depth}", halvings=4, smallest=16)
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for stage, (width, count) in enumerate(zip(WIDTHS, CONVOLUTIONS[depth], strict=True), start=1):
+        for index in range(1, count + 1):
+            layers[f"conv{stage}_{index}"] = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+            layers[f"bn{stage}_{index}"] = nn.BatchNorm2d(width)
+            layers[f"relu{stage}_{index}"] = nn.ReLU()
+            channels = width
+        layers[f"pool{stage}"] = nn.MaxPool2d(2) if stage < len(WIDTHS) else nn.AdaptiveAvgPool2d(1)
+    layers["flatten"] = nn.Flatten()
+    layers["output"] = nn.Linear(channels, classes)
+    return init(nn.Sequential(layers))

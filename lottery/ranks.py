@@ -1,0 +1,117 @@
+"""Ranks: processes that train one phase together. The first plays the study, the others train with it.
+
+Each has an equal share of every batch; gradients are averaged, so that the result is that of one process up to
+rounding. Alone, a process is rank 0 of 1 and none of this does anything.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, distributed, multiprocessing
+
+T = TypeVar("T")
+
+_PATIENCE = timedelta(
+    days=30
+)  # rank 0 may wait long for a phase that another job trains; a dead peer is noticed at once
+
+
+class Lost(Exception):
+    """Another rank ended while it was needed."""
+
+
+def share() -> tuple[int, int]:
+    """(rank, number of ranks)."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
+
+
+def agree(value: T) -> T:
+    """Rank 0's value, on every rank."""
+    if share()[1] == 1:
+        return value
+    box = [value]
+    distributed.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+    return box[0]
+
+
+def sum_(tensor: Tensor) -> Tensor:
+    """The sum over all ranks, in place."""
+    if share()[1] > 1:
+        distributed.all_reduce(tensor)
+    return tensor
+
+
+def copy_first_(tensors: Iterable[Tensor]) -> None:
+    """Rank 0's tensors, in place: buffers such as BatchNorm's statistics differ from rank to rank."""
+    if share()[1] > 1:
+        for tensor in tensors:
+            distributed.broadcast(tensor, src=0)
+
+
+def everyone(tensor: Tensor) -> list[Tensor]:
+    """A tensor's values on all ranks, in their order."""
+    if share()[1] == 1:
+        return [tensor]
+    values = [torch.empty_like(tensor) for _ in range(share()[1])]
+    distributed.all_gather(values, tensor)
+    return values
+
+
+@contextmanager
+def gathered(count: int, serve: Callable[..., None], *arguments: Any) -> Iterator[None]:
+    """Rank 0 of `count` for a while; the other ranks call `serve(*arguments)` in processes of their own.
+
+    They end with this process, however it ends. Raises Lost if one of them fails.
+    """
+    if count == 1:
+        yield
+        return
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    others = multiprocessing.start_processes(
+        _serve, (count, port, serve, arguments), nprocs=count - 1, join=False, start_method="spawn"
+    )
+    assert others is not None
+    try:
+        _connect(0, count, port)
+        yield
+        agree(None)  # nothing more to do
+        for process in others.processes:
+            process.join(10)
+    except RuntimeError as error:  # what a connection says that broke
+        for process in others.processes:
+            process.join(5)
+        if any(process.exitcode for process in others.processes):
+            raise Lost(f"another of the {count} processes of this cell ended, and training with it") from error
+        raise
+    finally:
+        for process in others.processes:
+            process.terminate()
+            process.join()
+        with suppress(RuntimeError, ValueError, AssertionError):
+            distributed.destroy_process_group()
+        os.environ.pop("LOCAL_RANK", None)
+
+
+def _serve(index: int, count: int, port: int, serve: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    _connect(index + 1, count, port)
+    serve(*arguments)
+    distributed.destroy_process_group()
+
+
+def _connect(rank: int, count: int, port: int) -> None:
+    os.environ |= {"LOCAL_RANK": str(rank), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    distributed.init_process_group(
+        backend, init_method=f"tcp://localhost:{port}", rank=rank, world_size=count, timeout=_PATIENCE
+    )

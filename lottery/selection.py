@@ -1,0 +1,87 @@
+"""Selection: the highest scores of many tensors, found without putting them into one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+_CHUNK = 2**18  # scores read at a time: they and what is computed from them stay in the processor's cache
+_SLACK = 3  # half a bracket's width in roots of the sample's size: six standard deviations of a rank, or more
+
+
+def best(scores: Sequence[Tensor], alive: Sequence[Tensor], count: int) -> list[Tensor]:
+    """Marks the `count` highest scores among the living, or all of them if fewer live; of equals, the first.
+
+    The tensors count as one, in their order. Beyond the marks, memory grows as the 2/3rd power of the scores' number.
+
+    >>> best([torch.tensor([3.0, 1.0]), torch.tensor([2.0, 3.0])], [torch.tensor([True, True])] * 2, 2)
+    [tensor([ True, False]), tensor([False,  True])]
+    """
+    living = sum(int(lives.count_nonzero()) for lives in alive)
+    if count >= living:
+        return [lives.clone() for lives in alive]
+    marks = [torch.zeros(lives.shape, dtype=torch.bool, device=lives.device) for lives in alive]
+    if count == 0:
+        return marks
+    dtype = reduce(torch.promote_types, (values.dtype for values in scores))
+    scores = [values.to(dtype) for values in scores]
+    threshold, ties = _threshold(scores, alive, living, count)
+    for values, lives, kept in _chunks(scores, alive, marks):
+        kept.copy_(lives & (values > threshold))
+        if ties:
+            first = (lives & (values == threshold)).nonzero()[:ties, 0]
+            kept[first] = True
+            ties -= len(first)
+    return marks
+
+
+def _threshold(scores: Sequence[Tensor], alive: Sequence[Tensor], living: int, count: int) -> tuple[float, int]:
+    """The `count`-th highest score of the living, and how many of its equals are among the `count` highest.
+
+    After Floyd and Rivest (1975): a sample tells two values that the threshold lies between, all scores are
+    counted against these, and the few between them are ranked. Should the threshold lie outside, once in 10^8
+    calls, the two are moved apart.
+    """
+    sample = _sample(scores, alive).sort(descending=True).values
+    middle, slack = count / living * len(sample), _SLACK * math.sqrt(len(sample)) + 1
+    while True:
+        first, last = math.floor(middle - slack), math.ceil(middle + slack)
+        high = float(sample[first]) if first >= 0 else math.inf
+        low = float(sample[last]) if last < len(sample) else -math.inf
+        above = _count(scores, alive, torch.ge, high)
+        between = torch.cat([v.masked_select(lives & (v < high) & (v > low)) for v, lives in _chunks(scores, alive)])
+        rank = count - above
+        if 0 < rank <= len(between):
+            threshold = float(between.kthvalue(len(between) - rank + 1).values)
+            return threshold, rank - int((between > threshold).count_nonzero())
+        edge = high if rank <= 0 else low
+        rank = count - _count(scores, alive, torch.gt, edge)
+        if 0 < rank <= _count(scores, alive, torch.eq, edge):
+            return edge, rank
+        slack *= 2
+
+
+def _sample(scores: Sequence[Tensor], alive: Sequence[Tensor]) -> Tensor:
+    """The living among n^(2/3) scores drawn at random; the draw decides how long selection takes, nothing else."""
+    rng = torch.Generator().manual_seed(0)
+    share = sum(values.numel() for values in scores) ** (-1 / 3)
+    drawn = []
+    for values, lives in zip(scores, alive, strict=True):
+        places = torch.randint(max(values.numel(), 1), (math.ceil(share * values.numel()),), generator=rng)
+        drawn.append(values.reshape(-1)[places][lives.reshape(-1)[places]])
+    return torch.cat(drawn)
+
+
+def _count(scores: Sequence[Tensor], alive: Sequence[Tensor], compare: Callable[..., Tensor], bound: float) -> int:
+    """How many scores of the living compare so with a bound."""
+    return sum(int((lives & compare(values, bound)).count_nonzero()) for values, lives in _chunks(scores, alive))
+
+
+def _chunks(*groups: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+    """Tensors of several groups side by side, flat and in pieces."""
+    for tensors in zip(*groups, strict=True):
+        yield from zip(*(tensor.reshape(-1).split(_CHUNK) for tensor in tensors), strict=True)
