@@ -11,7 +11,7 @@ from torch import nn
 
 from lottery.arms import Arm
 from lottery.calls import as_yaml, make
-from lottery.data.examples import Data
+from lottery.data.examples import Data, DataError
 from lottery.digests import digest_of
 from lottery.durations import canonical, in_steps
 from lottery.identity import recipe_identity
@@ -64,6 +64,8 @@ def check(cell: Cell) -> None:
     """Tries everything once with one batch. Raises Refused with what doesn't fit, before anything is trained."""
     try:
         rehearse(cell)
+    except DataError as error:
+        raise Refused(str(error)) from error
     except Misfit as error:
         group = str(error).partition(":")[0]
         involved = {"model": ["model"], "module": ["model", "module"]}.get(group, [])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 from lottery.calls import target_of
@@ -19,6 +21,7 @@ def recipe_identity(config: Mapping[str, Any], content: str) -> dict[str, Any]:
     groups = ("model", "data", "module", "optimizer", "budget", "numerics")
     nodes = {group: _node(group, config[group]) for group in groups}
     nodes["data"] |= {"root": None, "content": content}
+    nodes["data"].pop("workers", None)  # how many read changes nothing of what is read
     nodes["numerics"].pop("sparse", None)  # each phase says which of its layers are sparse
     return {**nodes, "code": user_code([config[group] for group in groups])}
 
@@ -28,6 +31,8 @@ def _node(where: str, value: Any) -> Any:
 
     So a new argument whose default changes nothing leaves all older results where they are found.
     """
+    if isinstance(value, str) and value.endswith(".safetensors") and Path(value).is_file():
+        return {"content": sha256(Path(value).read_bytes()).hexdigest()}  # a file is what is in it, not where it lies
     if isinstance(value, list):
         return [_node(where, item) for item in value]
     if not isinstance(value, Mapping):

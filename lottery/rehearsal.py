@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,9 +12,11 @@ from torch import Tensor
 from lottery import masks, sparse
 from lottery.calls import located
 from lottery.criteria import Evidence, score
+from lottery.data.examples import DataError
 from lottery.hardware import trainer_for
 from lottery.modules import Module
-from lottery.rewinding import Origin, state_of
+from lottery.rewinding import Origin, State, state_of
+from lottery.rounds import initial
 from lottery.scopes import checked, choose
 from lottery.seeds import derive, generator
 from lottery.study import Cell, sparse_weights
@@ -46,7 +49,7 @@ def rehearse(cell: Cell) -> None:
         with _part("optimizer"):
             optimizer = recipe.optimizer(module.net.parameters())
         start = state_of(module.net)
-        with closing(recipe.data.batches(0, 0, 1)) as batches:
+        with _part("data"), closing(recipe.data.batches(0, 0, 1, (0, recipe.hardware.devices))) as batches:
             inputs, targets = next(batches)
         if targets.ndim == 1 and not targets.is_floating_point():  # the highest class is what may not fit
             highest = recipe.data.train.targets.argmax()[None]
@@ -89,7 +92,17 @@ def rehearse(cell: Cell) -> None:
             for arm in filter(None, (cell.arm, cell.arm.parent)):
                 with _part("arm"):
                     checked(arm.masks(found, rng), like=found)
-                    arm.weights(Origin(start, lambda: start, lambda: start))
+                    arm.weights(Origin(start, lambda: start, partial(_fresh, cell, arm.name, start)))
+
+
+def _fresh(cell: Cell, arm: str, start: State) -> State:
+    """Another draw of the initialisation, for an arm that asks for one. Raises Misfit if it is no other."""
+    fresh = initial(cell.study.recipe, cell.seed, "reinit", 1)
+    weights = masks.prunable(cell.study.recipe.sample.net)
+    same = sum(int((fresh[name] == start[name]).count_nonzero()) for name in weights)
+    if 2 * same > sum(weight.numel() for weight in weights.values()):
+        raise Misfit(f"arm: {arm} wants fresh weights, but every draw of the model begins with the same ones")
+    return fresh
 
 
 def _few(mask: Tensor) -> Tensor:
@@ -100,7 +113,7 @@ def _few(mask: Tensor) -> Tensor:
 def _part(name: str) -> Iterator[None]:
     try:
         yield
-    except Misfit:
+    except (Misfit, DataError):
         raise
     except Exception as error:  # a user's part may raise anything
         raise Misfit(located(name, error)) from error

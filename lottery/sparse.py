@@ -87,14 +87,14 @@ class SparseLinear(nn.Module):
             "turned_columns": rows[turned],
             "places": mask.flatten().nonzero()[:, 0],
         }
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*beta state.*")
-            zeros = torch.zeros_like(self.values.detach()[0])
-            places["pattern"] = torch.sparse_csr_tensor(
-                places["rows"], places["columns"], zeros, self.shape, check_invariants=True
-            )
         for name, tensor in places.items():
             self.register_buffer(name, tensor, persistent=False)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*beta state.*")
+            # no buffer, because distributed training can't copy sparse ones
+            self.pattern = torch.sparse_csr_tensor(
+                self.rows, self.columns, torch.zeros_like(self.values.detach()[0]), self.shape, check_invariants=True
+            )
         self.sampled = self.values.numel() < SAMPLED * mask.numel()
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -106,6 +106,10 @@ class SparseLinear(nn.Module):
         """The weight with exact zeros."""
         weight = self.values.new_zeros(self.shape).flatten()
         return weight.index_copy(0, self.places, self.values.detach()[0]).view(self.shape)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> SparseLinear:
+        self.pattern = fn(self.pattern)
+        return super()._apply(fn, recurse)
 
     def __getattr__(self, name: str) -> Any:
         if name == "weight":

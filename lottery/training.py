@@ -11,7 +11,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any, Protocol
 
 import torch
@@ -79,7 +79,8 @@ def fit(
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning 2.6 under PyTorch 2.14
             try:
-                trainer.fit(module, train_dataloaders=Chunks(loop))
+                with closing(loop):
+                    trainer.fit(module, train_dataloaders=Chunks(loop))
             except SystemExit as stop:  # what Lightning makes of Ctrl-C and SIGTERM: exit codes 1 and 0, no word
                 raise (
                     stop.__context__ if isinstance(stop.__context__, KeyboardInterrupt) else KeyboardInterrupt
@@ -155,6 +156,11 @@ class Loop:
         self.batches = self.data.batches(self.phase.order, self.step, self.phase.last, ranks.share())
         self.saved_at = time.monotonic()
         self.module.train()
+
+    def close(self) -> None:
+        """Ends whatever reads ahead."""
+        if batches := getattr(self, "batches", None):
+            batches.close()
 
     def chunk_end(self, first: int) -> int:
         """Where the chunk from `first` ends: at a multiple of CHUNK, an evaluation, a waypoint or the last step."""

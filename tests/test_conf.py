@@ -86,7 +86,25 @@ def toy(*chosen: str, folder: Path) -> list[str]:
     return [*chosen, *TOY, *files, *batch]
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+def parameters(comment: str) -> int:
+    """What a network's yaml says of its size."""
+    found = re.search(r"([0-9,]+) parameters", comment)
+    assert found, comment
+    return int(found[1].replace(",", ""))
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("hydra/")])
+def test_every_launcher_composes(name: str) -> None:
+    group, _, option = name.rpartition("/")
+    assert jobs([f"{group}={option}"])[0].choices[group] == option
+
+
+def heavy(name: str) -> bool:
+    """Whether an option takes seconds: networks of more than 20 million parameters."""
+    return name.startswith("model/") and parameters(comment(CONF / f"{name}.yaml")) > 20_000_000
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if heavy(n) else ()) for n in OPTIONS])
 def test_every_option_composes_builds_and_fits(name: str, tmp_path: Path) -> None:
     group, _, option = name.partition("/")
     job = jobs(toy(*paired(group, option), folder=tmp_path))[0]
@@ -99,29 +117,16 @@ def test_every_option_composes_builds_and_fits(name: str, tmp_path: Path) -> Non
         assert [len(part) for part in (read.train, read.val, read.test)] == [30, 10, 10]
 
 
-@pytest.mark.parametrize("name", [name for name in OPTIONS if name.startswith(("data/", "model/"))])
-def test_every_data_set_and_small_network_plays(name: str, tmp_path: Path) -> None:
-    group, _, option = name.partition("/")
-    comment_of = comment(CONF / f"{name}.yaml")
-    if group == "model" and parameters(comment_of) > 5_000_000:
-        return  # one step of it was taken above
-    chosen = toy(*paired(group, option), folder=tmp_path / "set")
+SMALL = ["model/conv_6", "model/lenet_5", "model/mobilenet_v2", "model/resnet_110", "model/vgg_11", "model/wrn_22_2"]
+"""a network of each family; all others go through one step above"""
+
+
+@pytest.mark.parametrize("name", [*(name for name in OPTIONS if name.startswith("data/")), *SMALL])
+def test_every_data_set_and_family_of_networks_plays(name: str, tmp_path: Path) -> None:
+    chosen = toy(*paired(*name.split("/")), folder=tmp_path / "set")
     [job] = jobs([*chosen, "budget.steps=2", "schedule.rounds=1", f"out={tmp_path / 'runs'}"])
     play(job)
     assert [line["round"] for line in Ledger(job.folder / NAME).lines()] == [0, 1]
-
-
-def parameters(comment: str) -> int:
-    """What a network's yaml says of its size."""
-    found = re.search(r"([0-9,]+) parameters", comment)
-    assert found, comment
-    return int(found[1].replace(",", ""))
-
-
-@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("hydra/")])
-def test_every_launcher_composes(name: str) -> None:
-    group, _, option = name.rpartition("/")
-    assert jobs([f"{group}={option}"])[0].choices[group] == option
 
 
 SMALLER = {

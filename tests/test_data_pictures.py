@@ -17,6 +17,7 @@ from typing import Any
 import joblib
 import pytest
 import torch
+from joblib.externals.loky import get_reusable_executor
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
@@ -130,7 +131,10 @@ def targets_of(root: Path, workers: int) -> list[int]:
 
 
 def test_a_process_of_a_sweep_may_have_workers(root: Path) -> None:
-    [found] = joblib.Parallel(2, backend="loky")([joblib.delayed(targets_of)(root, 1)])
+    try:
+        [found] = joblib.Parallel(2, backend="loky")([joblib.delayed(targets_of)(root, 1)])
+    finally:
+        get_reusable_executor().shutdown()
     assert found == targets_of(root, 0)
 
 

@@ -36,8 +36,8 @@ COMPOSITION = {
     "modl=lenet_300_100": f"there is no such key; did you mean model or module? allowed: {TOP}",
     "seeed=1": f"there is no such key; did you mean seed? allowed: {TOP}",
     "+width=1": f"there is no such key; allowed: {TOP}",
-    "optimizer.lrr=1": "optimizer has no such key; did you mean lr? allowed: clip_norm, decay, fused, lr, weight_decay; "
-    "to add one, write +optimizer.lrr=1",
+    "optimizer.lrr=1": "optimizer has no such key; did you mean lr? allowed: clip_norm, decay, fused, lr, "
+    "weight_decay; to add one, write +optimizer.lrr=1",
     "schedule.rouns=3": "schedule has no such key; did you mean rounds? allowed: keep, rounds; "
     "to add one, write +schedule.rouns=3",
     "schedule.rounds=[1": "can't be read (no viable alternative at input '[1'); a list is [1,2], text with signs '...'",
@@ -180,7 +180,9 @@ def test_arguments_that_a_function_hands_on(configured: Callable[..., Job]) -> N
 
 def test_arguments_of_other_options() -> None:
     said = sentence(lambda *o: jobs([*TINY, *o]), "optimizer=sgd", "+optimizer.momentm=0.9")
-    assert said.startswith("optimizer.momentm=0.9: lottery.optimizers.sgd has no such argument; did you mean momentum? ")
+    assert said.startswith(
+        "optimizer.momentm=0.9: lottery.optimizers.sgd has no such argument; did you mean momentum? "
+    )
     said = sentence(lambda *o: jobs([*TINY, *o]), "criterion=snip", "criterion.batches=0")
     assert said == "criterion.batches=0: SNIP reads at least 1 batch"
     said = sentence(lambda *o: jobs(list(o)), "schedule=one_shot", "schedule.density=2")

@@ -166,4 +166,4 @@ def test_the_first_two_bounds_hold_the_threshold(kind: str) -> None:
     with patch.object(selection, "_count", wraps=selection._count) as count:
         for share in (0.001, 0.2, 0.51, 0.9):
             best(scores, alive, int(share * living))
-    assert count.call_count <= 4 * 3  # three if the threshold is one of the bounds
+    assert count.call_count <= 4 * 2  # two if the threshold is one of the bounds
