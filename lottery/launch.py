@@ -90,8 +90,10 @@ def _follow(main: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(143))  # Lightning's own handler would end the sweep with code 0
 
+    parent = os.getppid()  # changes when it ends, even if nobody collects it and its number stays
+
     def watch() -> None:
-        while os.path.exists(f"/proc/{main}") or not os.path.exists("/proc/self"):
+        while os.getppid() == parent and (os.path.exists(f"/proc/{main}") or not os.path.exists("/proc/self")):
             time.sleep(0.5)
         os._exit(1)
 

@@ -83,24 +83,30 @@ def wait_for(found: Callable[[], object], seconds: float = 60) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", ["first", "second"])
+@pytest.mark.parametrize(
+    ("victim", "with_signal"),
+    [("first", signal.SIGKILL), ("second", signal.SIGKILL), ("first", signal.SIGTERM), ("first", signal.SIGINT)],
+)
 def test_killed_and_resumed_it_is_the_undisturbed_run(
     victim: str,
+    with_signal: signal.Signals,
     start: Callable[..., subprocess.Popen[str]],
     lottery: Callable[..., subprocess.CompletedProcess[str]],
     tmp_path: Path,
 ) -> None:
-    recipe = (*LENET, *TWO, "budget.steps=1500", "budget.evaluate=500", "hardware.checkpoint_seconds=0.2")
+    recipe = (*LENET, *TWO, "budget.steps=600", "budget.evaluate=300", "hardware.checkpoint_seconds=0.2")
     assert lottery("run", *recipe, "out=whole").returncode == 0
     process = start("run", *recipe, "out=cut")
     wait_for(lambda: list((tmp_path / "cut/store").glob("*/checkpoint.safetensors")))
     helpers = others(process.pid)
     assert len(helpers) == 1
-    os.kill(process.pid if victim == "first" else helpers[0], signal.SIGKILL)
+    os.kill(process.pid if victim == "first" else helpers[0], with_signal)
     output, _ = process.communicate(timeout=60)
     if victim == "second":
         assert process.returncode == 1
         assert "another of the 2 processes of this cell ended, and training with it" in output
+    elif with_signal != signal.SIGKILL:
+        assert "the same command goes on from the last checkpoint" in output
     wait_for(lambda: not others(process.pid), 10)
     again = lottery("run", *recipe, "out=cut")
     assert again.returncode == 0, again.stderr

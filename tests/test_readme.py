@@ -38,14 +38,14 @@ def test_links_lead_somewhere() -> None:
 
 
 def test_stable_keys_of_the_table_exist() -> None:
-    (job,) = jobs(["data=fashion_mnist"])
+    (job,) = jobs(["data=cifar10", "model=resnet_8"])
     keys = [
         key
         for row in README.splitlines()
         if row.startswith("| `")
         for key in re.findall(r"`([a-z_.]+)`", row.split("|")[1])
     ]
-    assert len(keys) == 14
+    assert len(keys) == 19
     for key in keys:
         top, _, rest = key.partition(".")
         assert rest in job.config[top] if rest else (top in job.config or top in GROUPS), key

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 
 from lottery import cli, config
 from lottery.compose import job_of, jobs
+from lottery.config import build, check
 from lottery.names import CONF, Job, Refused
 from tests.conftest import TINY
 
@@ -277,3 +278,52 @@ def test_the_real_command(lottery: Callable[..., object], tmp_path: Path) -> Non
     assert said.startswith("lottery: model._target_=torchvision.models.resnet19: can't be imported; did you mean ")
     assert said.count("\n") == 1
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["model=vgg_19"], "model.shape=[1, 8, 8]: VGG-19 halves the image four times and needs at least 16x16"),
+        (["model=resnet18"], "model.shape=[1, 8, 8]: resnet18 takes images of 3 channels, not 1"),
+        (["model=resnet_8", "data.classes=5"], "data.classes=5: the labels run from 0 to 9"),
+        (["model=resnet_8", "model.depth=9"], "model.depth=9: must be 6n + 2, such as 8, 14, 20, 32, 44, 56, 110"),
+        (["model=resnet_8", "model.width=0"], "model.width=0: leaves no channel of 16; must be at least 0.05"),
+        (["numerics.sparse=maybe"], "numerics.sparse=maybe: must be one of auto, on, off"),
+        (["optimizer.clip_norm=-1"], "optimizer.clip_norm=-1: must be above 0"),
+        (["optimizer.decay=some"], "optimizer.decay=some: must be all or weights"),
+        (["module.label_smoothing=2"], "module.label_smoothing=2: must lie in [0, 1)"),
+        (["scope=everywhere", "scope.spare=[fc9]"], "scope.spare: no layer matches 'fc9'; the layers are "
+         "fc1.weight, fc2.weight, output.weight"),
+        (["hardware.devices=7"], "data.batch_size=60: must be a multiple of the 7 processes"),
+    ],
+)  # fmt: skip
+def test_networks_data_and_settings_that_do_not_go_together(overrides: list[str], said: str) -> None:
+    def checked(*more: str) -> None:
+        check(build(jobs([*TINY, "hardware.accelerator=cpu", *more])[0]))
+
+    assert sentence(checked, *overrides) == said
+
+
+def test_a_network_that_begins_with_the_same_weights_has_no_fresh_draw(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    cell = build(jobs([*TINY, "model=resnet_8"])[0])
+    save_file(cell.study.recipe.network().state_dict(), tmp_path / "found.safetensors")
+    (tmp_path / "loads.py").write_text(LOADS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(tmp_path))
+        node = ["model._target_=loads.resnet_", f"+model.path={tmp_path / 'found.safetensors'}"]
+        node += ["~model.shape", "~model.classes"]
+        for arm in ("imp", "random_mask"):
+            check(build(jobs([*TINY, *node, f"arm={arm}"])[0]))
+        said = sentence(lambda *o: check(build(jobs([*TINY, *o])[0])), *node, "arm=random_reinit")
+    assert said.startswith("arm: random_reinit wants fresh weights, but every draw of the model begins with the same")
+
+
+LOADS = """
+from lottery.models.pretrained import pretrained
+from lottery.models.resnet import resnet
+
+def resnet_(path):
+    return pretrained(resnet(8, 1, (1, 8, 8), 10), path)
+"""

@@ -15,6 +15,13 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def cpu_seconds(work: Callable[[], object]) -> float:
+    """Of this process: what the others on a busy machine take does not count."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
 def turns(one: Callable[[], float], other: Callable[[], float], pairs: int, warmups: int = 1) -> list[float]:
     """Ratios of what `one` returns to what `other` does, called in turn; the first `warmups` pairs are left out."""
     return [one() / other() for _ in range(warmups + pairs)][warmups:]

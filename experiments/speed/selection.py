@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from experiments.speed.paired import seconds, turns
+from experiments.speed.paired import cpu_seconds, turns
 from experiments.speed.rows import Row, at_most
 from lottery.criteria import Scores
 from lottery.masks import Masks
@@ -28,11 +28,11 @@ VGG16 = [
 def measure() -> Iterator[Row]:
     scores, masks = weights()
     ratios = turns(
-        lambda: seconds(lambda: everywhere(scores, masks, TARGET)),
-        lambda: seconds(lambda: straightforward(list(scores.values()), list(masks.values()))),
+        lambda: cpu_seconds(lambda: everywhere(scores, masks, TARGET)),
+        lambda: cpu_seconds(lambda: straightforward(list(scores.values()), list(masks.values()))),
         PAIRS,
     )
-    yield at_most("VGG-16's 138M weights, one mask: seconds over `torch.cat` + `kthvalue`", ratios, 0.4)
+    yield at_most("VGG-16's 138M weights, one mask: CPU time over `torch.cat` + `kthvalue`", ratios, 0.4)
     shares = []
     for _ in range(PEAKS):
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:

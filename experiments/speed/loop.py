@@ -1,0 +1,113 @@
+"""What the framework costs: steps beside those of a bare loop, alone and with everything on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from experiments.speed.bare import Bare, adam, sgd
+from experiments.speed.cells import lenet, pruned, resnet20
+from experiments.speed.rows import Row, at_least
+from lottery import masks as _masks
+from lottery.calls import make
+from lottery.config import build
+from lottery.names import Job
+from lottery.progress import Progress
+from lottery.recipes import Phase
+from lottery.recipes import Row as Line
+from lottery.store import Store
+from lottery.study import Cell, run
+from lottery.training import fit
+
+SEGMENTS, SEGMENT = 40, 200  # of the training loop alone
+
+
+def measure() -> Iterator[Row]:
+    """LeNet-300-100, batch 60."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        cell = build(lenet(folder, "numerics.sparse=off"))
+        for density in (1.0, 0.22):
+            share = _masks.density(pruned(cell, density))
+            what = f"LeNet: steps/s over a bare loop, evaluation off, density {share:.0%}"
+            yield at_least(what, loop_alone(cell, density), 0.95)
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        more = ["budget.steps=1000", "schedule.rounds=12", "numerics.sparse=off"]
+        ratios = everything(lenet(folder, *more, "hardware.checkpoint_seconds=1"), adam, steps=1000, evaluate=100)
+        yield at_least("LeNet: everything on, over a bare loop that evaluates too", ratios, 0.90)
+
+
+def measure_resnet() -> Iterator[Row]:
+    """ResNet-20, batch 128, 3x32x32, crops and flips, SGD with momentum and weight decay."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        more = ["budget.steps=20", "budget.recipe_steps=20", "budget.evaluate=20", "schedule.rounds=10"]
+        ratios = everything(resnet20(folder, *more), sgd, steps=20, evaluate=20)
+        yield at_least("ResNet-20: everything on, over a bare loop that augments and evaluates too", ratios, 0.97)
+
+
+def loop_alone(cell: Cell, density: float) -> list[float]:
+    """Ratios over segments of `lottery.training.fit`, which trains every phase of `lottery run`."""
+    recipe, masks = cell.study.recipe, pruned(cell, density)
+    bare, ratios, mark = Bare(recipe, masks, adam), list[float](), 0.0
+
+    def watch(step: int, row: Line | None) -> None:  # called at the end of each chunk of steps
+        nonlocal mark
+        if step % SEGMENT == 0:
+            ours, mark = time.perf_counter() - mark, time.perf_counter()
+            bare.train(SEGMENT)
+            ratios.append((time.perf_counter() - mark) / ours)
+            mark = time.perf_counter()
+
+    phase = Phase(recipe.network().state_dict(), masks, 0, (SEGMENTS + 1) * SEGMENT, order=0, noise=0)
+    fit(recipe, phase, watch=watch, evaluate=False)
+    return ratios[1:]  # the first is warming up
+
+
+@dataclass
+class Turns:
+    """A view that lets the bare loop have its turn after each round."""
+
+    cell: Cell
+    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
+    steps: int
+    evaluate: int
+    ratios: list[float] = field(default_factory=list)
+    mark: float = 0.0
+
+    def advanced(self, current: Any, step: int, row: Line | None) -> None:
+        pass
+
+    def finished(self, line: Mapping[str, Any], rows: Sequence[Line]) -> None:
+        ours = time.perf_counter() - self.mark
+        bare = Bare(self.cell.study.recipe, pruned(self.cell, line["density"]), self.optimizer)
+        self.mark = time.perf_counter()
+        for _ in range(self.steps // self.evaluate):
+            bare.train(self.evaluate)
+            bare.evaluate()
+        self.ratios.append((time.perf_counter() - self.mark) / ours)
+        self.mark = time.perf_counter()
+
+
+def everything(
+    job: Job, optimizer: Callable[[Iterable[nn.Parameter]], Optimizer], steps: int, evaluate: int
+) -> list[float]:
+    """Ratios over whole rounds of a cell as `lottery run` plays it, W&B offline, into store and ledger."""
+    cell, tracker = build(job), make("tracking", job.config["tracking"])
+    job.folder.mkdir(parents=True)
+    tracker.open(job, job.folder)
+    turns = Turns(cell, optimizer, steps, evaluate)
+    with redirect_stdout(StringIO()):
+        run(cell, job.folder, Store(job.config["store"]), [Progress(cell), tracker, turns])
+    tracker.close(failed=False)
+    return turns.ratios[1:]  # the first is warming up

@@ -1,0 +1,23 @@
+"""The pace of the framework's own loop, without its start."""
+
+from __future__ import annotations
+
+import time
+
+from lottery.masks import Masks
+from lottery.recipes import Phase, Recipe, Row
+from lottery.study import sparse_weights
+from lottery.training import fit
+
+
+def pace(recipe: Recipe, masks: Masks, steps: int = 1000) -> float:
+    """Seconds a step of `lottery.training.fit`, after its first chunks and without evaluation."""
+    marks = dict[int, float]()
+
+    def watch(step: int, row: Row | None) -> None:
+        marks[step] = time.perf_counter()
+
+    state, sparse = recipe.network().state_dict(), sparse_weights(recipe, masks)
+    fit(recipe, Phase(state, masks, 0, steps, order=0, noise=0, sparse=sparse), watch=watch, evaluate=False)
+    first = min(step for step in marks if step >= steps // 5)
+    return (marks[steps] - marks[first]) / (steps - first)

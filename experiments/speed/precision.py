@@ -1,0 +1,39 @@
+"""bf16-mixed beside 32-bit floats: speed, and what becomes of the accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from experiments.speed.cells import lenet
+from experiments.speed.pace import pace
+from experiments.speed.paired import median, turns
+from experiments.speed.rows import Row, at_least
+from lottery import masks as _masks
+from lottery.config import build
+from lottery.recipes import Phase, Recipe
+from lottery.rounds import dense_ticket
+from lottery.training import fit
+
+PAIRS, SEEDS, STEPS = 20, 6, 2000
+
+
+def measure() -> Iterator[Row]:
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        recipe = build(lenet(folder)).study.recipe
+        mixed = replace(recipe, numerics=replace(recipe.numerics, precision="bf16-mixed"))
+        masks = _masks.dense(_masks.prunable(recipe.network()))
+        ratios = turns(lambda: pace(recipe, masks), lambda: pace(mixed, masks), PAIRS)
+        yield at_least("LeNet: steps/s of numerics.precision=bf16-mixed over 32", ratios, 1.25)
+        points = [100 * (accuracy(mixed, seed) - accuracy(recipe, seed)) for seed in range(SEEDS)]
+        yield Row(f"its test accuracy after {STEPS:,} steps, less that of 32, in points", median(points, "+.2f"))
+
+
+def accuracy(recipe: Recipe, seed: int) -> float:
+    """Test accuracy of the dense network of a seed."""
+    ticket = dense_ticket(recipe, seed)
+    recipe = replace(recipe, budget=replace(recipe.budget, evaluate=STEPS))
+    return fit(recipe, Phase(ticket.state, ticket.masks, 0, STEPS, order=seed, noise=seed)).rows[-1]["test_accuracy"]

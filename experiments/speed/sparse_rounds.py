@@ -1,0 +1,44 @@
+"""Sparse rounds: what a thin layer saves in a step, and in a whole chain."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from experiments.speed.cells import lenet, pruned, quietly
+from experiments.speed.pace import pace
+from experiments.speed.paired import seconds, turns
+from experiments.speed.rows import Row, at_most
+from lottery import masks as _masks
+from lottery.config import build
+
+STEP_PAIRS, CHAIN_PAIRS = 20, 6
+
+
+def measure_step() -> Iterator[Row]:
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        cell = build(lenet(folder))
+        recipe, masks = cell.study.recipe, pruned(cell, 0.036)
+        off = replace(recipe, numerics=replace(recipe.numerics, sparse="off"))
+        ratios = turns(lambda: pace(recipe, masks), lambda: pace(off, masks), STEP_PAIRS)
+        share = f"{_masks.density(masks):.1%}"
+        yield at_most(f"LeNet at density {share}: a step, numerics.sparse=auto over off", ratios, 0.45)
+
+
+def measure_chain(rounds: int = 20, steps: int = 1000) -> Iterator[Row]:
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        more = [f"schedule.rounds={rounds}", f"budget.steps={steps}", "tracking.mode=disabled"]
+        numbers = count()
+
+        def chain(sparse: str) -> float:
+            job = lenet(folder / str(next(numbers)), *more, f"numerics.sparse={sparse}")
+            return seconds(lambda: quietly(job))
+
+        ratios = turns(lambda: chain("auto"), lambda: chain("off"), CHAIN_PAIRS, warmups=0)
+        what = f"LeNet: a chain of {rounds} rounds of {steps:,} steps, numerics.sparse=auto over off"
+        yield at_most(what, ratios, 0.75)
