@@ -7,7 +7,6 @@ rounding. Alone, a process is rank 0 of 1 and none of this does anything.
 from __future__ import annotations
 
 import os
-import signal
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -83,8 +82,6 @@ def gathered(count: int, serve: Callable[..., None], *arguments: Any) -> Iterato
         _serve, (count, port, serve, arguments), nprocs=count - 1, join=False, start_method="spawn"
     )
     assert others is not None
-    # Lightning would ask the others whether they stop too; they end with this process anyway
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         _connect(0, count, port)
         yield
@@ -99,12 +96,11 @@ def gathered(count: int, serve: Callable[..., None], *arguments: Any) -> Iterato
         raise
     finally:
         for process in others.processes:
-            process.terminate()
+            process.kill()  # it keeps nothing
             process.join()
         with suppress(RuntimeError, ValueError, AssertionError):
             distributed.destroy_process_group()
         os.environ.pop("LOCAL_RANK", None)
-        signal.signal(signal.SIGTERM, before)
 
 
 def _serve(index: int, count: int, port: int, serve: Callable[..., None], arguments: tuple[Any, ...]) -> None:

@@ -8,6 +8,7 @@ Nothing depends on where chunks end: every random draw is a function of seed and
 from __future__ import annotations
 
 import math
+import signal
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -133,9 +134,12 @@ class Loop:
         self.step, self.rows = phase.first, list[Row]()
         self.losses: list[float] = []  # of each step since the last row
         self.seconds = CHUNK_SECONDS / 10  # that a step takes, until it is measured
+        self.on_sigterm = signal.getsignal(signal.SIGTERM)
 
     def prepare(self) -> None:
         """Puts everything on the device and goes back to the last checkpoint, if there is one."""
+        if ranks.share()[1] > 1:  # Lightning's handler asks the other ranks, which may wait for this one
+            signal.signal(signal.SIGTERM, self.on_sigterm)
         device = self.module.device
         self.data = self.recipe.data.to(device)
         self.scaler = getattr(self.module.trainer.precision_plugin, "scaler", None)

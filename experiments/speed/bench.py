@@ -12,7 +12,18 @@ from pathlib import Path
 
 import torch
 
-from experiments.speed import augmentation, compiled, loop, open_lth, precision, reuse, rows, selection, sparse_rounds
+from experiments.speed import (
+    augmentation,
+    compiled,
+    equivalence,
+    loop,
+    open_lth,
+    precision,
+    reuse,
+    rows,
+    selection,
+    sparse_rounds,
+)
 
 HERE = Path(__file__).parent
 MEASUREMENTS: dict[str, Callable[[], Iterator[rows.Row]]] = {
@@ -21,6 +32,7 @@ MEASUREMENTS: dict[str, Callable[[], Iterator[rows.Row]]] = {
     "reuse": reuse.measure,
     "sparse_step": sparse_rounds.measure_step,
     "sparse_chain": sparse_rounds.measure_chain,
+    "sparse_accuracy": equivalence.measure,
     "selection": selection.measure,
     "augmentation": augmentation.measure,
     "precision": precision.measure,
@@ -38,8 +50,9 @@ Machine: {machine}; one thread a process.
 {table}
 
 What each row does, line by line: [loop.py](loop.py), [reuse.py](reuse.py), [sparse_rounds.py](sparse_rounds.py),
-[selection.py](selection.py), [augmentation.py](augmentation.py), [precision.py](precision.py),
-[compiled.py](compiled.py), [open_lth.py](open_lth.py). The bare loop is [bare.py](bare.py).
+[equivalence.py](equivalence.py), [selection.py](selection.py), [augmentation.py](augmentation.py),
+[precision.py](precision.py), [compiled.py](compiled.py), [open_lth.py](open_lth.py).
+The bare loop is [bare.py](bare.py).
 LeNet is LeNet-300-100 with batch 60 on Fashion-MNIST (`experiment=fc2019_lenet`), ResNet-20 trains with batch 128 on
 random pixels in CIFAR-10's form. One row or a few: `python -m experiments.speed.bench {names}`.
 OpenLTH needs a checkout; [open_lth.py](open_lth.py) says how to repair and name it.
