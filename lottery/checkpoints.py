@@ -51,6 +51,10 @@ def restore(
     indices = [group["params"] for group in optimizer.state_dict()["param_groups"]]
     groups = [{**group, "params": own} for group, own in zip(info["groups"], indices, strict=True)]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+    for parameter, values in optimizer.state.items():
+        for name, tensor in values.items():
+            if isinstance(tensor, Tensor) and tensor.shape == parameter.shape:  # fused steps walk through memory
+                values[name] = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
     if scaler:
         scaler.load_state_dict(info["scaler"])
     rank, _ = ranks.share()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 
 from lottery import ranks
 from lottery.data.examples import Data
 from lottery.modules import Module
 
-BATCH = 2000
+BATCH, VALUES = 2000, 2**22
+"""at most so many inputs at a time, of so many values together: large pictures would fill the memory"""
 
 
 def measure(module: Module, data: Data, part: str) -> dict[str, float]:
@@ -20,7 +24,7 @@ def measure(module: Module, data: Data, part: str) -> dict[str, float]:
     total = torch.zeros(2, dtype=torch.float64, device=module.device)  # of losses and of examples
     module.eval()
     with torch.inference_mode(), module.trainer.precision_plugin.val_step_context():
-        for inputs, targets in data.evaluation(part, BATCH, ranks.share()):
+        for inputs, targets in data.evaluation(part, batch(data.shape), ranks.share()):
             outputs = module(inputs)
             total[0] += module.loss(outputs, targets).double() * len(inputs)
             total[1] += len(inputs)
@@ -31,3 +35,12 @@ def measure(module: Module, data: Data, part: str) -> dict[str, float]:
     # torchmetrics computes in float32: seven digits are all it knows
     values = {name: float(f"{float(metric.compute()):.7g}") for name, metric in metrics.items()}
     return {"loss": float(total[0] / total[1])} | values
+
+
+def batch(shape: Sequence[int]) -> int:
+    """How many inputs of a shape are evaluated at a time.
+
+    >>> batch([1, 28, 28]), batch([3, 224, 224])
+    (2000, 27)
+    """
+    return max(1, min(BATCH, VALUES // math.prod(shape)))

@@ -48,6 +48,7 @@ INSTEAD = {
     "num_nodes": "hardware.devices, all on one machine",
     "plugins": "numerics.precision and hardware.devices",
     "strategy": "hardware.devices",
+    "sync_batchnorm": "hardware.devices=1",
     "num_sanity_val_steps": "nothing: every network is checked with one batch before training",
     "overfit_batches": "data.val_size and budget.steps",
     "precision": "numerics.precision",
@@ -129,7 +130,11 @@ def trainer_for(hardware: Hardware, numerics: Numerics) -> pl.Trainer:
     """
     if numerics.precision == "16-mixed" and hardware.device == "cpu":
         raise ValueError("numerics.precision=16-mixed needs a GPU; on a CPU use 32 or bf16-mixed")
-    if numerics.precision == "bf16-mixed" and hardware.device == "cuda" and not torch.cuda.is_bf16_supported():
+    if (
+        numerics.precision == "bf16-mixed"
+        and hardware.device == "cuda"
+        and not torch.cuda.is_bf16_supported(including_emulation=False)
+    ):
         raise ValueError("numerics.precision=bf16-mixed: this GPU has no bfloat16; use 32 or 16-mixed")
     torch.set_num_threads(numerics.threads)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)

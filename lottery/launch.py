@@ -23,7 +23,7 @@ from lottery.files import replace
 from lottery.ledger import CONFIG, ERROR, LedgerError
 from lottery.names import CONF, Job, Refused
 from lottery.progress import Progress
-from lottery.ranks import Lost, gathered
+from lottery.ranks import Broken, gathered
 from lottery.store import Store
 from lottery.study import run
 from lottery.training import Diverged, assist
@@ -103,7 +103,7 @@ def _follow(main: int) -> None:
 
 def describe_error(error: BaseException) -> str:
     """An error as one sentence: its own if it was written for people, else type and message."""
-    if isinstance(error, Refused | DataError | LedgerError | Diverged | Lost):
+    if isinstance(error, Refused | DataError | LedgerError | Diverged | Broken):
         return str(error)
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"

@@ -50,7 +50,11 @@ class Job:
     def study(self) -> str:
         """Experiment or model, data, and a digest of everything that can change a number."""
         science = {group: self.config[group] for group in SCIENCE_GROUPS}
-        science["data"] = {key: value for key, value in science["data"].items() if key != "root"}
+        science["data"] = {key: value for key, value in science["data"].items() if key not in ("root", "workers")}
+        if (
+            devices := self.config["hardware"].get("devices", 1)
+        ) != 1:  # sums in another order, and more with BatchNorm
+            science["devices"] = devices
         if code := user_code(list(science.values())):
             science["code"] = code
         stem = self.choices.get("experiment") or self.choices["model"]

@@ -1,7 +1,8 @@
 """Ranks: processes that train one phase together. The first plays the study, the others train with it.
 
 Each has an equal share of every batch; gradients are averaged, so that the result is that of one process up to
-rounding. Alone, a process is rank 0 of 1 and none of this does anything.
+rounding, but for dropout and BatchNorm: each rank draws its own noise and normalises its own share. Alone, a process
+is rank 0 of 1 and none of this does anything.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ _PATIENCE = timedelta(
 )  # rank 0 may wait long for a phase that another job trains; a dead peer is noticed at once
 
 
-class Lost(Exception):
-    """Another rank ended while it was needed."""
+class Broken(Exception):
+    """Processes that train together can't go on."""
 
 
 def share() -> tuple[int, int]:
@@ -70,7 +71,7 @@ def everyone(tensor: Tensor) -> list[Tensor]:
 def gathered(count: int, serve: Callable[..., None], *arguments: Any) -> Iterator[None]:
     """Rank 0 of `count` for a while; the other ranks call `serve(*arguments)` in processes of their own.
 
-    They end with this process, however it ends. Raises Lost if one of them fails.
+    They end with this process, however it ends. Raises Broken if one of them fails.
     """
     if count == 1:
         yield
@@ -92,7 +93,7 @@ def gathered(count: int, serve: Callable[..., None], *arguments: Any) -> Iterato
         for process in others.processes:
             process.join(5)
         if any(process.exitcode for process in others.processes):
-            raise Lost(f"another of the {count} processes of this cell ended, and training with it") from error
+            raise Broken(f"another of the {count} processes of this cell ended, and training with it") from error
         raise
     finally:
         for process in others.processes:

@@ -21,13 +21,16 @@ from lottery.scopes import checked, choose
 from lottery.seeds import derive, generator
 from lottery.study import Cell, sparse_weights
 
+EXAMPLES = 8
+"""of the first batch: a large batch of pictures on the CPU would take minutes and all of its memory"""
+
 
 class Misfit(Exception):
     """Two parts of a configuration don't go together."""
 
 
 def rehearse(cell: Cell) -> None:
-    """Takes one batch through network, loss, backward pass, metrics, optimizer, criterion, scope and arm.
+    """Takes a few examples through network, loss, backward pass, metrics, optimizer, criterion, scope and arm.
 
     Raises Misfit naming the part that fails.
     """
@@ -50,7 +53,7 @@ def rehearse(cell: Cell) -> None:
             optimizer = recipe.optimizer(module.net.parameters())
         start = state_of(module.net)
         with _part("data"), closing(recipe.data.batches(0, 0, 1, (0, recipe.hardware.devices))) as batches:
-            inputs, targets = next(batches)
+            inputs, targets = (part[:EXAMPLES].clone() for part in next(batches))
         if targets.ndim == 1 and not targets.is_floating_point():  # the highest class is what may not fit
             highest = recipe.data.train.targets.argmax()[None]
             with closing(recipe.data.train.training(0, [(0, highest)])) as read:
@@ -61,6 +64,9 @@ def rehearse(cell: Cell) -> None:
         with _part(f"module: does not take outputs of shape {list(outputs.shape)} with targets {_span(targets)}"):
             loss = module.loss(outputs, targets)
             loss.backward()
+            idle = [name for name, parameter in module.net.named_parameters() if parameter.grad is None]
+            if idle and recipe.hardware.devices > 1:
+                raise Misfit(f"model: {idle[0]} takes no part in the loss; several processes need that of all")
             metrics = module.metrics()
             for metric in metrics.values():
                 metric.update(outputs.detach(), targets)
@@ -89,6 +95,9 @@ def rehearse(cell: Cell) -> None:
                 with _part("model"):
                     sparse.install(module.net, {name: _few(every[name]) for name in thin}, thin)
                     module.loss(module(inputs), targets).backward()
+                    layers = [layer for layer in module.net.modules() if isinstance(layer, sparse.SparseLinear)]
+                    if any(layer.values.grad is None for layer in layers):
+                        raise Misfit("model: it keeps its linear layers elsewhere besides: use numerics.sparse=off")
             for arm in filter(None, (cell.arm, cell.arm.parent)):
                 with _part("arm"):
                     checked(arm.masks(found, rng), like=found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 State = dict[str, Tensor]
@@ -37,5 +38,8 @@ def to_fresh(origin: Origin) -> State:
 
 
 def state_of(net: nn.Module) -> State:
-    """A copy of the network's weights and buffers, on the CPU."""
-    return {name: tensor.detach().cpu().clone() for name, tensor in net.state_dict().items()}
+    """A copy of the network's weights and buffers, on the CPU, row by row in memory."""
+    return {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in net.state_dict().items()
+    }

@@ -98,7 +98,7 @@ def prune(recipe: Recipe, pruning: Pruning, current: Round, start: State, target
         net=module.net,
         start={name: tensor.to(device) for name, tensor in start.items()},
         masks={name: mask.to(device) for name, mask in current.ticket.masks.items()},
-        batches=ScoringBatches(recipe.data.to(device), derive(seed, "scoring", current.index + 1)),
+        batches=ScoringBatches(recipe.data, derive(seed, "scoring", current.index + 1), device),
         loss=module.loss,
         rng=generator(seed, "score", current.index + 1),
     )
@@ -129,6 +129,7 @@ class ScoringBatches:
 
     data: Data
     order: int
+    device: str = "cpu"
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        return self.data.batches(self.order, 0, self.data.steps_per_epoch)
+        return self.data.to(self.device).batches(self.order, 0, self.data.steps_per_epoch)

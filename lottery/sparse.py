@@ -31,18 +31,18 @@ def layers(net: nn.Module, masks: Mapping[str, Tensor], optimizer: Optimizer, ev
     """Names of the weights that train sparse under these masks: those of thin linear layers.
 
     `everywhere` takes every pruned linear layer, however dense or small. None where an optimizer reads across
-    weights, and no layer that shares its weight or does more than `nn.Linear`.
+    weights, and no layer that is used twice, shares its weight, has hooks or does more than `nn.Linear`.
     """
     if type(optimizer) not in ELEMENTWISE:
         return ()
     owners: dict[int, int] = {}
-    for module in net.modules():
+    for _, module in net.named_modules(remove_duplicate=False):
         for parameter in module._parameters.values():
             owners[id(parameter)] = owners.get(id(parameter), 0) + 1
     found = []
     for name, module in net.named_modules():
         mask = masks.get(f"{name}.weight")
-        if type(module) is not nn.Linear or mask is None or owners[id(module.weight)] > 1:
+        if type(module) is not nn.Linear or mask is None or owners[id(module.weight)] > 1 or _watched(module):
             continue
         kept = int(mask.count_nonzero())
         thin = mask.numel() >= SMALLEST and kept < BREAK_EVEN * mask.numel()
@@ -162,6 +162,11 @@ class _Product(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             to_bias = gradient.sum(1)
         return to_inputs, to_values[None], to_bias, None
+
+
+def _watched(module: nn.Module) -> bool:
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks)
 
 
 def _rows_times(columns: Tensor, rows: Tensor, values: Tensor, dense: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ def fit(
     `waypoints` are steps whose state the keeper is given in passing; `watch` hears of each chunk's end,
     with the row measured there if there is one. Raises Diverged when the loss is no longer finite.
     """
-    rank, _ = ranks.share()
+    rank, count = ranks.share()
     if rank == 0:
         waypoints = list(waypoints)
         ranks.agree((phase, waypoints, evaluate))
@@ -73,7 +73,8 @@ def fit(
         if recipe.numerics.channels_last:
             module.net.to(memory_format=torch.channels_last)
         if recipe.numerics.compile:
-            module.net.compile()
+            torch._dynamo.reset()  # what it has learned in earlier phases would change its kernels
+            module.net.compile(dynamic=False)
         torch.manual_seed(phase.noise + rank)
         loop = module.loop = Loop(module, recipe, phase, keeper, waypoints, watch, evaluate)
         trainer = trainer_for(recipe.hardware, recipe.numerics)
@@ -86,6 +87,11 @@ def fit(
                 raise (
                     stop.__context__ if isinstance(stop.__context__, KeyboardInterrupt) else KeyboardInterrupt
                 ) from None
+            except Exception as error:
+                if count == 1 or isinstance(error, Diverged | RuntimeError):  # all ranks know, or a connection broke
+                    raise
+                # the other ranks wait in the middle of a step: nothing can be agreed on any more
+                raise ranks.Broken(f"training with {count} processes broke off: {error}") from error
         if trainer.interrupted or loop.step < phase.last:
             raise KeyboardInterrupt
     return Trained(state_of(module.net), loop.rows)
@@ -165,6 +171,7 @@ class Loop:
         """Ends whatever reads ahead."""
         if batches := getattr(self, "batches", None):
             batches.close()
+        self.module.loop = None  # or a device would hold data and optimizer until the cycle is collected
 
     def chunk_end(self, first: int) -> int:
         """Where the chunk from `first` ends: at a multiple of CHUNK, an evaluation, a waypoint or the last step."""
@@ -190,7 +197,6 @@ class Loop:
                 group["lr"] = rate * factor
             for parameter in parameters:  # as optimizer.zero_grad does, in a tenth of its 30 us
                 parameter.grad = None
-            torch.clear_autocast_cache()  # one autocast spans the chunk: kept casts would be of weights before the step
             loss = module.loss(module(inputs), targets)
             backward(loss)
             if self.scaler is not None:

@@ -64,8 +64,9 @@ def changed(job: Job, path: tuple[str, ...]) -> Job:
 
 
 def test_study_changes_with_each_science_value_and_nothing_else(job: Job) -> None:
-    science = [path for path in leaves(job.config) if path[0] in SCIENCE_GROUPS and path != ("data", "root")]
-    others = [path for path in leaves(job.config) if path[0] not in SCIENCE_GROUPS]
+    paths, devices = list(leaves(job.config)), ("hardware", "devices")
+    science = [path for path in paths if path == devices or (path[0] in SCIENCE_GROUPS and path != ("data", "root"))]
+    others = [path for path in paths if path[0] not in SCIENCE_GROUPS and path != devices]
     names = [changed(job, path).study for path in science]
     assert len(set(names) | {job.study}) == len(science) + 1 > 25
     assert {changed(job, path).study for path in others} == {job.study}

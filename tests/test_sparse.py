@@ -221,3 +221,12 @@ def test_what_numerics_refuse(sparse: str, precision: str) -> None:
     with pytest.raises(ValueError, match=rf"^sparse={sparse}: "):
         Numerics(precision=precision, sparse=sparse)
     assert [Numerics(sparse=value).sparse for value in (True, False)] == ["on", "off"]  # type: ignore[arg-type]
+
+
+def test_a_layer_that_is_used_twice_or_has_hooks_stays_dense() -> None:
+    layer = nn.Linear(200, 200)
+    twice = nn.Sequential(layer, nn.ReLU(), layer)
+    assert layers(twice, thinned(twice, 0.1), Adam(twice.parameters()), False) == ()
+    hooked = nn.Sequential(nn.Linear(200, 200))
+    hooked[0].register_forward_hook(lambda *_: None)
+    assert layers(hooked, thinned(hooked, 0.1), Adam(hooked.parameters()), False) == ()

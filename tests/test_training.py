@@ -397,3 +397,65 @@ def test_every_other_trainer_argument_reaches_the_trainer() -> None:
 def test_an_argument_that_trainer_lacks_is_refused() -> None:
     with pytest.raises(ValueError, match=r"trainer\.no_such_argument"):
         Hardware(trainer={"no_such_argument": 1})
+
+
+# memory formats, compilers, loss scaling
+
+
+def pictures() -> Data:
+    inputs = torch.randn(60, 3, 6, 6, generator=torch.Generator().manual_seed(1))
+    whole = Examples(inputs, inputs[:, :, 0, 0].argmax(1))
+    return Data(whole[:30], whole[30:45], whole[45:], batch_size=10, shape=(3, 6, 6), classes=3)
+
+
+def convolutional() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(16, 3)
+    )
+
+
+@pytest.mark.parametrize("optimizer", [partial(SGD, lr=0.05, momentum=0.9, fused=True), OPTIMIZERS["adam"]])
+@pytest.mark.parametrize("numerics", [Numerics(channels_last=True), Numerics()])
+def test_images_channel_by_channel_go_on_from_any_checkpoint(
+    optimizer: Callable[..., Optimizer], numerics: Numerics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "CHUNK", 3)
+    torch.manual_seed(2)
+    net = convolutional()
+    masks = {name: torch.rand(weight.shape) < 0.5 for name, weight in prunable(net).items()}
+    work = Phase(state_of(net), masks, 0, STEPS, order=3, noise=4)
+    same = recipe(data=pictures(), network=convolutional, optimizer=optimizer, numerics=numerics)
+    undisturbed = Memory()
+    whole = fit(same, work, undisturbed)
+    assert all(tensor.is_contiguous() for tensor in whole.state.values())
+    plainly = fit(replace(same, numerics=Numerics()), work)
+    assert all(torch.allclose(tensor, plainly.state[name], atol=1e-5) for name, tensor in whole.state.items())
+    for stop in range(1, len(undisturbed.saved)):
+        keeper = Memory()
+        keeper.saved = undisturbed.saved[:stop]
+        resumed = fit(same, work, keeper)
+        assert equal(resumed.state, whole.state)
+
+
+def test_the_loss_scaler_is_in_the_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "CHUNK", 3)
+
+    def scaled(*arguments: Any) -> pl.Trainer:
+        trainer = trainer_for(*arguments)
+        # what Lightning gives for 16-mixed on a GPU, here with the CPU's autocast and scaler
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20, growth_interval=2)
+        plugin = pl.plugins.precision.MixedPrecision("16-mixed", "cpu", scaler=scaler)
+        trainer.strategy.precision_plugin = plugin
+        return trainer
+
+    monkeypatch.setattr(training, "trainer_for", scaled)
+    same, work, undisturbed = recipe(optimizer=partial(SGD, lr=0.05, momentum=0.9)), phase(), Memory()
+    whole = fit(same, work, undisturbed)
+    scales = [json.loads(info)["scaler"]["scale"] for _, info in undisturbed.saved]
+    assert min(scales) < 2.0**20  # it overflowed, so that steps were left out and the scale came down
+    assert len(set(scales)) > 1
+    assert not equal(whole.state, fit(same, replace(work, last=1)).state)
+    for stop in range(1, len(undisturbed.saved)):
+        keeper = Memory()
+        keeper.saved = undisturbed.saved[:stop]
+        assert equal(fit(same, work, keeper).state, whole.state)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchvision import transforms
 
-from experiments.speed.paired import seconds, turns
+from experiments.speed.paired import cpu_seconds, turns
 from experiments.speed.rows import Row, at_least
 from lottery.data.augmentations import pad_crop_flip
 
@@ -30,6 +30,6 @@ def measure() -> Iterator[Row]:
         for _ in range(20):
             pad_crop_flip(images, rng, padding=4)
 
-    ratios = turns(lambda: 20 * seconds(each), lambda: seconds(batched), PAIRS)
+    ratios = turns(lambda: 20 * cpu_seconds(each), lambda: cpu_seconds(batched), PAIRS)
     what = f"crops and flips of {BATCH} images of 3x32x32: PIL's one by one over ours, time"
     yield at_least(what, ratios, 20, ".1f")

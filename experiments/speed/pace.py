@@ -11,11 +11,11 @@ from lottery.training import fit
 
 
 def pace(recipe: Recipe, masks: Masks, steps: int = 1000) -> float:
-    """Seconds a step of `lottery.training.fit`, after its first chunks and without evaluation."""
+    """CPU seconds a step of `lottery.training.fit`, after its first chunks and without evaluation."""
     marks = dict[int, float]()
 
     def watch(step: int, row: Row | None) -> None:
-        marks[step] = time.perf_counter()
+        marks[step] = time.process_time()
 
     state, sparse = recipe.network().state_dict(), sparse_weights(recipe, masks)
     fit(recipe, Phase(state, masks, 0, steps, order=0, noise=0, sparse=sparse), watch=watch, evaluate=False)

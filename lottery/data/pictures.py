@@ -10,7 +10,9 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import PIL
 import torch
+import torchvision
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -96,10 +98,13 @@ class Pictures:
         return self._read([self._key(index) for index in range(start, min(start + size, last))] for start in starts)
 
     def content(self) -> Mapping[str, Tensor]:
-        """Names, sizes and classes of the files: reading them all would take an hour."""
+        """Names, sizes and classes of the files, since reading them all would take an hour, and who decodes them."""
         names = torch.frombuffer(bytearray(os.fsencode("\n".join(self.names))), dtype=torch.uint8)
         sizes = torch.tensor([os.stat(self.root / name).st_size for name in self.names])
-        return {"names": names, "sizes": sizes, "targets": self.targets}
+        decoders = torch.frombuffer(
+            bytearray(f"{PIL.__version__} {torchvision.__version__}".encode()), dtype=torch.uint8
+        )
+        return {"names": names, "sizes": sizes, "targets": self.targets, "decoders": decoders}
 
     def _key(self, index: int, seed: int | None = None) -> Key:
         return os.path.join(self.root, self.names[index]), int(self.targets[index]), seed
