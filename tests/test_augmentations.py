@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -64,6 +66,22 @@ def test_images_of_any_layout_in_memory_give_the_same() -> None:
 
 def test_one_image_is_a_batch_too() -> None:
     assert pad_crop_flip(images(1, 3, 8, 8), rng()).shape == (1, 3, 8, 8)
+
+
+@pytest.mark.parametrize(("given", "said"), [
+    ({"padding": -1}, "padding=-1: must be 0 or more pixels"),
+    ({"padding": 1.5}, "padding=1.5: must be 0 or more pixels"),
+    ({"fill": 256}, "fill=256: must be a whole number from 0 to 255 for images of bytes"),
+    ({"fill": -1}, "fill=-1: must be a whole number from 0 to 255 for images of bytes"),
+    ({"fill": 0.5}, "fill=0.5: must be a whole number from 0 to 255 for images of bytes"),
+])  # fmt: skip
+def test_frames_that_cannot_be_are_refused(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        pad_crop_flip(images(2, 3, 8, 8), rng(), **given)
+
+
+def test_floats_may_have_any_frame() -> None:
+    assert pad_crop(images(20, 1, 4, 4, dtype=torch.float32), rng(), 2, -0.5).min() == -0.5
 
 
 def test_the_generator_alone_decides() -> None:

@@ -27,7 +27,7 @@ from tests import tiny_sets
 from tests.tiny_sets import TEST, TRAIN, WNIDS, labels, pixels, python2_pickle
 
 READERS: dict[str, Any] = {"cifar10": cifar10, "cifar100": cifar100, "svhn": svhn, "tiny_imagenet": tiny_imagenet}
-CLASSES = {"cifar10": 10, "cifar100": 100, "svhn": 10, "tiny_imagenet": 200}
+CLASSES = {"cifar10": 10, "cifar100": 100, "svhn": 10, "tiny_imagenet": 5}
 FILES = {
     "cifar10": ["cifar-10-batches-py/data_batch_1", "cifar-10-batches-py/test_batch"],
     "cifar100": ["cifar-100-python/train", "cifar-100-python/test"],
@@ -282,6 +282,15 @@ def test_a_matlab_file_of_something_else_is_refused(tmp_path: Path, content: dic
         load("svhn", tmp_path)
 
 
+@pytest.mark.parametrize("label", [1.5, float("nan"), float("inf")])
+def test_labels_are_whole_numbers(tmp_path: Path, label: float) -> None:
+    tiny_sets.write("svhn", tmp_path)
+    path = tmp_path / "test_32x32.mat"
+    savemat(path, {"X": pixels(32, 32, 3, 9), "y": np.array([[1.0]] * 8 + [[label]])})
+    with pytest.raises(DataError, match=f"^{re.escape(str(path))} is damaged .*: its labels are not whole numbers"):
+        load("svhn", tmp_path)
+
+
 def test_an_image_of_another_size_is_named(tmp_path: Path) -> None:
     tiny_sets.write("tiny_imagenet", tmp_path)
     path = tmp_path / FILES["tiny_imagenet"][1]
@@ -302,7 +311,33 @@ def test_a_label_that_was_never_trained_is_named(tmp_path: Path) -> None:
     tiny_sets.write("tiny_imagenet", tmp_path)
     path = tmp_path / "tiny-imagenet-200" / "val" / "val_annotations.txt"
     path.write_text(path.read_text().replace(WNIDS[1], "n00000000"))
-    with pytest.raises(DataError, match=f"^{re.escape(str(path))} is damaged or unreadable: .*n00000000"):
+    missing = path.parents[1] / "train" / "n00000000"
+    with pytest.raises(DataError, match=f"^{re.escape(f'{missing}: no such folder, and {path} names this class')}"):
+        load("tiny_imagenet", tmp_path)
+
+
+@pytest.mark.parametrize(("old", "new", "said"), [
+    ("val_3.JPEG", "val_4.JPEG", "it lists val_4.JPEG 2 times"),
+    (f"val_9.JPEG\t{WNIDS[0]}\t0\t32\t44\t62\n", "", "it does not list val_9.JPEG, one of 10 images"),
+])  # fmt: skip
+def test_a_list_of_other_images_is_refused(tmp_path: Path, old: str, new: str, said: str) -> None:
+    tiny_sets.write("tiny_imagenet", tmp_path)
+    path = tmp_path / "tiny-imagenet-200" / "val" / "val_annotations.txt"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(DataError, match=f"^{re.escape(f'{path} is damaged or unreadable: {said}')}"):
+        load("tiny_imagenet", tmp_path)
+
+
+def test_classes_that_are_missing_or_empty_are_said(tmp_path: Path) -> None:
+    tiny_sets.write("tiny_imagenet", tmp_path)
+    train = tmp_path / "tiny-imagenet-200" / "train"
+    for image in (train / WNIDS[2] / "images").iterdir():
+        image.unlink()
+    with pytest.raises(DataError, match=rf"^{re.escape(str(train / WNIDS[2] / 'images'))}: no \*\.JPEG in it"):
+        load("tiny_imagenet", tmp_path)
+    (train / WNIDS[2]).rename(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match=rf"^data\.classes=5: {re.escape(str(train))} has 4 folders of classes"):
         load("tiny_imagenet", tmp_path)
 
 

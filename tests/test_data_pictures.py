@@ -232,6 +232,15 @@ def test_a_damaged_picture_is_named(tmp_path: Path, workers: int, content: bytes
     assert "\n" not in said
 
 
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_a_picture_of_more_than_bytes_is_refused(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "deep.tif"
+    Image.new(mode, (40, 40), 1000).save(path)
+    said = f"{path}: pictures of mode {mode} are not supported; convert them to 8 bits a channel"
+    with pytest.raises(DataError, match=f"^{re.escape(said)}$"):
+        Views((32, 32), 36).view(str(path), None)
+
+
 # what is found
 
 
@@ -294,6 +303,32 @@ def test_classes_may_be_links(tmp_path: Path) -> None:
     for wnid in WNIDS:
         (tmp_path / "linked" / wnid).symlink_to(tmp_path / "real" / wnid)
     assert files(load(tmp_path / "linked", test_size=10).train) == files(load(tmp_path / "real", test_size=10).train)
+
+
+@pytest.mark.parametrize("target", [".", WNIDS[0], WNIDS[1]])
+def test_a_folder_is_not_read_twice(tmp_path: Path, target: str) -> None:
+    write_classes(tmp_path, 50, 0)
+    (tmp_path / WNIDS[0] / "link").symlink_to(tmp_path / target)
+    with pytest.raises(DataError, match=r": is the same folder as .*, whose pictures count once; remove the link$"):
+        load(tmp_path, test_size=10)
+
+
+@pytest.mark.parametrize("names", [
+    "train validation", "Train Val", "test val", "train valid", "dev train", "EVAL train", "train",
+    "test train validation", "Train Val extra",
+])  # fmt: skip
+def test_parts_of_other_names_are_not_taken_for_classes(tmp_path: Path, names: str) -> None:
+    for name in names.split():
+        write_classes(tmp_path / name, 20, 0)
+    there = ", ".join(f"{name}/" for name in names.split() if name != "extra")
+    said = f"data.root={tmp_path}: the parts of a set must be named train/, val/ and test/, the first"
+    with pytest.raises(DataError, match=f"^{re.escape(said)}.* there are {there}; rename or remove them$"):
+        load(tmp_path, test_size=10, classes=len(names.split()))
+
+
+def test_one_class_may_be_named_like_a_part(tmp_path: Path) -> None:
+    write_classes(tmp_path, 50, 0, ("bus", "car", "plane", "ship", "train"))
+    assert len(load(tmp_path, test_size=10).train) == 30
 
 
 def test_digest_is_of_names_sizes_and_classes(tmp_path: Path) -> None:

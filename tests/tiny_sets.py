@@ -102,7 +102,7 @@ def write_tiny_imagenet(folder: Path) -> list[str]:
         save(top / "val" / "images" / f"val_{index}.JPEG", (64, 64), 1000 + index)
         lines.append(f"val_{index}.JPEG\t{WNIDS[-1 - index % 5]}\t0\t32\t44\t62\n")
     (top / "val" / "val_annotations.txt").write_text("".join(lines))
-    return []
+    return ["data.classes=5"]
 
 
 def write_imagenet(folder: Path) -> list[str]:

@@ -18,6 +18,10 @@ def pad_crop(images: Tensor, rng: torch.Generator, padding: int = 4, fill: float
 
     All (2 * padding + 1)**2 windows are equally likely.
     """
+    if not isinstance(padding, int) or padding < 0:
+        raise ValueError(f"padding={padding}: must be 0 or more pixels")
+    if images.dtype == torch.uint8 and fill not in range(256):  # it would wrap around or be rounded
+        raise ValueError(f"fill={fill}: must be a whole number from 0 to 255 for images of bytes")
     count, *size = images.shape
     down, right = torch.randint(2 * padding + 1, (2, count), generator=rng)
     framed = functional.pad(images, [padding] * 4, value=fill)

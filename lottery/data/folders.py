@@ -13,6 +13,8 @@ from lottery.data.pictures import Pictures, Views
 from lottery.data.pixels import Normalise
 
 _ENDINGS = (".jpeg", ".jpg", ".png", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
+_PARTS = {"train", "training", "val", "valid", "validation", "dev", "eval", "evaluation", "test", "testing"}
+"""what people call the parts of a set, in any case"""
 
 
 def folder(
@@ -45,14 +47,23 @@ def folder(
     top, views = Path(root).expanduser(), Views((height, width), resize, (scale[0], scale[1]))
     parts = [part for part in ("train", "val", "test") if (top / part).is_dir()]
     apart = "train" in parts and len(parts) > 1
-    known = _classes(top / "train" if apart else top, top)
+    listed = _classes(top, top)
+    alike = [name for name in listed if name.lower() in _PARTS]
+    # one such name among others may be a class, as "train" is in CIFAR-100
+    if set(alike) != set(parts) if apart else len(alike) > 1 or alike == listed:
+        raise DataError(
+            f"data.root={top}: the parts of a set must be named train/, val/ and test/, the first and at least one of "
+            f"the others, and there are {', '.join(f'{name}/' for name in alike)}; rename or remove them"
+        )
+    known = _classes(top / "train", top) if apart else listed
     if len(known) != classes:
         raise DataError(f"data.classes={classes}: {top} has {len(known)} folders of classes, {known[0]} to {known[-1]}")
 
     def pictures(part: str) -> Pictures:
         if foreign := sorted(set(_classes(top / part, top)) - set(known)):
             raise DataError(f"{top / part / foreign[0]}: no such class among those that are trained")
-        found = [list(_files(top, os.path.join(part, name))) for name in known]
+        seen: dict[str, str] = {}
+        found = [list(_files(top, os.path.join(part, name), seen)) for name in known]
         if part in (".", "train") and not all(found):
             raise DataError(f"{top / part / known[found.index([])]}: holds no picture")
         targets = torch.arange(classes).repeat_interleave(torch.tensor([len(names) for names in found]))
@@ -79,9 +90,12 @@ def _classes(place: Path, top: Path) -> list[str]:
     return known
 
 
-def _files(top: Path, inside: str) -> Iterator[str]:
-    """Paths of the pictures in a folder and its folders, below the top."""
+def _files(top: Path, inside: str, seen: dict[str, str]) -> Iterator[str]:
+    """Paths of the pictures in a folder and its folders, below the top; `seen` is where real folders were met."""
     for place, folders, files in os.walk(top / inside, followlinks=True):
+        # a link to a folder above it would never end, and one to another class gives its pictures two labels
+        if (first := seen.setdefault(os.path.realpath(place), place)) != place:
+            raise DataError(f"{place}: is the same folder as {first}, whose pictures count once; remove the link")
         folders.sort()
         below = os.path.relpath(place, top)
         for file in sorted(files):

@@ -52,9 +52,11 @@ class Views:
             crop = [v2.RandomResizedCrop(self.size, self.scale), v2.RandomHorizontalFlip()]
         try:
             with Image.open(path) as file:
-                picture = file.convert("RGB")
+                mode, picture = file.mode, file.convert("RGB")
         except Exception as error:  # each format's decoder has its own
             raise DataError(f"{path} is damaged or no picture: {error}; remove it or fetch it again") from error
+        if mode.startswith(("I", "F")):  # Pillow cuts their values off at 255, which leaves a white picture
+            raise DataError(f"{path}: pictures of mode {mode} are not supported; convert them to 8 bits a channel")
         with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
             torch.default_generator.manual_seed(seed or 0)
             return v2.Compose([*crop, v2.PILToTensor()])(picture)

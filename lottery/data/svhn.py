@@ -36,7 +36,10 @@ def _read(path: Path) -> Examples:
 
     try:
         content = loadmat(path, variable_names=("X", "y"))
-        pixels, labels = content["X"], content["y"].flatten().astype(np.int64)
+        pixels, labels = content["X"], content["y"].flatten()
+        if not (np.isfinite(labels) & (np.trunc(labels) == labels)).all():
+            raise ValueError("its labels are not whole numbers")
+        labels = labels.astype(np.int64)
         if pixels.dtype != np.uint8 or pixels.shape != (32, 32, 3, len(labels)):
             raise ValueError(f"it holds {pixels.dtype} pixels of shape {list(pixels.shape)} for {len(labels)} labels")
     except Exception as error:  # whatever a wrong byte leads scipy to

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -41,22 +42,34 @@ def tiny_imagenet(
     ]
     if not train:
         raise DataError(f"{top / 'train'}: no <wnid>/images/*.JPEG in it")
+    if len(wnids) != classes:
+        raise DataError(f"data.classes={classes}: {top / 'train'} has {len(wnids)} folders of classes; unpack it again")
+    if without := set(range(classes)) - {label for _, label in train}:
+        raise DataError(f"{top / 'train' / wnids[min(without)] / 'images'}: no *.JPEG in it; unpack the set again")
     val, rest = split(_images(train, shape), (val_size,), settings=("data.val_size",))
-    test = _images(_annotated(top / "val", wnids), shape)
+    test = _images(_annotated(top, wnids), shape)
     return Data(rest, val, test, batch_size, shape, classes, augment, Normalise(mean, std))
 
 
-def _annotated(folder: Path, wnids: list[str]) -> list[tuple[Path, int]]:
+def _annotated(top: Path, wnids: list[str]) -> list[tuple[Path, int]]:
     """The images of the validation part with their labels, in the order of its list."""
-    path = folder / "val_annotations.txt"
+    path, images = top / "val" / "val_annotations.txt", top / "val" / "images"
     try:
         lines = [line.split("\t") for line in path.read_text().splitlines()]
-        listed = [(folder / "images" / line[0], wnids.index(line[1])) for line in lines]
-        if len(listed) != (there := len(list((folder / "images").glob("*.JPEG")))):
-            raise ValueError(f"it lists {len(listed)} images, and there are {there}")
-        return listed
+        listed = [(line[0], line[1]) for line in lines]
     except (OSError, ValueError, IndexError) as error:
         raise damaged(path, error) from error
+    names, there = Counter(name for name, _ in listed), {image.name for image in images.glob("*.JPEG")}
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise damaged(path, f"it lists {twice[0]} {names[twice[0]]} times")
+    if missing := [name for name in names if name not in there]:
+        raise damaged(images / missing[0], f"No such file, and {path.name} lists it")
+    if unlisted := sorted(there - set(names)):
+        raise damaged(path, f"it does not list {unlisted[0]}, one of {len(there)} images in {images}")
+    if untrained := sorted({wnid for _, wnid in listed} - set(wnids)):
+        raise DataError(f"{top / 'train' / untrained[0]}: no such folder, and {path} names this class; unpack it again")
+    labels = {wnid: label for label, wnid in enumerate(wnids)}
+    return [(images / name, labels[wnid]) for name, wnid in listed]
 
 
 def _images(listed: Sequence[tuple[Path, int]], shape: Sequence[int]) -> Examples:
