@@ -21,12 +21,13 @@ from lottery.config import build, check
 from lottery.data.examples import DataError
 from lottery.files import replace
 from lottery.ledger import CONFIG, ERROR, LedgerError
+from lottery.loop import Diverged
 from lottery.names import CONF, Job, Refused
 from lottery.progress import Progress
 from lottery.ranks import Broken, gathered
 from lottery.store import Store
 from lottery.study import run
-from lottery.training import Diverged, assist
+from lottery.training import assist
 
 _MAIN = "LOTTERY_MAIN_PID"
 

@@ -14,13 +14,13 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 if TYPE_CHECKING:
-    from lottery.training import Loop
+    from lottery.loop import Loop
 
 
 class Module(pl.LightningModule):
     """What a study trains. Subclasses say `loss` and `metrics`; the loop belongs to the framework.
 
-    A Lightning batch is a chunk of optimizer steps (see `lottery.training`), so `training_step` is not
+    A Lightning batch is a chunk of optimizer steps (see `lottery.loop`), so `training_step` is not
     to be overridden.
     """
 

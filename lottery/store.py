@@ -174,7 +174,7 @@ class Store:
 
 
 class Desk:
-    """Where a phase in training keeps its progress: the store's `lottery.training.Keeper`."""
+    """Where a phase in training keeps its progress: the store's `lottery.loop.Keeper`."""
 
     def __init__(
         self,

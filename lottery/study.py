@@ -16,13 +16,14 @@ from lottery import leases, masks
 from lottery.arms import Arm
 from lottery.digests import digest, digest_of
 from lottery.ledger import NAME, Ledger
+from lottery.loop import Diverged
 from lottery.masks import Masks
 from lottery.recipes import Phase, Recipe, Row
 from lottery.rounds import Pruning, Round, Ticket, play
 from lottery.seeds import derive
 from lottery.sparse import layers
 from lottery.store import Entry, Store
-from lottery.training import Diverged, fit
+from lottery.training import fit
 
 SCIENCE = 1  # raised whenever our own numerics change, so that older phases are not taken for newer ones
 

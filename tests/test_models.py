@@ -388,7 +388,7 @@ def test_the_draw_is_that_of_the_global_generator(name: str) -> None:
         (partial(resnet.resnet, 20, 1), [3, 32], "shape=[3, 32]: ResNet-20 takes images of a shape [channels,"),
         (partial(resnet.resnet, 18, 1), COLOUR, "depth=18: must be 6n + 2, such as 8, 14, 20, 32, 44, 56, 110"),
         (partial(resnet.resnet, 2, 1), COLOUR, "depth=2: must be 6n + 2"),
-        (partial(resnet.resnet, 20, 0), COLOUR, "width=0: must be 1 or more, times 16, 32 and 64 channels"),
+        (partial(resnet.resnet, 20, 0), COLOUR, "width=0: leaves no channel of 16; must be at least 0.05"),
         (partial(wide_resnet, 20, 2), COLOUR, "depth=20: must be 6n + 4, such as 10, 16, 22, 28, 40"),
         (partial(torchvision_model, "resnet19"), COLOUR, "name=resnet19: torchvision has no such classifier; did you"),
         (partial(torchvision_model, "xyzzy"), COLOUR, "name=xyzzy: torchvision has no such classifier; its list_"),

@@ -97,7 +97,7 @@ def test_the_optimizer_keeps_state_for_kept_values_alone() -> None:
 
 
 def test_going_on_from_any_checkpoint_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lottery.training.CHUNK", 5)
+    monkeypatch.setattr("lottery.loop.CHUNK", 5)
     names, undisturbed, work = ("0.weight", "2.weight"), Memory(), phase(last=20)
     whole = trained(work, names, undisturbed)
     for stop in range(1, len(undisturbed.saved)):

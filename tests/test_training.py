@@ -18,14 +18,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from lottery import learning_rates, training
+from lottery import learning_rates, loop, training
 from lottery.data.examples import Data, Examples
 from lottery.hardware import INSTEAD, Hardware, Numerics, trainer_for
+from lottery.loop import Diverged
 from lottery.masks import Masks, prunable
 from lottery.modules import Classifier
 from lottery.recipes import Budget, Phase, Recipe
 from lottery.rewinding import State, state_of
-from lottery.training import Diverged, fit
+from lottery.training import fit
 
 STEPS, EVALUATE = 12, 5
 EVERY_CHUNK = Hardware(accelerator="cpu", checkpoint_seconds=1e-9)
@@ -214,7 +215,7 @@ def test_the_loss_falls(precision: str) -> None:
 
 @pytest.mark.parametrize("optimizer", ["adam", "momentum"])
 def test_going_on_from_any_checkpoint_changes_no_bit(optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "CHUNK", 3)
+    monkeypatch.setattr(loop, "CHUNK", 3)
     chosen = {**OPTIMIZERS, "momentum": partial(SGD, lr=0.05, momentum=0.9)}[optimizer]
     same, work, undisturbed = recipe(optimizer=chosen), phase(), Memory()
     whole = fit(same, work, undisturbed)
@@ -257,9 +258,9 @@ def test_where_chunks_end_changes_nothing(chunk: int, waypoints: list[int], monk
     same = recipe(
         module=partial(Uneven, classes=3), optimizer=partial(SGD, lr=1e-12), budget=Budget(100, 100, evaluate=10)
     )
-    monkeypatch.setattr(training, "CHUNK", 4)
+    monkeypatch.setattr(loop, "CHUNK", 4)
     reference = fit(same, work)
-    monkeypatch.setattr(training, "CHUNK", chunk)
+    monkeypatch.setattr(loop, "CHUNK", chunk)
     keeper = Memory()
     trained = fit(same, work, keeper, waypoints)
     assert equal(trained.state, reference.state)
@@ -419,7 +420,7 @@ def convolutional() -> nn.Module:
 def test_images_channel_by_channel_go_on_from_any_checkpoint(
     optimizer: Callable[..., Optimizer], numerics: Numerics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "CHUNK", 3)
+    monkeypatch.setattr(loop, "CHUNK", 3)
     torch.manual_seed(2)
     net = convolutional()
     masks = {name: torch.rand(weight.shape) < 0.5 for name, weight in prunable(net).items()}
@@ -438,7 +439,7 @@ def test_images_channel_by_channel_go_on_from_any_checkpoint(
 
 
 def test_the_loss_scaler_is_in_the_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "CHUNK", 3)
+    monkeypatch.setattr(loop, "CHUNK", 3)
 
     def scaled(*arguments: Any) -> pl.Trainer:
         trainer = trainer_for(*arguments)
