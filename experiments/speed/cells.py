@@ -60,14 +60,14 @@ def random_pixels(
     std: Sequence[float],
     augment: object = None,
 ) -> Data:
-    """CIFAR-10 in form, noise in content, 2,560 images for training and 512 for each evaluation."""
+    """CIFAR-10 in form, noise in content, 2,560 images for training and 256 for each evaluation."""
     rng = torch.Generator().manual_seed(0)
     train, val, test = (
         Examples(
             torch.randint(256, (count, *shape), dtype=torch.uint8, generator=rng),
             torch.randint(classes, (count,), generator=rng),
         )
-        for count in (2560, 512, 512)
+        for count in (2560, 256, 256)
     )
     return Data(train, val, test, batch_size, shape, classes, pad_crop_flip, Normalise(mean, std))
 

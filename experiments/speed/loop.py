@@ -51,8 +51,8 @@ def measure_resnet() -> Iterator[Row]:
     """ResNet-20, batch 128, 3x32x32, crops and flips, SGD with momentum and weight decay."""
     with TemporaryDirectory() as name:
         folder = Path(name)
-        more = ["budget.steps=20", "budget.recipe_steps=20", "budget.evaluate=20", "schedule.rounds=10"]
-        ratios = everything(resnet20(folder, *more), sgd, steps=20, evaluate=20)
+        more = ["budget.steps=12", "budget.recipe_steps=12", "budget.evaluate=12", "schedule.rounds=8"]
+        ratios = everything(resnet20(folder, *more), sgd, steps=12, evaluate=12)
         yield at_least("ResNet-20: everything on, over a bare loop that augments and evaluates too", ratios, 0.97)
 
 

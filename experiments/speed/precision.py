@@ -7,9 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import torch
+from torch import Tensor
+
+from experiments.speed.bare import Bare, adam
 from experiments.speed.cells import lenet
 from experiments.speed.pace import pace
-from experiments.speed.paired import median, turns
+from experiments.speed.paired import cpu_seconds, median, turns
 from experiments.speed.rows import Row, at_least
 from lottery import masks as _masks
 from lottery.config import build
@@ -28,8 +32,19 @@ def measure() -> Iterator[Row]:
         masks = _masks.dense(_masks.prunable(recipe.network()))
         ratios = turns(lambda: pace(recipe, masks), lambda: pace(mixed, masks), PAIRS)
         yield at_least("LeNet: steps/s of numerics.precision=bf16-mixed over 32", ratios, 1.25)
+        plain, cast = Bare(recipe, {}, adam), Bare(recipe, {}, adam)
+        cast.forward = lambda inputs: autocast(cast, inputs)
+        ratios = turns(
+            lambda: cpu_seconds(lambda: plain.train(300)), lambda: cpu_seconds(lambda: cast.train(300)), PAIRS
+        )
+        yield Row("a bare loop under torch.autocast over one without: what this machine makes of bf16", median(ratios))
         points = [100 * (accuracy(mixed, seed) - accuracy(recipe, seed)) for seed in range(SEEDS)]
         yield Row(f"its test accuracy after {STEPS:,} steps, less that of 32, in points", median(points, "+.2f"))
+
+
+def autocast(bare: Bare, inputs: Tensor) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        return bare.net(inputs)
 
 
 def accuracy(recipe: Recipe, seed: int) -> float:
