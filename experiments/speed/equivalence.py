@@ -36,7 +36,7 @@ def accuracy(folder: Path, seed: int, sparse: str) -> float:
     """After the pruned round."""
     job = lenet(
         folder, f"seed={seed}", f"numerics.sparse={sparse}", f"budget.steps={STEPS}", "budget.evaluate=1000it",
-        "schedule=one_shot", f"schedule.density={DENSITY}", "scope=everywhere", "tracking.mode=disabled",
+        "schedule.rounds=1", f"schedule.keep={DENSITY}", "scope=everywhere", "tracking.mode=disabled",
     )  # fmt: skip
     quietly(job)
     return float(Ledger(job.folder / NAME).lines()[-1]["test_accuracy"])
