@@ -10,7 +10,7 @@ from lottery.study import sparse_weights
 from lottery.training import fit
 
 
-def pace(recipe: Recipe, masks: Masks, steps: int = 1000) -> float:
+def pace(recipe: Recipe, masks: Masks, steps: int = 600) -> float:
     """CPU seconds a step of `lottery.training.fit`, after its first chunks and without evaluation."""
     marks = dict[int, float]()
 

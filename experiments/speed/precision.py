@@ -21,7 +21,7 @@ from lottery.recipes import Phase, Recipe
 from lottery.rounds import dense_ticket
 from lottery.training import fit
 
-PAIRS, SEEDS, STEPS = 20, 6, 2000
+PAIRS, SEEDS, STEPS = 20, 6, 1500
 
 
 def measure() -> Iterator[Row]:

@@ -15,7 +15,7 @@ from experiments.speed.rows import Row, at_most
 from lottery import masks as _masks
 from lottery.config import build
 
-STEP_PAIRS, CHAIN_PAIRS = 20, 4
+STEP_PAIRS, CHAIN_PAIRS, STEPS = 20, 3, 1000
 
 
 def measure_step() -> Iterator[Row]:
@@ -32,7 +32,12 @@ def measure_step() -> Iterator[Row]:
 def measure_chain(rounds: int = 20) -> Iterator[Row]:
     with TemporaryDirectory() as name:
         folder = Path(name)
-        more = [f"schedule.rounds={rounds}", "budget.steps=1ep", "budget.evaluate=1ep", "tracking.mode=disabled"]
+        more = [
+            f"schedule.rounds={rounds}",
+            f"budget.steps={STEPS}",
+            f"budget.evaluate={STEPS}it",
+            "tracking.mode=disabled",
+        ]
         numbers = count()
 
         def chain(sparse: str) -> float:
@@ -40,5 +45,5 @@ def measure_chain(rounds: int = 20) -> Iterator[Row]:
             return cpu_seconds(lambda: quietly(job))
 
         ratios = turns(lambda: chain("auto"), lambda: chain("off"), CHAIN_PAIRS, warmups=0)
-        what = f"LeNet: a chain of {rounds} rounds of an epoch, evaluation included, numerics.sparse=auto over off"
+        what = f"LeNet: a chain of {rounds} rounds of {STEPS:,} steps and an evaluation, numerics.sparse=auto over off"
         yield at_most(what, ratios, 0.75)
