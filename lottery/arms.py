@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from lottery.lengths import Length, as_recipe
 from lottery.masks import Masks
 from lottery.rewinding import Rewinding, to_start
 
@@ -29,6 +30,10 @@ class Arm:
     """the rewinding point, a step of the dense training"""
     first: int = 0
     """step of the recipe that a pruned round begins with: learning rate and data order go on from there"""
+    length: Length = as_recipe
+    """how long a pruned round trains"""
+    iterative: bool = True
+    """whether each round prunes the network that the round before trained, or the dense one again and again"""
     parent: Arm | None = None
     """the arm whose masks are used; None: its own"""
 

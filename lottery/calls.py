@@ -26,7 +26,7 @@ _KINDS: dict[Any, str] = {
 
 _LATER = {
     "model": 0, "module": 1, "optimizer": 1, "criterion": 1, "scope": 3, "learning_rate": 2, "weights": 1, "masks": 2,
-    "init": 1, "augment": 2,
+    "init": 1, "augment": 2, "length": 2,
 }  # fmt: skip
 """nodes that are functions, and how many arguments they are called with later"""
 

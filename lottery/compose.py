@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lottery.names import CONF, GROUPS, Job, Refused, nearby, options
 
-TOP = sorted({*GROUPS, "out", "store", "seed"})
+TOP = sorted({*GROUPS, "out", "store", "seed", "stop"})
 """keys at the top of a configuration"""
 
 

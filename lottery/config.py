@@ -49,6 +49,7 @@ def build(job: Job) -> Cell:
         criterion=make("criterion", config["criterion"]),
         scope=make("scope", config["scope"]),
         schedule=make("schedule", config["schedule"]),
+        stop=make("stop", config["stop"]),
     )
     science = recipe_identity({**config, "budget": budget_node}, data.digest)
     study = Study(job.study, recipe, pruning, science)

@@ -10,9 +10,9 @@ LearningRate = Callable[[float, int], float]
 run for another number of steps is asked for the steps between."""
 
 
-def constant(step: float, of: int) -> float:
-    """The optimizer's rate, always."""
-    return 1.0
+def constant(step: float, of: int, factor: float = 1.0) -> float:
+    """The same share of the optimizer's rate, always."""
+    return factor
 
 
 def multistep(step: float, of: int, milestones: Sequence[int] = (), gamma: float = 0.1) -> float:

@@ -64,9 +64,9 @@ class Ledger:
             raise OSError(error.errno, error.strerror, str(self.path)) from error
 
     def finished(self) -> bool:
-        """Whether every planned round is there."""
+        """Whether every planned round is there, or one that met a stopping condition."""
         lines = self.lines()
-        return bool(lines) and lines[-1]["round"] == lines[-1]["rounds"]
+        return bool(lines) and (lines[-1]["round"] == lines[-1]["rounds"] or "stopped" in lines[-1])
 
     def _whole(self) -> list[bytes]:
         try:

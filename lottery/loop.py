@@ -59,6 +59,7 @@ class Loop:
         evaluate: bool,
     ) -> None:
         self.module, self.recipe, self.phase = module, recipe, phase
+        self.budget = phase.budget or recipe.budget
         self.keeper, self.waypoints, self.watch, self.evaluating = keeper, set(waypoints), watch, evaluate
         self.optimizer = recipe.optimizer(module.net.parameters())
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
@@ -101,13 +102,13 @@ class Loop:
     def chunk_end(self, first: int) -> int:
         """Where the chunk from `first` ends: at a multiple of CHUNK, an evaluation, a waypoint or the last step."""
         chunk = min(CHUNK, max(1, round(CHUNK_SECONDS / self.seconds)))
-        every = [chunk, self.recipe.budget.evaluate] if self.evaluating else [chunk]
+        every = [chunk, self.budget.evaluate] if self.evaluating else [chunk]
         ends = [first - first % each + each for each in every]
         return min(*ends, self.phase.last, *(point for point in self.waypoints if point > first))
 
     def advance(self, first: int, last: int) -> None:
         """Takes the optimizer steps of one chunk; pruned weights stay exactly zero at each of them."""
-        module, optimizer, budget = self.module, self.optimizer, self.recipe.budget
+        module, optimizer, budget = self.module, self.optimizer, self.budget
         if self.keeper:
             self.keeper.reach(first, last)
         # Lightning's own backward costs 70 us more, and is needed for several ranks and for loss scaling only
@@ -148,7 +149,7 @@ class Loop:
         """Between chunks: the evaluation that is due, a waypoint, a checkpoint when the last one is old."""
         row = None
         ranks.copy_first_(self.module.net.buffers())
-        due = self.step % self.recipe.budget.evaluate == 0 or self.step == self.phase.last
+        due = self.step % self.budget.evaluate == 0 or self.step == self.phase.last
         if self.evaluating and due:
             row = self._measure()
             self.rows.append(row)
@@ -164,7 +165,7 @@ class Loop:
     def _note(self, losses: Tensor, first: int) -> None:
         if not losses.isfinite().all():
             step = first + int(losses.isfinite().logical_not().nonzero()[0, 0])
-            rate = self.rates[0] * self.recipe.budget.factor(step)
+            rate = self.rates[0] * self.budget.factor(step)
             raise Diverged(f"the loss became {float(losses[step - first])} at step {step}, learning rate {rate:g}")
         if self.evaluating:
             self.losses += losses.tolist()
@@ -175,7 +176,7 @@ class Loop:
         for part in ("val", "test"):
             measured = measure(self.module, self.data, part)
             if not math.isfinite(measured["loss"]):
-                rate = self.rates[0] * self.recipe.budget.factor(self.step - 1)
+                rate = self.rates[0] * self.budget.factor(self.step - 1)
                 raise Diverged(
                     f"the {part} loss is {measured['loss']} after step {self.step - 1}, learning rate {rate:g}"
                 )

@@ -51,10 +51,11 @@ class Job:
         """Experiment or model, data, and a digest of everything that can change a number."""
         science = {group: self.config[group] for group in SCIENCE_GROUPS}
         science["data"] = {key: value for key, value in science["data"].items() if key not in ("root", "workers")}
-        if (
-            devices := self.config["hardware"].get("devices", 1)
-        ) != 1:  # sums in another order, and more with BatchNorm
+        devices = self.config["hardware"].get("devices", 1)
+        if devices != 1:  # sums in another order, and more with BatchNorm
             science["devices"] = devices
+        if stop := {key: value for key, value in self.config["stop"].items() if key[0] != "_" and value is not None}:
+            science["stop"] = stop
         if code := user_code(list(science.values())):
             science["code"] = code
         stem = self.choices.get("experiment") or self.choices["model"]
@@ -87,7 +88,7 @@ class Job:
             then = yaml.safe_load((self.folder / CONFIG).read_text())
         except (OSError, yaml.YAMLError):
             return False
-        return all(then.get(group) == self.config[group] for group in (*SCIENCE_GROUPS, "arm"))
+        return all(then.get(group) == self.config[group] for group in (*SCIENCE_GROUPS, "arm", "stop"))
 
     def __str__(self) -> str:
         return f"{self.study} {self.label} seed {self.seed}"

@@ -10,7 +10,7 @@ from itertools import count
 from lottery.config import build, check
 from lottery.digests import digest_of
 from lottery.names import Job
-from lottery.recipes import Phase
+from lottery.recipes import Budget, Phase
 from lottery.rounds import Ticket, dense_ticket, play
 from lottery.store import Entry, Store
 from lottery.study import Cell, Phases
@@ -32,8 +32,10 @@ class NotYet(Exception):
 class Lookup(Phases):
     """Finds the phases of a cell in the store and trains none. Raises NotYet for a phase that is not there."""
 
-    def __call__(self, ticket: Ticket, index: int, first: int, last: int, passing: int = 0) -> Entry:
-        spec = self.specification(self.phase(ticket, index, first, last))
+    def __call__(
+        self, ticket: Ticket, index: int, first: int, last: int, passing: int = 0, budget: Budget | None = None
+    ) -> Entry:
+        spec = self.specification(self.phase(ticket, index, first, last, budget or self.cell.study.recipe.budget))
         if (entry := self.store.find(digest_of(spec))) is None:
             raise NotYet(index)
         return entry

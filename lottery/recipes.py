@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from lottery import flops
 from lottery.data.examples import Data
 from lottery.hardware import Hardware, Numerics
 from lottery.learning_rates import LearningRate, constant, warmed_up
@@ -70,6 +72,20 @@ class Recipe:
         with torch.random.fork_rng():
             return self.module(self.network())
 
+    def flops(self, masks: Masks) -> flops.Flops:
+        """Of one optimizer step on the whole batch under masks."""
+        return flops.of_example(self._flops, masks) * self.data.batch_size
+
+    def share(self, masks: Masks) -> float:
+        """FLOPs of a step under masks over those of a dense one, in [0, 1]."""
+        flops_of = self.flops(masks)
+        return flops_of.scaled / flops_of.dense
+
+    @cached_property
+    def _flops(self) -> dict[str, float]:
+        with torch.random.fork_rng(), closing(self.data.evaluation("train", 2)) as batches:
+            return flops.by_weight(self.module(self.network()), *next(batches))
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -88,6 +104,8 @@ class Phase:
     """seed that the network is built with: what it draws and keeps outside its state is then always the same"""
     sparse: tuple[str, ...] = ()
     """names of the weights that train on their kept values alone"""
+    budget: Budget | None = None
+    """where it is not the recipe's"""
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,8 @@ def rehearse(cell: Cell) -> None:
             raise Misfit(f"module: its loss on the first batch is {loss.tolist()}, not one finite number")
         with _part("optimizer"):
             optimizer.step()
+        with _part("module: its operations can't be counted"):
+            recipe.flops({})
         module.eval()
         if pruning.schedule:
             every = masks.dense(masks.prunable(module.net))
@@ -101,7 +103,9 @@ def rehearse(cell: Cell) -> None:
             for arm in filter(None, (cell.arm, cell.arm.parent)):
                 with _part("arm"):
                     checked(arm.masks(found, rng), like=found)
-                    arm.weights(Origin(start, lambda: start, partial(_fresh, cell, arm.name, start)))
+                    arm.weights(Origin(start, lambda: start, partial(_fresh, cell, arm.name, start), found))
+                    if arm.first >= (steps := arm.length(recipe.budget, recipe.share(found)).steps):
+                        raise Misfit(f"arm.first={arm.first}: must be before the last of the {steps} steps of a round")
 
 
 def _fresh(cell: Cell, arm: str, start: State) -> State:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lottery.masks import Masks
+
 State = dict[str, Tensor]
 """Weights and buffers of a network by name, on the CPU."""
 
@@ -19,9 +21,11 @@ class Origin:
     start: State
     """the dense network at the rewinding point"""
     trained: Callable[[], State]
-    """gives the network at the end of the round before"""
+    """gives the trained network on which the masks were found"""
     fresh: Callable[[], State]
     """gives a new draw of the initialisation"""
+    masks: Masks
+    """of the round that begins"""
 
 
 Rewinding = Callable[[Origin], State]
@@ -35,6 +39,26 @@ def to_start(origin: Origin) -> State:
 def to_fresh(origin: Origin) -> State:
     """A new draw of the initialisation: the control of Frankle & Carbin 2019."""
     return origin.fresh()
+
+
+def to_trained(origin: Origin) -> State:
+    """The weights as training left them: fine-tuning (Han et al. 2015), learning-rate rewinding (Renda et al. 2020)."""
+    return origin.trained()
+
+
+def to_fresh_same_sign(origin: Origin) -> State:
+    """A new draw whose kept weights have the signs that they began with (Zhou et al. 2019)."""
+    fresh = origin.fresh()
+    return fresh | {name: fresh[name].abs() * origin.start[name].sign() for name in origin.masks}
+
+
+def to_constant(origin: Origin, same_sign: bool = True) -> State:
+    """Plus or minus one number in each layer, the deviation of its start weights (Zhou et al. 2019).
+
+    The signs are those that the weights began with, or those of a new draw if not `same_sign`.
+    """
+    signs = origin.start if same_sign else origin.fresh()
+    return origin.start | {name: signs[name].sign() * origin.start[name].std() for name in origin.masks}
 
 
 def state_of(net: nn.Module) -> State:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Protocol
 
@@ -13,21 +13,24 @@ from lottery import masks as _masks
 from lottery.arms import Arm
 from lottery.criteria import Criterion, Evidence, score
 from lottery.data.examples import Data
+from lottery.flops import Flops
 from lottery.masks import Masks
-from lottery.recipes import Recipe, Trained
+from lottery.recipes import Budget, Recipe, Trained
 from lottery.rewinding import Origin, State, state_of
 from lottery.schedules import Schedule
 from lottery.scopes import Scope, Target, checked, choose
 from lottery.seeds import derive, generator
+from lottery.stopping import Stop
 
 
 @dataclass(frozen=True)
 class Pruning:
-    """How a study prunes: what matters, where it competes, how much goes in each round."""
+    """How a study prunes: what matters, where it competes, how much goes in each round, when it is enough."""
 
     criterion: Criterion
     scope: Scope
     schedule: Schedule
+    stop: Stop = field(default_factory=Stop)
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,11 @@ class Ticket:
 
 
 class Train(Protocol):
-    """Trains a ticket over the steps `first` to `last` of round `index`; `passing` asks to keep that step's state."""
+    """Trains a ticket over the steps `first` to `last` of a budget, in round `index`; keeps the state in `passing`."""
 
-    def __call__(self, ticket: Ticket, index: int, first: int, last: int, passing: int = 0) -> Trained: ...
+    def __call__(
+        self, ticket: Ticket, index: int, first: int, last: int, passing: int = 0, budget: Budget | None = None
+    ) -> Trained: ...
 
 
 @dataclass(frozen=True)
@@ -57,13 +62,25 @@ class Round:
     index: int
     ticket: Ticket
     first: int
-    last: int
+    budget: Budget
     train: Train
     passing: int = 0
+    before: Flops = field(default_factory=Flops)
+    """of all training that it took to find the ticket"""
+    stop: Callable[[Round], str | None] = lambda current: None
+
+    @property
+    def last(self) -> int:
+        return self.budget.steps
+
+    @cached_property
+    def ends(self) -> str | None:
+        """Why this is the last round of its chain, whatever the schedule says; None if it is not."""
+        return self.stop(self)
 
     @cached_property
     def trained(self) -> Trained:
-        return self.train(self.ticket, self.index, self.first, self.last, self.passing)
+        return self.train(self.ticket, self.index, self.first, self.last, self.passing, self.budget)
 
 
 def play(recipe: Recipe, pruning: Pruning, arm: Arm, seed: int, train: Train) -> Iterator[Round]:
@@ -72,37 +89,56 @@ def play(recipe: Recipe, pruning: Pruning, arm: Arm, seed: int, train: Train) ->
     Round 0 is dense. Later rounds begin with what the arm makes of the masks: its own, found on the
     network trained in the round before, or those of its parent.
     """
-    parent = arm.parent and play(recipe, pruning, arm.parent, seed, train)
-    dense, steps = dense_ticket(recipe, seed), recipe.budget.steps
-    current = next(parent) if parent else Round(0, dense, 0, steps, train, passing=arm.rewind)
+    parent = play(recipe, pruning, arm.parent, seed, train) if arm.parent else None
+    dense = Round(0, dense_ticket(recipe, seed), 0, recipe.budget, train, passing=arm.rewind)
+    ends = partial(stop_reason, recipe, pruning.stop, dense)
+    found = current = next(parent) if parent else dense
     yield current
-    start = train(dense, 0, 0, arm.rewind).state if arm.rewind else dense.state
+    start = train(dense.ticket, 0, 0, arm.rewind).state if arm.rewind else dense.ticket.state
     for index, target in enumerate(pruning.schedule, start=1):
-        masks = next(parent).ticket.masks if parent else prune(recipe, pruning, current, start, target, seed)
+        heir = next(parent, None) if parent else None
+        if heir:
+            masks, ends = heir.ticket.masks, partial(_ends_of, heir)
+        elif parent or current.ends:
+            return
+        else:
+            masks = prune(recipe, pruning, found, current.ticket.masks, start, target, seed)
         masks = checked(arm.masks(masks, generator(seed, "masks", arm.name, index)), like=masks)
-        trained = partial(_trained_state, current)
-        origin = Origin(start, trained, partial(initial, recipe, seed, "reinit", index))
-        current = Round(index, Ticket.of(arm.weights(origin), masks), arm.first, steps, train)
+        origin = Origin(start, partial(_trained_state, found), partial(initial, recipe, seed, "reinit", index), masks)
+        before = found.before + recipe.flops(found.ticket.masks) * (found.last - found.first)
+        budget = arm.length(recipe.budget, recipe.share(masks))
+        current = Round(index, Ticket.of(arm.weights(origin), masks), arm.first, budget, train, 0, before, ends)
         yield current
+        found = (heir or current) if (arm.parent or arm).iterative else dense
 
 
-def prune(recipe: Recipe, pruning: Pruning, current: Round, start: State, target: Target, seed: int) -> Masks:
-    """The next masks: the criterion scores the trained network, the scope chooses among the living."""
+def prune(
+    recipe: Recipe, pruning: Pruning, found: Round, masks: Masks, start: State, target: Target, seed: int
+) -> Masks:
+    """The next masks: the criterion scores a round's trained network, the scope chooses among the living."""
     device = recipe.hardware.device
     with torch.random.fork_rng():
         torch.manual_seed(derive(seed, "init"))
         module = recipe.module(recipe.network())
-    module.net.load_state_dict(current.trained.state)
+    module.net.load_state_dict(found.trained.state)
     module.eval().to(device)
     evidence = Evidence(
         net=module.net,
         start={name: tensor.to(device) for name, tensor in start.items()},
-        masks={name: mask.to(device) for name, mask in current.ticket.masks.items()},
-        batches=ScoringBatches(recipe.data, derive(seed, "scoring", current.index + 1), device),
+        masks={name: mask.to(device) for name, mask in masks.items()},
+        batches=ScoringBatches(recipe.data, derive(seed, "scoring", found.index + 1), device),
         loss=module.loss,
-        rng=generator(seed, "score", current.index + 1),
+        rng=generator(seed, "score", found.index + 1),
     )
-    return choose(pruning.scope, score(pruning.criterion, evidence), current.ticket.masks, target)
+    return choose(pruning.scope, score(pruning.criterion, evidence), masks, target)
+
+
+def stop_reason(recipe: Recipe, stop: Stop, dense: Round, current: Round) -> str | None:
+    """Why a chain ends with this round; None if it goes on."""
+    if stop == Stop():
+        return None
+    now, before = current.trained.rows[-1], dense.trained.rows[-1]
+    return stop.reason(_masks.density(current.ticket.masks), now, before, recipe.sample.headline)
 
 
 def dense_ticket(recipe: Recipe, seed: int) -> Ticket:
@@ -117,6 +153,10 @@ def initial(recipe: Recipe, seed: int, *purpose: str | int) -> State:
     with torch.random.fork_rng():
         torch.manual_seed(derive(seed, *purpose))
         return state_of(recipe.network())
+
+
+def _ends_of(parent: Round, current: Round) -> str | None:
+    return parent.ends
 
 
 def _trained_state(current: Round) -> State:

@@ -18,7 +18,7 @@ from lottery.digests import digest, digest_of
 from lottery.ledger import NAME, Ledger
 from lottery.loop import Diverged
 from lottery.masks import Masks
-from lottery.recipes import Phase, Recipe, Row
+from lottery.recipes import Budget, Phase, Recipe, Row
 from lottery.rounds import Pruning, Round, Ticket, play
 from lottery.seeds import derive
 from lottery.sparse import layers
@@ -82,11 +82,14 @@ class Phases:
     def __init__(self, cell: Cell, store: Store, views: Sequence[View] = ()) -> None:
         self.cell, self.store, self.views = cell, store, views
 
-    def __call__(self, ticket: Ticket, index: int, first: int, last: int, passing: int = 0) -> Entry:
+    def __call__(
+        self, ticket: Ticket, index: int, first: int, last: int, passing: int = 0, budget: Budget | None = None
+    ) -> Entry:
         recipe = self.cell.study.recipe
-        phase = self.phase(ticket, index, first, last)
+        budget = budget or recipe.budget
+        phase = self.phase(ticket, index, first, last, budget)
         waypoints = {passing: self.specification(replace(phase, last=passing))} if passing else {}
-        current = Round(index, ticket, first, last, self)
+        current = Round(index, ticket, first, budget, self)
 
         def watch(step: int, row: Row | None) -> None:
             for view in self.views:
@@ -96,32 +99,37 @@ class Phases:
             return self.store.obtain(
                 self.specification(phase),
                 ticket.masks,
-                lambda desk: fit(recipe, phase, desk, waypoints, watch, evaluate=last == recipe.budget.steps),
+                lambda desk: fit(recipe, phase, desk, waypoints, watch, evaluate=last == budget.steps),
                 waypoints,
             )
         except Diverged as error:
             raise Diverged(f"{self.cell.label}, seed {self.cell.seed}, round {index}: {error}") from error
 
-    def phase(self, ticket: Ticket, index: int, first: int, last: int) -> Phase:
+    def phase(self, ticket: Ticket, index: int, first: int, last: int, budget: Budget) -> Phase:
         """The training of a round; its data order is the same for every arm."""
         order, noise, build = (
             derive(self.cell.seed, *purpose) for purpose in (("order", index), ("noise", index), ("init",))
         )
         sparse = sparse_weights(self.cell.study.recipe, ticket.masks)
-        return Phase(ticket.state, ticket.masks, first, last, order, noise, build, sparse)
+        return Phase(ticket.state, ticket.masks, first, last, order, noise, build, sparse, budget)
 
     def specification(self, phase: Phase) -> dict[str, Any]:
         """All that the result of a phase depends on; the state at an earlier step is named by the whole it is of."""
-        if phase.last < (steps := self.cell.study.recipe.budget.steps):
-            return {"of": digest_of(self.specification(replace(phase, last=steps))), "step": phase.last}
+        recipe = self.cell.study.recipe
+        budget = phase.budget or recipe.budget
+        if phase.last < budget.steps:
+            return {"of": digest_of(self.specification(replace(phase, last=budget.steps))), "step": phase.last}
         how: dict[str, Any] = {"sparse": list(phase.sparse)} if phase.sparse else {}
-        if (devices := self.cell.study.recipe.hardware.devices) > 1:
-            how["devices"] = devices
+        if recipe.hardware.devices > 1:
+            how["devices"] = recipe.hardware.devices
+        if budget != recipe.budget:  # whatever made it, these are all that training reads of it
+            how["evaluate"] = budget.evaluate
+            how["rates"] = digest_of([budget.factor(step) for step in range(phase.first, phase.last)])
         return how | {
             "recipe": self.cell.study.identity,
             "science": SCIENCE,
             "torch": torch.__version__,
-            "device": self.cell.study.recipe.hardware.device,
+            "device": recipe.hardware.device,
             "state": digest(phase.state),
             "masks": digest(phase.masks),
             "steps": [phase.first, phase.last],
@@ -145,6 +153,9 @@ def describe(cell: Cell, current: Round) -> dict[str, Any]:
     last, best = entry.rows[-1], early_stop(entry.rows)
     module = cell.study.recipe.sample
     measured = {name: value for name, value in sorted(last.items()) if name.startswith(("test_", "val_"))}
+    steps = current.last - current.first
+    own = cell.study.recipe.flops(found) * steps
+    whole = current.before + own
     return {
         "study": cell.study.name,
         "arm": cell.label,
@@ -152,7 +163,11 @@ def describe(cell: Cell, current: Round) -> dict[str, Any]:
         "round": current.index,
         "rounds": len(cell.study.pruning.schedule),
         "density": masks.density(found),
-        "train_steps": current.last - current.first,
+        "train_steps": steps,
+        "train_flops": own.scaled,
+        "train_flops_dense": own.dense,
+        "total_flops": whole.scaled,
+        "total_flops_dense": whole.dense,
         **measured,
         "early_stop_step": best["step"],
         f"early_stop_test_{module.headline}": best[f"test_{module.headline}"],
@@ -161,7 +176,7 @@ def describe(cell: Cell, current: Round) -> dict[str, Any]:
         "phase": entry.key,
         "data": cell.study.recipe.data.digest[:16],
         "setting": cell.setting,
-    }
+    } | ({"stopped": current.ends} if current.ends else {})
 
 
 def circumstances(current: Round, started: float) -> dict[str, Any]:

@@ -56,11 +56,13 @@ class Trainer:
     recipe: Recipe = field(default_factory=recipe)
     known: dict[tuple[str, str, int, int], Trained] = field(default_factory=dict)
 
-    def __call__(self, ticket: Ticket, index: int, first: int, last: int, passing: int = 0) -> Trained:
+    def __call__(
+        self, ticket: Ticket, index: int, first: int, last: int, passing: int = 0, budget: Budget | None = None
+    ) -> Trained:
         key = digest(ticket.state), digest(ticket.masks), first, last
         if key not in self.known:
             order, noise = derive(self.seed, "order", index), derive(self.seed, "noise", index)
-            phase = Phase(ticket.state, ticket.masks, first, last, order, noise)
+            phase = Phase(ticket.state, ticket.masks, first, last, order, noise, budget=budget)
             self.known[key] = fit(self.recipe, phase, evaluate=False)
         return self.known[key]
 

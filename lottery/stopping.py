@@ -1,0 +1,39 @@
+"""Stopping conditions: when a chain of rounds ends before its schedule does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Conditions on a round's ticket and on what it measured; the round that meets one is the chain's last."""
+
+    density: float | None = None
+    """stop as soon as no more than this is kept, in (0, 1)"""
+    below_dense: float | None = None
+    """stop as soon as the module's own metric on validation data falls more than this below the dense network's"""
+
+    def __post_init__(self) -> None:
+        if self.density is not None and not 0 < self.density < 1:
+            raise ValueError(f"density={self.density}: must lie inside (0, 1)")
+        if self.below_dense is not None and not self.below_dense >= 0:
+            raise ValueError(f"below_dense={self.below_dense}: must be 0 or more")
+
+    def reason(self, density: float, now: Mapping[str, float], dense: Mapping[str, float], metric: str) -> str | None:
+        """Why a chain ends with a round of this density, from its last row and the dense network's; None if not.
+
+        >>> Stop(density=0.1).reason(0.09, {}, {}, "accuracy")
+        'density 0.09 is within stop.density=0.1'
+        """
+        if self.density is not None and density <= self.density:
+            return f"density {density:.4g} is within stop.density={self.density:g}"
+        if self.below_dense is not None:
+            name = f"val_{metric}"
+            if now[name] < dense[name] - self.below_dense:
+                return (
+                    f"{name} {now[name]:.4g} is more than stop.below_dense={self.below_dense:g} below the dense "
+                    f"network's {dense[name]:.4g}"
+                )
+        return None
