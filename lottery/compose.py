@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lottery.names import CONF, GROUPS, Job, Refused, nearby, options
+from lottery.names import CONF, GROUPS, OPTIONAL, Job, Refused, nearby, options
 
 TOP = sorted({*GROUPS, "out", "store", "seed", "stop"})
 """keys at the top of a configuration"""
@@ -60,7 +60,7 @@ def job_of(config: DictConfig, hydra_config: Any = None) -> Job:
     choices = hydra_config.runtime.choices
     if hydra_config.job.chdir:
         raise Refused("hydra.job.chdir=true: cells share the folder that out= is relative to; leave it false")
-    for group in (group for group in GROUPS if group != "experiment"):
+    for group in (group for group in GROUPS if group not in OPTIONAL):
         if not isinstance(config.get(group), DictConfig) or choices.get(group) is None:
             raise Refused(f"{group}: is missing; must be one of {', '.join(options(group, tuple(folders)))}")
     plain = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])

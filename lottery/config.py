@@ -19,7 +19,7 @@ from lottery.names import Job, Refused, find, nearby, options
 from lottery.recipes import Recipe
 from lottery.rehearsal import Misfit, rehearse
 from lottery.rounds import Pruning
-from lottery.study import Cell, Study
+from lottery.study import Analysis, Cell, Study
 from lottery.user_code import user_code
 
 
@@ -75,6 +75,14 @@ def check(cell: Cell) -> None:
         ]
         settings = ", ".join(f"{g}.{key}={as_yaml(value)}" for g, key, value in given)
         raise Refused(f"{error}{f' (with {settings})' if settings else ''}") from error
+
+
+def build_analyses(job: Job) -> dict[str, Analysis]:
+    """The analyses asked for, by name. Raises Refused for several processes, which only training knows."""
+    nodes = job.config.get("analysis") or {}
+    if nodes and (devices := job.config["hardware"]["devices"]) > 1:
+        raise Refused(f"hardware.devices={devices}: goes without an analysis; run it with hardware.devices=1")
+    return {name: make(f"analysis.{name}", node) for name, node in nodes.items()}
 
 
 def build_arm(job: Job, data: Data, steps: int) -> Arm:

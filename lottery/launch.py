@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lottery.calls import make
 from lottery.compose import job_of
-from lottery.config import build, check
+from lottery.config import build, build_analyses, check
 from lottery.data.examples import DataError
 from lottery.files import replace
 from lottery.ledger import CONFIG, ERROR, LedgerError
@@ -66,6 +66,7 @@ def play(job: Job) -> None:
     """Builds, checks and runs a cell, with its views."""
     cell = build(job)
     check(cell)
+    analyses = build_analyses(job)
     job.folder.mkdir(parents=True, exist_ok=True)
     saved = {**job.config, "store": str(Path(job.config["store"]).resolve())}
     replace(job.folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(saved)).encode())
@@ -74,7 +75,7 @@ def play(job: Job) -> None:
     failed = True
     try:
         with gathered(cell.study.recipe.hardware.devices, _assist, job, os.getpid()):
-            run(cell, job.folder, Store(job.config["store"]), [Progress(cell), tracker])
+            run(cell, job.folder, Store(job.config["store"]), [Progress(cell), tracker], analyses)
         failed = False
     finally:
         tracker.close(failed)

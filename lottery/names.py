@@ -19,9 +19,11 @@ from lottery.user_code import user_code
 CONF = next(path for path in (Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf") if path.is_dir())
 GROUPS = (
     "model", "data", "module", "optimizer", "criterion", "scope", "schedule",
-    "arm", "budget", "numerics", "hardware", "tracking", "experiment",
+    "arm", "budget", "numerics", "hardware", "tracking", "analysis", "experiment",
 )  # fmt: skip
-SCIENCE_GROUPS = tuple(g for g in GROUPS if g not in ("arm", "hardware", "tracking", "experiment"))
+OPTIONAL = ("analysis", "experiment")
+"""groups of which nothing need be chosen"""
+SCIENCE_GROUPS = tuple(g for g in GROUPS if g not in ("arm", "hardware", "tracking", *OPTIONAL))
 """everything that can change a number, except arm and seed: what a study's digest is made of"""
 
 
@@ -82,7 +84,8 @@ class Job:
         If a setting that the names don't show has changed, such as `data.root` or a yaml of the user's own, the cell is
         played again: from the store if its content is the same, else its ledger says what differs.
         """
-        if not Ledger(self.folder / NAME).finished():
+        ledgers = [NAME, *(f"{name}.jsonl" for name in self.config.get("analysis") or {})]
+        if not all(Ledger(self.folder / name).finished() for name in ledgers):
             return False
         try:
             then = yaml.safe_load((self.folder / CONFIG).read_text())

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from itertools import count
 
+from lottery.arms import Arm
 from lottery.config import build, check
 from lottery.digests import digest_of
 from lottery.names import Job
@@ -33,9 +34,16 @@ class Lookup(Phases):
     """Finds the phases of a cell in the store and trains none. Raises NotYet for a phase that is not there."""
 
     def __call__(
-        self, ticket: Ticket, index: int, first: int, last: int, passing: int = 0, budget: Budget | None = None
+        self,
+        ticket: Ticket,
+        index: int,
+        first: int,
+        last: int,
+        passing: int = 0,
+        budget: Budget | None = None,
+        copy: int = 0,
     ) -> Entry:
-        spec = self.specification(self.phase(ticket, index, first, last, budget or self.cell.study.recipe.budget))
+        spec = self.specification(self.phase(ticket, index, first, last, budget or self.cell.study.recipe.budget, copy))
         if (entry := self.store.find(digest_of(spec))) is None:
             raise NotYet(index)
         return entry
@@ -50,20 +58,21 @@ def show(jobs: Sequence[Job]) -> None:
     for job in jobs:
         cell = build(job)
         check(cell)
-        budget, rounds = cell.study.recipe.budget, len(cell.study.pruning.schedule)
-        needed = set() if job.finished() else to_train(cell, Store(job.config["store"]))
-        new = needed - planned
-        planned |= new
+        needed = {} if job.finished() else to_train(cell, Store(job.config["store"]))
+        new = {key: length for key, length in needed.items() if key not in planned}
+        planned |= new.keys()
         if new and job.study not in timed:
             timed[job.study] = probe(cell)
-        own = len(new) * budget.steps
-        steps, evaluations = steps + own, evaluations + len(new) * -(-budget.steps // budget.evaluate)
+        own = sum(new.values())
+        looks = sum(-(-length // cell.study.recipe.budget.evaluate) for length in new.values())
+        steps, evaluations = steps + own, evaluations + looks
         if new:
             step, evaluation = timed[job.study]
-            seconds += own * step + len(new) * -(-budget.steps // budget.evaluate) * evaluation
+            seconds += own * step + looks * evaluation
         shared = len(needed) - len(new)
         also = f", {shared} more by cells above" if shared else ""
-        print(f"{job}: {rounds + 1} rounds, {len(new)} phases to train ({own:,} steps){also}")
+        rounds = len(cell.study.pruning.schedule) + 1
+        print(f"{job}: {rounds} rounds, {len(new)} phases to train ({own:,} steps){also}")
     cores = os.cpu_count() or 1
     print(
         f"{len(jobs)} cells, {len(planned)} phases to train, {steps:,} steps, {evaluations:,} evaluations: about "
@@ -71,16 +80,23 @@ def show(jobs: Sequence[Job]) -> None:
     )
 
 
-def to_train(cell: Cell, store: Store) -> set[Key]:
-    """The phases that a cell needs and the store lacks, those of its parent included."""
-    rounds, parent = len(cell.study.pruning.schedule), cell.arm.parent
-    lookup = Lookup(cell, store)
+def to_train(cell: Cell, store: Store) -> dict[Key, int]:
+    """The phases that a cell needs and the store lacks, those of its parent included, and their steps.
 
-    def keys(label: str, first: int, last: int) -> set[Key]:
-        named = ((index, "dense" if index == 0 else label) for index in range(first, last + 1))
-        return {(cell.study.name, name, cell.seed, index) for index, name in named}
+    Where steps depend on FLOPs, a layer's share of them is taken for its share of the weights.
+    """
+    budget, schedule, parent = cell.study.recipe.budget, cell.study.pruning.schedule, cell.arm.parent
+    rounds, lookup = len(schedule), Lookup(cell, store)
 
-    needed: set[Key] = set()
+    def keys(arm: Arm, label: str, first: int, last: int) -> dict[Key, int]:
+        dense: dict[Key, int] = {(cell.study.name, "dense", cell.seed, 0): budget.steps} if first == 0 else {}
+        return dense | {
+            (cell.study.name, label, cell.seed, index): arm.length(budget, schedule[index - 1].density).steps
+            - arm.first
+            for index in range(max(first, 1), last + 1)
+        }
+
+    needed: dict[Key, int] = {}
     played = play(cell.study.recipe, cell.study.pruning, cell.arm, cell.seed, lookup)
     for index in count():
         try:
@@ -88,12 +104,12 @@ def to_train(cell: Cell, store: Store) -> set[Key]:
         except StopIteration:
             return needed
         except NotYet as missing:  # this round's masks wait for the training of an earlier round
-            before = keys(parent.name, missing.index, rounds - 1) if parent else set()
-            return needed | keys(cell.label, index, rounds) | before
+            before = keys(parent, parent.name, missing.index, rounds - 1) if parent else {}
+            return needed | keys(cell.arm, cell.label, index, rounds) | before
         try:
             _ = current.trained
         except NotYet:
-            needed |= keys(cell.label, index, index)
+            needed |= keys(cell.arm, cell.label, index, index)
     return needed
 
 

@@ -51,6 +51,13 @@ class Cell:
     """digest of all that pruning and the arm are made of, a user's own code among it: the same for every seed"""
 
 
+class Analysis(Protocol):
+    """Looks closer at a round; what it finds stands in a ledger of its own, `<name>.jsonl` beside the cell's."""
+
+    def __call__(self, cell: Cell, current: Round, train: Phases) -> Mapping[str, Any]:
+        """Plain data, the same however often it is asked for; may train more phases."""
+
+
 class View(Protocol):
     """Shows what happens; losing it loses nothing."""
 
@@ -61,8 +68,10 @@ class View(Protocol):
         """A round is in the ledger; `rows` are all its evaluations."""
 
 
-def run(cell: Cell, folder: Path, store: Store, views: Sequence[View] = ()) -> None:
-    """Plays every round of a cell and records each in its ledger."""
+def run(
+    cell: Cell, folder: Path, store: Store, views: Sequence[View] = (), analyses: Mapping[str, Analysis] | None = None
+) -> None:
+    """Plays every round of a cell and records each in its ledger, and what analyses find in theirs."""
     study, ledger = cell.study, Ledger(folder / NAME)
     with leases.hold(folder):
         train = Phases(cell, store, views)
@@ -73,6 +82,8 @@ def run(cell: Cell, folder: Path, store: Store, views: Sequence[View] = ()) -> N
             ledger.record(line)
             for view in views:
                 view.finished(line, current.trained.rows)
+            for name, analysis in (analyses or {}).items():
+                Ledger(folder / f"{name}.jsonl").record({**_same(line), **analysis(cell, current, train)})
         leases.clear(folder)
 
 
@@ -83,11 +94,19 @@ class Phases:
         self.cell, self.store, self.views = cell, store, views
 
     def __call__(
-        self, ticket: Ticket, index: int, first: int, last: int, passing: int = 0, budget: Budget | None = None
+        self,
+        ticket: Ticket,
+        index: int,
+        first: int,
+        last: int,
+        passing: int = 0,
+        budget: Budget | None = None,
+        copy: int = 0,
     ) -> Entry:
+        """`copy` counts trainings of the same ticket, each under an order and noise of its own."""
         recipe = self.cell.study.recipe
         budget = budget or recipe.budget
-        phase = self.phase(ticket, index, first, last, budget)
+        phase = self.phase(ticket, index, first, last, budget, copy)
         waypoints = {passing: self.specification(replace(phase, last=passing))} if passing else {}
         current = Round(index, ticket, first, budget, self)
 
@@ -105,10 +124,11 @@ class Phases:
         except Diverged as error:
             raise Diverged(f"{self.cell.label}, seed {self.cell.seed}, round {index}: {error}") from error
 
-    def phase(self, ticket: Ticket, index: int, first: int, last: int, budget: Budget) -> Phase:
+    def phase(self, ticket: Ticket, index: int, first: int, last: int, budget: Budget, copy: int = 0) -> Phase:
         """The training of a round; its data order is the same for every arm."""
+        which = (index, "copy", copy) if copy else (index,)
         order, noise, build = (
-            derive(self.cell.seed, *purpose) for purpose in (("order", index), ("noise", index), ("init",))
+            derive(self.cell.seed, *purpose) for purpose in (("order", *which), ("noise", *which), ("init",))
         )
         sparse = sparse_weights(self.cell.study.recipe, ticket.masks)
         return Phase(ticket.state, ticket.masks, first, last, order, noise, build, sparse, budget)
@@ -177,6 +197,12 @@ def describe(cell: Cell, current: Round) -> dict[str, Any]:
         "data": cell.study.recipe.data.digest[:16],
         "setting": cell.setting,
     } | ({"stopped": current.ends} if current.ends else {})
+
+
+def _same(line: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a ledger line, what tells which round it is of."""
+    keys = ("study", "arm", "seed", "round", "rounds", "density", "data", "setting", "stopped")
+    return {key: line[key] for key in keys if key in line}
 
 
 def circumstances(current: Round, started: float) -> dict[str, Any]:

@@ -43,10 +43,11 @@ def run(arguments: list[str]) -> int:
 def _check(cells: Sequence[Job]) -> None:
     """Builds one cell of each kind: what can't work is said before any worker starts."""
     from lottery.calls import make
-    from lottery.config import build, check
+    from lottery.config import build, build_analyses, check
 
     for job in {(job.study, job.label): job for job in cells}.values():
         check(build(job))
+        build_analyses(job)
         make("tracking", job.config["tracking"])
 
 

@@ -1,0 +1,102 @@
+"""Linear mode connectivity: does the error rise between two networks that began as one (Frankle et al. 2020)?
+
+A round's ticket is trained twice, under two data orders; between the two results the weights are mixed in a straight
+line. For round 0 the ticket is the dense network at the rewinding point, so that sweeping `arm.rewind` asks after how
+many common steps the two no longer part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lottery.evaluation import batch, measure
+from lottery.hardware import trainer_for
+from lottery.recipes import Recipe
+from lottery.rewinding import State
+from lottery.rounds import Round, Ticket
+from lottery.study import Cell, Phases
+
+
+@dataclass(frozen=True)
+class Connectivity:
+    """The barrier between two trainings of each round's ticket, on test data."""
+
+    points: int = 11
+    """on the line, both ends among them"""
+    statistics: int = 5000
+    """training examples that BatchNorm's statistics are measured on anew at every point"""
+
+    def __post_init__(self) -> None:
+        if self.points < 3:
+            raise ValueError(f"points={self.points}: must be at least 3, two of which are the ends")
+        if self.statistics < 2:
+            raise ValueError(f"statistics={self.statistics}: must be at least 2 examples")
+
+    def __call__(self, cell: Cell, current: Round, train: Phases) -> dict[str, Any]:
+        recipe = cell.study.recipe
+        ticket, first = current.ticket, current.first
+        if current.index == 0 and cell.arm.rewind:
+            first = cell.arm.rewind
+            ticket = Ticket.of(train(ticket, 0, 0, first).state, ticket.masks)
+        ends = [train(ticket, current.index, first, current.last, 0, current.budget, copy=copy) for copy in (0, 1)]
+        metric, places = recipe.sample.headline, [step / (self.points - 1) for step in range(self.points)]
+        line = [self._measured(recipe, mixed(ends[0].state, ends[1].state, place), metric) for place in places]
+        return {
+            "barrier": barrier(line, smaller_is_better=metric == "loss"),
+            "steps_apart": current.last - first,
+            "line": [{"place": place, f"test_{metric}": value} for place, value in zip(places, line, strict=True)],
+        }
+
+    def _measured(self, recipe: Recipe, state: State, metric: str) -> float:
+        with torch.random.fork_rng():
+            module = recipe.module(recipe.network())
+        module.trainer = trainer_for(recipe.hardware, recipe.numerics)
+        module.net.load_state_dict(state)
+        module.to(recipe.hardware.device)
+        data = recipe.data.to(recipe.hardware.device)
+        size = min(batch(data.shape), self.statistics)
+        inputs = (inputs for inputs, _ in data.evaluation("train", size))
+        measure_statistics(module.net, (next(inputs) for _ in range(-(-min(self.statistics, len(data.train)) // size))))
+        return measure(module, data, "test")[metric]
+
+
+def mixed(one: State, other: State, place: float) -> State:
+    """The straight line between two states: `one` at 0, `other` at 1; whole numbers are those of `one`."""
+    return {
+        name: torch.lerp(tensor, other[name], place) if tensor.is_floating_point() else tensor
+        for name, tensor in one.items()
+    }
+
+
+def barrier(line: Sequence[float], smaller_is_better: bool = False) -> float:
+    """How far the worst point of a line lies on the wrong side of the mean of its ends; 0 if none does.
+
+    >>> barrier([0.9, 0.6, 0.8])
+    0.25
+    """
+    middle = (line[0] + line[-1]) / 2
+    return round(max(0.0, max(line) - middle if smaller_is_better else middle - min(line)), 9)
+
+
+def measure_statistics(net: nn.Module, inputs: Iterable[Tensor]) -> None:
+    """BatchNorm's running mean and variance, measured anew as means over some batches; nothing without BatchNorm."""
+    norms = [module for module in net.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    if not norms:
+        return
+    usual = [norm.momentum for norm in norms]
+    net.eval()  # dropout must not disturb them
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a mean in which every batch weighs the same
+        norm.train()
+    with torch.inference_mode():
+        for part in inputs:
+            net(part)
+    for norm, momentum in zip(norms, usual, strict=True):
+        norm.momentum = momentum
