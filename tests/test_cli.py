@@ -89,9 +89,9 @@ def test_list_names_everything(command: Callable[..., Said]) -> None:
     assert [name for name, _ in named] == [path.stem for path in shipped]
     assert all(f"# {sentence}\n" in path.read_text() for path, (_, sentence) in zip(shipped, named, strict=True))
     of_arms = command("list", "arm").out.splitlines()
-    assert of_arms[0] == "arm"
-    arms = {path.stem for path in (CONF / "arm").glob("*.yaml")}
-    assert of_arms[1:] == [line for line in lines if line.split()[0] in arms]
+    first = lines.index("arm")
+    assert of_arms == lines[first : first + len(of_arms)]
+    assert not lines[first + len(of_arms)].startswith(" ")
 
 
 def test_list_shows_a_folder_of_one_s_own(command: Callable[..., Said], tmp_path: Path) -> None:
