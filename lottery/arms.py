@@ -7,14 +7,27 @@ from dataclasses import dataclass
 
 import torch
 
+from lottery.early_bird import Settled
+from lottery.flops import Flops
 from lottery.lengths import Length, as_recipe
 from lottery.masks import Masks
-from lottery.rewinding import Rewinding, to_start
+from lottery.rewinding import Rewinding, State, to_start
 
 
 def as_found(masks: Masks, rng: torch.Generator) -> Masks:
     """The masks as pruning found them."""
     return masks
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """A ticket that was found elsewhere."""
+
+    start: State
+    """weights and buffers of the network that it begins with, pruned ones too"""
+    masks: Masks
+    cost: Flops
+    """of all training that it took to find it"""
 
 
 @dataclass(frozen=True)
@@ -34,9 +47,15 @@ class Arm:
     """how long a pruned round trains"""
     iterative: bool = True
     """whether each round prunes the network that the round before trained, or the dense one again and again"""
+    early: Settled | None = None
+    """prune the dense network as it was when its mask had settled (You et al. 2020); None: when it was trained"""
     parent: Arm | None = None
     """the arm whose masks are used; None: its own"""
+    given: Given | None = None
+    """what takes the place of start weights and of pruning; None: nothing"""
 
     def __post_init__(self) -> None:
+        if self.early and (self.iterative or self.parent):
+            raise ValueError("early: is for arms that prune the dense network themselves: iterative=false, parent=null")
         if self.parent and self.parent.parent:
             raise ValueError(f"parent={self.parent.name}: it has no masks of its own but those of another arm")

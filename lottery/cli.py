@@ -8,11 +8,25 @@ import signal
 import sys
 from pathlib import Path
 
+from lottery.ticket_command import add_to
+
 _EPILOG = """examples:
   lottery run experiment=demo                                 a whole study, about a minute
   lottery run experiment=fc2019_lenet data=mnist --plan       what it would train, and for how long
   lottery run model=lenet_300_100 data=digits arm=imp seed=3,4 schedule.rounds=12 -m
   lottery report runs/demo-digits-*                           table and figure again, from the ledgers
+  lottery verdict experiments/frankle_carbin_2019             a paper's claims, and whether they hold
+"""
+
+_VERDICT = """NAME is what the column `results` of expected.csv says; RUNS, a folder of ledgers, a results file, or a
+pattern of these in quotes. Then only the claims about NAME are judged, and by RUNS alone:
+
+  lottery verdict experiments/frankle_carbin_2019
+  lottery verdict experiments/frankle_carbin_2019 fashion_mnist='runs/fc2019_lenet-fashion_mnist-*'
+
+A claim holds if all of the 95 % interval over seeds lies on the claimed side of the value, or within its tolerance;
+it does not hold if none of it does; it is undecided if the interval straddles, or if there are fewer than two seeds.
+Differences and ratios are taken within each seed; of ratios the mean is the geometric one.
 """
 
 _RUN = """usage: lottery run [GROUP=NAME ...] [KEY=VALUE ...] [-m] [--plan]
@@ -23,12 +37,14 @@ where it was interrupted, and trains nothing that is in the store.
   experiment=NAME     a recipe with its own sweep over arms and seeds; `lottery list experiment` names them
   model=NAME ...      any other group: `lottery list` names groups and what is in them
   KEY=VALUE           a setting; +KEY=VALUE adds one that the yaml lacks, ~KEY takes one out. Stable keys:
-                        out store seed data.root data.batch_size data.val_size model._target_ optimizer.lr
-                        budget.steps schedule.rounds arm.rewind arm.parent numerics.precision tracking.mode
+                        out store seed data.root data.batch_size data.val_size data.augment model._target_
+                        optimizer.lr optimizer.decay optimizer.clip_norm budget.steps schedule.rounds
+                        arm.rewind arm.parent stop.density stop.below_dense numerics.precision
+                        numerics.sparse hardware.devices tracking.mode
                       durations are 500 or 500it (optimizer steps) or 2ep (epochs)
   arm=a,b seed=0,1 -m sweeps: one cell for each combination
   hydra.mode=RUN      one cell of an experiment: lottery run experiment=demo hydra.mode=RUN arm=imp seed=0
-  --plan              trains nothing: what would be trained or reused, and for how long
+  --plan              trains nothing, but reads the data: what would be trained or reused, and for how long
   --cfg job           prints the configuration; --config-dir DIR adds a folder of yours; further flags: --hydra-help
 
 """
@@ -49,8 +65,17 @@ def main() -> None:
     listing.add_argument("group", nargs="?", help="only this group")
     listing.add_argument("--config-dir", help="a folder of yours, as in `lottery run`")
     report = commands.add_parser("report", help="make table and figure from ledgers alone")
-    report.add_argument("runs", nargs="+", type=Path, help="folders that hold ledgers")
+    report.add_argument("runs", nargs="+", type=Path, help="folders that hold ledgers, or a report's results.csv")
     report.add_argument("--out", type=Path, help="where to write; a study's own folder if not given")
+    verdict = commands.add_parser(
+        "verdict",
+        help="judge a paper's claims by what was measured",
+        epilog=_VERDICT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verdict.add_argument("expected", type=Path, help="an expected.csv, or its folder with results files beside it")
+    verdict.add_argument("runs", nargs="*", metavar="NAME=RUNS", help="judge these results of yours instead")
+    add_to(commands)
     store = commands.add_parser("store", help="the trained phases on disk")
     store.add_argument("action", choices=("size", "gc"), help="gc removes what no ledger in --out needs")
     store.add_argument(
@@ -67,7 +92,8 @@ def main() -> None:
             code = _run(argv[1:])
         else:
             args = parser.parse_args(argv)
-            code = {"list": _list, "report": _report, "store": _store}[args.command](args)
+            actions = {"list": _list, "report": _report, "verdict": _verdict, "ticket": _ticket, "store": _store}
+            code = actions[args.command](args)
     except KeyboardInterrupt as stop:
         what = "terminated" if isinstance(stop, _Terminated) else "interrupted"
         print(f"\n{what}; nothing is lost: the same command goes on from the last checkpoint", file=sys.stderr)
@@ -128,6 +154,32 @@ def _report(args: argparse.Namespace) -> int:
 
     publish(args.runs, args.out)
     return 0
+
+
+def _verdict(args: argparse.Namespace) -> int:
+    from glob import glob
+
+    from lottery.names import Refused
+    from lottery.verdicts import table, verdicts
+
+    runs: dict[str, list[Path]] = {}
+    for word in args.runs:
+        name, equals, pattern = word.partition("=")
+        if not (name and equals and pattern):
+            raise Refused(f"{word} is not NAME=RUNS, like fashion_mnist=runs/fc2019_lenet-fashion_mnist-0a1b2c3d")
+        # shells leave a pattern behind a = alone
+        found = [pattern] if Path(pattern).exists() else sorted(glob(pattern))
+        if not found:
+            raise FileNotFoundError(2, "no such folder or results file", pattern)
+        runs.setdefault(name, []).extend(map(Path, found))
+    print(table(verdicts(args.expected, runs or None)), end="")
+    return 0
+
+
+def _ticket(args: argparse.Namespace) -> int:
+    from lottery.ticket_command import main
+
+    return main(args, _run)
 
 
 def _list(args: argparse.Namespace) -> int:

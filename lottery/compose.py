@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lottery.names import CONF, GROUPS, OPTIONAL, Job, Refused, nearby, options
+from lottery.names import CONF, GROUPS, OPTIONAL, Job, Refused, content, nearby, options
 
 TOP = sorted({*GROUPS, "out", "store", "seed", "stop"})
 """keys at the top of a configuration"""
@@ -77,6 +77,8 @@ def job_of(config: DictConfig, hydra_config: Any = None) -> Job:
         if resolved[key] in (None, ""):
             raise Refused(f"{key}={'null' if resolved[key] is None else ''}: must be a folder")
         resolved[key] = str(resolved[key])
+    if isinstance(file := resolved["arm"].get("file"), str):
+        resolved["arm"]["content"] = content(file)  # a file is what is in it, not where it lies
     for key, value in _leaves(resolved):
         if isinstance(value, float) and not math.isfinite(value):
             raise Refused(f"{key}={value}: must be a finite number")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,11 +16,14 @@ from lottery.data.examples import Data, DataError
 from lottery.digests import digest_of
 from lottery.durations import canonical, in_steps
 from lottery.identity import recipe_identity
+from lottery.masks import density
 from lottery.names import Job, Refused, find, nearby, options
 from lottery.recipes import Recipe
 from lottery.rehearsal import Misfit, rehearse
 from lottery.rounds import Pruning
+from lottery.scopes import Target
 from lottery.study import Analysis, Cell, Study
+from lottery.tickets import read, unfit
 from lottery.user_code import user_code
 
 
@@ -28,43 +32,57 @@ def build(job: Job) -> Cell:
     config = job.config
     if not isinstance(job.seed, int) or isinstance(job.seed, bool) or job.seed < 0:
         raise Refused(f"seed={as_yaml(job.seed)}: must be a whole number, 0 or more")
-    data = make("data", config["data"])
-    if not isinstance(data, Data):
-        raise Refused(f"data._target_={config['data']['_target_']}: must give a lottery.data.examples.Data")
-    rate = config["optimizer"].get("lr", 0.0)
-    if not isinstance(rate, int | float) or isinstance(rate, bool) or rate < 0:
-        raise Refused(f"optimizer.lr={as_yaml(rate)}: must be a number, 0 or more")
-    budget_node = _durations("budget", config["budget"], data)
-    budget = make("budget", budget_node)
-    recipe = Recipe(
-        data=data,
-        network=partial(_network, config["model"]),
-        module=make("module", config["module"]),
-        optimizer=make("optimizer", config["optimizer"]),
-        budget=budget,
-        numerics=make("numerics", config["numerics"]),
-        hardware=make("hardware", config["hardware"]),
-    )
+    recipe = build_recipe(config)
+    arm = build_arm(job, recipe.data, recipe.budget.steps)
     pruning = Pruning(
         criterion=make("criterion", config["criterion"]),
         scope=make("scope", config["scope"]),
         schedule=make("schedule", config["schedule"]),
         stop=make("stop", config["stop"]),
     )
-    science = recipe_identity({**config, "budget": budget_node}, data.digest)
-    study = Study(job.study, recipe, pruning, science)
-    arm = build_arm(job, data, budget.steps)
-    nodes = [config[group] for group in ("criterion", "scope", "schedule", "arm")]
+    if arm.given:  # its only round; nothing is pruned for it
+        pruning = replace(pruning, schedule=(Target(density(arm.given.masks), keep=1.0),))
+    study = Study(job.study, recipe, pruning, identity(config, recipe))
+    # a ticket is named by the label, and each seed may have its own
+    arm_node = {key: value for key, value in config["arm"].items() if key not in ("file", "content")}
+    nodes = [*(config[group] for group in ("criterion", "scope", "schedule")), arm_node]
     if arm.parent:
         nodes.append(_shipped_arm(config["arm"]["parent"], job))
     setting = digest_of([nodes, user_code(nodes)])[:16]
     return Cell(study, arm, job.label, job.seed, setting)
 
 
+def build_recipe(config: Mapping[str, Any]) -> Recipe:
+    """What every phase of a configured study has in common. Raises Refused."""
+    data = make("data", config["data"])
+    if not isinstance(data, Data):
+        raise Refused(f"data._target_={config['data']['_target_']}: must give a lottery.data.examples.Data")
+    rate = config["optimizer"].get("lr", 0.0)
+    if not isinstance(rate, int | float) or isinstance(rate, bool) or rate < 0:
+        raise Refused(f"optimizer.lr={as_yaml(rate)}: must be a number, 0 or more")
+    return Recipe(
+        data=data,
+        network=partial(_network, config["model"]),
+        module=make("module", config["module"]),
+        optimizer=make("optimizer", config["optimizer"]),
+        budget=make("budget", _durations("budget", config["budget"], data)),
+        numerics=make("numerics", config["numerics"]),
+        hardware=make("hardware", config["hardware"]),
+    )
+
+
+def identity(config: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """What training depends on besides its ticket, steps and seeds."""
+    budget = _durations("budget", config["budget"], recipe.data)
+    return recipe_identity({**config, "budget": budget}, recipe.data.digest)
+
+
 def check(cell: Cell) -> None:
     """Tries everything once with one batch. Raises Refused with what doesn't fit, before anything is trained."""
     try:
         rehearse(cell)
+        if ticket := cell.arm.given:
+            fitting(cell.label, unfit(ticket.start, ticket.masks, cell.study.recipe.sample.net))
     except DataError as error:
         raise Refused(str(error)) from error
     except Misfit as error:
@@ -77,12 +95,19 @@ def check(cell: Cell) -> None:
         raise Refused(f"{error}{f' (with {settings})' if settings else ''}") from error
 
 
-def build_analyses(job: Job) -> dict[str, Analysis]:
+def fitting(ticket: object, misfits: Sequence[str]) -> None:
+    """Raises Refused with a ticket's misfits to a network, if there are any."""
+    if misfits:
+        more = f"; and {len(misfits) - 8} more" if len(misfits) > 8 else ""
+        raise Refused(f"{ticket}: does not fit the network: {'; '.join(misfits[:8])}{more}")
+
+
+def build_analyses(job: Job, data: Data) -> dict[str, Analysis]:
     """The analyses asked for, by name. Raises Refused for several processes, which only training knows."""
     nodes = job.config.get("analysis") or {}
     if nodes and (devices := job.config["hardware"]["devices"]) > 1:
         raise Refused(f"hardware.devices={devices}: goes without an analysis; run it with hardware.devices=1")
-    return {name: make(f"analysis.{name}", node) for name, node in nodes.items()}
+    return {name: make(f"analysis.{name}", _durations(f"analysis.{name}", node, data)) for name, node in nodes.items()}
 
 
 def build_arm(job: Job, data: Data, steps: int) -> Arm:
@@ -96,9 +121,17 @@ def build_arm(job: Job, data: Data, steps: int) -> Arm:
             raise Refused(
                 f"arm.{key}={given}: must be a step from 0 to {steps - 1}, before the last (budget.steps={steps})"
             )
+    if "file" in node:
+        file, model = node.pop("file"), str(job.config["model"].get("_target_"))
+        node.pop("content", None)
+        if not isinstance(file, str):
+            raise Refused(f"arm.file={as_yaml(file)}: must be a file that `lottery ticket export` wrote")
+        # what is configured here to be trained is trusted; nothing else that the file names is
+        node["given"] = read(file).given(trust=(model,))
     if parent is None:
         return make("arm", node | {"name": job.label})
-    pruning = [name for name in options("arm", job.sources) if not _shipped_arm(name, job).get("parent")]
+    yamls = {name: _shipped_arm(name, job) for name in options("arm", job.sources)}
+    pruning = [name for name, arm in yamls.items() if not arm.get("parent") and "file" not in arm]
     if parent not in options("arm", job.sources):
         raise Refused(f"arm.parent={as_yaml(parent)}: there is no such arm; {nearby(str(parent), pruning)}")
     if parent not in pruning:

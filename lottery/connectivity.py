@@ -44,7 +44,7 @@ class Connectivity:
         if current.index == 0 and cell.arm.rewind:
             first = cell.arm.rewind
             ticket = Ticket.of(train(ticket, 0, 0, first).state, ticket.masks)
-        ends = [train(ticket, current.index, first, current.last, 0, current.budget, copy=copy) for copy in (0, 1)]
+        ends = [train(ticket, current.index, first, current.last, (), current.budget, copy=copy) for copy in (0, 1)]
         metric, places = recipe.sample.headline, [step / (self.points - 1) for step in range(self.points)]
         line = [self._measured(recipe, mixed(ends[0].state, ends[1].state, place), metric) for place in places]
         return {

@@ -66,7 +66,7 @@ def play(job: Job) -> None:
     """Builds, checks and runs a cell, with its views."""
     cell = build(job)
     check(cell)
-    analyses = build_analyses(job)
+    analyses = build_analyses(job, cell.study.recipe.data)
     job.folder.mkdir(parents=True, exist_ok=True)
     saved = {**job.config, "store": str(Path(job.config["store"]).resolve())}
     replace(job.folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(saved)).encode())

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +70,10 @@ class Job:
         """The arm's name and every setting that differs from its yaml, sorted."""
         name = self.choices["arm"]
         shipped = yaml.safe_load(find("arm", name, self.sources).read_text())
-        texts = {key: _text(key, value) for key, value in sorted(self.arm.items())}
+        shipped = dict(_leaves(shipped))
+        texts = {key: _text(key, value) for key, value in sorted(_leaves(self.arm))}
+        if file := self.arm.get("file"):
+            texts["file"] = _ticket(file, self.config["arm"]["content"])
         differs = [f"{key}={text}" for key, text in texts.items() if text != _text(key, shipped.get(key))]
         label = ",".join([name, *differs]).replace("/", "_")  # it is the name of a folder
         return label if len(label) <= 150 else f"{label[:140]}~{digest_of(label)[:8]}"
@@ -117,6 +122,16 @@ def options(group: str, sources: tuple[str, ...] = ()) -> dict[str, str]:
     return found
 
 
+def content(file: str) -> str:
+    """Digest of a ticket's file. Raises Refused if it can't be read."""
+    try:
+        return sha256(Path(file).read_bytes()).hexdigest()
+    except OSError as error:
+        raise Refused(
+            f"arm.file={file}: can't be read ({error.strerror}); `lottery ticket export` writes one"
+        ) from error
+
+
 def nearby(name: str, known: list[str]) -> str:
     """Names like the given one, and all of them if they are few or none is like it.
 
@@ -128,6 +143,27 @@ def nearby(name: str, known: list[str]) -> str:
     if hint and len(known) > 16:
         return hint
     return f"{hint} allowed: {', '.join(known)}".strip()
+
+
+def _ticket(file: str, content: str) -> str:
+    """What a ticket is called: by its content, or by its pattern where each seed has its own.
+
+    >>> _ticket("found/imp_r7.safetensors", "c0ffee0123")
+    'imp_r7~c0ffee01'
+    >>> _ticket("found/imp_${seed}.safetensors", "c0ffee0123")
+    'imp_seed~a1b2c3d4'
+    """
+    of = digest_of(file) if "${" in file else content
+    return f"{re.sub(r'[^A-Za-z0-9_.-]', '', Path(file).stem)}~{of[:8]}"
+
+
+def _leaves(node: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting of a node, those of nodes within it by `key.key`."""
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
 
 
 def _text(key: str, value: Any) -> str:

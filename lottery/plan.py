@@ -39,7 +39,7 @@ class Lookup(Phases):
         index: int,
         first: int,
         last: int,
-        passing: int = 0,
+        passing: Sequence[int] = (),
         budget: Budget | None = None,
         copy: int = 0,
     ) -> Entry:

@@ -24,11 +24,12 @@ class Progress:
         self.shown = time.monotonic()
         self.mark: tuple[int, int, float] | None = None  # round, step and time of a moment in this training
         self.rate = 0.0
+        self.cold = 2  # chunks whose pace says little: they pay for what is loaded lazily
 
     def advanced(self, current: Round, step: int, row: Row | None) -> None:
         now = time.monotonic()
-        if self.mark is None or self.mark[0] != current.index or step <= self.mark[1]:
-            self.mark = (current.index, step, now)
+        if self.cold or self.mark is None or self.mark[0] != current.index or step <= self.mark[1]:
+            self.mark, self.cold = (current.index, step, now), max(0, self.cold - 1)
             return
         if now > self.mark[2]:
             self.rate = (step - self.mark[1]) / (now - self.mark[2])

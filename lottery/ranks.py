@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -16,6 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, multiprocessing
+from torch.distributed import TCPStore
 
 T = TypeVar("T")
 
@@ -79,12 +81,24 @@ def gathered(count: int, serve: Callable[..., None], *arguments: Any) -> Iterato
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
-    others = multiprocessing.start_processes(
-        _serve, (count, port, serve, arguments), nprocs=count - 1, join=False, start_method="spawn"
-    )
+    usual = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("spawn", force=True)  # children are told it: a fresh one does not know `loky`
+    try:
+        others = multiprocessing.start_processes(
+            _serve, (count, port, serve, arguments), nprocs=count - 1, join=False, start_method="spawn"
+        )
+    finally:
+        multiprocessing.set_start_method(usual, force=True)
     assert others is not None
     try:
-        _connect(0, count, port)
+        board = TCPStore("localhost", port, count, is_master=True, wait_for_workers=False)
+        while not board.check([f"here {rank}" for rank in range(1, count)]):
+            if ended := [process.exitcode for process in others.processes if process.exitcode is not None]:
+                raise Broken(
+                    f"another of the {count} processes of this cell ended with code {ended[0]} before it could train"
+                )
+            time.sleep(0.05)
+        _join(0, count, board)
         yield
         agree(None)  # nothing more to do
         for process in others.processes:
@@ -105,14 +119,15 @@ def gathered(count: int, serve: Callable[..., None], *arguments: Any) -> Iterato
 
 
 def _serve(index: int, count: int, port: int, serve: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    _connect(index + 1, count, port)
+    rank = index + 1
+    board = TCPStore("localhost", port, count, wait_for_workers=False)
+    board.set(f"here {rank}", "")
+    _join(rank, count, board)
     serve(*arguments)
     distributed.destroy_process_group()
 
 
-def _connect(rank: int, count: int, port: int) -> None:
-    os.environ |= {"LOCAL_RANK": str(rank), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+def _join(rank: int, count: int, board: TCPStore) -> None:
+    os.environ["LOCAL_RANK"] = str(rank)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    distributed.init_process_group(
-        backend, init_method=f"tcp://localhost:{port}", rank=rank, world_size=count, timeout=_PATIENCE
-    )
+    distributed.init_process_group(backend, store=board, rank=rank, world_size=count, timeout=_PATIENCE)

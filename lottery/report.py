@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lottery.results import MARGIN, difference, headline, missing, read, sparsest_match, summary
+from lottery.names import Refused
+from lottery.results import COSTS, MARGIN, cost, difference, headline, missing, read, sparsest_match, summary
 
 # Okabe & Ito's colours, told apart by everyone, with a marker and a dash each for print without colour
 _LOOKS = [
@@ -19,12 +20,20 @@ _LOOKS = [
 
 
 def publish(paths: Iterable[Path], out: Path | None = None) -> None:
-    """Prints and writes the report of every study among some folders; into its own folder if `out` is not given."""
+    """Prints and writes the report of every study among some folders; into its own folder if `out` is not given.
+
+    Raises Refused for a results file without `out`: such a file has no folder that is its study's alone.
+    """
+    paths = list(paths)
+    if out is None and (written := [path for path in paths if path.suffix == ".csv"]):
+        raise Refused(f"{written[0]}: say with --out where the report of a results file shall go")
     studies = list(read(*paths).groupby("study", sort=True))
     for study, part in studies:
         frame = part.dropna(axis="columns", how="all")  # another study's metrics
-        home = Path(os.path.relpath(Path(frame["run/ledger"].iloc[0]).resolve().parents[2]))
-        folder = home if out is None else out / str(study) if len(studies) > 1 else out
+        if out is None:
+            folder = Path(os.path.relpath(Path(frame["run/ledger"].iloc[0]).resolve().parents[2]))
+        else:
+            folder = out / str(study) if len(studies) > 1 else out
         print(f"\n{write(frame, folder)}")
         print(f"table   {folder / 'report.md'}\nfigure  {folder / 'curve.png'}\nframe   {folder / 'results.csv'}")
 
@@ -40,20 +49,27 @@ def write(frame: pd.DataFrame, folder: Path) -> str:
 
 
 def render(frame: pd.DataFrame) -> str:
-    """The report as Markdown: one row a density, mean and 95 % interval over seeds for each arm."""
+    """The report of one study as Markdown: accuracy by density, and what the training cost."""
+    parts = [f"# {frame['study'].iloc[0]}\n", accuracies(frame), costs(frame)]
+    return "\n".join(part for part in parts if part)
+
+
+def accuracies(frame: pd.DataFrame) -> str:
+    """One row a density, mean and 95 % interval over seeds for each arm; then what matches dense, and what is missing.
+
+    Raises LedgerError for more than one study.
+    """
     score = f"test_{headline(frame)}"
     numbers, arms = summary(frame), list(dict.fromkeys(_ordered(frame)))
-    studies = ", ".join(sorted(set(frame["study"])))
     seeds = {arm: sorted(set(frame[frame["arm"] == arm]["seed"])) for arm in arms}
-    lines = [f"# {studies}", ""]
-    lines += [f"- {arm}: n = {len(seeds[arm])} (seeds {', '.join(map(str, seeds[arm]))})" for arm in arms]
+    lines = [f"- {arm}: n = {len(seeds[arm])} (seeds {', '.join(map(str, seeds[arm]))})" for arm in arms]
     lines += ["", f"Test {headline(frame)} (mean and 95 % interval over seeds) and early-stopping step:", ""]
-    table = [["density", *(column for arm in arms for column in (arm, "early stop"))]]
+    rows = [["density", *(column for arm in arms for column in (arm, "early stop"))]]
     if len(arms) > 1:
-        table[0] += [f"{arms[0]} - {other}" for other in arms[1:]]
+        rows[0] += [f"{arms[0]} - {other}" for other in arms[1:]]
     for index in sorted(set(numbers["round"])):
         at = numbers[numbers["round"] == index].set_index("arm")
-        row = [f"{at['density'].iloc[0]:.2%}"]
+        row = [" / ".join(dict.fromkeys(f"{density:.2%}" for density in at["density"]))]
         for arm in arms:
             if arm in at.index:
                 row.append(_plus_minus(at.loc[arm, score], at.loc[arm, f"{score}_half"], 4))
@@ -63,14 +79,35 @@ def render(frame: pd.DataFrame) -> str:
         for other in arms[1:]:
             mean, half, pairs = difference(frame, (arms[0], index), (other, index))
             row.append(_plus_minus(mean, half, 4, sign=True) if pairs and index else "-")
-        table.append(row)
-    lines += _table(table)
+        rows.append(row)
+    lines += table(rows)
     lines += ["", f"Sparsest density that matches dense (margin {MARGIN * 100:g} points, paired over seeds):", ""]
     for arm in arms:
         density = sparsest_match(frame, arm)
-        lines.append(f"- {arm}: {'none shown' if density is None else f'{density:.2%}'}")
+        alone = frame[frame["arm"] == arm]["seed"].nunique() == 1
+        none = "takes two seeds at least" if alone else "none shown"
+        lines.append(f"- {arm}: {none if density is None else f'{density:.2%}'}")
     if lacking := missing(frame):
         lines += ["", "Unfinished; missing:", "", *(f"- {what}" for what in lacking)]
+    return "\n".join(lines) + "\n"
+
+
+def costs(frame: pd.DataFrame) -> str:
+    """One row an arm and density: steps and FLOPs of a round, and of all that finding it took; empty if not counted."""
+    numbers = cost(frame)
+    if not len(numbers):
+        return ""
+    rows = [["arm", "density", "steps", "FLOPs", "dense", "FLOPs with finding", "dense"]]
+    for arm in dict.fromkeys(_ordered(frame)):
+        for _, row in numbers[numbers["arm"] == arm].iterrows():
+            flops = [f"{row[column]:.2e}".replace("e+", "e") for column in COSTS[1:]]
+            rows.append([arm, f"{row['density']:.2%}", f"{row['train_steps']:,.0f}", *flops])
+    lines = [
+        "Training cost, mean over seeds: a round alone, and with all training that was needed to find its ticket.",
+        "FLOPs are in proportion to each layer's density; dense: of the same steps with every weight.",
+        "",
+        *table(rows),
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -103,7 +140,7 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("density: kept weights (%)")
         axes.set_ylabel(f"test {headline(frame)}")
-        axes.set_title(f"{', '.join(sorted(set(frame['study'])))}: mean and 95 % interval over seeds", fontsize=10)
+        axes.set_title(f"{frame['study'].iloc[0]}: mean and 95 % interval over seeds", fontsize=10)
         axes.legend(frameon=False, loc="lower left")
         figure.savefig(path, dpi=160)
 
@@ -118,7 +155,8 @@ def _plus_minus(mean: float, half: float, digits: int, sign: bool = False) -> st
     return f"{mean:{plus}.{digits}f}" + (f" ± {half:.{digits}f}" if np.isfinite(half) else " (n = 1)")
 
 
-def _table(rows: list[list[str]]) -> list[str]:
+def table(rows: list[list[str]]) -> list[str]:
+    """Rows of numbers as a Markdown table, aligned to the right; the first row is its head."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = ["| " + " | ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in rows]
     return [lines[0], "|" + "|".join("-" * (w + 1) + ":" for w in widths) + "|", *lines[1:]]

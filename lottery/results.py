@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -14,16 +15,20 @@ from lottery.ledger import NAME, Ledger, LedgerError
 
 MARGIN = 0.005  # half a point of accuracy: what "matches dense" allows, unless stated
 KEYS = ["study", "arm", "seed", "round"]
+COSTS = ["train_steps", "train_flops", "train_flops_dense", "total_flops", "total_flops_dense"]
+_NEEDED = {"study": str, "arm": str, "seed": int, "round": int, "rounds": int, "density": float}
+_TEXT = {"study", "arm", "phase", "data", "setting", "stopped"}  # a digest may look like a number
 
 
 def read(*paths: Path | str) -> pd.DataFrame:
-    """All ledgers in or below some folders: one row a round, sorted by study, arm, seed and round.
+    """All ledgers in or below some folders, or a report's `results.csv`: one row a round, sorted by `KEYS`.
 
-    Densities of layers are columns `density/<layer>`; circumstances of the run, and the ledger's path, `run/<what>`.
+    What analyses measured beside a ledger are columns `<analysis>/<what>`, densities of layers `density/<layer>`,
+    circumstances of the run, and the ledger's path, `run/<what>`.
     Raises FileNotFoundError if there is no finished round, LedgerError if two ledgers contradict each other.
     """
-    files = sorted({file for path in paths for file in _ledgers(Path(path))})
-    rows = [{**_flat(line), "run/ledger": str(file)} for file in files for line in Ledger(file).lines()]
+    files = sorted({file for path in paths for file in _files(Path(path))})
+    rows = [{**row, "run/ledger": str(file)} for file in files for row in _rows(file)]
     if not rows:
         raise FileNotFoundError(f"no finished round under {', '.join(map(str, paths))}")
     frame = pd.DataFrame(rows).sort_values(KEYS, ignore_index=True)
@@ -40,6 +45,12 @@ def read(*paths: Path | str) -> pd.DataFrame:
         first, second, *_ = frame[twice]["run/ledger"]
         raise LedgerError(f"{first} and {second} hold different results for the same cell; report one of them")
     return frame
+
+
+def one_study(frame: pd.DataFrame) -> None:
+    """Raises LedgerError for results of several studies: their arms have the same names and can't be averaged."""
+    if len(studies := sorted(set(frame["study"]))) > 1:
+        raise LedgerError(f"these are results of {len(studies)} studies, {', '.join(studies)}; give those of one alone")
 
 
 def headline(frame: pd.DataFrame) -> str:
@@ -62,6 +73,7 @@ def mean_interval(values: Iterable[float]) -> tuple[float, float]:
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
     """Per arm and round: n, density, and mean and half-width of accuracy, early stop and difference to dense."""
+    one_study(frame)
     score = f"test_{headline(frame)}"
     rows = []
     for (arm, index), cells in frame.groupby(["arm", "round"], sort=True):
@@ -83,8 +95,17 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def cost(frame: pd.DataFrame) -> pd.DataFrame:
+    """Per arm and round: density and the mean over seeds of `COSTS`; empty if the ledgers did not count FLOPs."""
+    one_study(frame)
+    if not set(COSTS) <= set(frame):
+        return pd.DataFrame()
+    return frame.groupby(["arm", "round"], sort=True)[["density", *COSTS]].mean().dropna().reset_index()
+
+
 def difference(frame: pd.DataFrame, first: tuple[str, int], second: tuple[str, int]) -> tuple[float, float, int]:
     """Paired difference of test scores, (arm, round) minus (arm, round): mean, half-width, seeds that have both."""
+    one_study(frame)
     score = f"test_{headline(frame)}"
     sides = [
         frame[(frame["arm"] == arm) & (frame["round"] == index)].set_index("seed")[score]
@@ -123,23 +144,72 @@ def missing(frame: pd.DataFrame) -> list[str]:
     lacking = []
     for study, part in frame.groupby("study", sort=True):
         last = part.groupby(["arm", "seed"])["round"].max()
+        ended = part[part["stopped"].notna()] if "stopped" in part else part.iloc[:0]
+        met = set(zip(ended["arm"], ended["seed"], strict=True))  # a stopping condition
         planned = int(part["rounds"].iloc[0])
         for arm in sorted(set(part["arm"])):
             for seed in sorted(set(part["seed"])):
                 if (arm, seed) not in last:
                     lacking.append(f"{study} {arm} seed {seed}: not begun")
-                elif (done := int(last[arm, seed])) < planned:
+                elif (arm, seed) not in met and (done := int(last[arm, seed])) < planned:
                     lacking.append(f"{study} {arm} seed {seed}: {done} of {planned} pruned rounds")
     return lacking
 
 
-def _ledgers(path: Path) -> list[Path]:
-    if path.name == NAME:
+def _files(path: Path) -> list[Path]:
+    if path.name == NAME or (path.suffix == ".csv" and path.is_file()):
         return [path]
     return [path / NAME] if (path / NAME).exists() else list(path.rglob(NAME))
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    if path.suffix == ".csv":
+        return _written(path)
+    found = {beside.stem: Ledger(beside).lines() for beside in sorted(path.parent.glob("*.jsonl")) if beside != path}
+    return [_flat(line) | _analysed(line["round"], found) for line in Ledger(path).lines()]
+
+
+def _analysed(index: int, found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """The numbers that analyses have for a round; what is not a number stays in their own ledgers."""
+    return {
+        f"{name}/{key}": value
+        for name, lines in found.items()
+        for key, value in (lines[index].items() if index < len(lines) else ())
+        if isinstance(value, int | float) and key not in (*KEYS, "rounds", "density")
+    }
 
 
 def _flat(line: dict) -> dict:
     flat = {key: value for key, value in line.items() if not isinstance(value, dict)}
     flat |= {f"density/{layer}": value for layer, value in line["layer_densities"].items()}
     return flat | {f"run/{key}": value for key, value in line.get("run", {}).items()}
+
+
+def _written(path: Path) -> list[dict[str, Any]]:
+    """The rows of a report's `results.csv`, by Python's own reading of numbers: that of pandas may lose last digits."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            lines = list(csv.DictReader(file, strict=True))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise LedgerError(f"{path} is no results.csv of a report: {error}") from error
+    rows = []
+    for number, line in enumerate(lines, start=2):
+        if None in line or None in line.values():
+            raise LedgerError(f"{path}, line {number} has not as many fields as the first line")
+        row = {column: text if column in _TEXT and text else _value(text) for column, text in line.items()}
+        for column, kind in _NEEDED.items():
+            if not isinstance(row.get(column), kind):
+                raise LedgerError(f"{path}, line {number}: no {column}, so it is no results.csv of a report")
+        rows.append(row)
+    return rows
+
+
+def _value(text: str) -> Any:
+    if text in ("", "True", "False"):
+        return {"": float("nan")}.get(text, text == "True")
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -13,6 +14,7 @@ from lottery import masks as _masks
 from lottery.arms import Arm
 from lottery.criteria import Criterion, Evidence, score
 from lottery.data.examples import Data
+from lottery.early_bird import Settled, distance
 from lottery.flops import Flops
 from lottery.masks import Masks
 from lottery.recipes import Budget, Recipe, Trained
@@ -48,10 +50,16 @@ class Ticket:
 
 
 class Train(Protocol):
-    """Trains a ticket over the steps `first` to `last` of a budget, in round `index`; keeps the state in `passing`."""
+    """Trains a ticket over the steps `first` to `last` of a budget, in round `index`; keeps states in `passing`."""
 
     def __call__(
-        self, ticket: Ticket, index: int, first: int, last: int, passing: int = 0, budget: Budget | None = None
+        self,
+        ticket: Ticket,
+        index: int,
+        first: int,
+        last: int,
+        passing: Sequence[int] = (),
+        budget: Budget | None = None,
     ) -> Trained: ...
 
 
@@ -64,14 +72,17 @@ class Round:
     first: int
     budget: Budget
     train: Train
-    passing: int = 0
+    until: int | None = None
+    """the last step, if the budget is not used up"""
+    passing: Sequence[int] = ()
+    """steps whose states will be asked for"""
     before: Flops = field(default_factory=Flops)
     """of all training that it took to find the ticket"""
     stop: Callable[[Round], str | None] = lambda current: None
 
     @property
     def last(self) -> int:
-        return self.budget.steps
+        return self.until or self.budget.steps
 
     @cached_property
     def ends(self) -> str | None:
@@ -90,26 +101,39 @@ def play(recipe: Recipe, pruning: Pruning, arm: Arm, seed: int, train: Train) ->
     network trained in the round before, or those of its parent.
     """
     parent = play(recipe, pruning, arm.parent, seed, train) if arm.parent else None
-    dense = Round(0, dense_ticket(recipe, seed), 0, recipe.budget, train, passing=arm.rewind)
+    dense = dense_round(recipe, seed, train, arm.rewind)
     ends = partial(stop_reason, recipe, pruning.stop, dense)
     found = current = next(parent) if parent else dense
     yield current
     start = train(dense.ticket, 0, 0, arm.rewind).state if arm.rewind else dense.ticket.state
+    start = arm.given.start if arm.given else start
     for index, target in enumerate(pruning.schedule, start=1):
         heir = next(parent, None) if parent else None
         if heir:
             masks, ends = heir.ticket.masks, partial(_ends_of, heir)
         elif parent or current.ends:
             return
+        elif arm.given:
+            masks = arm.given.masks
         else:
+            if arm.early:
+                found = settled(recipe, pruning, arm.early, dense, start, target, seed)
             masks = prune(recipe, pruning, found, current.ticket.masks, start, target, seed)
         masks = checked(arm.masks(masks, generator(seed, "masks", arm.name, index)), like=masks)
         origin = Origin(start, partial(_trained_state, found), partial(initial, recipe, seed, "reinit", index), masks)
         before = found.before + recipe.flops(found.ticket.masks) * (found.last - found.first)
+        before = arm.given.cost if arm.given else before
         budget = arm.length(recipe.budget, recipe.share(masks))
-        current = Round(index, Ticket.of(arm.weights(origin), masks), arm.first, budget, train, 0, before, ends)
+        current = Round(
+            index, Ticket.of(arm.weights(origin), masks), arm.first, budget, train, before=before, stop=ends
+        )
         yield current
         found = (heir or current) if (arm.parent or arm).iterative else dense
+
+
+def dense_round(recipe: Recipe, seed: int, train: Train, rewind: int = 0) -> Round:
+    """Round 0 of every arm: the dense network from its initialisation."""
+    return Round(0, dense_ticket(recipe, seed), 0, recipe.budget, train, passing=(rewind,) if rewind else ())
 
 
 def prune(
@@ -131,6 +155,31 @@ def prune(
         rng=generator(seed, "score", found.index + 1),
     )
     return choose(pruning.scope, score(pruning.criterion, evidence), masks, target)
+
+
+def settled(
+    recipe: Recipe, pruning: Pruning, when: Settled, dense: Round, start: State, target: Target, seed: int
+) -> Round:
+    """The dense network at the step at which its mask for a target has settled, or at the end (You et al. 2020)."""
+    looks = prefixes(dense, when.every)
+    step = when.step(drift(recipe, pruning, looks, start, target, seed))
+    return next((look for look in looks if look.last == step), dense)
+
+
+def prefixes(dense: Round, every: int) -> list[Round]:
+    """The dense training cut off after every so many steps."""
+    steps = range(every, dense.last, every)
+    if steps:  # once for all of them: asked for alone, each would be trained from the beginning
+        dense.train(dense.ticket, 0, 0, steps[-1], steps[:-1])
+    return [replace(dense, until=step, passing=()) for step in steps]
+
+
+def drift(
+    recipe: Recipe, pruning: Pruning, looks: Sequence[Round], start: State, target: Target, seed: int
+) -> list[tuple[int, float]]:
+    """(step, distance of its mask to that of the look before), from the second look on."""
+    found = ((look.last, prune(recipe, pruning, look, look.ticket.masks, start, target, seed)) for look in looks)
+    return [(step, distance(one, other)) for (_, one), (step, other) in pairwise(found)]
 
 
 def stop_reason(recipe: Recipe, stop: Stop, dense: Round, current: Round) -> str | None:

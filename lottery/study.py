@@ -99,7 +99,7 @@ class Phases:
         index: int,
         first: int,
         last: int,
-        passing: int = 0,
+        passing: Sequence[int] = (),
         budget: Budget | None = None,
         copy: int = 0,
     ) -> Entry:
@@ -107,7 +107,7 @@ class Phases:
         recipe = self.cell.study.recipe
         budget = budget or recipe.budget
         phase = self.phase(ticket, index, first, last, budget, copy)
-        waypoints = {passing: self.specification(replace(phase, last=passing))} if passing else {}
+        waypoints = {step: self.specification(replace(phase, last=step)) for step in passing}
         current = Round(index, ticket, first, budget, self)
 
         def watch(step: int, row: Row | None) -> None:

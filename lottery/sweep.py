@@ -46,8 +46,9 @@ def _check(cells: Sequence[Job]) -> None:
     from lottery.config import build, build_analyses, check
 
     for job in {(job.study, job.label): job for job in cells}.values():
-        check(build(job))
-        build_analyses(job)
+        cell = build(job)
+        check(cell)
+        build_analyses(job, cell.study.recipe.data)
         make("tracking", job.config["tracking"])
 
 

@@ -39,7 +39,7 @@ def job() -> Job:
         (["arm=imp", "arm.rewind=500", "arm.first=7"], "imp,first=7it,rewind=500it"),
         (["arm=random_reinit", "arm.rewind=500"], "random_reinit,rewind=500it"),
         (["arm=random_mask", "arm.weights._target_=lottery.rewinding.to_fresh"],
-         'random_mask,weights={"_partial_":true,"_target_":"lottery.rewinding.to_fresh"}'),
+         'random_mask,weights._target_=lottery.rewinding.to_fresh'),
     ],
 )  # fmt: skip
 def test_label_is_the_name_and_what_differs_sorted(overrides: list[str], label: str) -> None:

@@ -117,6 +117,26 @@ def test_killed_and_resumed_it_is_the_undisturbed_run(
         assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
+def test_a_process_that_ends_before_it_trains_is_noticed(start: Callable[..., subprocess.Popen[str]]) -> None:
+    process = start("run", *LENET, *TWO)
+    wait_for(lambda: others(process.pid))
+    os.kill(others(process.pid)[0], signal.SIGKILL)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "another of the 2 processes of this cell ended with code -9 before it could train" in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.slow
+def test_a_sweep_s_worker_starts_its_ranks(
+    lottery: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    sweep = ("experiment=demo", "arm=imp", "seed=0", "schedule.rounds=1", "budget.steps=20")
+    done = lottery("run", *sweep, *TWO, "hardware.devices=2")
+    assert done.returncode == 0, done.stderr
+    assert len(Ledger(next(tmp_path.glob("runs/*/imp/seed0")) / NAME).lines()) == 2
+
+
 def test_a_batch_that_can_not_be_shared_is_refused(lottery: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     done = lottery("run", *LENET, *TWO, "data.batch_size=25")
     assert done.returncode != 0

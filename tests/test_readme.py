@@ -45,7 +45,7 @@ def test_stable_keys_of_the_table_exist() -> None:
         if row.startswith("| `")
         for key in re.findall(r"`([a-z_.]+)`", row.split("|")[1])
     ]
-    assert len(keys) == 19
+    assert len(keys) == 21
     for key in keys:
         top, _, rest = key.partition(".")
         assert rest in job.config[top] if rest else (top in job.config or top in GROUPS), key

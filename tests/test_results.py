@@ -17,6 +17,7 @@ from scipy import stats
 
 from lottery import report, results
 from lottery.ledger import LedgerError
+from lottery.names import Refused
 
 STUDY = "demo-digits-12345678"
 DENSITY = (1.0, 0.5, 0.125)
@@ -199,6 +200,99 @@ def test_the_frame_of_a_report_leaves_out_how_it_was_run(frame: pd.DataFrame, tm
     written = pd.read_csv(tmp_path / "results.csv")
     assert list(written) == [column for column in frame if not column.startswith("run/")]
     assert written["test_accuracy"].tolist() == frame["test_accuracy"].tolist()
+
+
+def test_a_report_is_read_back_equal(frame: pd.DataFrame, tmp_path: Path) -> None:
+    # a digest may look like a number, a third has all its digits, and a metric may be missing from a line
+    frame["phase"], frame.loc[3, "setting"] = "1e16", "0012345678901234"
+    frame["test_loss"], frame.loc[2, "val_loss"] = [1 / (3 + row) for row in range(len(frame))], np.nan
+    frame["seen"] = True
+    report.write(frame, tmp_path / "first")
+    again = results.read(tmp_path / "first" / "results.csv")
+    columns = [column for column in frame if not column.startswith("run/")]
+    pd.testing.assert_frame_equal(again[columns], frame[columns], check_exact=True)
+    assert list(again) == [*columns, "run/ledger"]
+    assert report.write(again, tmp_path / "second") == REPORT
+    assert (tmp_path / "second" / "results.csv").read_bytes() == (tmp_path / "first" / "results.csv").read_bytes()
+
+
+def test_the_report_of_a_results_file_goes_where_one_says(frame: pd.DataFrame, tmp_path: Path) -> None:
+    report.write(frame, tmp_path)
+    file = tmp_path / "results.csv"
+    with pytest.raises(Refused, match=r"results.csv: say with --out where the report of a results file shall go"):
+        report.publish([file])
+    report.publish([file], tmp_path / "out")
+    assert (tmp_path / "out" / "report.md").read_text() == REPORT
+    assert (tmp_path / "out" / "curve.png").stat().st_size > 0
+
+
+HEAD = "study,arm,seed,round,rounds,density"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("id,claim\nC1,x\n", r"line 2: no study, so it is no results.csv of a report"),
+        (f"{HEAD}\ns,imp,0,0,2\n", "line 2 has not as many fields as the first line"),
+        (f"{HEAD}\ns,imp,0,0,2,1.0\ns,imp,0,1,2,0.5,9\n", "line 3 has not as many fields as the first line"),
+        (f"{HEAD}\ns,imp,zero,0,2,1.0\n", "line 2: no seed, so"),
+        (f"{HEAD}\n,imp,0,0,2,1.0\n", "line 2: no study, so"),
+        (f'{HEAD}\n"s,imp', "is no results.csv of a report: unexpected end of data"),
+    ],
+)
+def test_a_file_that_no_report_wrote(text: str, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "results.csv").write_text(text)
+    with pytest.raises(LedgerError, match=f"^{tmp_path}/results.csv.*{sentence}"):
+        results.read(tmp_path / "results.csv")
+    (tmp_path / "results.csv").write_text(f"{HEAD}\n")
+    with pytest.raises(FileNotFoundError, match="no finished round under"):
+        results.read(tmp_path / "results.csv")
+
+
+def test_arms_of_two_studies_are_not_averaged(tmp_path: Path) -> None:
+    for study in ("a", "b"):
+        ledgers(tmp_path, ACCURACY, study)
+    both = results.read(tmp_path)
+    assert len(both) == 36
+    for average in (
+        report.render,
+        results.summary,
+        results.cost,
+        lambda frame: report.write(frame, tmp_path / "out"),
+        lambda frame: report.draw(frame, tmp_path / "curve.png"),
+        lambda frame: results.difference(frame, ("imp", 1), ("imp", 0)),
+        lambda frame: results.matches_dense(frame, "imp", 1),
+        lambda frame: results.sparsest_match(frame, "imp"),
+    ):
+        with pytest.raises(LedgerError, match=r"^these are results of 2 studies, a, b; give those of one alone$"):
+            average(both)
+
+
+def test_a_round_of_arms_with_unlike_densities_names_both(frame: pd.DataFrame) -> None:
+    frame.loc[(frame["arm"] == "imp") & (frame["round"] == 1), "density"] = 0.4
+    assert "| 40.00% / 50.00% | 0.9500 ± 0.0745 |" in report.render(frame)
+
+
+COST = """
+Training cost, mean over seeds: a round alone, and with all training that was needed to find its ticket.
+FLOPs are in proportion to each layer's density; dense: of the same steps with every weight.
+
+|           arm | density | steps |   FLOPs |   dense | FLOPs with finding |   dense |
+|--------------:|--------:|------:|--------:|--------:|-------------------:|--------:|
+|           imp | 100.00% |   600 | 2.00e12 | 2.00e12 |            2.00e12 | 2.00e12 |
+|           imp |  50.00% |   600 | 1.00e12 | 2.00e12 |            3.00e12 | 4.00e12 |
+|           imp |  12.50% |   600 | 2.50e11 | 2.00e12 |            3.25e12 | 6.00e12 |
+| random_reinit | 100.00% |   600 | 2.00e12 | 2.00e12 |            2.00e12 | 2.00e12 |
+|"""
+
+
+def test_the_cost_of_training_is_a_second_table(frame: pd.DataFrame) -> None:
+    dense = 1e12 * (frame["seed"] + 1)  # a mean of 2e12 over the seeds 0, 1, 2
+    frame["train_flops"], frame["train_flops_dense"] = dense * frame["density"], dense
+    frame["total_flops"] = frame.groupby(["arm", "seed"])["train_flops"].cumsum()
+    assert report.render(frame) == REPORT  # one of the columns is missing
+    frame["total_flops_dense"] = frame.groupby(["arm", "seed"])["train_flops_dense"].cumsum()
+    assert report.render(frame).startswith(REPORT + COST)
 
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])

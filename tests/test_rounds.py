@@ -57,7 +57,13 @@ class Trainer:
     known: dict[tuple[str, str, int, int], Trained] = field(default_factory=dict)
 
     def __call__(
-        self, ticket: Ticket, index: int, first: int, last: int, passing: int = 0, budget: Budget | None = None
+        self,
+        ticket: Ticket,
+        index: int,
+        first: int,
+        last: int,
+        passing: Sequence[int] = (),
+        budget: Budget | None = None,
     ) -> Trained:
         key = digest(ticket.state), digest(ticket.masks), first, last
         if key not in self.known:

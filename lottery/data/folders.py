@@ -44,6 +44,7 @@ def folder(
         raise DataError(f"data.scale={list(scale)}: must be two shares of a picture's area, the smaller one first")
     if workers < 0:
         raise DataError(f"data.workers={workers}: must be at least 0 processes")
+    workers = min(workers, os.cpu_count() or 1)  # more would only take turns
     top, views = Path(root).expanduser(), Views((height, width), resize, (scale[0], scale[1]))
     parts = [part for part in ("train", "val", "test") if (top / part).is_dir()]
     apart = "train" in parts and len(parts) > 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,10 +45,12 @@ class Published:
     def _download(self, root: Path) -> list[Path]:
         from torchvision import datasets
 
+        before = root.exists()
         try:
             for arguments in self.downloads:
                 getattr(datasets, self.name)(root, download=True, **arguments)
         except (OSError, RuntimeError) as error:
+            _remove_empty(root, itself=not before)
             said = " ".join(str(error).split()) or type(error).__name__
             first = self.files[0] + "".join(f"[{end}]" for end in self.endings if end)
             more = ("no", "one", "two", "three", "four", "five")[len(self.files) - 1]
@@ -59,6 +62,16 @@ class Published:
         found = self._find(root)
         assert found, f"torchvision downloaded {self.name} to a place of its own"
         return found
+
+
+def _remove_empty(folder: Path, itself: bool) -> None:
+    """Removes the empty folders that a download began with."""
+    for path in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
+        with suppress(OSError):  # not empty
+            path.rmdir()
+    if itself:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def damaged(path: Path, why: object) -> DataError:

@@ -1,0 +1,95 @@
+"""The tables of `experiments/`, made from the committed CSV files alone: `make tables`.
+
+A README says by a comment where a table goes; what stands between it and the next `<!-- end -->` is replaced:
+
+    <!-- table: NAME -->   accuracy by density, of NAME.csv
+    <!-- cost: NAME -->    what the training took, of NAME.csv
+    <!-- verdicts -->      the claims of expected.csv, judged; in experiments/README.md those of all folders
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import get_args
+
+import pandas as pd
+
+from lottery.report import accuracies, costs, draw
+from lottery.results import read
+from lottery.verdicts import EXPECTED, Verdict, table, verdicts
+
+HERE = Path(__file__).parent
+_OPENING = re.compile(r"<!-- (?:(?:table|cost): \S+|verdicts) -->")
+_BLOCK = re.compile(r"<!-- (?:(table|cost): (\S+)|verdicts) -->\n(.*?)<!-- end -->", re.DOTALL)
+
+
+def main() -> None:
+    """Writes every README that has changed, and with --figures every curve."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.tables", description="Tables of experiments/.")
+    parser.add_argument("root", nargs="?", type=Path, default=HERE, help="another folder of experiments")
+    parser.add_argument("--figures", action="store_true", help="draw the curves again, too")
+    arguments = parser.parse_args()
+    for page in pages(arguments.root):
+        text = rebuilt(page)
+        if text != page.read_text():
+            page.write_text(text)
+            print(f"wrote {page}")
+    for file in results(arguments.root) if arguments.figures else ():
+        figure = file.with_name("curve.png") if file.stem == "results" else file.with_suffix(".png")
+        draw(read(file), figure)
+        print(f"drew {figure}")
+
+
+def pages(root: Path) -> list[Path]:
+    """Every README that may have tables."""
+    return sorted([root / "README.md", *root.glob("*/README.md")])
+
+
+def results(root: Path) -> list[Path]:
+    """Every results file."""
+    return sorted(file for file in root.glob("*/*.csv") if file.name != EXPECTED)
+
+
+def rebuilt(page: Path) -> str:
+    """A README's text with its tables made again.
+
+    Raises ValueError for a table that nothing ends.
+    """
+    text = page.read_text()
+    blocks = list(_BLOCK.finditer(text))
+    for opening in _OPENING.finditer(text):
+        if opening.start() not in [block.start() for block in blocks]:
+            raise ValueError(f"{page}: nothing ends {opening[0]}")
+    return _BLOCK.sub(lambda block: _filled(page.parent, block), text)
+
+
+def _filled(folder: Path, block: re.Match[str]) -> str:
+    opening = block[0].partition("\n")[0]
+    return f"{opening}\n{_content(folder, block[1], block[2]).strip()}\n<!-- end -->"
+
+
+def _content(folder: Path, kind: str | None, name: str) -> str:
+    if kind is None:
+        return table(verdicts(folder)) if (folder / EXPECTED).exists() else every_verdict(folder)
+    file = folder / f"{name}.csv"
+    if not file.exists():
+        return f"not run yet: {file.name}"
+    return (accuracies if kind == "table" else costs)(read(file)) or "FLOPs were not counted yet when this ran."
+
+
+def every_verdict(root: Path) -> str:
+    """How many claims hold, and one table of all."""
+    judged = {file.parent.name: verdicts(file) for file in sorted(root.glob(f"*/{EXPECTED}"))}
+    if not judged:
+        return "no claims yet"
+    frame = pd.concat([part.assign(experiment=f"[{name}]({name}/README.md)") for name, part in judged.items()])
+    frame = frame[["experiment", *(column for column in frame if column != "experiment")]]
+    counts = frame["verdict"].value_counts()
+    said = [f"{verdict} {counts.get(verdict, 0)}" for verdict in get_args(Verdict)]
+    return f"{len(frame)} claims: {', '.join(said)}.\n\n{table(frame)}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Early-bird tickets: masks settle before weights do, so the first training can be cut short (You et al. 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lottery.masks import Masks, kept
+
+
+@dataclass(frozen=True)
+class Settled:
+    """When a mask counts as settled."""
+
+    every: int
+    """optimizer steps between two looks; an epoch in the paper"""
+    threshold: float = 0.1
+    """largest distance from one look to the next"""
+    window: int = 5
+    """looks in a row that must be so near"""
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError(f"every={self.every}: must be at least 1 step")
+        if not 0 < self.threshold <= 1:
+            raise ValueError(f"threshold={self.threshold:g}: must lie in (0, 1]")
+        if self.window < 1:
+            raise ValueError(f"window={self.window}: must be at least 1")
+
+    def step(self, distances: Sequence[tuple[int, float]]) -> int | None:
+        """The first step, of (step, distance to the look before), at which the mask has settled; None if it has not.
+
+        >>> Settled(every=10, window=2).step([(20, 0.3), (30, 0.09), (40, 0.05), (50, 0.04)])
+        40
+        """
+        near = 0
+        for step, distance in distances:
+            near = near + 1 if distance < self.threshold else 0
+            if near == self.window:
+                return step
+        return None
+
+
+def distance(one: Masks, other: Masks) -> float:
+    """Share of the weights kept by either, each counted for itself, that the other does not keep; in [0, 1].
+
+    The paper divides by all channels, which for a sparse mask would be near 0 whatever it keeps.
+    """
+    common = kept({name: mask & other[name] for name, mask in one.items()})
+    return 1 - 2 * common / max(1, kept(one) + kept(other))

@@ -1,0 +1,28 @@
+"""The analysis of early-bird tickets: mask distances during the dense training (You et al. 2020)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lottery.early_bird import Settled
+from lottery.rounds import Round, dense_round, drift, prefixes
+from lottery.study import Cell, Phases
+
+
+@dataclass(frozen=True)
+class EarlyBird:
+    """In each pruned round's line: how one-shot masks of its density move from look to look of the dense training."""
+
+    when: Settled
+
+    def __call__(self, cell: Cell, current: Round, train: Phases) -> dict[str, Any]:
+        if current.index == 0:
+            return {"settled_step": None, "distances": []}
+        recipe, pruning = cell.study.recipe, cell.study.pruning
+        dense, target = dense_round(recipe, cell.seed, train), pruning.schedule[current.index - 1]
+        found = drift(recipe, pruning, prefixes(dense, self.when.every), dense.ticket.state, target, cell.seed)
+        return {
+            "settled_step": self.when.step(found),
+            "distances": [{"step": step, "distance": round(moved, 9)} for step, moved in found],
+        }

@@ -1,0 +1,138 @@
+"""Exporting: a ticket out of a finished round, from ledger and store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from lottery import leases
+from lottery.config import build
+from lottery.digests import digest
+from lottery.ledger import CONFIG, NAME, Ledger
+from lottery.names import SCIENCE_GROUPS, Job, Refused
+from lottery.placing import RECIPE, here, placed
+from lottery.plan import Lookup, NotYet
+from lottery.recipes import Phase
+from lottery.rewinding import Origin, State
+from lottery.rounds import Round, initial, play
+from lottery.store import Entry, Store
+from lottery.study import Cell, Phases
+from lottery.tickets import FORMAT, VERSION, Saved
+from lottery.user_code import user_code
+
+
+@dataclass(frozen=True)
+class Recorded(Job):
+    """A cell that was run, by the names in its ledger."""
+
+    line: Mapping[str, Any]
+
+    @property
+    def study(self) -> str:
+        return self.line["study"]
+
+    @property
+    def label(self) -> str:
+        return self.line["arm"]
+
+
+def exported(
+    folder: Path,
+    index: int,
+    path: Path | None,
+    seed_only: bool,
+    overrides: Sequence[str] = (),
+    sources: Sequence[str] = (),
+) -> Saved:
+    """The ticket of a cell's finished round, from its ledger and store: replayed, nothing is trained.
+
+    Raises Refused if the round isn't there, or isn't what the code and data of now would make.
+    """
+    lines = Ledger(folder / NAME).lines()
+    if not 0 <= index < len(lines):
+        had = f"rounds 0 to {len(lines) - 1}" if lines else "no finished round"
+        raise Refused(f"--round {index}: {folder / NAME} has {had}")
+    line = {key: value for key, value in lines[index].items() if key != "run"}
+    config = placed(yaml.safe_load((folder / CONFIG).read_text()), overrides)
+    job = Recorded(config, config["arm"], {}, tuple(sources), line)
+    cell = build(job)
+    roots = Path(config["store"]), folder.resolve().parents[2] / "store"  # the second after the whole `out` has moved
+    store = next((Store(root) for root in roots if root.is_dir() and Store(root).find(line["phase"])), None)
+    if store is None:
+        raise Refused(f"{folder}: phase {line['phase'][:16]} of round {index} is in neither {roots[0]} nor {roots[1]}")
+    current, entry, start = _replayed(cell, store, index)
+    if entry.key != line["phase"]:
+        raise Refused(
+            f"{folder}: round {index} was measured under other code, data or library versions (phase "
+            f"{line['phase'][:16]} in its ledger, {entry.key[:16]} now)"
+        )
+    draws = [purpose for purpose in (["init"], ["reinit", index]) if seed_only]
+    draw = next((d for d in draws if digest(initial(cell.study.recipe, cell.seed, *d)) == digest(start)), None)
+    if seed_only and draw is None:
+        raise Refused(f"--seed-only: {line['arm']} begins with weights that no seed draws; leave it out")
+    seeds = Phases(cell, store).phase(current.ticket, index, current.first, current.last, current.budget)
+    same = store.entries()[entry.key]["by"] == leases.identity()["host"]
+    info = _info(job, cell, current, seeds) | {"draw": draw}
+    info["digests"] |= {"start": digest(start), "trained": digest(entry.state)}
+    info["made"] |= {} if same else {"cpu": None}  # of another machine we don't know it
+    own = current.budget != cell.study.recipe.budget
+    factors = [current.budget.factor(step) for step in range(current.first, current.last)] if own else None
+    rates = torch.tensor(factors, dtype=torch.float64) if factors else None
+    path = path or Path(f"{line['arm']}_seed{line['seed']}_r{index}.safetensors")
+    return Saved(path, info, current.ticket.masks, {} if draw else start, rates)
+
+
+def _replayed(cell: Cell, store: Store, index: int) -> tuple[Round, Entry, State]:
+    """A round and what its ticket was made of, pruned weights too, with every phase from the store."""
+    starts: list[State] = []
+
+    def remembered(origin: Origin) -> State:
+        starts.append(cell.arm.weights(origin))
+        return starts[-1]
+
+    study, arm = cell.study, replace(cell.arm, weights=remembered)
+    try:
+        rounds = play(study.recipe, study.pruning, arm, cell.seed, Lookup(cell, store))
+        current = next(islice(rounds, index, None))
+        entry = current.trained
+    except NotYet as missing:
+        raise Refused(
+            f"{store.root}: has no phase of round {missing.index} of {cell.label}, seed {cell.seed}, as it would be "
+            "trained now; if nothing has changed since, the command that trained it will do so again"
+        ) from missing
+    assert isinstance(entry, Entry)
+    return current, entry, starts[-1] if starts else current.ticket.state
+
+
+def _info(job: Recorded, cell: Cell, current: Round, phase: Phase) -> dict[str, Any]:
+    """What the file says, but for what depends on the trained weights and on the start."""
+    config, recipe = job.config, cell.study.recipe
+    kept = {group: config[group] for group in (*SCIENCE_GROUPS, "arm", "hardware", "stop", "seed")}
+    if "root" in config["data"]:  # whose files they were is nobody's business
+        kept["data"] = {**config["data"], "root": None}
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "line": job.line,
+        "headline": recipe.sample.headline,
+        "config": kept,
+        "phase": {
+            **{key: getattr(phase, key) for key in ("first", "last", "order", "noise", "build")},
+            "evaluate": current.budget.evaluate,
+            "sparse": list(phase.sparse),
+        },
+        "shapes": {name: list(mask.shape) for name, mask in phase.masks.items()},
+        "digests": {
+            "ticket": digest(phase.state),
+            "masks": digest(phase.masks),
+            "data": recipe.data.digest,
+            "code": user_code([config[group] for group in RECIPE]),
+        },
+        "made": {**here(recipe), "devices": recipe.hardware.devices},
+    }

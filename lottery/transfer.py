@@ -1,0 +1,107 @@
+"""Transfer: the `lottery run` command that trains a ticket under its own recipe, but for what is said otherwise."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lottery.compose import jobs
+from lottery.names import SCIENCE_GROUPS, Refused, find, options
+from lottery.tickets import Saved
+from lottery.trust import leaves, trusted
+
+_PLAIN = r"[A-Za-z0-9_.*?-]+"  # what Hydra reads as a name within braces
+
+
+def arguments(saved: Saved, given: Sequence[str], trust: tuple[str, ...] = ()) -> list[str]:
+    """Arguments of `lottery run`: the recorded recipe as options and settings, then what is `given`.
+
+    A group that is given comes as its yaml has it, an experiment brings all of them. Raises Refused for
+    a configuration that may not be trusted.
+    """
+    config = saved.info["config"]
+    trusted(saved.path, config, trust)
+    said = {word.lstrip("+~").partition("=")[0] for word in given if not word.startswith("-")}
+    first = saved.info["phase"]["first"]
+    own = ["arm=ticket", f"arm.file={literal(str(saved.path))}"]
+    own += [f"arm.first={first}"] * (first > 0 and "arm.first" not in said)
+    if "experiment" in said:
+        return [*own, *given]
+    own += [f"seed={config['seed']}"] * ("seed" not in said)
+    folders = [word for word in given if Path(word).is_dir()][:1]  # what follows --config-dir
+    flags = [flag for folder in folders for flag in ("--config-dir", folder)]
+    choices = [f"{group}={_nearest(group, config[group], tuple(folders))}" for group in SCIENCE_GROUPS]
+    settings: list[str] = []
+    for groups in (["data"], [g for g in (*SCIENCE_GROUPS, "stop") if g != "data"]):  # others may depend on the data
+        [job] = jobs([*flags, *choices, *settings])
+        for group in groups:
+            settings += changes(group, job.config[group], config[group])
+    [job] = jobs([*flags, *choices, *settings])
+    if left := [
+        word for group in (*SCIENCE_GROUPS, "stop") for word in changes(group, job.config[group], config[group])
+    ]:
+        raise Refused(f"{saved.path}: its recipe can't be written as a command: {left[0]} does not say it")
+    kept = [word for word in [*choices, *settings] if not _overruled(word.lstrip("+~").partition("=")[0], said)]
+    return [*own, *kept, *given]
+
+
+def changes(key: str, ours: Any, theirs: Any) -> Iterator[str]:
+    """Overrides that make `theirs` of what is composed.
+
+    >>> list(changes("optimizer", {"lr": 0.1, "fused": True}, {"lr": 0.2, "betas": [0.9, 0.99]}))
+    ['++optimizer.lr=0.2', '++optimizer.betas=[0.9,0.99]', '~optimizer.fused']
+    """
+    nested = isinstance(ours, Mapping) and isinstance(theirs, Mapping)
+    if nested and all(re.fullmatch(r"\w+", str(name)) for name in {*ours, *theirs}):
+        where = ("root", "workers") if key == "data" else ()
+        for name in (name for name in theirs if name not in where):
+            yield from changes(f"{key}.{name}", ours.get(name, ...), theirs[name])
+        yield from (f"~{key}.{name}" for name in ours if name not in theirs)
+    elif type(ours) is not type(theirs) or ours != theirs:
+        yield f"++{key}={literal(theirs)}"
+
+
+def literal(value: Any) -> str:
+    """A value as Hydra's command line reads it.
+
+    >>> literal({"a*": [None, True, 1e-05, "it's, ok"]})
+    "{a*:[null,true,1e-05,'it\\\\'s, ok']}"
+
+    Raises Refused for a name that can't be written there.
+    """
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, list):
+        return f"[{','.join(map(literal, value))}]"
+    if isinstance(value, Mapping):
+        if bad := [name for name in value if not re.fullmatch(_PLAIN, str(name))]:
+            raise Refused(f"{str(bad[0])[:60]!r}: is no name that a setting can have")
+        return f"{{{','.join(f'{name}:{literal(item)}' for name, item in value.items())}}}"
+    text = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + found[2].replace("'", r"\'"), value)
+    return value if re.fullmatch(r"[A-Za-z_/][\w./-]*", value) and not _reserved(value) else f"'{text}'"
+
+
+def _reserved(text: str) -> bool:
+    return not isinstance(yaml.safe_load(text), str) or text.lower() in ("nan", "inf", "infinity")
+
+
+def _overruled(key: str, said: set[str]) -> bool:
+    """Whether a setting, or the group that it belongs to, is given."""
+    return any(key == other or key.startswith(f"{other}.") for other in said)
+
+
+def _nearest(group: str, node: Mapping[str, Any], sources: tuple[str, ...]) -> str:
+    """The option whose yaml says most nearly the same."""
+
+    def distance(name: str) -> tuple[bool, int]:
+        shipped = yaml.safe_load(find(group, name, sources).read_text())
+        same = set(map(str, leaves(shipped))) ^ set(map(str, leaves(node)))
+        return shipped.get("_target_") != node.get("_target_"), len(same)
+
+    return min(options(group, sources), key=distance)

@@ -1,0 +1,57 @@
+"""Trust: which code a configuration from elsewhere may call. It is asked before anything of it is imported."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lottery.names import CONF, GROUPS, Refused
+
+
+def trusted(where: Path | str, config: Mapping[str, Any], packages: tuple[str, ...] = ()) -> None:
+    """Whether a configuration is plain data, and calls in each group only what our own yamls call there.
+
+    `packages` are further import paths whose code may be called. Raises Refused for anything else.
+    """
+    for key, value in leaves(config):
+        group, name = key[0], key[-1]
+        if not all(re.fullmatch(r"[\w.*?\[\]-]+", part) for part in key):
+            raise Refused(f"{where}: config.{'.'.join(key)[:60]} is not the name of a setting")
+        if isinstance(value, str) and ("${" in value or not value.isprintable()):
+            raise Refused(f"{where}: config.{'.'.join(key)}={value[:60]!r} is no plain value")
+        if name != "_target_":
+            continue
+        known = isinstance(value, str) and value in shipped().get(group, ())
+        if not known and not any(f"{value}.".startswith(f"{package}.") for package in packages):
+            package = str(value).partition(".")[0]
+            raise Refused(
+                f"{where}: config.{'.'.join(key)}={value} is no {group} of lottery's own, and would run code of "
+                f"{package!r}; if you know that code and trust it, say --trust {package}"
+            )
+
+
+@cache
+def shipped() -> dict[str, frozenset[str]]:
+    """The functions that our yamls name, by group."""
+    found: dict[str, set[str]] = {}
+    for path in CONF.rglob("*.yaml"):
+        group = path.parent.relative_to(CONF).as_posix()
+        node = yaml.safe_load(path.read_text()) or {}
+        for key, value in leaves(node if group in (".", "experiment") else {group: node}):
+            if key[-1] == "_target_" and key[0] in (*GROUPS, "stop"):
+                found.setdefault(key[0], set()).add(value)
+    return {group: frozenset(targets) for group, targets in found.items()}
+
+
+def leaves(value: Any, key: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every plain value of nested data with the keys that lead to it."""
+    if isinstance(value, Mapping | list):
+        for name, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from leaves(item, (*key, str(name)))
+    else:
+        yield key, value

@@ -1,0 +1,249 @@
+"""Verdicts: what a paper claims beside what was measured, and whether it holds."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from lottery.names import Refused, nearby
+from lottery.results import mean_interval, one_study, read
+
+EXPECTED = "expected.csv"
+COLUMNS = ["id", "claim", "results", "quantity", "value", "bound", "where", "not_run"]
+NEAR = 0.03  # a claim's density and a round's may differ by this share of it: papers round
+
+Bound = float | Literal[">=", "<="]
+Operator = Literal["", "-", "/"]
+Verdict = Literal["holds", "does not hold", "undecided", "not run here"]
+
+_SIDES: dict[str, Bound] = {">=": ">=", "<=": "<="}
+_OPERATORS: dict[str | None, Operator] = {None: "", "-": "-", "/": "/"}
+_POINT = r"(\S+)@([^\s@]+)"
+_QUANTITY = re.compile(rf"([^\s:]+): {_POINT}(?: ([-/]) {_POINT})?")
+
+
+@dataclass(frozen=True)
+class Point:
+    """An arm at a density in [0, 1]; 1 is round 0, before anything is pruned."""
+
+    arm: str
+    density: float
+
+    def __str__(self) -> str:
+        return f"{self.arm}@{self.density:g}"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One line of `expected.csv`: a column of the results at one point, or two points' difference or ratio."""
+
+    id: str
+    claim: str
+    results: str  # the stem of a results file
+    column: str
+    points: tuple[Point, ...]
+    operator: Operator
+    value: float
+    bound: Bound  # a number is the tolerance around value
+    where: str
+    not_run: str
+
+    @property
+    def claimed(self) -> str:
+        """The value with its bound."""
+        return f"{self.value:g} ± {self.bound:g}" if isinstance(self.bound, float) else f"{self.bound} {self.value:g}"
+
+
+class Unmeasured(Exception):
+    """The results do not hold what a claim is about; the message says what is lacking."""
+
+
+def read_claims(path: Path) -> list[Claim]:
+    """The claims of an `expected.csv`.
+
+    Raises Refused, naming file, line and field, for one that can't be read.
+    """
+    claims: dict[str, Claim] = {}
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, strict=True)
+            if reader.fieldnames != COLUMNS:
+                raise Refused(f"{path}, line 1: the columns are to be {','.join(COLUMNS)}")
+            for line in reader:
+                at = f"{path}, line {reader.line_num}"
+                if None in line or None in line.values():
+                    raise Refused(f"{at} has not the {len(COLUMNS)} fields of line 1")
+                claim = _claim(at, {column: text.strip() for column, text in line.items()})
+                if claim.id in claims:
+                    raise Refused(f"{at}, id: {claim.id} stands there twice")
+                claims[claim.id] = claim
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise Refused(f"{path} is no CSV file in UTF-8: {error}") from error
+    if not claims:
+        raise Refused(f"{path}, line 2: there is no claim")
+    return list(claims.values())
+
+
+def judge(interval: tuple[float, float], value: float, bound: Bound) -> Verdict:
+    """Whether an interval, ends included, lies wholly on the claimed side of a value or within its tolerance.
+
+    >>> judge((0.1, 0.3), 0, ">="), judge((-0.1, 0.3), 0, ">="), judge((-0.3, -0.1), 0, ">=")
+    ('holds', 'undecided', 'does not hold')
+    """
+    low, high = interval
+    least = -math.inf if bound == "<=" else value if bound == ">=" else value - bound
+    most = math.inf if bound == ">=" else value if bound == "<=" else value + bound
+    if not low <= high or low == math.inf or high == -math.inf:  # NaN, or no number at all
+        return "undecided"
+    if least <= low and high <= most:
+        return "holds"
+    return "does not hold" if high < least or most < low else "undecided"
+
+
+def measure(claim: Claim, frame: pd.DataFrame) -> pd.Series:
+    """A claim's quantity for each seed that has all of it, paired: the difference or the ratio is taken within a seed.
+
+    Raises Unmeasured if the frame lacks an arm, a density, the column or a seed that has both sides.
+    """
+    one_study(frame)
+    sides = [_at(frame, claim.column, point) for point in claim.points]
+    paired = pd.concat(sides, axis="columns", join="inner").dropna()
+    if paired.empty:
+        raise Unmeasured(f"no seed has {claim.column} at {' and '.join(map(str, claim.points))}")
+    first, last = paired.iloc[:, 0], paired.iloc[:, -1]
+    return {"": first, "-": first - last, "/": first / last}[claim.operator]
+
+
+def estimate(claim: Claim, values: pd.Series) -> tuple[float, float, float]:
+    """Mean over seeds and the ends of its 95 % t-interval.
+
+    Of ratios they are those of the logarithms, taken back: the geometric mean, so that a / b and b / a say the same
+    and one seed with a small denominator does not rule the mean. NaN where that has no meaning.
+    """
+    ratio = claim.operator == "/"
+    if not np.isfinite(values).all() or (ratio and (values <= 0).any()):
+        return math.nan, math.nan, math.nan
+    mean, half = mean_interval(np.log(values) if ratio else values)
+    ends = (mean, mean - half, mean + half)
+    return tuple(map(_exp, ends)) if ratio else ends  # type: ignore[return-value]
+
+
+def verdicts(where: Path, runs: Mapping[str, Sequence[Path]] | None = None) -> pd.DataFrame:
+    """Every claim of a folder's `expected.csv`, judged by the results files beside it: one row a claim.
+
+    With `runs` (name in the column `results` -> ledgers or results files) those claims alone, judged by these.
+    Raises Refused for a file that can't be read or a name that no claim has, LedgerError for several studies in one.
+    """
+    path = where / EXPECTED if where.is_dir() else where
+    claims = read_claims(path)
+    names = list(dict.fromkeys(claim.results for claim in claims))
+    if unknown := [name for name in runs or () if name not in names]:
+        raise Refused(f"{path} has no claim about {unknown[0]}; {nearby(unknown[0], names)}")
+    if runs is None:
+        runs = {name: [file] for name in names if (file := path.with_name(f"{name}.csv")).exists()}
+    else:
+        claims = [claim for claim in claims if claim.results in runs]
+    return judged(claims, {name: read(*paths) for name, paths in runs.items()})
+
+
+def judged(claims: Sequence[Claim], frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """One row a claim: id, claim, claimed, measured, n, verdict, reason (of one that was not run) and where."""
+    rows = []
+    for claim in claims:
+        row = {"id": claim.id, "claim": claim.claim, "claimed": claim.claimed, "measured": "-", "n": 0}
+        try:
+            if claim.results not in frames:
+                raise Unmeasured(f"{claim.results}.csv is not there")
+            values = measure(claim, frames[claim.results])
+        except Unmeasured as lacking:
+            row |= {"verdict": "not run here", "reason": claim.not_run or str(lacking)}
+        else:
+            n, (mean, low, high) = len(values), estimate(claim, values)
+            verdict = judge((low, high), claim.value, claim.bound) if n > 1 else "undecided"
+            row |= {"measured": _shown(n, mean, low, high), "n": n, "verdict": verdict, "reason": ""}
+        rows.append({**row, "where": claim.where})
+    return pd.DataFrame(rows)
+
+
+def table(frame: pd.DataFrame) -> str:
+    """Verdicts as a Markdown table."""
+    why = frame["reason"].map(lambda reason: f": {reason}" if reason else "")
+    rows = frame.assign(verdict=frame["verdict"] + why)
+    rows = rows.drop(columns="reason").rename(columns={"measured": "measured [95 % interval]", "where": "source"})
+    lines = [list(map(str, rows)), ["---"] * len(rows.columns), *rows.astype(str).values.tolist()]
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+
+
+def _claim(at: str, line: Mapping[str, str]) -> Claim:
+    for column in COLUMNS[:-1]:
+        if not line[column]:
+            raise Refused(f"{at}, {column}: it is empty")
+    if Path(line["results"]).name != line["results"] or line["results"].endswith(".csv"):
+        raise Refused(f"{at}, results: {line['results']} is not the bare name of a results file, like fashion_mnist")
+    found = _QUANTITY.fullmatch(line["quantity"])
+    if not found:
+        raise Refused(f"{at}, quantity: {line['quantity']} is not like `test_accuracy: imp@0.2 - imp@1`")
+    column, *sides = found.groups()
+    points = [Point(arm, _number(f"{at}, quantity", text)) for arm, text in (sides[:2], sides[3:]) if arm]
+    for point in points:
+        if not 0 <= point.density <= 1:
+            raise Refused(f"{at}, quantity: the density of {point} is not within 0 and 1")
+    bound = _SIDES.get(line["bound"])
+    if bound is None:
+        bound = _number(f"{at}, bound", line["bound"], ", nor >= or <=")
+    if isinstance(bound, float) and bound < 0:
+        raise Refused(f"{at}, bound: a tolerance is not negative, as {bound:g} is")
+    return Claim(
+        line["id"], line["claim"], line["results"], column, tuple(points), _OPERATORS[sides[2]],
+        _number(f"{at}, value", line["value"]), bound, line["where"], line["not_run"],
+    )  # fmt: skip
+
+
+def _number(at: str, text: str, nor: str = "") -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise Refused(f"{at}: {text} is no finite number{nor}")
+    return number
+
+
+def _at(frame: pd.DataFrame, column: str, point: Point) -> pd.Series:
+    """A column at a point, by seed."""
+    cells = frame[frame["arm"] == point.arm]
+    if cells.empty:
+        raise Unmeasured(f"the results have no arm {point.arm}")
+    densities = cells.groupby("round")["density"].mean()
+    if point.density == 1:
+        apart = pd.Series(0.0, index=densities.index.intersection([0]))
+    else:
+        apart = (densities.drop(0, errors="ignore") - point.density).abs()
+    if apart.empty or apart.min() > NEAR * point.density:
+        raise Unmeasured(f"the results have no round of {point}")
+    if column not in frame or not pd.api.types.is_numeric_dtype(frame[column]):
+        raise Unmeasured(f"the results have no numbers {column}")
+    return cells[cells["round"] == apart.idxmin()].set_index("seed")[column]
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if value < 700 else math.inf
+
+
+def _shown(n: int, mean: float, low: float, high: float) -> str:
+    """Mean and interval, to two digits of its narrower half."""
+    if math.isnan(mean):
+        return "no finite number"
+    half = min(mean - low, high - mean)
+    scale = half if 0 < half < math.inf else abs(mean) / 100
+    digits = min(max(1 - math.floor(math.log10(scale)), 0), 6) if scale else 0
+    middle, least, most = (f"{x:,.{digits}f}" if abs(x) < 1e7 else f"{x:.3e}" for x in (mean, low, high))
+    return f"{middle} [{least}, {most}]" if n > 1 else f"{middle} (n = 1)"

@@ -1,0 +1,114 @@
+"""Verification: a ticket's training once more, on another machine or this one, to see whether its claims hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from lottery.arms import Arm
+from lottery.config import build_recipe, fitting, identity
+from lottery.criteria import magnitude
+from lottery.digests import digest, digest_of
+from lottery.names import Refused
+from lottery.placing import DECISIVE, RECIPE, here, local
+from lottery.recipes import Budget, Phase, Recipe, Row, Trained
+from lottery.rounds import Pruning, Ticket
+from lottery.scopes import everywhere
+from lottery.store import Store
+from lottery.study import Cell, Phases, Study, early_stop, sparse_weights
+from lottery.tickets import Saved, unfit
+from lottery.training import fit
+from lottery.trust import trusted
+from lottery.user_code import user_code
+
+TOLERANCE = 0.01  # one point: what other hardware or another version of PyTorch may change, unless stated
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a ticket claims beside what its training gave here."""
+
+    differs: list[str]
+    """in what this machine is not the one that it was trained on: then bits may differ"""
+    exact: bool
+    """whether bits were compared, or the score within a tolerance"""
+    compared: list[tuple[str, Any, Any, bool]]
+    """what, recorded, here, whether they agree"""
+
+    @property
+    def holds(self) -> bool:
+        return all(agrees for *_, agrees in self.compared)
+
+
+def verified(
+    saved: Saved,
+    overrides: Sequence[str] = (),
+    trust: tuple[str, ...] = (),
+    tolerance: float = TOLERANCE,
+    watch: Callable[[int, Row | None], None] = lambda step, row: None,
+) -> Verdict:
+    """Trains a ticket as it was trained and compares: bit for bit, or within `tolerance` on another machine.
+
+    Raises Refused if it can't be trained here as it was: other data, foreign code, another network.
+    """
+    info = saved.info
+    trusted(saved.path, info["config"], trust)
+    config = local(info["config"], overrides)
+    recipe = build_recipe(config)
+    if recipe.data.digest != info["digests"]["data"]:
+        raise Refused(f"{saved.path}: was trained on other data than this; say where that lies with data.root=DIR")
+    start = saved.drawn(trust)
+    fitting(saved.path, unfit(start, saved.masks, recipe.sample.net))
+    ticket = Ticket.of(start, saved.masks)
+    if digest(ticket.state) != info["digests"]["ticket"]:
+        raise Refused(f"{saved.path}: its start weights under its masks are not the ticket of its digest")
+    now = {**here(recipe), "devices": 1}
+    differs = [f"{key} {info['made'][key]} there, {now[key]} here" for key in DECISIVE if info["made"][key] != now[key]]
+    if (code := user_code([info["config"][group] for group in RECIPE])) != info["digests"]["code"]:
+        differs.append(f"code of {', '.join(code)}")
+    phase = _phase(saved, ticket, recipe)
+    trained = fit(recipe, phase, watch=watch)
+    exact = not differs or digest(trained.state) == info["digests"]["trained"]
+    compared = compare(info, trained, None if exact else tolerance)
+    if not differs:  # what is recorded is all that the phase was found by, down to settings that change no bit
+        key = _key(phase, recipe, identity(config, recipe))
+        compared.insert(0, ("phase", info["line"]["phase"], key, key == info["line"]["phase"]))
+    return Verdict(differs, exact, compared)
+
+
+def compare(info: Mapping[str, Any], trained: Trained, tolerance: float | None) -> list[tuple[str, Any, Any, bool]]:
+    """Every claim beside what was found; within a tolerance only the test score that the module is judged by."""
+    line, headline = info["line"], f"test_{info['headline']}"
+    last, best = trained.rows[-1], early_stop(trained.rows)
+    found = {**last, "early_stop_step": best["step"], f"early_stop_{headline}": best[headline]}
+    if tolerance is not None:
+        recorded, score = line.get(headline), found[headline]
+        return [(headline, recorded, score, isinstance(recorded, float) and abs(recorded - score) <= tolerance)]
+    claims = {name: value for name, value in line.items() if name.startswith(("test_", "val_", "early_stop_"))}
+    rows = [(name, value, found.get(name), value == found.get(name)) for name, value in claims.items()]
+    state = digest(trained.state)
+    return [("trained state", info["digests"]["trained"], state, state == info["digests"]["trained"]), *rows]
+
+
+def _phase(saved: Saved, ticket: Ticket, recipe: Recipe) -> Phase:
+    """The training as it was specified; on another kind of device, sparse as it would be there."""
+    how, budget = saved.info["phase"], None
+    if saved.rates is not None:
+        listed = partial(_listed, saved.rates.tolist(), how["first"])
+        budget = Budget(how["last"], how["last"], how["evaluate"], listed)
+    same = recipe.hardware.device == saved.info["made"]["device"]
+    sparse = tuple(how["sparse"]) if same else sparse_weights(recipe, saved.masks)
+    seeds = {key: how[key] for key in ("order", "noise", "build")}
+    return Phase(ticket.state, ticket.masks, how["first"], how["last"], **seeds, sparse=sparse, budget=budget)
+
+
+def _key(phase: Phase, recipe: Recipe, identity: Mapping[str, Any]) -> str:
+    """A phase's key in a store, whatever study it is of."""
+    study = Study("", recipe, Pruning(magnitude, everywhere, ()), identity)
+    return digest_of(Phases(Cell(study, Arm(""), "", 0), Store("")).specification(phase))
+
+
+def _listed(factors: Sequence[float], first: int, step: float, steps: int) -> float:
+    return factors[round(step) - first]

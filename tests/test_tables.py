@@ -1,0 +1,87 @@
+"""The tables of experiments/ are those of the committed results and claims."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments import tables
+
+ROOT = Path(__file__).parent.parent / "experiments"
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A copy of the READMEs and their CSV files."""
+    for file in [*tables.pages(ROOT), *ROOT.glob("*/*.csv")]:
+        copy = tmp_path / file.relative_to(ROOT)
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copy(file, copy)
+    return tmp_path
+
+
+def made(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["tables", str(tree)])
+    tables.main()
+
+
+def test_the_committed_tables_are_those_of_the_committed_results(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for page in tables.pages(tree):  # spoilt, so that doing nothing would be seen
+        text = tables._BLOCK.sub(lambda block: block[0].replace(block[3], "old\n"), page.read_text())
+        page.write_text(text)
+    made(tree, monkeypatch)
+    for page in tables.pages(tree):
+        assert page.read_text() == (ROOT / page.relative_to(tree)).read_text(), f"{page}: run `make tables`"
+
+
+def test_every_claim_is_in_the_table_of_all(tree: Path) -> None:
+    rows = (tree / "README.md").read_text().splitlines()
+    for expected in tree.glob("*/expected.csv"):
+        ids = [line.split(",")[0] for line in expected.read_text().splitlines()[1:]]
+        name = expected.parent.name
+        assert [
+            row.split("|")[2].strip() for row in rows if row.startswith(f"| [{name}]") and row.count("|") > 4
+        ] == ids
+
+
+def test_another_result_changes_the_table_and_a_second_run_nothing(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page, file = tree / "demo" / "README.md", tree / "demo" / "results.csv"
+    before = page.read_text()
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(line for line in lines if ",imp,102," not in line))
+    made(tree, monkeypatch)
+    after = page.read_text()
+    assert "- imp: n = 5 (seeds 0, 1, 2, 100, 101)" in after
+    outside = [tables._BLOCK.sub("", text) for text in (before, after)]
+    assert outside[0] == outside[1]
+    made(tree, monkeypatch)
+    assert page.read_text() == after
+
+
+def test_a_results_file_that_is_not_there_yet(tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    page.write_text(
+        "before\n<!-- table: fashion -->\n<!-- end -->\nmiddle\n<!-- verdicts -->\nold\n<!-- end -->\nafter\n"
+    )
+    assert tables.rebuilt(page) == (
+        "before\n<!-- table: fashion -->\nnot run yet: fashion.csv\n<!-- end -->\n"
+        "middle\n<!-- verdicts -->\nno claims yet\n<!-- end -->\nafter\n"
+    )
+
+
+def test_the_cost_of_results_that_counted_no_flops(tree: Path) -> None:
+    page = tree / "demo" / "README.md"
+    page.write_text("<!-- cost: results -->\n<!-- end -->\n")
+    assert "FLOPs were not counted yet when this ran." in tables.rebuilt(page)
+
+
+@pytest.mark.parametrize(
+    "text", ["<!-- verdicts -->\n", "<!-- table: a -->\n\n<!-- verdicts -->\n<!-- end -->\n", "<!-- table: a -->"]
+)
+def test_a_table_that_nothing_ends(text: str, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(f"text\n{text}")
+    with pytest.raises(ValueError, match=r"README\.md: nothing ends <!-- "):
+        tables.rebuilt(tmp_path / "README.md")
