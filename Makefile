@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint tables bench wheel clean
+.PHONY: help setup demo reproduce-quick test test-slow lint tables bench wheel clean
 
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,6 +33,9 @@ lint: setup ## style, types, and the walls between modules
 
 tables: setup ## write the tables of experiments/ again, from the committed results and claims
 	$(BIN)/python -m experiments.tables
+
+reproduce-quick: setup ## the papers' studies in small, on digits, with their verdicts: some ten minutes
+	$(BIN)/python -m experiments.quick
 
 bench: setup ## measure speed against a bare PyTorch loop, as ratios
 	$(BIN)/python -m experiments.speed.bench

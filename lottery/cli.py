@@ -75,6 +75,8 @@ def main() -> None:
     )
     verdict.add_argument("expected", type=Path, help="an expected.csv, or its folder with results files beside it")
     verdict.add_argument("runs", nargs="*", metavar="NAME=RUNS", help="judge these results of yours instead")
+    overlap = commands.add_parser("overlap", help="what masks have in common between seeds and arms, beside chance")
+    overlap.add_argument("study", type=Path, help="a study's folder; overlap.csv is written into it")
     add_to(commands)
     store = commands.add_parser("store", help="the trained phases on disk")
     store.add_argument("action", choices=("size", "gc"), help="gc removes what no ledger in --out needs")
@@ -92,7 +94,7 @@ def main() -> None:
             code = _run(argv[1:])
         else:
             args = parser.parse_args(argv)
-            actions = {"list": _list, "report": _report, "verdict": _verdict, "ticket": _ticket, "store": _store}
+            actions = {"list": _list, "report": _report, "verdict": _verdict, "overlap": _overlap, "ticket": _ticket, "store": _store}
             code = actions[args.command](args)
     except KeyboardInterrupt as stop:
         what = "terminated" if isinstance(stop, _Terminated) else "interrupted"
@@ -180,6 +182,13 @@ def _ticket(args: argparse.Namespace) -> int:
     from lottery.ticket_command import main
 
     return main(args, _run)
+
+
+def _overlap(args: argparse.Namespace) -> int:
+    from lottery.overlap import publish
+
+    publish(args.study)
+    return 0
 
 
 def _list(args: argparse.Namespace) -> int:

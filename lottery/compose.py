@@ -43,7 +43,8 @@ def jobs(arguments: list[str]) -> list[Job]:
             loader.validate_sweep_overrides_legal(given, RunMode.RUN, from_shell=True)
             return [job_of(master)]
         params = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
-        parsed = OverridesParser.create(loader).parse_overrides([*params, *master.hydra.overrides.task])
+        task = OmegaConf.to_container(master.hydra.overrides.task, resolve=False)  # each cell has its own ${seed}
+        parsed = OverridesParser.create(loader).parse_overrides([*params, *cast(list[str], task)])
         sweep = [cell for batch in BasicSweeper.split_arguments(parsed, None) for cell in batch]
         return [job_of(loader.load_sweep_config(master, cell)) for cell in sweep]
     except (HydraException, OmegaConfBaseException, ValueError) as error:

@@ -151,7 +151,7 @@ def _ticket(file: str, content: str) -> str:
     >>> _ticket("found/imp_r7.safetensors", "c0ffee0123")
     'imp_r7~c0ffee01'
     >>> _ticket("found/imp_${seed}.safetensors", "c0ffee0123")
-    'imp_seed~a1b2c3d4'
+    'imp_seed~7d649750'
     """
     of = digest_of(file) if "${" in file else content
     return f"{re.sub(r'[^A-Za-z0-9_.-]', '', Path(file).stem)}~{of[:8]}"

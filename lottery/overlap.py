@@ -10,6 +10,7 @@ import pandas as pd
 from lottery.ledger import NAME, Ledger
 from lottery.masks import Masks, kept
 from lottery.notebook import phase
+from lottery.report import table
 from lottery.results import mean_interval
 
 FILE = "overlap.csv"
@@ -49,16 +50,21 @@ def compare(study: Path) -> pd.DataFrame:
                 continue
             what = f"seeds of {one[0]}" if one[0] == other[0] else f"{one[0]} and {other[0]}"
             (density, left), (_, right) = found[one], found[other]
-            values = {"shared": shared(left, right), "chance": by_chance(left, right)}
+            values = {"shared": round(shared(left, right), 9), "chance": round(by_chance(left, right), 9)}
             rows.append({"round": index, "density": density, "between": what, "one": one, "other": other, **values})
     return pd.DataFrame(rows, columns=["round", "density", "between", "one", "other", "shared", "chance"])
 
 
-def table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Mean and half the 95 % interval over the pairs of each kind; pairs that share a seed are not independent."""
-    rows = []
+def publish(study: Path) -> None:
+    """Writes every pair into the study's folder and prints the mean over pairs of each kind."""
+    frame = compare(study)
+    frame.to_csv(study / FILE, index=False)
+    rows = [["round", "density", "between", "pairs", "in common", "by chance"]]
     for (index, what), part in frame.groupby(["round", "between"], sort=True):
         mean, half = mean_interval(part["shared"])
-        at = {"round": index, "density": part["density"].mean(), "between": what, "pairs": len(part)}
-        rows.append({**at, "shared": mean, "shared_half": half, "chance": part["chance"].mean()})
-    return pd.DataFrame(rows)
+        common = f"{mean:.4f}" + (f" ± {half:.4f}" if len(part) > 1 else "")
+        density, chance = f"{part['density'].mean():.2%}", f"{part['chance'].mean():.4f}"
+        rows.append([str(index), density, str(what), str(len(part)), common, chance])
+    print("Kept weights in common over those of the sparser mask. Pairs that share a seed are not independent.\n")
+    print("\n".join(table(rows)))
+    print(f"\nframe   {study / FILE}")

@@ -1,0 +1,64 @@
+"""The studies in small, on 8x8 digits that need no download: `make reproduce-quick`.
+
+They show that every study runs from its command to its verdicts; what is judged is the reduced study, which may decide
+otherwise than the full one. All that was trained stays in the store: a second time takes seconds.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from lottery.verdicts import table, verdicts
+
+OUT = Path("runs/quick")
+DIGITS = ("data=digits", "seed=0,1,2", "tracking.mode=disabled")
+PICTURES = ("~data.pad", "data.shape=[1,8,8]", "data.batch_size=32", "numerics.channels_last=false")
+LENET = ("~data.pad", "data.shape=[1,8,8]")
+
+STUDIES: dict[tuple[str, str], tuple[str, ...]] = {
+    ("frankle_carbin_2019", "digits"): (
+        "experiment=fc2019_lenet", "budget.steps=1000", "budget.evaluate=25it", "schedule.rounds=16",
+        "arm=imp,random_reinit,random_mask,one_shot",
+    ),
+    ("liu_2019", "lenet_high"): ("experiment=liu2019_lenet", *LENET, "budget.steps=600", "optimizer.lr=0.1"),
+    ("liu_2019", "lenet_low"): ("experiment=liu2019_lenet", *LENET, "budget.steps=600", "optimizer.lr=0.01"),
+    ("liu_2019", "resnet8_high"): ("experiment=liu2019_resnet8", *PICTURES, "budget.steps=300", "optimizer.lr=0.1"),
+    ("liu_2019", "resnet8_low"): ("experiment=liu2019_resnet8", *PICTURES, "budget.steps=300", "optimizer.lr=0.01"),
+    ("renda_2020", "resnet8"): ("experiment=renda2020_resnet8", *PICTURES, "budget.steps=600"),
+    ("linear_connectivity", "lenet"): ("experiment=frankle2020_lmc_lenet", "budget.steps=1000"),
+    ("linear_connectivity", "resnet8"): ("experiment=frankle2020_lmc_resnet8", *PICTURES, "budget.steps=800"),
+}  # fmt: skip
+"""(folder beside this file, name of its results) -> what is run for it"""
+
+
+def main() -> None:
+    for (folder, name), overrides in STUDIES.items():
+        print(f"\n{folder}, {name}: lottery run {' '.join([*overrides, *DIGITS])}", flush=True)
+        out = OUT / folder / name
+        line = [sys.executable, "-m", "lottery", "run", *overrides, *DIGITS, f"out={out}", f"store={OUT / 'store'}"]
+        done = subprocess.run(line, stdout=subprocess.PIPE, text=True)
+        if done.returncode:
+            sys.exit(f"{done.stdout}\n{folder}, {name}: it failed; the same command goes on")
+        print("done", flush=True)
+    text = "\n".join(pages())
+    (OUT / "verdicts.md").write_text(text)
+    print(f"\n{text}\ntable   {OUT / 'verdicts.md'}")
+
+
+def pages() -> Iterator[str]:
+    """A table of verdicts for each folder."""
+    for folder in dict.fromkeys(folder for folder, _ in STUDIES):
+        runs = {name: [OUT / folder / name] for of, name in STUDIES if of == folder}
+        if folder == "frankle_carbin_2019":  # the paper's claims are judged on digits as well
+            runs["fashion_mnist"] = runs["digits"]
+        frame: pd.DataFrame = verdicts(Path(__file__).parent / folder, runs)
+        yield f"## {folder}, reduced: on digits, n = 3\n\n{table(frame)}"
+
+
+if __name__ == "__main__":
+    main()

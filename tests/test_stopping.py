@@ -1,0 +1,203 @@
+"""Stopping: a chain ends with the first round that meets a condition, and so do those that follow it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+
+from lottery.compose import jobs
+from lottery.config import build, check
+from lottery.launch import play
+from lottery.ledger import NAME, Ledger
+from lottery.names import Job, Refused
+from lottery.results import missing, read
+from lottery.stopping import Stop
+from lottery.store import Store
+from tests.conftest import TINY
+
+HALVES = (*TINY, "schedule.rounds=4", "schedule.keep=0.5", "scope.output=1")  # densities 1, 1/2, 1/4, 1/8, 1/16
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Callable[..., Job]:
+    return lambda *overrides: jobs([*HALVES, f"out={tmp_path}/runs", *overrides])[0]
+
+
+def ledger(job: Job) -> list[dict[str, Any]]:
+    return Ledger(job.folder / NAME).lines()
+
+
+def trained(job: Job) -> int:
+    return len(Store(job.config["store"]).entries())
+
+
+@pytest.fixture
+def no_training(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    def fit(*_: object, **__: object) -> None:
+        raise AssertionError("it trained")
+
+    return lambda: monkeypatch.setattr(pl.Trainer, "fit", fit)
+
+
+def test_reasons_at_the_edge() -> None:
+    density, below = Stop(density=0.25), Stop(below_dense=0.25)
+    assert density.reason(0.2500001, {}, {}, "accuracy") is None
+    assert density.reason(0.25, {}, {}, "accuracy") == "density 0.25 is within stop.density=0.25"
+    dense = {"val_accuracy": 0.75, "test_accuracy": 1.0}
+    assert below.reason(0.01, {"val_accuracy": 0.5, "test_accuracy": 0.0}, dense, "accuracy") is None
+    said = "val_accuracy 0.4375 is more than stop.below_dense=0.25 below the dense network's 0.75"
+    assert below.reason(0.9, {"val_accuracy": 0.4375, "test_accuracy": 1.0}, dense, "accuracy") == said
+    assert below.reason(0.9, {"val_accuracy": 1.0}, dense, "accuracy") is None
+    assert Stop().reason(1e-9, {}, {}, "accuracy") is None
+
+
+def test_any_of_two_conditions_is_enough() -> None:
+    both, dense = Stop(density=0.25, below_dense=0.25), {"val_f1": 0.75}
+    assert str(both.reason(0.25, {"val_f1": 0.75}, dense, "f1")).startswith("density ")
+    assert str(both.reason(0.3, {"val_f1": 0.25}, dense, "f1")).startswith("val_f1 ")
+    assert both.reason(0.3, {"val_f1": 0.75}, dense, "f1") is None
+
+
+def test_a_loss_is_worse_where_it_is_higher() -> None:
+    """A module may show its loss, which is then what falls behind by rising."""
+    stop = Stop(below_dense=0.5)
+    assert stop.reason(0.3, {"val_loss": 2.0}, {"val_loss": 1.0}, "loss")
+    assert stop.reason(0.3, {"val_loss": 0.25}, {"val_loss": 1.0}, "loss") is None
+
+
+def test_the_first_round_that_is_thin_enough_is_the_last(job: Callable[..., Job], no_training: Callable) -> None:
+    first = job("stop.density=0.3")
+    play(first)
+    lines = ledger(first)
+    assert [line["density"] for line in lines] == [1, 0.5, 0.25]
+    assert [line.get("stopped") for line in lines] == [None, None, "density 0.25 is within stop.density=0.3"]
+    assert {line["rounds"] for line in lines} == {4}
+    assert first.finished()
+    assert trained(first) == 3
+    no_training()
+    play(first)
+    assert [line | {"run": None} for line in ledger(first)] == [line | {"run": None} for line in lines]
+    path = first.folder / NAME
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:2]))
+    assert not first.finished()
+    play(first)
+    assert first.finished()
+    # a longer schedule is played from the same trainings
+    longer = job("stop.density=0.3", "schedule.rounds=9")
+    play(longer)
+    assert longer.folder != first.folder
+    assert [line["phase"] for line in ledger(longer)] == [line["phase"] for line in lines]
+    assert "stopped" in ledger(longer)[-1]
+
+
+def test_controls_end_where_their_parent_ends(job: Callable[..., Job]) -> None:
+    parent = job("stop.density=0.3", "arm=imp")
+    play(parent)
+    for arm in ("random_mask", "finetune_parent", "scratch_b"):
+        control = job("stop.density=0.3", f"arm={arm}")
+        play(control)
+        assert [line.get("stopped") for line in ledger(control)] == [line.get("stopped") for line in ledger(parent)]
+        assert [line["density"] for line in ledger(control)] == [1, 0.5, 0.25]
+        assert control.finished()
+
+
+def test_one_shot_ends_too(job: Callable[..., Job]) -> None:
+    chain = job("stop.density=0.3", "arm=one_shot")
+    play(chain)
+    assert [line["density"] for line in ledger(chain)] == [1, 0.5, 0.25]
+    assert chain.finished()
+
+
+def test_a_chain_that_falls_behind_ends(job: Callable[..., Job], no_training: Callable) -> None:
+    whole = job("schedule.keep=0.2")  # down to 0.2 %
+    control = job("schedule.keep=0.2", "arm=random_mask")
+    play(whole)
+    play(control)
+    before = trained(whole)
+    accuracies = [line["val_accuracy"] for line in ledger(whole)]
+    drops = [accuracies[0] - accuracy for accuracy in accuracies]
+    assert drops[2] < drops[3] < drops[4], drops  # what follows needs a chain that gets worse
+    no_training()
+    for below, last in ((drops[2], 3), (drops[3] + 1e-6, 4), (0.99, 4)):
+        stopping = job("schedule.keep=0.2", f"stop.below_dense={below!r}")
+        play(stopping)
+        lines = ledger(stopping)
+        assert [line["round"] for line in lines] == list(range(last + 1))
+        assert [line["phase"] for line in lines] == [line["phase"] for line in ledger(whole)][: last + 1]
+        wanted = {last} if below < 0.9 else set()
+        assert {line["round"] for line in lines if "stopped" in line} == wanted
+        assert stopping.finished()
+        followed = job("schedule.keep=0.2", f"stop.below_dense={below!r}", "arm=random_mask")
+        play(followed)
+        assert [line.get("stopped") for line in ledger(followed)] == [line.get("stopped") for line in lines]
+    assert trained(whole) == before
+
+
+def test_the_sentence_of_a_chain_that_fell_behind(job: Callable[..., Job]) -> None:
+    stopping = job("schedule.rounds=2", "schedule.keep=0.05", "stop.below_dense=0.01")
+    play(stopping)
+    dense, *_, last = ledger(stopping)
+    assert last["stopped"] == (
+        f"val_accuracy {last['val_accuracy']:.4g} is more than stop.below_dense=0.01 below the dense network's "
+        f"{dense['val_accuracy']:.4g}"
+    )
+
+
+def test_only_a_condition_changes_the_name_of_a_study() -> None:
+    plain, *others = (
+        jobs([*HALVES, *more])[0]
+        for more in (
+            [], ["stop.density=null"], ["stop.density=0.3"], ["stop.density=0.2"], ["stop.below_dense=0.3"],
+            ["stop.density=0.3", "stop.below_dense=0.3"],
+        )
+    )  # fmt: skip
+    same, *stops = others
+    assert same.study == plain.study
+    assert len({plain.study, *(stop.study for stop in stops)}) == 5
+    assert {stop.label for stop in stops} == {"imp"}
+
+
+def test_a_stopped_chain_lacks_no_round(job: Callable[..., Job], tmp_path: Path) -> None:
+    play(job("stop.density=0.3"))
+    assert missing(read(tmp_path / "runs")) == []
+
+
+def test_how_thin_a_network_is_can_be_told_without_training_it(job: Callable[..., Job]) -> None:
+    """Dense, the parent's first round, and the two rounds of the arm: the parent's second is asked for masks alone."""
+    control = job("stop.density=0.3", "arm=random_mask")
+    play(control)
+    assert trained(control) == 4
+
+
+REFUSED = {
+    "stop.density=2": "stop.density=2: must lie inside (0, 1)",
+    "stop.density=1": "stop.density=1: must lie inside (0, 1)",
+    "stop.density=0": "stop.density=0: must lie inside (0, 1)",
+    "stop.density=-0.5": "stop.density=-0.5: must lie inside (0, 1)",
+    "stop.density=nan": "stop.density=nan: must be a finite number",
+    "stop.density=thin": "stop.density=thin: must be a number or null",
+    "stop.density=true": "stop.density=true: must be a number or null",
+    "stop.below_dense=-1": "stop.below_dense=-1: must be 0 or more",
+    "stop.below_dense=[1]": "stop.below_dense=[1]: must be a number or null",
+    "stop.densty=0.1": "stop.densty=0.1: stop has no such key; did you mean density? allowed: below_dense, density; "
+    "to add one, write +stop.densty=0.1",
+    "+stop.rounds=3": "stop.rounds=3: lottery.stopping.Stop has no such argument; allowed: density, below_dense; "
+    "~stop.rounds takes it out",
+}
+
+
+@pytest.mark.parametrize(("override", "why"), REFUSED.items())
+def test_bad_conditions_are_refused_in_one_sentence(override: str, why: str) -> None:
+    with pytest.raises(Refused) as refused:
+        check(build(jobs([*TINY, override])[0]))
+    assert str(refused.value) == why
+
+
+@pytest.mark.parametrize("override", ["stop=null", "~stop", "stop=0.1"])
+def test_conditions_are_there_as_a_whole(override: str) -> None:
+    with pytest.raises(Refused, match=r"^stop"):
+        check(build(jobs([*TINY, override])[0]))
