@@ -94,7 +94,14 @@ def main() -> None:
             code = _run(argv[1:])
         else:
             args = parser.parse_args(argv)
-            actions = {"list": _list, "report": _report, "verdict": _verdict, "overlap": _overlap, "ticket": _ticket, "store": _store}
+            actions = {
+                "list": _list,
+                "report": _report,
+                "verdict": _verdict,
+                "overlap": _overlap,
+                "ticket": _ticket,
+                "store": _store,
+            }
             code = actions[args.command](args)
     except KeyboardInterrupt as stop:
         what = "terminated" if isinstance(stop, _Terminated) else "interrupted"

@@ -64,6 +64,8 @@ def job_of(config: DictConfig, hydra_config: Any = None) -> Job:
     for group in (group for group in GROUPS if group not in OPTIONAL):
         if not isinstance(config.get(group), DictConfig) or choices.get(group) is None:
             raise Refused(f"{group}: is missing; must be one of {', '.join(options(group, tuple(folders)))}")
+    if not isinstance(config.get("stop"), DictConfig):
+        raise Refused("stop: must hold density and below_dense, each null where it is no condition")
     plain = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     try:
         resolved = OmegaConf.to_container(plain, resolve=True, throw_on_missing=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -60,9 +61,10 @@ class Connectivity:
         module.net.load_state_dict(state)
         module.to(recipe.hardware.device)
         data = recipe.data.to(recipe.hardware.device)
-        size = min(batch(data.shape), self.statistics)
-        inputs = (inputs for inputs, _ in data.evaluation("train", size))
-        measure_statistics(module.net, (next(inputs) for _ in range(-(-min(self.statistics, len(data.train)) // size))))
+        wanted = min(self.statistics, len(data.train))
+        parts = -(-wanted // batch(data.shape))  # of one size, since every batch weighs the same
+        inputs = (inputs for inputs, _ in data.evaluation("train", wanted // parts))
+        measure_statistics(module.net, islice(inputs, parts))
         return measure(module, data, "test")[metric]
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lottery.masks import Masks, layer_densities
+from lottery.masks import Masks, layer_densities, prunable
 from lottery.modules import Module
 
 
@@ -31,15 +32,33 @@ class Flops:
 def by_weight(module: Module, inputs: Tensor, targets: Tensor) -> dict[str, float]:
     """FLOPs an example of forward and backward pass, by the name of a layer's weight; "" is the whole network.
 
-    Counted are products and convolutions, as PyTorch's counter does; everything else is little beside them.
+    Counted are products and convolutions; everything else is little beside them. PyTorch's counter counts a network
+    without its convolutions: it takes the backward pass of grouped ones for whole ones, and tells FLOPs of branches
+    that run side by side, as a shortcut does, to both.
     """
+    names = {id(weight): name for name, weight in prunable(module.net).items()}
+    counts = dict.fromkeys(names.values(), 0.0)
+    convolutions = 0.0
+
+    def count(layer: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal convolutions
+        weight = cast(Tensor, layer.weight)
+        places = given[0] if getattr(layer, "transposed", False) else output
+        # forward, gradient of the weights, and gradient of the inputs where they want one
+        flops = 2 * places.numel() * weight[0].numel() * (2 + given[0].requires_grad) / len(inputs)
+        counts[names[id(weight)]] += flops
+        convolutions += flops if isinstance(layer, nn.modules.conv._ConvNd) else 0.0
+
+    layers = [layer for layer in module.net.modules() if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd)]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
     module.train()
     with FlopCounterMode(display=False) as counter:
         module.loss(module(inputs), targets).backward()
-    root = f"{type(module).__name__}.net"
-    counts = {name: sum(of.values()) / len(inputs) for name, of in counter.get_flop_counts().items()}
-    layers = {f"{name.removeprefix(root + '.')}.weight": count for name, count in counts.items() if name != root}
-    return {**layers, "": counts["Global"]}
+    for hook in hooks:
+        hook.remove()
+    products = {str(name): count for name, count in counter.get_flop_counts()["Global"].items()}
+    others = sum(count for name, count in products.items() if "convolution" not in name)
+    return {**counts, "": others / len(inputs) + convolutions}
 
 
 def of_example(counted: Mapping[str, float], masks: Masks) -> Flops:

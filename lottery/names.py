@@ -15,7 +15,7 @@ import yaml
 
 from lottery.digests import digest_of
 from lottery.durations import canonical
-from lottery.ledger import CONFIG, NAME, Ledger
+from lottery.ledger import CONFIG, ERROR, NAME, Ledger
 from lottery.user_code import user_code
 
 CONF = next(path for path in (Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf") if path.is_dir())
@@ -90,11 +90,14 @@ class Job:
         played again: from the store if its content is the same, else its ledger says what differs.
         """
         ledgers = [NAME, *(f"{name}.jsonl" for name in self.config.get("analysis") or {})]
-        if not all(Ledger(self.folder / name).finished() for name in ledgers):
+        if (self.folder / ERROR).exists() or not all(Ledger(self.folder / name).finished() for name in ledgers):
             return False
         try:
             then = yaml.safe_load((self.folder / CONFIG).read_text())
         except (OSError, yaml.YAMLError):
+            return False
+        analyses, analysed = self.config.get("analysis") or {}, then.get("analysis") or {}
+        if any(analysed.get(name) != node for name, node in analyses.items()):
             return False
         return all(then.get(group) == self.config[group] for group in (*SCIENCE_GROUPS, "arm", "stop"))
 

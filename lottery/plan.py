@@ -73,6 +73,8 @@ def show(jobs: Sequence[Job]) -> None:
         also = f", {shared} more by cells above" if shared else ""
         rounds = len(cell.study.pruning.schedule) + 1
         print(f"{job}: {rounds} rounds, {len(new)} phases to train ({own:,} steps){also}")
+    if analyses := sorted({name for job in jobs for name in job.config.get("analysis") or {}}):
+        print(f"not counted: what the analyses train besides ({', '.join(analyses)})")
     cores = os.cpu_count() or 1
     print(
         f"{len(jobs)} cells, {len(planned)} phases to train, {steps:,} steps, {evaluations:,} evaluations: about "

@@ -186,8 +186,10 @@ def stop_reason(recipe: Recipe, stop: Stop, dense: Round, current: Round) -> str
     """Why a chain ends with this round; None if it goes on."""
     if stop == Stop():
         return None
-    now, before = current.trained.rows[-1], dense.trained.rows[-1]
-    return stop.reason(_masks.density(current.ticket.masks), now, before, recipe.sample.headline)
+    density, metric = _masks.density(current.ticket.masks), recipe.sample.headline
+    if stop.below_dense is None:  # how thin a network is can be told without training it
+        return stop.reason(density, {}, {}, metric)
+    return stop.reason(density, current.trained.rows[-1], dense.trained.rows[-1], metric)
 
 
 def dense_ticket(recipe: Recipe, seed: int) -> Ticket:

@@ -31,9 +31,10 @@ class Stop:
             return f"density {density:.4g} is within stop.density={self.density:g}"
         if self.below_dense is not None:
             name = f"val_{metric}"
-            if now[name] < dense[name] - self.below_dense:
+            sign, side = (-1, "above") if metric == "loss" else (1, "below")
+            if sign * now[name] < sign * dense[name] - self.below_dense:
                 return (
-                    f"{name} {now[name]:.4g} is more than stop.below_dense={self.below_dense:g} below the dense "
+                    f"{name} {now[name]:.4g} is more than stop.below_dense={self.below_dense:g} {side} the dense "
                     f"network's {dense[name]:.4g}"
                 )
         return None

@@ -32,11 +32,13 @@ from lottery.masks import Masks
 from lottery.names import Refused
 from lottery.rewinding import State, state_of
 from lottery.seeds import derive
-from lottery.trust import trusted
+from lottery.trust import leaves, trusted
 
 FORMAT, VERSION = "lottery ticket", 1
 HEADER = 100_000_000  # bytes; what safetensors allows
 NUMBER = (int, float)
+CLAIMS = ("test_", "val_", "early_stop_")
+"""what a ledger line measures begins with these"""
 PARTS: dict[str, Any] = {
     "line": {
         "study": str, "arm": str, "seed": int, "round": int, "density": NUMBER, "layer_densities": dict, "phase": str,
@@ -192,6 +194,11 @@ def _consistent(saved: Saved) -> None:
     """Raises ValueError naming the first thing that the file says of itself and that is not so."""
     info, masks, start = saved.info, saved.masks, saved.start
     line, phase, digests = info["line"], info["phase"], info["digests"]
+    for key, value in leaves(info):
+        if not all(str(part).isprintable() for part in (*key, value)):  # a terminal may obey them
+            raise ValueError(f"{'.'.join(key)!r} holds signs that can't be printed")
+        if key[-1].startswith(CLAIMS) and key[0] == "line" and type(value) not in NUMBER:
+            raise ValueError(f"{'.'.join(key)} must be a number, not {str(value)[:40]}")
     if not masks or not _masks.kept(masks):
         raise ValueError("its masks keep no weight")
     if bool(start) is bool(info["draw"]):

@@ -22,7 +22,7 @@ def trusted(where: Path | str, config: Mapping[str, Any], packages: tuple[str, .
         group, name = key[0], key[-1]
         if not all(re.fullmatch(r"[\w.*?\[\]-]+", part) for part in key):
             raise Refused(f"{where}: config.{'.'.join(key)[:60]} is not the name of a setting")
-        if isinstance(value, str) and ("${" in value or not value.isprintable()):
+        if isinstance(value, str) and "${" in value:
             raise Refused(f"{where}: config.{'.'.join(key)}={value[:60]!r} is no plain value")
         if name != "_target_":
             continue
@@ -49,7 +49,9 @@ def shipped() -> dict[str, frozenset[str]]:
 
 
 def leaves(value: Any, key: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every plain value of nested data with the keys that lead to it."""
+    """Every plain value of nested data with the keys that lead to it. Raises ValueError for no sensible depth."""
+    if len(key) > 50:
+        raise ValueError(f"{'.'.join(key)[:40]}... goes deeper than any setting")
     if isinstance(value, Mapping | list):
         for name, item in value.items() if isinstance(value, Mapping) else enumerate(value):
             yield from leaves(item, (*key, str(name)))

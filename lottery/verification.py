@@ -18,7 +18,7 @@ from lottery.rounds import Pruning, Ticket
 from lottery.scopes import everywhere
 from lottery.store import Store
 from lottery.study import Cell, Phases, Study, early_stop, sparse_weights
-from lottery.tickets import Saved, unfit
+from lottery.tickets import CLAIMS, Saved, unfit
 from lottery.training import fit
 from lottery.trust import trusted
 from lottery.user_code import user_code
@@ -86,7 +86,7 @@ def compare(info: Mapping[str, Any], trained: Trained, tolerance: float | None) 
     if tolerance is not None:
         recorded, score = line.get(headline), found[headline]
         return [(headline, recorded, score, isinstance(recorded, float) and abs(recorded - score) <= tolerance)]
-    claims = {name: value for name, value in line.items() if name.startswith(("test_", "val_", "early_stop_"))}
+    claims = {name: value for name, value in line.items() if name.startswith(CLAIMS)}
     rows = [(name, value, found.get(name), value == found.get(name)) for name, value in claims.items()]
     state = digest(trained.state)
     return [("trained state", info["digests"]["trained"], state, state == info["digests"]["trained"]), *rows]

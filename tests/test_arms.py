@@ -411,6 +411,7 @@ def test_keys_follow_what_training_reads_of_a_budget(cell: Callable[..., Cell], 
         same_flops(budget, 0.4),
         replace(budget, evaluate=15),
         replace(budget, warmup=3),
+        *(replace(budget, learning_rate=partial(multistep, milestones=(15, last))) for last in (28, 29)),
         replace(held, learning_rate=partial(constant, factor=0.02)),
     ]
     specs = [spec(other) for other in different]
