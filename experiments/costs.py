@@ -59,9 +59,9 @@ def main() -> None:
     path.write_text(
         f"# {text}\n\n"
         "Made by `python -m experiments.costs`. FLOPs are counted on the dense network, forward and backward; hours\n"
-        "are an estimate from them, at 10 TFLOP/s and at least 3 ms a step. None of these ran on the machine that made\n"
-        "this repository: it has no GPU, and neither CIFAR-10 nor ImageNet could be had there. Each is played at toy\n"
-        "size by `tests/test_conf.py`. Expected numbers: the papers', see the recipe's own comments.\n\n"
+        "are an estimate from them, at 10 TFLOP/s and at least 3 ms a step. None of these ran on the machine that\n"
+        "made this repository: it has no GPU, and neither CIFAR-10 nor ImageNet could be had there. Each is played\n"
+        "at toy size by `tests/test_conf.py`. Expected numbers: the papers', see the recipe's own comments.\n\n"
         + "\n".join(rows)
         + "\n"
     )

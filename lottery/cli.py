@@ -8,7 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
-from lottery.ticket_command import add_to
+from lottery.tickets.command import add_to
 
 _EPILOG = """examples:
   lottery run experiment=demo                                 a whole study, about a minute
@@ -186,13 +186,13 @@ def _verdict(args: argparse.Namespace) -> int:
 
 
 def _ticket(args: argparse.Namespace) -> int:
-    from lottery.ticket_command import main
+    from lottery.tickets.command import main
 
     return main(args, _run)
 
 
 def _overlap(args: argparse.Namespace) -> int:
-    from lottery.overlap import publish
+    from lottery.analyses.overlap import publish
 
     publish(args.study)
     return 0

@@ -23,7 +23,7 @@ from lottery.rehearsal import Misfit, rehearse
 from lottery.rounds import Pruning
 from lottery.scopes import Target
 from lottery.study import Analysis, Cell, Study
-from lottery.tickets import read, unfit
+from lottery.tickets.files import read, unfit
 from lottery.user_code import user_code
 
 

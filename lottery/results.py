@@ -146,8 +146,8 @@ def missing(frame: pd.DataFrame) -> list[str]:
         last = part.groupby(["arm", "seed"])["round"].max()
         ended = part[part["stopped"].notna()] if "stopped" in part else part.iloc[:0]
         met = set(zip(ended["arm"], ended["seed"], strict=True))  # a stopping condition
-        planned = int(part["rounds"].iloc[0])
         for arm in sorted(set(part["arm"])):
+            planned = int(part[part["arm"] == arm]["rounds"].iloc[0])
             for seed in sorted(set(part["seed"])):
                 if (arm, seed) not in last:
                     lacking.append(f"{study} {arm} seed {seed}: not begun")

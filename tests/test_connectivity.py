@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lottery import connectivity
+from lottery.analyses import connectivity
+from lottery.analyses.connectivity import Connectivity, barrier, measure_statistics, mixed
 from lottery.arms import Arm
 from lottery.compose import jobs
 from lottery.config import build
-from lottery.connectivity import Connectivity, barrier, measure_statistics, mixed
 from lottery.digests import digest
 from lottery.launch import play
 from lottery.ledger import NAME, Ledger

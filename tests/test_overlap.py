@@ -6,17 +6,18 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from lottery.analyses.overlap import FILE, by_chance, compare, publish, shared
 from lottery.compose import jobs
 from lottery.launch import play
 from lottery.ledger import NAME, Ledger
 from lottery.masks import Masks, shuffled
-from lottery.overlap import by_chance, compare, shared, table
 from lottery.results import read
 from tests.conftest import TINY
 
@@ -126,18 +127,21 @@ def test_values_of_a_study(study: Path) -> None:
         assert same["chance"] == pytest.approx(mean)
 
 
-def test_the_table_averages_pairs_of_a_kind(study: Path) -> None:
-    frame = compare(study)
-    summed = table(frame)
-    assert len(summed) == 2 * 6
-    for row in summed.to_dict("records"):
-        part = frame[(frame["round"] == row["round"]) & (frame["between"] == row["between"])]["shared"]
-        assert row["pairs"] == len(part) == (1 if str(row["between"]).startswith("seeds") else 2)
-        assert row["shared"] == pytest.approx(part.mean())
-        if len(part) == 2:  # 95 % of Student's t with one degree of freedom: 12.706
-            assert row["shared_half"] == pytest.approx(12.7062 * abs(part.iloc[0] - part.iloc[1]) / 2, rel=1e-4)
-        else:
-            assert row["shared_half"] == float("inf")
+def test_the_table_averages_pairs_of_a_kind(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    publish(study)
+    frame = pd.read_csv(study / FILE)
+    pd.testing.assert_frame_equal(frame[["shared", "chance"]], compare(study)[["shared", "chance"]])
+    rows = [line.strip("| ").split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("|")][2:]
+    assert len(rows) == 2 * 6
+    for index, _, what, pairs, common, chance in (map(str.strip, row) for row in rows):
+        part = frame[(frame["round"] == int(index)) & (frame["between"] == what)]
+        assert int(pairs) == len(part) == (1 if what.startswith("seeds") else 2)
+        mean, plus_minus, half = common.partition(" ± ")
+        assert float(mean) == pytest.approx(part["shared"].mean(), abs=1e-4)
+        assert float(chance) == pytest.approx(part["chance"].mean(), abs=1e-4)
+        assert bool(plus_minus) == (len(part) == 2)
+        if half:  # 95 % of Student's t with one degree of freedom: 12.706
+            assert float(half) == pytest.approx(12.7062 * abs(np.subtract(*part["shared"])) / 2, abs=1e-4)
 
 
 def test_a_study_that_has_moved_with_its_store(study: Path, tmp_path: Path) -> None:
@@ -171,7 +175,6 @@ def test_nothing_to_compare(study: Path, tmp_path: Path) -> None:
     shutil.rmtree(here / "imp" / "seed1")
     alone = compare(here)  # one cell: no pair
     assert len(alone) == 0
-    assert len(table(alone)) == 0
     path = here / "imp" / "seed0" / NAME
     path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
     with pytest.raises(FileNotFoundError, match=r"there is no pruned round in it$"):

@@ -23,19 +23,21 @@ from lottery.names import CONF, Job, Refused
 from tests.conftest import TINY
 
 TOP = (
-    "arm, budget, criterion, data, experiment, hardware, model, module, numerics, optimizer, out, schedule, scope, "
-    "seed, store, tracking"
+    "analysis, arm, budget, criterion, data, experiment, hardware, model, module, numerics, optimizer, out, schedule, "
+    "scope, seed, stop, store, tracking"
 )
 RESNET = "model._target_=torchvision.models.resnet18"
 
 # ends in "...": what follows is a list that another library's version decides
 COMPOSITION = {
     "model=lenet": "there is no such model; did you mean lenet_300_100 or lenet_5?",
-    "arm=imq": "there is no such arm; did you mean imp? allowed: imp, random_mask, random_reinit",
-    "arm=null": "must be one of imp, random_mask, random_reinit",
-    "experiment=demoo": "there is no such experiment; did you mean demo? allowed: demo, fc2019_conv2, ...",
-    "modl=lenet_300_100": f"there is no such key; did you mean model or module? allowed: {TOP}",
-    "seeed=1": f"there is no such key; did you mean seed? allowed: {TOP}",
+    "arm=imq": "there is no such arm; did you mean imp? allowed: constant, early_bird, finetune, finetune_parent, imp, "
+    "lr_rewind, one_shot, random_mask, random_reinit, same_sign, scratch_b, scratch_e, ticket",
+    "arm=null": "must be one of constant, early_bird, finetune, finetune_parent, imp, lr_rewind, one_shot, "
+    "random_mask, random_reinit, same_sign, scratch_b, scratch_e, ticket",
+    "experiment=demoo": "there is no such experiment; did you mean demo?",
+    "modl=lenet_300_100": "there is no such key; did you mean model or module?",
+    "seeed=1": "there is no such key; did you mean seed?",
     "+width=1": f"there is no such key; allowed: {TOP}",
     "optimizer.lrr=1": "optimizer has no such key; did you mean lr? allowed: clip_norm, decay, fused, lr, "
     "weight_decay; to add one, write +optimizer.lrr=1",
@@ -84,8 +86,8 @@ VALUES = {
     "arm.rewind=-1": "must be a step from 0 to 29, before the last (budget.steps=30)",
     "arm.rewind=30": "must be a step from 0 to 29, before the last (budget.steps=30)",
     "arm.rewind=abc": "must be a duration such as 500, 500it or 2ep",
-    "arm.parent=imq": "there is no such arm; did you mean imp? allowed: imp",
-    "arm.parent=random_mask": "it has no masks of its own; allowed: imp",
+    "arm.parent=imq": "there is no such arm; did you mean imp? allowed: early_bird, finetune, imp, lr_rewind, one_shot",
+    "arm.parent=random_mask": "it has no masks of its own; allowed: early_bird, finetune, imp, lr_rewind, one_shot",
     "arm.weights=abc": "must be a node with a _target_",
     "numerics.precision=8": "must be one of 32, bf16-mixed, 16-mixed",
     "numerics.threads=0": "must be at least 1",
@@ -260,7 +262,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         (["report", "nowhere"], "nowhere: no such folder"),
         (["store", "size", "--out", "nowhere"], "nowhere/store: no such store"),
         (["list", "armm"], "armm: there is no such group; did you mean arm? allowed: model, data, module, optimizer, "
-         "criterion, scope, schedule, arm, budget, numerics, hardware, tracking, experiment"),
+         "criterion, scope, schedule, arm, budget, numerics, hardware, tracking, analysis, experiment"),
     ],
 )  # fmt: skip
 def test_the_command_says_it_on_one_line(

@@ -25,7 +25,6 @@ from lottery import masks as _masks
 from lottery.compose import jobs
 from lottery.config import build, check
 from lottery.digests import digest, digest_of
-from lottery.exporting import exported
 from lottery.files import write_tensors
 from lottery.launch import play
 from lottery.ledger import NAME, Ledger
@@ -34,10 +33,11 @@ from lottery.results import read as read_ledgers
 from lottery.rounds import Ticket
 from lottery.store import Store
 from lottery.study import Cell, Phases
-from lottery.ticket_command import add_to, main
-from lottery.tickets import Saved, read
-from lottery.transfer import arguments
-from lottery.verification import verified
+from lottery.tickets.command import add_to, main
+from lottery.tickets.exporting import exported
+from lottery.tickets.files import Saved, read
+from lottery.tickets.transfer import arguments
+from lottery.tickets.verification import verified
 from tests import tiny_sets
 from tests.conftest import TINY, environment
 

@@ -32,7 +32,7 @@ from lottery.masks import Masks
 from lottery.names import Refused
 from lottery.rewinding import State, state_of
 from lottery.seeds import derive
-from lottery.trust import leaves, trusted
+from lottery.tickets.trust import leaves, trusted
 
 FORMAT, VERSION = "lottery ticket", 1
 HEADER = 100_000_000  # bytes; what safetensors allows

@@ -16,14 +16,14 @@ from lottery.config import build
 from lottery.digests import digest
 from lottery.ledger import CONFIG, NAME, Ledger
 from lottery.names import SCIENCE_GROUPS, Job, Refused
-from lottery.placing import RECIPE, here, placed
 from lottery.plan import Lookup, NotYet
 from lottery.recipes import Phase
 from lottery.rewinding import Origin, State
 from lottery.rounds import Round, initial, play
 from lottery.store import Entry, Store
 from lottery.study import Cell, Phases
-from lottery.tickets import FORMAT, VERSION, Saved
+from lottery.tickets.files import FORMAT, VERSION, Saved
+from lottery.tickets.placing import RECIPE, here, placed
 from lottery.user_code import user_code
 
 

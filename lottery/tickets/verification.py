@@ -12,15 +12,15 @@ from lottery.config import build_recipe, fitting, identity
 from lottery.criteria import magnitude
 from lottery.digests import digest, digest_of
 from lottery.names import Refused
-from lottery.placing import DECISIVE, RECIPE, here, local
 from lottery.recipes import Budget, Phase, Recipe, Row, Trained
 from lottery.rounds import Pruning, Ticket
 from lottery.scopes import everywhere
 from lottery.store import Store
 from lottery.study import Cell, Phases, Study, early_stop, sparse_weights
-from lottery.tickets import CLAIMS, Saved, unfit
+from lottery.tickets.files import CLAIMS, Saved, unfit
+from lottery.tickets.placing import DECISIVE, RECIPE, here, local
+from lottery.tickets.trust import trusted
 from lottery.training import fit
-from lottery.trust import trusted
 from lottery.user_code import user_code
 
 TOLERANCE = 0.01  # one point: what other hardware or another version of PyTorch may change, unless stated

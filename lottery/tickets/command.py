@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lottery.tickets import Saved
+    from lottery.tickets.files import Saved
 
 EPILOG = """examples:
   lottery ticket export runs/demo-digits-c50a07ad/imp/seed0 --round 7 -o imp_r7.safetensors
@@ -56,7 +56,7 @@ def _trusting(parser: argparse.ArgumentParser) -> None:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from lottery.exporting import exported
+    from lottery.tickets.exporting import exported
 
     sources = (args.config_dir,) if args.config_dir else ()
     saved = exported(args.cell, args.round, args.output, args.seed_only, args.overrides, sources)
@@ -68,8 +68,8 @@ def _export(args: argparse.Namespace) -> int:
 def _show(args: argparse.Namespace) -> int:
     from lottery.calls import as_yaml
     from lottery.names import Refused
-    from lottery.tickets import read
-    from lottery.trust import leaves, trusted
+    from lottery.tickets.files import read
+    from lottery.tickets.trust import leaves, trusted
 
     saved = read(args.file)
     info, line, phase = saved.info, saved.info["line"], saved.info["phase"]
@@ -101,8 +101,8 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from lottery.tickets import read
-    from lottery.verification import TOLERANCE, verified
+    from lottery.tickets.files import read
+    from lottery.tickets.verification import TOLERANCE, verified
 
     saved = read(args.file)
     tolerance = TOLERANCE if args.tolerance is None else args.tolerance
@@ -118,8 +118,8 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, run: Callable[[list[str]], int]) -> int:
-    from lottery.tickets import read
-    from lottery.transfer import arguments
+    from lottery.tickets.files import read
+    from lottery.tickets.transfer import arguments
 
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     _trusting(parser)

@@ -11,8 +11,8 @@ import yaml
 
 from lottery.compose import jobs
 from lottery.names import SCIENCE_GROUPS, Refused, find, options
-from lottery.tickets import Saved
-from lottery.trust import leaves, trusted
+from lottery.tickets.files import Saved
+from lottery.tickets.trust import leaves, trusted
 
 _PLAIN = r"[A-Za-z0-9_.*?-]+"  # what Hydra reads as a name within braces
 

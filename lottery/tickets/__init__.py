@@ -1,0 +1,1 @@
+"""Tickets as files: written from a finished round, shown, verified, trained again elsewhere."""
