@@ -11,8 +11,8 @@ from lottery.arms import Arm
 from lottery.config import build, check
 from lottery.digests import digest_of
 from lottery.names import Job
-from lottery.recipes import Budget, Phase
-from lottery.rounds import Ticket, dense_ticket, play
+from lottery.recipes import Phase
+from lottery.rounds import Round, dense_ticket, play
 from lottery.store import Entry, Store
 from lottery.study import Cell, Phases
 from lottery.training import fit
@@ -33,19 +33,9 @@ class NotYet(Exception):
 class Lookup(Phases):
     """Finds the phases of a cell in the store and trains none. Raises NotYet for a phase that is not there."""
 
-    def __call__(
-        self,
-        ticket: Ticket,
-        index: int,
-        first: int,
-        last: int,
-        passing: Sequence[int] = (),
-        budget: Budget | None = None,
-        copy: int = 0,
-    ) -> Entry:
-        spec = self.specification(self.phase(ticket, index, first, last, budget or self.cell.study.recipe.budget, copy))
-        if (entry := self.store.find(digest_of(spec))) is None:
-            raise NotYet(index)
+    def __call__(self, current: Round) -> Entry:
+        if (entry := self.store.find(digest_of(self.specification(self.phase(current))))) is None:
+            raise NotYet(current.index)
         return entry
 
 

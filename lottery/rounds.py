@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import pairwise
-from typing import Protocol
 
 import torch
 
@@ -49,20 +48,6 @@ class Ticket:
         return cls(state, masks)
 
 
-class Train(Protocol):
-    """Trains a ticket over the steps `first` to `last` of a budget, in round `index`; keeps states in `passing`."""
-
-    def __call__(
-        self,
-        ticket: Ticket,
-        index: int,
-        first: int,
-        last: int,
-        passing: Sequence[int] = (),
-        budget: Budget | None = None,
-    ) -> Trained: ...
-
-
 @dataclass(frozen=True)
 class Round:
     """One round; it trains when `trained` is first asked for."""
@@ -70,12 +55,15 @@ class Round:
     index: int
     ticket: Ticket
     first: int
+    """step of the budget that it begins with"""
     budget: Budget
     train: Train
     until: int | None = None
     """the last step, if the budget is not used up"""
     passing: Sequence[int] = ()
     """steps whose states will be asked for"""
+    copy: int = 0
+    """counts trainings of the same ticket, each under an order and noise of its own"""
     before: Flops = field(default_factory=Flops)
     """of all training that it took to find the ticket"""
     stop: Callable[[Round], str | None] = lambda current: None
@@ -85,13 +73,20 @@ class Round:
         return self.until or self.budget.steps
 
     @cached_property
+    def trained(self) -> Trained:
+        return self.train(self)
+
+    @cached_property
     def ends(self) -> str | None:
         """Why this is the last round of its chain, whatever the schedule says; None if it is not."""
         return self.stop(self)
 
-    @cached_property
-    def trained(self) -> Trained:
-        return self.train(self.ticket, self.index, self.first, self.last, self.passing, self.budget)
+    def cut(self, step: int) -> Round:
+        """The same training up to an earlier step."""
+        return replace(self, until=step, passing=())
+
+
+Train = Callable[[Round], Trained]
 
 
 def play(recipe: Recipe, pruning: Pruning, arm: Arm, seed: int, train: Train) -> Iterator[Round]:
@@ -105,7 +100,7 @@ def play(recipe: Recipe, pruning: Pruning, arm: Arm, seed: int, train: Train) ->
     ends = partial(stop_reason, recipe, pruning.stop, dense)
     found = current = next(parent) if parent else dense
     yield current
-    start = train(dense.ticket, 0, 0, arm.rewind).state if arm.rewind else dense.ticket.state
+    start = dense.cut(arm.rewind).trained.state if arm.rewind else dense.ticket.state
     start = arm.given.start if arm.given else start
     for index, target in enumerate(pruning.schedule, start=1):
         heir = next(parent, None) if parent else None
@@ -170,8 +165,8 @@ def prefixes(dense: Round, every: int) -> list[Round]:
     """The dense training cut off after every so many steps."""
     steps = range(every, dense.last, every)
     if steps:  # once for all of them: asked for alone, each would be trained from the beginning
-        dense.train(dense.ticket, 0, 0, steps[-1], steps[:-1])
-    return [replace(dense, until=step, passing=()) for step in steps]
+        dense.train(replace(dense, until=steps[-1], passing=steps[:-1]))
+    return [dense.cut(step) for step in steps]
 
 
 def drift(

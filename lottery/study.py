@@ -18,8 +18,8 @@ from lottery.digests import digest, digest_of
 from lottery.ledger import NAME, Ledger
 from lottery.loop import Diverged
 from lottery.masks import Masks
-from lottery.recipes import Budget, Phase, Recipe, Row
-from lottery.rounds import Pruning, Round, Ticket, play
+from lottery.recipes import Phase, Recipe, Row
+from lottery.rounds import Pruning, Round, play
 from lottery.seeds import derive
 from lottery.sparse import layers
 from lottery.store import Entry, Store
@@ -54,7 +54,7 @@ class Cell:
 class Analysis(Protocol):
     """Looks closer at a round; what it finds stands in a ledger of its own, `<name>.jsonl` beside the cell's."""
 
-    def __call__(self, cell: Cell, current: Round, train: Phases) -> Mapping[str, Any]:
+    def __call__(self, cell: Cell, current: Round) -> Mapping[str, Any]:
         """Plain data, the same however often it is asked for; may train more phases."""
 
 
@@ -74,8 +74,7 @@ def run(
     """Plays every round of a cell and records each in its ledger, and what analyses find in theirs."""
     study, ledger = cell.study, Ledger(folder / NAME)
     with leases.hold(folder):
-        train = Phases(cell, store, views)
-        for current in play(study.recipe, study.pruning, cell.arm, cell.seed, train):
+        for current in play(study.recipe, study.pruning, cell.arm, cell.seed, Phases(cell, store, views)):
             started = time.time()
             line = describe(cell, current)
             line["run"] = circumstances(current, started)
@@ -83,7 +82,7 @@ def run(
             for view in views:
                 view.finished(line, current.trained.rows)
             for name, analysis in (analyses or {}).items():
-                Ledger(folder / f"{name}.jsonl").record({**_same(line), **analysis(cell, current, train)})
+                Ledger(folder / f"{name}.jsonl").record({**_same(line), **analysis(cell, current)})
         leases.clear(folder)
 
 
@@ -93,45 +92,35 @@ class Phases:
     def __init__(self, cell: Cell, store: Store, views: Sequence[View] = ()) -> None:
         self.cell, self.store, self.views = cell, store, views
 
-    def __call__(
-        self,
-        ticket: Ticket,
-        index: int,
-        first: int,
-        last: int,
-        passing: Sequence[int] = (),
-        budget: Budget | None = None,
-        copy: int = 0,
-    ) -> Entry:
-        """`copy` counts trainings of the same ticket, each under an order and noise of its own."""
-        recipe = self.cell.study.recipe
-        budget = budget or recipe.budget
-        phase = self.phase(ticket, index, first, last, budget, copy)
-        waypoints = {step: self.specification(replace(phase, last=step)) for step in passing}
-        current = Round(index, ticket, first, budget, self)
+    def __call__(self, current: Round) -> Entry:
+        recipe, phase = self.cell.study.recipe, self.phase(current)
+        waypoints = {step: self.specification(replace(phase, last=step)) for step in current.passing}
 
         def watch(step: int, row: Row | None) -> None:
             for view in self.views:
-                view.advanced(current, step, row)
+                view.advanced(current, step, None if current.copy else row)
 
         try:
             return self.store.obtain(
                 self.specification(phase),
-                ticket.masks,
-                lambda desk: fit(recipe, phase, desk, waypoints, watch, evaluate=last == budget.steps),
+                phase.masks,
+                lambda desk: fit(recipe, phase, desk, waypoints, watch, evaluate=current.until is None),
                 waypoints,
             )
         except Diverged as error:
-            raise Diverged(f"{self.cell.label}, seed {self.cell.seed}, round {index}: {error}") from error
+            raise Diverged(f"{self.cell.label}, seed {self.cell.seed}, round {current.index}: {error}") from error
 
-    def phase(self, ticket: Ticket, index: int, first: int, last: int, budget: Budget, copy: int = 0) -> Phase:
+    def phase(self, current: Round) -> Phase:
         """The training of a round; its data order is the same for every arm."""
-        which = (index, "copy", copy) if copy else (index,)
+        ticket = current.ticket
+        which = (current.index, "copy", current.copy) if current.copy else (current.index,)
         order, noise, build = (
             derive(self.cell.seed, *purpose) for purpose in (("order", *which), ("noise", *which), ("init",))
         )
         sparse = sparse_weights(self.cell.study.recipe, ticket.masks)
-        return Phase(ticket.state, ticket.masks, first, last, order, noise, build, sparse, budget)
+        return Phase(
+            ticket.state, ticket.masks, current.first, current.last, order, noise, build, sparse, current.budget
+        )
 
     def specification(self, phase: Phase) -> dict[str, Any]:
         """All that the result of a phase depends on; the state at an earlier step is named by the whole it is of."""

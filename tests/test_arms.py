@@ -24,7 +24,7 @@ from lottery.masks import Masks
 from lottery.names import Refused
 from lottery.recipes import Budget, Phase, Recipe, Trained
 from lottery.rewinding import State, state_of
-from lottery.rounds import Round, Ticket, play
+from lottery.rounds import Round, play
 from lottery.seeds import derive
 from lottery.store import Store
 from lottery.study import Cell, Phases, run
@@ -51,10 +51,15 @@ class Trainer:
         self.seed, self.recipe = seed, recipe()
         self.known: dict[tuple[object, ...], Trained] = {}
 
-    def __call__(
-        self, ticket: Ticket, index: int, first: int, last: int, passing: int = 0, budget: Budget | None = None
-    ) -> Trained:
-        rates = [(budget or self.recipe.budget).factor(step) for step in range(first, last)]
+    def __call__(self, current: Round) -> Trained:
+        ticket, index, first, last, budget = (
+            current.ticket,
+            current.index,
+            current.first,
+            current.last,
+            current.budget,
+        )
+        rates = [budget.factor(step) for step in range(first, last)]
         key = (digest(ticket.state), digest(ticket.masks), first, tuple(rates), index)
         if key not in self.known:
             order, noise = derive(self.seed, "order", index), derive(self.seed, "noise", index)
@@ -395,7 +400,7 @@ def test_keys_follow_what_training_reads_of_a_budget(cell: Callable[..., Cell], 
     ticket = next(play(one.study.recipe, one.study.pruning, one.arm, 0, train)).ticket
 
     def spec(other: Budget) -> dict[str, object]:
-        return train.specification(train.phase(ticket, 1, 0, other.steps, other))
+        return train.specification(train.phase(Round(1, ticket, 0, other, train)))
 
     assert spec(replace(budget)) == spec(budget)
     assert "rates" not in spec(budget)  # and so what was trained before budgets could differ is found

@@ -25,8 +25,8 @@ from lottery.ledger import NAME, Ledger
 from lottery.names import Job, Refused
 from lottery.recipes import Recipe, Trained
 from lottery.rewinding import State, state_of
-from lottery.rounds import Round, dense_ticket
-from lottery.store import Store
+from lottery.rounds import dense_round
+from lottery.store import Entry, Store
 from lottery.study import Phases
 from tests.conftest import TINY
 from tests.test_rounds import recipe as batchnorm_recipe
@@ -297,11 +297,11 @@ def test_the_dense_network_parts_at_the_rewinding_point(tmp_path: Path) -> None:
     one, other = entries(job, [10, 30])
     assert one["state"] == other["state"]
     cell = build(job)
-    ticket = dense_ticket(cell.study.recipe, cell.seed)
-    train = Phases(cell, Store(job.config["store"]))
-    at_ten = train(ticket, 0, 0, 10)
+    dense = dense_round(cell.study.recipe, cell.seed, Phases(cell, Store(job.config["store"])))
+    at_ten = dense.cut(10).trained
+    assert isinstance(at_ten, Entry)
     assert at_ten.reused
-    assert one["state"] == digest(at_ten.state) != digest(ticket.state)
+    assert one["state"] == digest(at_ten.state) != digest(dense.ticket.state)
 
 
 def test_batchnorm_s_statistics_are_measured_anew_at_the_ends_too(tmp_path: Path) -> None:
@@ -325,11 +325,10 @@ def test_the_barrier_of_a_module_that_shows_its_loss_is_a_rise(monkeypatch: pyte
     recipe: Recipe = batchnorm_recipe()
     monkeypatch.setattr(recipe.sample, "headline", "loss", raising=False)
     cell: Any = SimpleNamespace(study=SimpleNamespace(recipe=recipe), arm=Arm("imp"))
-    ticket = dense_ticket(recipe, 0)
-    train: Any = lambda *_, **__: Trained(ticket.state, [])  # noqa: E731
+    dense = dense_round(recipe, 0, lambda current: Trained(current.ticket.state, []))
     heights = iter([1.0, 4.0, 2.0])
     monkeypatch.setattr(Connectivity, "_measured", lambda *_: next(heights))
-    line = Connectivity(points=3)(cell, Round(0, ticket, 0, recipe.budget, train), train)
+    line = Connectivity(points=3)(cell, dense)
     assert line["barrier"] == 2.5
     assert [point["test_loss"] for point in line["line"]] == [1.0, 4.0, 2.0]
 

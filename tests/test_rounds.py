@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
@@ -21,7 +21,7 @@ from lottery.hardware import Hardware
 from lottery.modules import Classifier
 from lottery.recipes import Budget, Phase, Recipe, Trained
 from lottery.rewinding import State, state_of, to_fresh
-from lottery.rounds import Pruning, Round, Ticket, play
+from lottery.rounds import Pruning, Round, play
 from lottery.schedules import geometric
 from lottery.scopes import everywhere
 from lottery.seeds import derive
@@ -56,15 +56,14 @@ class Trainer:
     recipe: Recipe = field(default_factory=recipe)
     known: dict[tuple[str, str, int, int], Trained] = field(default_factory=dict)
 
-    def __call__(
-        self,
-        ticket: Ticket,
-        index: int,
-        first: int,
-        last: int,
-        passing: Sequence[int] = (),
-        budget: Budget | None = None,
-    ) -> Trained:
+    def __call__(self, current: Round) -> Trained:
+        ticket, index, first, last, budget = (
+            current.ticket,
+            current.index,
+            current.first,
+            current.last,
+            current.budget,
+        )
         key = digest(ticket.state), digest(ticket.masks), first, last
         if key not in self.known:
             order, noise = derive(self.seed, "order", index), derive(self.seed, "noise", index)

@@ -200,9 +200,10 @@ def test_a_phase_s_key_says_what_trains_sparse(
     found = {name: torch.rand(shape) < density for name, shape in LENET.items()}
     phases = Phases(made, None)  # type: ignore[arg-type]
     state = made.study.recipe.network().state_dict()
-    from lottery.rounds import Ticket
+    from lottery.rounds import Round, Ticket
 
-    specification = phases.specification(phases.phase(Ticket(state, found), 1, 0, 30))
+    current = Round(1, Ticket(state, found), 0, made.study.recipe.budget, phases)
+    specification = phases.specification(phases.phase(current))
     assert specification.get("sparse") == expected
     assert "sparse" not in specification["recipe"]["numerics"]
 

@@ -35,7 +35,7 @@ from lottery.hardware import Hardware
 from lottery.ledger import NAME
 from lottery.names import Job
 from lottery.recipes import Phase, Trained
-from lottery.rounds import dense_ticket
+from lottery.rounds import Round, dense_ticket
 from lottery.store import Desk, Entry, Store
 from lottery.study import Cell, Phases, run
 from tests.conftest import TINY
@@ -521,8 +521,9 @@ def test_arms_with_other_rewinding_points_share_the_dense_training(cell: Callabl
 def test_every_arm_of_a_seed_has_the_same_streams(cell: Callable[..., Cell]) -> None:
     one, other = (Phases(cell(f"arm={arm}"), Store("none")) for arm in ("imp", "random_mask"))
     ticket = dense_ticket(one.cell.study.recipe, 0)
-    orders = [[phases.phase(ticket, index, 0, 30).order for index in range(5)] for phases in (one, other)]
-    noises = [[phases.phase(ticket, index, 0, 30).noise for index in range(5)] for phases in (one, other)]
+    budget = one.cell.study.recipe.budget
+    trained = [[arm.phase(Round(index, ticket, 0, budget, arm)) for index in range(5)] for arm in (one, other)]
+    orders, noises = ([[getattr(p, seed) for p in phases] for phases in trained] for seed in ("order", "noise"))
     assert orders[0] == orders[1]
     assert noises[0] == noises[1]
     assert len({*orders[0], *noises[0]}) == 10

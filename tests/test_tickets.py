@@ -30,7 +30,7 @@ from lottery.launch import play
 from lottery.ledger import NAME, Ledger
 from lottery.names import CONF, SCIENCE_GROUPS, Job, Refused
 from lottery.results import read as read_ledgers
-from lottery.rounds import Ticket
+from lottery.rounds import Round, Ticket
 from lottery.store import Store
 from lottery.study import Cell, Phases
 from lottery.tickets.command import add_to, main
@@ -508,7 +508,7 @@ def test_own_code_is_trusted_by_its_package(
 def key_of(cell: Cell, ticket: Ticket, index: int) -> str:
     """Of the phase that trains a ticket in a round."""
     train = Phases(cell, Store(""))
-    return digest_of(train.specification(train.phase(ticket, index, 0, 30, cell.study.recipe.budget)))
+    return digest_of(train.specification(train.phase(Round(index, ticket, 0, cell.study.recipe.budget, train))))
 
 
 def test_a_ticket_trains_on_other_data(found: Callable[..., Saved], tmp_path: Path) -> None:

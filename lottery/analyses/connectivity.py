@@ -8,7 +8,7 @@ many common steps the two no longer part.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -21,7 +21,7 @@ from lottery.hardware import trainer_for
 from lottery.recipes import Recipe
 from lottery.rewinding import State
 from lottery.rounds import Round, Ticket
-from lottery.study import Cell, Phases
+from lottery.study import Cell
 
 
 @dataclass(frozen=True)
@@ -39,18 +39,17 @@ class Connectivity:
         if self.statistics < 2:
             raise ValueError(f"statistics={self.statistics}: must be at least 2 examples")
 
-    def __call__(self, cell: Cell, current: Round, train: Phases) -> dict[str, Any]:
+    def __call__(self, cell: Cell, current: Round) -> dict[str, Any]:
         recipe = cell.study.recipe
-        ticket, first = current.ticket, current.first
         if current.index == 0 and cell.arm.rewind:
-            first = cell.arm.rewind
-            ticket = Ticket.of(train(ticket, 0, 0, first).state, ticket.masks)
-        ends = [train(ticket, current.index, first, current.last, (), current.budget, copy=copy) for copy in (0, 1)]
+            start = Ticket.of(current.cut(cell.arm.rewind).trained.state, current.ticket.masks)
+            current = replace(current, ticket=start, first=cell.arm.rewind, passing=())
+        ends = [replace(current, copy=copy).trained for copy in (0, 1)]
         metric, places = recipe.sample.headline, [step / (self.points - 1) for step in range(self.points)]
         line = [self._measured(recipe, mixed(ends[0].state, ends[1].state, place), metric) for place in places]
         return {
             "barrier": barrier(line, smaller_is_better=metric == "loss"),
-            "steps_apart": current.last - first,
+            "steps_apart": current.last - current.first,
             "line": [{"place": place, f"test_{metric}": value} for place, value in zip(places, line, strict=True)],
         }
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from lottery.early_bird import Settled
 from lottery.rounds import Round, dense_round, drift, prefixes
-from lottery.study import Cell, Phases
+from lottery.study import Cell
 
 
 @dataclass(frozen=True)
@@ -16,11 +16,11 @@ class EarlyBird:
 
     when: Settled
 
-    def __call__(self, cell: Cell, current: Round, train: Phases) -> dict[str, Any]:
+    def __call__(self, cell: Cell, current: Round) -> dict[str, Any]:
         if current.index == 0:
             return {"settled_step": None, "distances": []}
         recipe, pruning = cell.study.recipe, cell.study.pruning
-        dense, target = dense_round(recipe, cell.seed, train), pruning.schedule[current.index - 1]
+        dense, target = dense_round(recipe, cell.seed, current.train), pruning.schedule[current.index - 1]
         found = drift(recipe, pruning, prefixes(dense, self.when.every), dense.ticket.state, target, cell.seed)
         return {
             "settled_step": self.when.step(found),

@@ -76,7 +76,7 @@ def exported(
     draw = next((d for d in draws if digest(initial(cell.study.recipe, cell.seed, *d)) == digest(start)), None)
     if seed_only and draw is None:
         raise Refused(f"--seed-only: {line['arm']} begins with weights that no seed draws; leave it out")
-    seeds = Phases(cell, store).phase(current.ticket, index, current.first, current.last, current.budget)
+    seeds = Phases(cell, store).phase(current)
     same = store.entries()[entry.key]["by"] == leases.identity()["host"]
     info = _info(job, cell, current, seeds) | {"draw": draw}
     info["digests"] |= {"start": digest(start), "trained": digest(entry.state)}
