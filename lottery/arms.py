@@ -55,7 +55,9 @@ class Arm:
     """what takes the place of start weights and of pruning; None: nothing"""
 
     def __post_init__(self) -> None:
-        if self.early and (self.iterative or self.parent):
+        if self.early and (self.iterative or self.parent or self.given):
             raise ValueError("early: is for arms that prune the dense network themselves: iterative=false, parent=null")
+        if self.given and (self.parent or self.rewind):
+            raise ValueError("file: a ticket brings its masks and start with it: parent=null, rewind=0")
         if self.parent and self.parent.parent:
             raise ValueError(f"parent={self.parent.name}: it has no masks of its own but those of another arm")

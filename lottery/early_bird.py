@@ -15,7 +15,7 @@ class Settled:
     every: int
     """optimizer steps between two looks; an epoch in the paper"""
     threshold: float = 0.1
-    """largest distance from one look to the next"""
+    """that the distance from one look to the next must be below, on the scale of `distance`, which is not the paper's"""
     window: int = 5
     """looks in a row that must be so near"""
 
@@ -44,7 +44,8 @@ class Settled:
 def distance(one: Masks, other: Masks) -> float:
     """Share of the weights kept by either, each counted for itself, that the other does not keep; in [0, 1].
 
-    The paper divides by all channels, which for a sparse mask would be near 0 whatever it keeps.
+    The paper divides by all channels, which for a sparse mask would be near 0 whatever it keeps; and the authors' code
+    compares each look with all of the last few, not with the one before alone.
     """
     common = kept({name: mask & other[name] for name, mask in one.items()})
     return 1 - 2 * common / max(1, kept(one) + kept(other))

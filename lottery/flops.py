@@ -34,7 +34,8 @@ def by_weight(module: Module, inputs: Tensor, targets: Tensor) -> dict[str, floa
 
     Counted are products and convolutions; everything else is little beside them. PyTorch's counter counts a network
     without its convolutions: it takes the backward pass of grouped ones for whole ones, and tells FLOPs of branches
-    that run side by side, as a shortcut does, to both.
+    that run side by side, as a shortcut does, to both. A layer called by a function, as an attention's output is, counts
+    for the network but not by its name, and so costs the same at every density; a convolution called so is not counted.
     """
     names = {id(weight): name for name, weight in prunable(module.net).items()}
     counts = dict.fromkeys(names.values(), 0.0)
@@ -46,7 +47,8 @@ def by_weight(module: Module, inputs: Tensor, targets: Tensor) -> dict[str, floa
         places = given[0] if getattr(layer, "transposed", False) else output
         # forward, gradient of the weights, and gradient of the inputs where they want one
         flops = 2 * places.numel() * weight[0].numel() * (2 + given[0].requires_grad) / len(inputs)
-        counts[names[id(weight)]] += flops
+        if (name := names.get(id(weight))) is not None:  # a parametrized layer makes its weight anew
+            counts[name] += flops
         convolutions += flops if isinstance(layer, nn.modules.conv._ConvNd) else 0.0
 
     layers = [layer for layer in module.net.modules() if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd)]

@@ -71,7 +71,8 @@ class Job:
         name = self.choices["arm"]
         shipped = yaml.safe_load(find("arm", name, self.sources).read_text())
         shipped = dict(_leaves(shipped))
-        texts = {key: _text(key, value) for key, value in sorted(_leaves(self.arm))}
+        given = dict.fromkeys(shipped) | dict(_leaves(self.arm))  # what is taken out counts as null
+        texts = {key: _text(key, value) for key, value in sorted(given.items())}
         if file := self.arm.get("file"):
             texts["file"] = _ticket(file, self.config["arm"]["content"])
         differs = [f"{key}={text}" for key, text in texts.items() if text != _text(key, shipped.get(key))]
@@ -170,6 +171,6 @@ def _leaves(node: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any
 
 
 def _text(key: str, value: Any) -> str:
-    if key in ("rewind", "first") and str(value)[:1].isdigit():
+    if key.rpartition(".")[2] in ("rewind", "first", "every") and str(value)[:1].isdigit():
         return canonical(value)
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True, separators=(",", ":"))

@@ -96,12 +96,15 @@ def play(recipe: Recipe, pruning: Pruning, arm: Arm, seed: int, train: Train) ->
     network trained in the round before, or those of its parent.
     """
     parent = play(recipe, pruning, arm.parent, seed, train) if arm.parent else None
-    dense = dense_round(recipe, seed, train, arm.rewind)
+    looks = range(arm.early.every, recipe.budget.steps, arm.early.every) if arm.early else ()
+    dense = dense_round(recipe, seed, train, (*filter(None, [arm.rewind]), *looks))
     ends = partial(stop_reason, recipe, pruning.stop, dense)
     found = current = next(parent) if parent else dense
     yield current
-    start = dense.cut(arm.rewind).trained.state if arm.rewind else dense.ticket.state
-    start = arm.given.start if arm.given else start
+    if arm.given:
+        start = arm.given.start
+    else:
+        start = dense.cut(arm.rewind).trained.state if arm.rewind else dense.ticket.state
     for index, target in enumerate(pruning.schedule, start=1):
         heir = next(parent, None) if parent else None
         if heir:
@@ -111,9 +114,11 @@ def play(recipe: Recipe, pruning: Pruning, arm: Arm, seed: int, train: Train) ->
         elif arm.given:
             masks = arm.given.masks
         else:
-            if arm.early:
+            living = current.ticket.masks
+            if arm.early:  # each target of its own, as it was watched: of the dense network, where all is alive
+                target, living = Target(target.density, keep=target.density), dense.ticket.masks
                 found = settled(recipe, pruning, arm.early, dense, start, target, seed)
-            masks = prune(recipe, pruning, found, current.ticket.masks, start, target, seed)
+            masks = prune(recipe, pruning, found, living, start, target, seed)
         masks = checked(arm.masks(masks, generator(seed, "masks", arm.name, index)), like=masks)
         origin = Origin(start, partial(_trained_state, found), partial(initial, recipe, seed, "reinit", index), masks)
         before = found.before + recipe.flops(found.ticket.masks) * (found.last - found.first)
@@ -126,9 +131,9 @@ def play(recipe: Recipe, pruning: Pruning, arm: Arm, seed: int, train: Train) ->
         found = (heir or current) if (arm.parent or arm).iterative else dense
 
 
-def dense_round(recipe: Recipe, seed: int, train: Train, rewind: int = 0) -> Round:
+def dense_round(recipe: Recipe, seed: int, train: Train, passing: Sequence[int] = ()) -> Round:
     """Round 0 of every arm: the dense network from its initialisation."""
-    return Round(0, dense_ticket(recipe, seed), 0, recipe.budget, train, passing=(rewind,) if rewind else ())
+    return Round(0, dense_ticket(recipe, seed), 0, recipe.budget, train, passing=passing)
 
 
 def prune(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,9 @@ SMALLER = {
 def test_experiment_plays_at_toy_size(name: str, tmp_path: Path) -> None:
     chosen = toy(f"experiment={name}", "hydra.mode=RUN", folder=tmp_path / "set")
     rewinding = ["arm.rewind=1"] if name.startswith(("renda", "frankle2020")) else []
-    [job] = jobs([*chosen, *SMALLER.get(name, []), *rewinding, "schedule.rounds=1", f"out={tmp_path / 'runs'}"])
+    explicit = "override /schedule: explicit" in (CONF / "experiment" / f"{name}.yaml").read_text()
+    once = "schedule.densities=[0.5]" if explicit else "schedule.rounds=1"
+    [job] = jobs([*chosen, *SMALLER.get(name, []), *rewinding, once, f"out={tmp_path / 'runs'}"])
     play(job)
     lines = Ledger(job.folder / NAME).lines()
     assert [line["round"] for line in lines] == [0, 1]
@@ -166,8 +169,9 @@ def test_experiment_declares_a_sweep_and_leaves_the_launcher_alone(name: str) ->
     count = 1
     for values in params.values():
         count *= len(str(values).split(","))
-    assert len({(job.label, job.seed) for job in found}) == len(found) == count > 1
-    assert len({job.study for job in found}) == 1
+    assert len({(job.study, job.label, job.seed) for job in found}) == len(found) == count > 1
+    of_study = [values for key, values in params.items() if key != "seed" and not key.startswith("arm")]
+    assert len({job.study for job in found}) == math.prod(len(str(values).split(",")) for values in of_study)
 
 
 def test_every_arm_runs(tmp_path: Path) -> None:

@@ -310,7 +310,7 @@ def test_batchnorm_s_statistics_are_measured_anew_at_the_ends_too(tmp_path: Path
     net = recipe.network()
     net(torch.randn(8, 6) * 3 + 1)
     state = state_of(net)
-    got = Connectivity(statistics=60)._measured(recipe, state, "accuracy")
+    got = Connectivity(statistics=60)._measured(recipe, recipe.module(recipe.network()), state, "accuracy")
     first, rest = net[0], net[2:]  # type: ignore[index]
     data = recipe.data
     with torch.no_grad():

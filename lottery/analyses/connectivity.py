@@ -2,7 +2,7 @@
 
 A round's ticket is trained twice, under two data orders; between the two results the weights are mixed in a straight
 line. For round 0 the ticket is the dense network at the rewinding point, so that sweeping `arm.rewind` asks after how
-many common steps the two no longer part.
+many common steps the two no longer part. Not the paper's: both copies begin with a fresh optimizer, at step k too.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lottery.evaluation import batch, measure
 from lottery.hardware import trainer_for
+from lottery.modules import Module
 from lottery.recipes import Recipe
 from lottery.rewinding import State
 from lottery.rounds import Round, Ticket
+from lottery.seeds import derive
 from lottery.study import Cell
 
 
@@ -46,16 +48,17 @@ class Connectivity:
             current = replace(current, ticket=start, first=cell.arm.rewind, passing=())
         ends = [replace(current, copy=copy).trained for copy in (0, 1)]
         metric, places = recipe.sample.headline, [step / (self.points - 1) for step in range(self.points)]
-        line = [self._measured(recipe, mixed(ends[0].state, ends[1].state, place), metric) for place in places]
+        with torch.random.fork_rng():
+            torch.manual_seed(derive(cell.seed, "init"))  # a network may draw what it keeps outside its state
+            module = recipe.module(recipe.network())
+        line = [self._measured(recipe, module, mixed(ends[0].state, ends[1].state, place), metric) for place in places]
         return {
             "barrier": barrier(line, smaller_is_better=metric == "loss"),
             "steps_apart": current.last - current.first,
             "line": [{"place": place, f"test_{metric}": value} for place, value in zip(places, line, strict=True)],
         }
 
-    def _measured(self, recipe: Recipe, state: State, metric: str) -> float:
-        with torch.random.fork_rng():
-            module = recipe.module(recipe.network())
+    def _measured(self, recipe: Recipe, module: Module, state: State, metric: str) -> float:
         module.trainer = trainer_for(recipe.hardware, recipe.numerics)
         module.net.load_state_dict(state)
         module.to(recipe.hardware.device)

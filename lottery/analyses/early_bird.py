@@ -7,6 +7,7 @@ from typing import Any
 
 from lottery.early_bird import Settled
 from lottery.rounds import Round, dense_round, drift, prefixes
+from lottery.scopes import Target
 from lottery.study import Cell
 
 
@@ -20,7 +21,8 @@ class EarlyBird:
         if current.index == 0:
             return {"settled_step": None, "distances": []}
         recipe, pruning = cell.study.recipe, cell.study.pruning
-        dense, target = dense_round(recipe, cell.seed, current.train), pruning.schedule[current.index - 1]
+        dense, density = dense_round(recipe, cell.seed, current.train), pruning.schedule[current.index - 1].density
+        target = Target(density, keep=density)  # of the dense network, where all is alive
         found = drift(recipe, pruning, prefixes(dense, self.when.every), dense.ticket.state, target, cell.seed)
         return {
             "settled_step": self.when.step(found),
