@@ -15,7 +15,7 @@ class Settled:
     every: int
     """optimizer steps between two looks; an epoch in the paper"""
     threshold: float = 0.1
-    """that the distance from one look to the next must be below, on the scale of `distance`, which is not the paper's"""
+    """that the distance from one look to the next must be below; on the scale of `distance`, not the paper's"""
     window: int = 5
     """looks in a row that must be so near"""
 

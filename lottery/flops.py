@@ -34,8 +34,9 @@ def by_weight(module: Module, inputs: Tensor, targets: Tensor) -> dict[str, floa
 
     Counted are products and convolutions; everything else is little beside them. PyTorch's counter counts a network
     without its convolutions: it takes the backward pass of grouped ones for whole ones, and tells FLOPs of branches
-    that run side by side, as a shortcut does, to both. A layer called by a function, as an attention's output is, counts
-    for the network but not by its name, and so costs the same at every density; a convolution called so is not counted.
+    that run side by side, as a shortcut does, to both. A layer called by a function, as an attention's output is,
+    counts for the network but not by its name, and so costs the same at every density; a convolution called so is not
+    counted.
     """
     names = {id(weight): name for name, weight in prunable(module.net).items()}
     counts = dict.fromkeys(names.values(), 0.0)

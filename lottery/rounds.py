@@ -101,10 +101,8 @@ def play(recipe: Recipe, pruning: Pruning, arm: Arm, seed: int, train: Train) ->
     ends = partial(stop_reason, recipe, pruning.stop, dense)
     found = current = next(parent) if parent else dense
     yield current
-    if arm.given:
-        start = arm.given.start
-    else:
-        start = dense.cut(arm.rewind).trained.state if arm.rewind else dense.ticket.state
+    beginning = arm.given.start if arm.given else dense.ticket.state
+    start = dense.cut(arm.rewind).trained.state if arm.rewind else beginning
     for index, target in enumerate(pruning.schedule, start=1):
         heir = next(parent, None) if parent else None
         if heir:

@@ -155,7 +155,7 @@ def verdicts(where: Path, runs: Mapping[str, Sequence[Path]] | None = None) -> p
 
 
 def judged(claims: Sequence[Claim], frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """One row a claim: id, claim, claimed, measured, n, verdict, reason (of one that was not run) and where."""
+    """One row a claim: id, claim, claimed, measured, n, verdict, reason (of one not run or not judged) and where."""
     rows = []
     for claim in claims:
         row = {"id": claim.id, "claim": claim.claim, "claimed": claim.claimed, "measured": "-", "n": 0}
@@ -168,7 +168,10 @@ def judged(claims: Sequence[Claim], frames: Mapping[str, pd.DataFrame]) -> pd.Da
         else:
             n, (mean, low, high) = len(values), estimate(claim, values)
             verdict = judge((low, high), claim.value, claim.bound) if n > 1 else "undecided"
-            row |= {"measured": _shown(n, mean, low, high), "n": n, "verdict": verdict, "reason": ""}
+            reason = ""
+            if lost := _seeds(claim, frames[claim.results]) - n:  # those that stopped or failed may be the worst
+                verdict, reason = "undecided", f"{lost} of {lost + n} seeds do not have it"
+            row |= {"measured": _shown(n, mean, low, high), "n": n, "verdict": verdict, "reason": reason}
         rows.append({**row, "where": claim.where})
     return pd.DataFrame(rows)
 
@@ -215,6 +218,11 @@ def _number(at: str, text: str, nor: str = "") -> float:
     if not math.isfinite(number):
         raise Refused(f"{at}: {text} is no finite number{nor}")
     return number
+
+
+def _seeds(claim: Claim, frame: pd.DataFrame) -> int:
+    """How many seeds have any round of a claim's arms."""
+    return len(set(frame[frame["arm"].isin({point.arm for point in claim.points})]["seed"]))
 
 
 def _at(frame: pd.DataFrame, column: str, point: Point) -> pd.Series:

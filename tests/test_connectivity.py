@@ -179,7 +179,9 @@ def examples_seen(monkeypatch: pytest.MonkeyPatch, statistics: int, size: int) -
     seen: list[Tensor] = []
     monkeypatch.setattr(connectivity, "batch", lambda shape: size)
     monkeypatch.setattr(connectivity, "measure_statistics", lambda net, inputs: seen.extend(inputs))
-    Connectivity(statistics=statistics)._measured(recipe, state_of(recipe.network()), "accuracy")
+    Connectivity(statistics=statistics)._measured(
+        recipe, recipe.module(recipe.network()), state_of(recipe.network()), "accuracy"
+    )
     together = torch.cat(seen)
     assert torch.equal(together, recipe.data.train.inputs[: len(together)])  # type: ignore[attr-defined]
     return [len(batch) for batch in seen]
@@ -324,7 +326,7 @@ def test_batchnorm_s_statistics_are_measured_anew_at_the_ends_too(tmp_path: Path
 def test_the_barrier_of_a_module_that_shows_its_loss_is_a_rise(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe: Recipe = batchnorm_recipe()
     monkeypatch.setattr(recipe.sample, "headline", "loss", raising=False)
-    cell: Any = SimpleNamespace(study=SimpleNamespace(recipe=recipe), arm=Arm("imp"))
+    cell: Any = SimpleNamespace(study=SimpleNamespace(recipe=recipe), arm=Arm("imp"), seed=0)
     dense = dense_round(recipe, 0, lambda current: Trained(current.ticket.state, []))
     heights = iter([1.0, 4.0, 2.0])
     monkeypatch.setattr(Connectivity, "_measured", lambda *_: next(heights))

@@ -51,8 +51,10 @@ def compare(study: Path) -> pd.DataFrame:
             what = f"seeds of {one[0]}" if one[0] == other[0] else f"{one[0]} and {other[0]}"
             (density, left), (_, right) = found[one], found[other]
             values = {"shared": round(shared(left, right), 9), "chance": round(by_chance(left, right), 9)}
-            rows.append({"round": index, "density": density, "between": what, "one": one, "other": other, **values})
-    return pd.DataFrame(rows, columns=["round", "density", "between", "one", "other", "shared", "chance"])
+            pair = {"arm": one[0], "seed": one[1], "other_arm": other[0], "other_seed": other[1]}
+            rows.append({"round": index, "density": density, "between": what, **pair, **values})
+    columns = ["round", "density", "between", "arm", "seed", "other_arm", "other_seed", "shared", "chance"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def publish(study: Path) -> None:
@@ -62,9 +64,10 @@ def publish(study: Path) -> None:
     rows = [["round", "density", "between", "pairs", "in common", "by chance"]]
     for (index, what), part in frame.groupby(["round", "between"], sort=True):
         mean, half = mean_interval(part["shared"])
-        common = f"{mean:.4f}" + (f" ± {half:.4f}" if len(part) > 1 else "")
+        independent = len(part) > 1 and (part["arm"] != part["other_arm"]).all()  # one pair a seed
+        common = f"{mean:.4f}" + (f" ± {half:.4f}" if independent else "")
         density, chance = f"{part['density'].mean():.2%}", f"{part['chance'].mean():.4f}"
         rows.append([str(index), density, str(what), str(len(part)), common, chance])
-    print("Kept weights in common over those of the sparser mask. Pairs that share a seed are not independent.\n")
+    print("Kept weights in common over those of the sparser mask; an interval where each pair has a seed of its own.\n")
     print("\n".join(table(rows)))
     print(f"\nframe   {study / FILE}")

@@ -29,6 +29,8 @@ def arguments(saved: Saved, given: Sequence[str], trust: tuple[str, ...] = ()) -
     first = saved.info["phase"]["first"]
     own = ["arm=ticket", f"arm.file={literal(str(saved.path))}"]
     own += [f"arm.first={first}"] * (first > 0 and "arm.first" not in said)
+    if "arm.length" not in said and (length := config["arm"].get("length")):
+        own.append(f"+arm.length={literal(length)}")
     if "experiment" in said:
         return [*own, *given]
     own += [f"seed={config['seed']}"] * ("seed" not in said)

@@ -1,0 +1,103 @@
+"""Early-bird tickets: when a mask has settled, and what is cut from which network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lottery import masks as _masks
+from lottery.compose import jobs
+from lottery.config import build
+from lottery.early_bird import Settled, distance
+from lottery.launch import play
+from lottery.ledger import NAME, Ledger
+from lottery.names import Job
+from lottery.notebook import phase
+from lottery.rounds import dense_round
+from lottery.store import Store
+from lottery.study import Phases
+from tests.conftest import TINY
+
+LOOKS = ("arm.early.every=10", "arm.early.window=2", "arm.early.threshold=0.2")
+
+
+def mask(*bits: int) -> dict[str, torch.Tensor]:
+    return {"w": torch.tensor(bits, dtype=torch.bool)}
+
+
+def test_distance_is_the_share_of_kept_weights_that_differ() -> None:
+    assert distance(mask(1, 1, 0, 0), mask(1, 1, 0, 0)) == 0
+    assert distance(mask(1, 1, 0, 0), mask(0, 0, 1, 1)) == 1
+    assert distance(mask(1, 1, 1, 1), mask(1, 1, 1, 0)) == pytest.approx(1 / 7)
+    assert distance(mask(0, 0), mask(0, 0)) == 1
+
+
+@given(st.lists(st.floats(0, 1), max_size=12), st.integers(1, 4))
+def test_settled_is_the_first_look_with_a_whole_window_below(distances: list[float], window: int) -> None:
+    numbered = [(10 * number, value) for number, value in enumerate(distances, start=2)]
+    ends = [
+        numbered[end - 1][0]
+        for end in range(window, len(numbered) + 1)
+        if all(value < 0.1 for _, value in numbered[end - window : end])
+    ]
+    assert Settled(every=10, window=window).step(numbered) == (ends[0] if ends else None)
+
+
+@pytest.mark.parametrize(
+    ("setting", "why"),
+    [
+        ({"every": 0}, "every=0: must be at least 1 step"),
+        ({"every": 1, "threshold": 0.0}, r"threshold=0: must lie in \(0, 1\]"),
+        ({"every": 1, "window": 0}, "window=0: must be at least 1"),
+    ],
+)
+def test_bad_settings(setting: dict[str, float], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        Settled(**setting)  # type: ignore[arg-type]
+
+
+def job(folder: Path, *more: str) -> Job:
+    small = ("budget.steps=60", "budget.evaluate=30", "tracking.mode=disabled", "hardware.accelerator=cpu")
+    return jobs([*TINY, *small, "schedule.rounds=3", f"out={folder}", *more])[0]
+
+
+def test_each_density_is_cut_as_it_was_watched(tmp_path: Path) -> None:
+    own = job(tmp_path, "arm=early_bird", *LOOKS, "analysis=early_bird", "analysis.early_bird.when.every=10",
+              "analysis.early_bird.when.window=2", "analysis.early_bird.when.threshold=0.2")  # fmt: skip
+    play(own)
+    cell = build(own)
+    lines = Ledger(own.folder / NAME).lines()
+    found = [json.loads(line) for line in (own.folder / "early_bird.jsonl").read_text().splitlines()]
+    dense = dense_round(cell.study.recipe, cell.seed, Phases(cell, Store(own.config["store"])))
+    for line, watched in zip(lines[1:], found[1:], strict=True):
+        step = watched["settled_step"]
+        assert step in range(20, 60, 10)
+        kept = phase(own.folder, line["round"]).masks
+        state = dense.cut(step).trained.state
+        keep = cell.study.pruning.schedule[line["round"] - 1].density
+        for name, layer in kept.items():  # the rates of this scope: the output layer at half of it
+            rate = (1 - keep) * (0.5 if name == list(kept)[-1] else 1)
+            count = layer.numel() - round(round(rate * layer.numel(), 9))
+            assert int(layer.sum()) == count
+            weights = state[name].abs()
+            assert weights[layer].min() >= weights[~layer].max()
+        flops = cell.study.recipe.flops(_masks.dense(_masks.prunable(cell.study.recipe.sample.net)))
+        assert line["total_flops_dense"] == pytest.approx(flops.dense * (step + 60))
+    assert {line["settled_step"] for line in found[1:]} != {None}
+
+
+def test_the_looks_are_kept_in_passing(tmp_path: Path) -> None:
+    own = job(tmp_path, "arm=early_bird", *LOOKS)
+    play(own)
+    executed = sum(meta["executed"] for meta in Store(own.config["store"]).entries().values())
+    assert executed == 60 * 4  # round 0 and three rounds; nothing a second time
+
+
+def test_with_a_parent_it_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="early: is for arms that prune the dense network themselves"):
+        build(job(tmp_path, "arm=early_bird", "arm.parent=imp"))
