@@ -7,24 +7,21 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import yaml
 from torch import nn
 
 from lottery.arms import Arm
 from lottery.calls import as_yaml, make
 from lottery.data.examples import Data, DataError
-from lottery.digests import digest_of
 from lottery.durations import canonical, in_steps
 from lottery.identity import recipe_identity
 from lottery.masks import density
-from lottery.names import Job, Refused, find, nearby, options
+from lottery.names import Job, Refused, nearby, options, shipped_arm
 from lottery.recipes import Recipe
 from lottery.rehearsal import Misfit, rehearse
 from lottery.rounds import Pruning
 from lottery.scopes import Target
 from lottery.study import Analysis, Cell, Study
 from lottery.tickets.files import read, unfit
-from lottery.user_code import user_code
 
 
 def build(job: Job) -> Cell:
@@ -43,13 +40,7 @@ def build(job: Job) -> Cell:
     if arm.given:  # its only round; nothing is pruned for it
         pruning = replace(pruning, schedule=(Target(density(arm.given.masks), keep=1.0),))
     study = Study(job.study, recipe, pruning, identity(config, recipe))
-    # a ticket is named by the label, and each seed may have its own
-    arm_node = {key: value for key, value in config["arm"].items() if key not in ("file", "content")}
-    nodes = [*(config[group] for group in ("criterion", "scope", "schedule")), arm_node]
-    if arm.parent:
-        nodes.append(_shipped_arm(config["arm"]["parent"], job))
-    setting = digest_of([nodes, user_code(nodes)])[:16]
-    return Cell(study, arm, job.label, job.seed, setting)
+    return Cell(study, arm, job.label, job.seed, job.setting)
 
 
 def build_recipe(config: Mapping[str, Any]) -> Recipe:
@@ -130,23 +121,19 @@ def build_arm(job: Job, data: Data, steps: int) -> Arm:
         node["given"] = read(file).given(trust=(model,))
     if parent is None:
         return make("arm", node | {"name": job.label})
-    yamls = {name: _shipped_arm(name, job) for name in options("arm", job.sources)}
+    yamls = {name: shipped_arm(name, job.sources) for name in options("arm", job.sources)}
     pruning = [name for name, arm in yamls.items() if not arm.get("parent") and "file" not in arm]
     if parent not in options("arm", job.sources):
         raise Refused(f"arm.parent={as_yaml(parent)}: there is no such arm; {nearby(str(parent), pruning)}")
     if parent not in pruning:
         raise Refused(f"arm.parent={parent}: it has no masks of its own; allowed: {', '.join(pruning)}")
-    shipped = _shipped_arm(parent, job)
+    shipped = shipped_arm(parent, job.sources)
     shipped.pop("parent", None)
     rewind = job.config["arm"].get("rewind", 0)
     name = parent if rewind == shipped["rewind"] else f"{parent},rewind={canonical(rewind)}"
     shipped = {key: node["rewind"] if value == "${.rewind}" else value for key, value in shipped.items()}
     shipped |= {"name": name, "rewind": node["rewind"]}
     return make("arm", node | {"name": job.label, "parent": make("arm.parent", shipped)})
-
-
-def _shipped_arm(name: str, job: Job) -> dict[str, Any]:
-    return {"rewind": 0, **yaml.safe_load(find("arm", name, job.sources).read_text())}
 
 
 def _network(node: Mapping[str, Any]) -> nn.Module:

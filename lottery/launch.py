@@ -20,7 +20,7 @@ from lottery.compose import job_of
 from lottery.config import build, build_analyses, check
 from lottery.data.examples import DataError
 from lottery.files import replace
-from lottery.ledger import CONFIG, ERROR, LedgerError
+from lottery.ledger import CONFIG, ERROR, NAME, Ledger, LedgerError
 from lottery.loop import Diverged
 from lottery.names import CONF, Job, Refused
 from lottery.progress import Progress
@@ -68,14 +68,16 @@ def play(job: Job) -> None:
     check(cell)
     analyses = build_analyses(job, cell.study.recipe.data)
     job.folder.mkdir(parents=True, exist_ok=True)
-    saved = {**job.config, "store": str(Path(job.config["store"]).resolve())}
-    replace(job.folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(saved)).encode())
+    saved = OmegaConf.to_yaml(OmegaConf.create({**job.config, "store": str(Path(job.config["store"]).resolve())}))
+    if not Ledger(job.folder / NAME).lines():  # else the lines that are there may be of another configuration
+        replace(job.folder / CONFIG, saved.encode())
     tracker = make("tracking", job.config["tracking"])
     tracker.open(job, job.folder)
     failed = True
     try:
         with gathered(cell.study.recipe.hardware.devices, _assist, job, os.getpid()):
             run(cell, job.folder, Store(job.config["store"]), [Progress(cell), tracker], analyses)
+        replace(job.folder / CONFIG, saved.encode())
         failed = False
     finally:
         tracker.close(failed)

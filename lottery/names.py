@@ -84,6 +84,16 @@ class Job:
         """Where the cell's ledger lives."""
         return Path(self.config["out"]) / self.study / self.label / f"seed{self.seed}"
 
+    @property
+    def setting(self) -> str:
+        """Digest of all that pruning and the arm are made of, its parent and a user's own code among it."""
+        # a ticket is named by the label, and each seed may have its own
+        arm = {key: value for key, value in self.config["arm"].items() if key not in ("file", "content")}
+        nodes = [*(self.config[group] for group in ("criterion", "scope", "schedule")), arm]
+        if parent := self.config["arm"].get("parent"):
+            nodes.append(shipped_arm(parent, self.sources))
+        return digest_of([nodes, user_code(nodes)])[:16]
+
     def finished(self) -> bool:
         """Whether the cell's ledger is complete, for what is configured now.
 
@@ -92,6 +102,8 @@ class Job:
         """
         ledgers = [NAME, *(f"{name}.jsonl" for name in self.config.get("analysis") or {})]
         if (self.folder / ERROR).exists() or not all(Ledger(self.folder / name).finished() for name in ledgers):
+            return False
+        if Ledger(self.folder / NAME).lines()[-1].get("setting") != self.setting:
             return False
         try:
             then = yaml.safe_load((self.folder / CONFIG).read_text())
@@ -114,6 +126,11 @@ def find(group: str, name: str, sources: tuple[str, ...] = ()) -> Path:
             return path
     known = sorted({path.stem for folder in folders if folder.is_dir() for path in folder.glob("*.yaml")})
     raise Refused(f"{group}={name}: there is no such {group}; {nearby(name, known)}")
+
+
+def shipped_arm(name: str, sources: tuple[str, ...] = ()) -> dict[str, Any]:
+    """An arm as its yaml has it."""
+    return {"rewind": 0, **yaml.safe_load(find("arm", name, sources).read_text())}
 
 
 def options(group: str, sources: tuple[str, ...] = ()) -> dict[str, str]:

@@ -104,6 +104,11 @@ def rehearse(cell: Cell) -> None:
                 with _part("arm"):
                     checked(arm.masks(found, rng), like=found)
                     arm.weights(Origin(start, lambda: start, partial(_fresh, cell, arm.name, start), found))
+                    if arm.early and arm.early.every * (arm.early.window + 1) >= recipe.budget.steps:
+                        raise Misfit(
+                            f"arm.early.every={arm.early.every}: {arm.early.window + 1} looks do not fit into the "
+                            f"{recipe.budget.steps} steps of the dense training, so that no mask could settle"
+                        )
                     if arm.first >= (steps := arm.length(recipe.budget, recipe.share(found)).steps):
                         raise Misfit(f"arm.first={arm.first}: must be before the last of the {steps} steps of a round")
 

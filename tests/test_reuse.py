@@ -55,7 +55,7 @@ def test_shipped_names_hold_no_code() -> None:
 def test_another_data_root_is_not_taken_for_finished(own: Callable[..., Job]) -> None:
     first = own("data.root=a", "data=mnist", "data.val_size=10")
     first.folder.mkdir(parents=True)
-    (first.folder / NAME).write_text('{"round": 0, "rounds": 0}\n')
+    (first.folder / NAME).write_text(f'{{"round": 0, "rounds": 0, "setting": "{first.setting}"}}\n')
     (first.folder / "config.yaml").write_text(__import__("yaml").safe_dump(dict(first.config)))
     assert first.finished()
     second = own("data.root=b", "data=mnist", "data.val_size=10")
@@ -76,6 +76,36 @@ def test_an_edited_arm_is_played_again_and_refused(own: Callable[..., Job], tmp_
     play(own("arm=mine", "schedule.rounds=1", "seed=1"))
     with pytest.raises(LedgerError, match="was measured with another setting"):
         read("runs")
+
+
+def test_an_edited_parent_is_not_taken_for_finished(own: Callable[..., Job], tmp_path: Path) -> None:
+    yaml = tmp_path / "c" / "arm" / "mine.yaml"
+    shipped = "_target_: lottery.arms.Arm\nweights: {_target_: lottery.rewinding.to_start}\nparent: null\n"
+    yaml.write_text(shipped)
+    twin = own("arm=random_mask", "arm.parent=mine", "schedule.rounds=1")
+    play(twin)
+    assert twin.finished()
+    yaml.write_text(f"{shipped}iterative: false\n")
+    assert not own("arm=random_mask", "arm.parent=mine", "schedule.rounds=1").finished()
+
+
+def test_a_kill_before_it_is_known_what_differs_leaves_the_old_configuration(
+    own: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = ("schedule.rounds=1", "analysis=early_bird", "analysis.early_bird.when.window=1")
+    play(own(*small, "analysis.early_bird.when.every=10"))
+    other = own(*small, "analysis.early_bird.when.every=5")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("lottery.launch.run", killed)
+        play(other)
+    assert not other.finished()
+    with pytest.raises(LedgerError, match=r"early_bird\.jsonl: round 1 was measured under other code"):
+        play(other)
+    assert not other.finished()
 
 
 class Permuted(nn.Sequential):

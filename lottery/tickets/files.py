@@ -13,6 +13,7 @@ only, after `trusted` has looked at it.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -199,6 +200,16 @@ def _consistent(saved: Saved) -> None:
             raise ValueError(f"{'.'.join(key)!r} holds signs that can't be printed")
         if key[-1].startswith(CLAIMS) and key[0] == "line" and type(value) not in NUMBER:
             raise ValueError(f"{'.'.join(key)} must be a number, not {str(value)[:40]}")
+    for key, value in line.items():
+        if key.startswith(CLAIMS) and type(value) not in NUMBER:
+            raise ValueError(f"line.{key} must be a number, not {str(value)[:40]}")
+    costs = [line.get(f"{part}_flops{how}", 0) for part in ("train", "total") for how in ("", "_dense")]
+    if not all(type(cost) in NUMBER and 0 <= cost < math.inf for cost in costs) or (
+        costs[0] > costs[2] or costs[1] > costs[3] or costs[0] > costs[1] or costs[2] > costs[3]
+    ):
+        raise ValueError(f"its FLOPs contradict each other: {', '.join(str(cost)[:20] for cost in costs)}")
+    if not all(type(name) is str for name in phase["sparse"]):
+        raise ValueError("phase.sparse must be a list of names")
     if not masks or not _masks.kept(masks):
         raise ValueError("its masks keep no weight")
     if bool(start) is bool(info["draw"]):

@@ -64,6 +64,8 @@ def verified(
     ticket = Ticket.of(start, saved.masks)
     if digest(ticket.state) != info["digests"]["ticket"]:
         raise Refused(f"{saved.path}: its start weights under its masks are not the ticket of its digest")
+    if info["headline"] != recipe.sample.headline:
+        raise Refused(f"{saved.path}: headline={info['headline']!s:.40}: its module shows {recipe.sample.headline}")
     now = {**here(recipe), "devices": 1}
     differs = [f"{key} {info['made'][key]} there, {now[key]} here" for key in DECISIVE if info["made"][key] != now[key]]
     if (code := user_code([info["config"][group] for group in RECIPE])) != info["digests"]["code"]:
