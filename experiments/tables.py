@@ -16,9 +16,10 @@ from typing import get_args
 
 import pandas as pd
 
+from lottery.claims import EXPECTED
 from lottery.report import accuracies, costs, draw
 from lottery.results import read
-from lottery.verdicts import EXPECTED, Verdict, table, verdicts
+from lottery.verdicts import Verdict, table, verdicts
 
 HERE = Path(__file__).parent
 _OPENING = re.compile(r"<!-- (?:(?:table|cost): \S+|verdicts) -->")

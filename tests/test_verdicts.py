@@ -15,21 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lottery import cli, report, results
+from lottery.claims import COLUMNS, Bound, Claim, Point, read_claims
 from lottery.ledger import LedgerError
 from lottery.names import Refused
-from lottery.verdicts import (
-    COLUMNS,
-    Bound,
-    Claim,
-    Point,
-    estimate,
-    judge,
-    judged,
-    measure,
-    read_claims,
-    table,
-    verdicts,
-)
+from lottery.verdicts import estimate, judge, judged, measure, table, verdicts
 from tests.test_results import ACCURACY, ledgers
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -174,6 +163,14 @@ def test_only_seeds_with_both_sides_count() -> None:
     assert len(measure(claim("test_accuracy: imp@1"), frame)) == 4
     frame.loc[(frame["seed"] == 3) & (frame["round"] == 0), "test_accuracy"] = nan  # a metric that came later
     assert list(measure(claim("test_accuracy: imp@0.5 - imp@1"), frame).index) == [0, 2]
+
+
+def test_survivors_alone_decide_nothing() -> None:
+    scores = {1: [0.90, 0.91, 0.90, 0.91], 0.5: [0.95, 0.96, 0.95, 0.96]}
+    of = claim("test_accuracy: imp@0.5 - imp@1")
+    assert verdict(of, played({"imp": scores}))["verdict"] == "holds"
+    row = verdict(of, played({"imp": {**scores, 0.5: [0.95, 0.96, math.nan, 0.96]}}))
+    assert (row["verdict"], row["reason"], row["n"]) == ("undecided", "1 of 4 seeds do not have it", 3)
 
 
 @pytest.mark.parametrize(
