@@ -71,6 +71,10 @@ COLOUR = {"vgg_11", "vgg_13", "vgg_16", "vgg_19", "resnet18", "resnet50", "vgg16
 """models that need colours or more than 8x8 pixels, here on tiny CIFAR-10"""
 
 
+LOOKS = ("arm.early.every=1", "arm.early.window=1")
+"""what of an early-bird's looks fits into a toy"""
+
+
 def paired(group: str, option: str) -> list[str]:
     """An option with data or network that goes with it."""
     chosen = [f"{group}={option}"]
@@ -78,7 +82,7 @@ def paired(group: str, option: str) -> list[str]:
         return [*chosen, "model=resnet_8"]
     if group == "model":
         return [*chosen, "data=cifar10" if option in COLOUR else "data=fashion_mnist"]
-    return chosen
+    return [*chosen, *LOOKS] if option == "early_bird" and group == "arm" else chosen
 
 
 def toy(*chosen: str, folder: Path) -> list[str]:
@@ -116,7 +120,9 @@ def test_every_option_composes_builds_and_fits(name: str, tmp_path: Path) -> Non
     assert job.choices[group] == option
     cell = build(job)
     check(cell)
-    assert (cell.label, cell.seed) == (option if group == "arm" else "imp", 0)
+    label = option if group == "arm" else "imp"
+    assert (cell.label.split(",")[0], cell.seed) == (label, 0)
+    assert cell.label == label or option == "early_bird"
     if group == "data" and "root" in job.config["data"]:
         read = cell.study.recipe.data
         assert [len(part) for part in (read.train, read.val, read.test)] == [30, 10, 10]
@@ -176,10 +182,13 @@ def test_experiment_declares_a_sweep_and_leaves_the_launcher_alone(name: str) ->
 
 def test_every_arm_runs(tmp_path: Path) -> None:
     for arm in ARMS:
-        [job] = jobs([*TINY, *TOY, "schedule.rounds=1", f"out={tmp_path}", f"arm={arm}", "arm.rewind=1"])
+        looks = LOOKS if arm == "early_bird" else ()
+        [job] = jobs([*TINY, *TOY, "schedule.rounds=1", f"out={tmp_path}", f"arm={arm}", "arm.rewind=1", *looks])
         play(job)
         lines = Ledger(job.folder / NAME).lines()
-        assert [line["arm"] for line in lines] == [f"{arm},rewind=1it"] * 2
+        assert [line["arm"] for line in lines] == [job.label] * 2
+        assert job.label.startswith(arm)
+        assert job.label.endswith("rewind=1it")
         assert all(0 < line["density"] < 1 for line in lines[1:])
 
 
