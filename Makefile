@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo reproduce-quick test test-slow lint tables bench wheel clean
+.PHONY: help setup demo reproduce-quick test test-slow test-slurm lint tables bench wheel clean
 
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,6 +24,9 @@ test: setup lint ## check style, types and structure, run every test that is not
 
 test-slow: setup ## run the slow tests: processes killed at many moments, the wheel in a clean environment
 	$(BIN)/pytest -m slow
+
+test-slurm: setup ## run the tests on a real Slurm of two nodes, started for them (Debian: slurm-wlm)
+	$(BIN)/pytest -m slurm
 
 lint: setup ## style, types, and the walls between modules
 	$(BIN)/ruff check .

@@ -25,6 +25,11 @@ TOP = sorted({*GROUPS, "out", "store", "seed", "stop"})
 
 def jobs(arguments: list[str]) -> list[Job]:
     """Every cell that a command line asks for, composed as Hydra will compose it. Raises Refused."""
+    return composed(arguments)[0]
+
+
+def composed(arguments: list[str]) -> tuple[list[Job], dict[str, Any]]:
+    """Every cell that a command line asks for, and the launcher that is to start them. Raises Refused."""
     parser = get_args_parser()
     parser.error = _misused  # type: ignore[method-assign]
     args = parser.parse_args(arguments)
@@ -41,18 +46,22 @@ def jobs(arguments: list[str]) -> list[Job]:
         if not args.multirun and master.hydra.mode != RunMode.MULTIRUN:
             given = OverridesParser.create(loader).parse_overrides(args.overrides)
             loader.validate_sweep_overrides_legal(given, RunMode.RUN, from_shell=True)
-            return [job_of(master)]
+            return [job_of(master)], _launcher(master)
         params = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
         task = OmegaConf.to_container(master.hydra.overrides.task, resolve=False)  # each cell has its own ${seed}
         parsed = OverridesParser.create(loader).parse_overrides([*params, *cast(list[str], task)])
         sweep = [cell for batch in BasicSweeper.split_arguments(parsed, None) for cell in batch]
-        return [job_of(loader.load_sweep_config(master, cell)) for cell in sweep]
+        return [job_of(loader.load_sweep_config(master, cell)) for cell in sweep], _launcher(master)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise Refused(_explain(error, loader, args.overrides)) from error
 
 
 def _misused(message: str) -> NoReturn:
     raise Refused(f"{message}; `lottery run --help` shows what can be given")
+
+
+def _launcher(master: DictConfig) -> dict[str, Any]:
+    return cast(dict[str, Any], OmegaConf.to_container(master.hydra.launcher, resolve=True))
 
 
 def job_of(config: DictConfig, hydra_config: Any = None) -> Job:
@@ -90,7 +99,17 @@ def job_of(config: DictConfig, hydra_config: Any = None) -> Job:
         arm=OmegaConf.to_container(plain.arm, resolve=False),  # type: ignore[arg-type]
         choices={k: str(v) for k, v in choices.items() if v is not None},
         sources=tuple(path for path in folders if path != str(CONF)),
+        command=_command(hydra_config),
     )
+
+
+def _command(hydra_config: Any) -> tuple[str, ...]:
+    """What asks for one cell alone: its overrides, without those that say how cells are started."""
+    how = ("hydra/launcher=", "hydra.launcher.", "hydra/sweeper=", "hydra.sweeper.", "hydra.mode=")
+    kept = [given for given in hydra_config.overrides.hydra if not given.lstrip("+~").startswith(how)]
+    folders = [s.path for s in hydra_config.runtime.config_sources if s.provider == "command-line"]
+    more = [word for folder in folders for word in ("--config-dir", folder)]
+    return (*hydra_config.overrides.task, *kept, "hydra.mode=RUN", *more)
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import multiprocessing
+import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -151,6 +152,7 @@ def trainer_for(hardware: Hardware, numerics: Numerics) -> pl.Trainer:
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
+            default_root_dir=os.devnull,  # under Slurm Lightning would load checkpoints, pickles, that it finds there
             **dict(hardware.trainer),
         )
 
@@ -160,9 +162,11 @@ def _devices(hardware: Hardware) -> dict[str, Any]:
     _, count = ranks.share()
     if count > 1:
         return {"devices": count, "strategy": DDPStrategy(cluster_environment=LightningEnvironment())}
+    # else Lightning finds Slurm, with checkpoints and signal handlers of its own
+    alone: dict[str, Any] = {"plugins": [LightningEnvironment()]}
     if hardware.device == "cuda":
-        return {"devices": [worker_gpu(multiprocessing.current_process().name, torch.cuda.device_count())]}
-    return {"devices": 1}
+        return alone | {"devices": [worker_gpu(multiprocessing.current_process().name, torch.cuda.device_count())]}
+    return alone | {"devices": 1}
 
 
 def worker_gpu(process: str, count: int) -> int:

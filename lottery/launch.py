@@ -8,13 +8,15 @@ import sys
 import threading
 import time
 import traceback
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from lottery import leases, slurm, tasks
+from lottery.attempts import Attempts, Stuck
 from lottery.calls import make
 from lottery.compose import job_of
 from lottery.config import build, build_analyses, check
@@ -26,7 +28,7 @@ from lottery.names import CONF, Job, Refused
 from lottery.progress import Progress
 from lottery.ranks import Broken, gathered
 from lottery.store import Store
-from lottery.study import run
+from lottery.study import View, run
 from lottery.training import assist
 
 _MAIN = "LOTTERY_MAIN_PID"
@@ -48,12 +50,23 @@ def task(config: DictConfig) -> None:
     """
     if os.environ.get(_MAIN, str(os.getpid())) != str(os.getpid()):
         _follow(int(os.environ[_MAIN]))
-    job = job_of(config, HydraConfig.get())
-    if job.finished():
+    job, mine = job_of(config, HydraConfig.get()), slurm.here()
+    if mine and mine.rank:
+        tasks.follow(mine, job.folder, lambda: assist(build(job).study.recipe))
         return
+    if not job.finished():
+        attempt(job, mine)
+    if mine and mine.count > 1:
+        tasks.dismiss(mine, job.folder)
+
+
+def attempt(job: Job, mine: slurm.Task | None) -> None:
+    """Plays a cell; what goes wrong is left in `error.txt`."""
     (job.folder / ERROR).unlink(missing_ok=True)
     try:
-        play(job)
+        play(job, mine)
+    except leases.Lost as lost:  # what is written there from now on is another's
+        print(f"{job.label} seed {job.seed}: {lost}", file=sys.stderr, flush=True)
     except Exception as error:
         sentence = describe_error(error)
         print(f"{job.label} seed {job.seed} FAILED: {sentence}", file=sys.stderr, flush=True)
@@ -62,8 +75,13 @@ def task(config: DictConfig) -> None:
             (job.folder / ERROR).write_text(f"{sentence}\n\n{traceback.format_exc()}")
 
 
-def play(job: Job) -> None:
-    """Builds, checks and runs a cell, with its views."""
+def play(job: Job, mine: slurm.Task | None = None) -> None:
+    """Builds, checks and runs a cell, with its views; `mine` is this process as a task of Slurm's."""
+    views: list[View] = []
+    if mine:
+        attempts = Attempts(job.folder, mine)
+        attempts.begin()
+        views.append(attempts)
     cell = build(job)
     check(cell)
     analyses = build_analyses(job, cell.study.recipe.data)
@@ -73,14 +91,25 @@ def play(job: Job) -> None:
         replace(job.folder / CONFIG, saved.encode())
     tracker = make("tracking", job.config["tracking"])
     tracker.open(job, job.folder)
+    views += [Progress(cell, job.folder), tracker]
     failed = True
     try:
-        with gathered(cell.study.recipe.hardware.devices, _assist, job, os.getpid()):
-            run(cell, job.folder, Store(job.config["store"]), [Progress(cell), tracker], analyses)
+        with _together(job, mine):
+            run(cell, job.folder, Store(job.config["store"]), views, analyses)
         replace(job.folder / CONFIG, saved.encode())
         failed = False
     finally:
         tracker.close(failed)
+
+
+def _together(job: Job, mine: slurm.Task | None) -> AbstractContextManager[None]:
+    """The cell's ranks: Slurm's tasks if it has started several, else processes of our own."""
+    devices = job.config["hardware"]["devices"]
+    if mine is None or mine.count == 1:
+        return gathered(devices, _assist, job, os.getpid())
+    if mine.count != devices:
+        raise Refused(f"hardware.devices={devices}: this job has {mine.count} tasks; both must be the same number")
+    return tasks.leading(mine, job.folder)
 
 
 def _assist(job: Job, main: int) -> None:
@@ -90,8 +119,9 @@ def _assist(job: Job, main: int) -> None:
 
 
 def _follow(main: int) -> None:
-    """Makes this worker end with the process that started the sweep, and leaves Ctrl-C to that one."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Makes this worker end with the process that started the sweep, and leaves signals to that one."""
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):  # Slurm tells all processes of a job
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(143))  # Lightning's own handler would end the sweep with code 0
 
     parent = os.getppid()  # changes when it ends, even if nobody collects it and its number stays
@@ -107,7 +137,7 @@ def _follow(main: int) -> None:
 
 def describe_error(error: BaseException) -> str:
     """An error as one sentence: its own if it was written for people, else type and message."""
-    if isinstance(error, Refused | DataError | LedgerError | Diverged | Broken):
+    if isinstance(error, Refused | DataError | LedgerError | Diverged | Broken | Stuck | slurm.Unavailable):
         return str(error)
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"

@@ -3,7 +3,8 @@
 A folder holds `lease.1`, `lease.2`, ...; the highest number is in force. Taking over from number n means
 creating n+1, which `os.link` lets only one process do. Nothing is ever renamed over or removed while work
 is going on, so a process that was thought dead sees a higher number and stops. What this relies on, on one
-machine or a shared file system: `link` fails if the name exists; a reader sees a written file whole.
+machine or a shared file system: `link` fails if the name exists; a reader sees a written file whole. Clocks of
+several machines are never compared.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from lottery import slurm
+
 _log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 5.0
@@ -28,11 +31,19 @@ _POLL_SECONDS = 0.2
 
 
 class Lost(Exception):
-    """Another process has taken this work over."""
+    """Another process has taken the work in this folder over."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"{folder}: another process took this work over")
+        self.folder = folder
 
 
 def identity() -> dict[str, Any]:
-    """Who this process is: host for people; boot, pid namespace, pid and start time for telling life from death."""
+    """Who this process is: host for people; boot, pid namespace, pid and start time for telling life from death.
+
+    A job of Slurm's and its number of restarts tell which of two attempts at it Slurm believes in: the later one.
+    """
+    task = slurm.here()
     return {
         "host": socket.gethostname(),
         "place": [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")]
@@ -40,6 +51,7 @@ def identity() -> dict[str, Any]:
         else [socket.gethostname()],
         "pid": os.getpid(),
         "started": _start_time(os.getpid()),
+        "job": [task.job, task.restarts] if task else None,
     }
 
 
@@ -64,7 +76,7 @@ class Lease:
     def check(self) -> None:
         """Raises Lost if somebody has taken over."""
         if _highest(self.folder) != self.number:
-            raise Lost(f"{self.folder}: another process took this work over")
+            raise Lost(self.folder)
 
     def write(self, note: int) -> None:
         """Writes a number that is to outlive this process."""
@@ -109,7 +121,7 @@ class Lease:
             content = {"owner": self._owner, "note": self.note, "beat": self._beat, "released": self._released}
             assert self._file is not None
             try:
-                os.pwrite(self._file, json.dumps(content).ljust(400).encode(), 0)
+                os.pwrite(self._file, json.dumps(content).ljust(600).encode(), 0)
             except OSError as error:  # a full disk names no file
                 raise OSError(error.errno, error.strerror, str(self.path)) from error
 
@@ -149,6 +161,8 @@ class Watch:
         if content["released"]:
             return True
         owner, here = content["owner"], identity()
+        if here["job"] and owner.get("job") and owner["job"][0] == here["job"][0] and owner["job"][1] < here["job"][1]:
+            return True  # its node was given up; if it lives on, it will see our number
         if owner["place"] == here["place"] and owner["started"] is not None:
             return _start_time(owner["pid"]) != owner["started"]
         return time.monotonic() - self._since > DEAD_AFTER

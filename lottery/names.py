@@ -45,6 +45,8 @@ class Job:
     """option chosen in each group"""
     sources: tuple[str, ...]
     """folders of configuration, the first to win"""
+    command: tuple[str, ...]
+    """arguments of `lottery run` that ask for this cell alone"""
 
     @property
     def seed(self) -> int:

@@ -1,62 +1,99 @@
-"""Progress on a terminal that several workers share: whole lines only, each naming its cell."""
+"""Progress: on a terminal that several workers share, whole lines only, each naming its cell; and in a file."""
 
 from __future__ import annotations
 
+import json
+import math
+import os
+import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+from lottery import slurm
+from lottery.files import replace
 from lottery.recipes import Row
 from lottery.rounds import Round
 from lottery.study import Cell
 
+NAME = "progress.json"
+"""beside the ledger: how far its process had come when it last said so; `lottery status` reads it"""
 EVERY_SECONDS = 5.0
 
 
 class Progress:
-    """One line at the end of each round, and one every few seconds within it."""
+    """One line at the end of each round, and one every few seconds within it; as often, a heartbeat in the folder."""
 
-    def __init__(self, cell: Cell) -> None:
+    def __init__(self, cell: Cell, folder: Path) -> None:
         self.rounds = len(cell.study.pruning.schedule)
         self.name = f"{cell.label} seed {cell.seed}"
         self.headline = cell.study.recipe.sample.headline
+        self.folder = folder
         self.shown = time.monotonic()
+        self.beaten = -math.inf  # so that the first chunk tells a cell that has begun from one that waits
         self.mark: tuple[int, int, float] | None = None  # round, step and time of a moment in this training
         self.rate = 0.0
         self.cold = 2  # chunks whose pace says little: they pay for what is loaded lazily
 
     def advanced(self, current: Round, step: int, row: Row | None) -> None:
         now = time.monotonic()
+        steps = current.last - step + (self.rounds - current.index) * (current.last - current.first)
         if self.cold or self.mark is None or self.mark[0] != current.index or step <= self.mark[1]:
             self.mark, self.cold = (current.index, step, now), max(0, self.cold - 1)
-            return
-        if now > self.mark[2]:
-            self.rate = (step - self.mark[1]) / (now - self.mark[2])
-        if now - self.shown >= EVERY_SECONDS:
-            self._show(f"{self._round(current.index)}  step {step:,}/{current.last:,}{self._left(current, step)}")
+        else:
+            if now > self.mark[2]:
+                self.rate = (step - self.mark[1]) / (now - self.mark[2])
+            if now - self.shown >= EVERY_SECONDS:
+                self._show(f"{self._round(current.index)}  step {step:,}/{current.last:,}{self._left(steps)}")
+        if now - self.beaten >= EVERY_SECONDS:
+            self._beat(current.index, step, current.last, steps)
 
     def finished(self, line: Mapping[str, Any], rows: Sequence[Row]) -> None:
-        how = "from the store" if line["run"]["reused"] else f"{self.rate:,.0f} steps/s" if self.rate else "done"
+        reused, left = line["run"]["reused"], 0 if "stopped" in line else self.rounds - line["round"]
+        how = "from the store" if reused else f"{self.rate:,.0f} steps/s" if self.rate else "done"
         score = f"test {self.headline} {line[f'test_{self.headline}']:.4f}"
-        left = self.rounds - line["round"]
-        more = f", about {_clock(left * line['train_steps'] / self.rate)} left" if left and self.rate else ""
+        steps = left * line["train_steps"]
+        more = f", about {_clock(steps / self.rate)} left" if left and self.rate else ""
         self._show(f"{self._round(line['round'])}  density {line['density']:7.2%}  {score}  {how}{more}")
+        # a chain that is in the store goes by in milliseconds a round, and a file on disk costs as much
+        if not reused or self.shown - self.beaten >= EVERY_SECONDS:
+            step = int(rows[-1]["step"])
+            self._beat(line["round"], step, step, steps)
         self.mark = None
 
     def _round(self, index: int) -> str:
         return f"round {index:2}/{self.rounds}"
 
-    def _left(self, current: Round, step: int) -> str:
-        if not self.rate:
-            return ""
-        steps = current.last - step + (self.rounds - current.index) * (current.last - current.first)
-        return f"  {self.rate:,.0f} steps/s, about {_clock(steps / self.rate)} left"
+    def _left(self, steps: int) -> str:
+        return f"  {self.rate:,.0f} steps/s, about {_clock(steps / self.rate)} left" if self.rate else ""
 
     def _show(self, text: str) -> None:
         self.shown = time.monotonic()
         sys.stdout.write(f"{self.name:<22} {text}\n")  # in one piece: workers share the terminal
         sys.stdout.flush()
+
+    def _beat(self, index: int, step: int, last: int, left: int) -> None:
+        """Leaves in the folder what is known; `left` are the steps that the whole cell still takes."""
+        self.beaten = time.monotonic()
+        task = slurm.here()
+        beat = {
+            "round": index,
+            "rounds": self.rounds,
+            "step": step,
+            "last": last,
+            "steps_per_second": round(self.rate, 2),
+            "seconds_left": round(left / self.rate) if self.rate else None if left else 0,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "job": task.job if task else None,
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        with suppress(OSError):  # a full disk is for the work itself to stumble over
+            replace(self.folder / NAME, json.dumps(beat).encode())
 
 
 def _clock(seconds: float) -> str:

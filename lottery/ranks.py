@@ -90,17 +90,16 @@ def gathered(count: int, serve: Callable[..., None], *arguments: Any) -> Iterato
     finally:
         multiprocessing.set_start_method(usual, force=True)
     assert others is not None
+
+    def look() -> None:
+        if ended := [process.exitcode for process in others.processes if process.exitcode is not None]:
+            raise Broken(
+                f"another of the {count} processes of this cell ended with code {ended[0]} before it could train"
+            )
+
     try:
-        board = TCPStore("localhost", port, count, is_master=True, wait_for_workers=False)
-        while not board.check([f"here {rank}" for rank in range(1, count)]):
-            if ended := [process.exitcode for process in others.processes if process.exitcode is not None]:
-                raise Broken(
-                    f"another of the {count} processes of this cell ended with code {ended[0]} before it could train"
-                )
-            time.sleep(0.05)
-        _join(0, count, board)
-        yield
-        agree(None)  # nothing more to do
+        with leading(count, TCPStore("localhost", port, count, is_master=True, wait_for_workers=False), look):
+            yield
         for process in others.processes:
             process.join(10)
     except RuntimeError as error:  # what a connection says that broke
@@ -113,18 +112,35 @@ def gathered(count: int, serve: Callable[..., None], *arguments: Any) -> Iterato
         for process in others.processes:
             process.kill()  # it keeps nothing
             process.join()
+
+
+@contextmanager
+def leading(count: int, board: TCPStore, look: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Rank 0 of `count` for a while, once all others have come to the board; `look` may raise before they have."""
+    try:
+        while not board.check([f"here {rank}" for rank in range(1, count)]):
+            look()
+            time.sleep(0.05)
+        _join(0, count, board)
+        yield
+        agree(None)  # nothing more to do
+    finally:
         with suppress(RuntimeError, ValueError, AssertionError):
             distributed.destroy_process_group()
         os.environ.pop("LOCAL_RANK", None)
 
 
-def _serve(index: int, count: int, port: int, serve: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    rank = index + 1
-    board = TCPStore("localhost", port, count, wait_for_workers=False)
+def following(rank: int, count: int, board: TCPStore, serve: Callable[[], None]) -> None:
+    """A rank other than the first: calls `serve` among the others."""
     board.set(f"here {rank}", "")
     _join(rank, count, board)
-    serve(*arguments)
+    serve()
     distributed.destroy_process_group()
+
+
+def _serve(index: int, count: int, port: int, serve: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    board = TCPStore("localhost", port, count, wait_for_workers=False)
+    following(index + 1, count, board, lambda: serve(*arguments))
 
 
 def _join(rank: int, count: int, board: TCPStore) -> None:

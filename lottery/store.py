@@ -81,6 +81,8 @@ class Store:
                         trained = train(Desk(self, folder, lease, masks, waypoints or {}))
                         lease.check()
                     except leases.Lost as lost:
+                        if lost.folder != folder:  # the whole cell
+                            raise
                         _log.warning(f"{lost}; waiting for its result")
                         continue
                     self.publish(spec, trained.state, masks, trained.rows, lease.note)

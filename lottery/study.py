@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -71,13 +71,18 @@ class View(Protocol):
 def run(
     cell: Cell, folder: Path, store: Store, views: Sequence[View] = (), analyses: Mapping[str, Analysis] | None = None
 ) -> None:
-    """Plays every round of a cell and records each in its ledger, and what analyses find in theirs."""
+    """Plays every round of a cell and records each in its ledger, and what analyses find in theirs.
+
+    Raises leases.Lost if another process has taken the cell over.
+    """
     study, ledger = cell.study, Ledger(folder / NAME)
-    with leases.hold(folder):
-        for current in play(study.recipe, study.pruning, cell.arm, cell.seed, Phases(cell, store, views)):
+    with leases.hold(folder) as lease:
+        phases = Phases(cell, store, views, lease.check)
+        for current in play(study.recipe, study.pruning, cell.arm, cell.seed, phases):
             started = time.time()
             line = describe(cell, current)
             line["run"] = circumstances(current, started)
+            lease.check()
             ledger.record(line)
             for view in views:
                 view.finished(line, current.trained.rows)
@@ -87,16 +92,19 @@ def run(
 
 
 class Phases:
-    """Trains the rounds of a cell through the store."""
+    """Trains the rounds of a cell through the store; `check` may raise to stop it."""
 
-    def __init__(self, cell: Cell, store: Store, views: Sequence[View] = ()) -> None:
-        self.cell, self.store, self.views = cell, store, views
+    def __init__(
+        self, cell: Cell, store: Store, views: Sequence[View] = (), check: Callable[[], None] = lambda: None
+    ) -> None:
+        self.cell, self.store, self.views, self.check = cell, store, views, check
 
     def __call__(self, current: Round) -> Entry:
         recipe, phase = self.cell.study.recipe, self.phase(current)
         waypoints = {step: self.specification(replace(phase, last=step)) for step in current.passing}
 
         def watch(step: int, row: Row | None) -> None:
+            self.check()
             for view in self.views:
                 view.advanced(current, step, None if current.copy else row)
 

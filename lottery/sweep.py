@@ -11,28 +11,39 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lottery.compose import jobs
+from lottery.compose import composed
 from lottery.ledger import ERROR
 from lottery.names import Job
 from lottery.report import publish
+from lottery.submission import goes_to_slurm, submit, tried_here, wait
 
 
 def run(arguments: list[str]) -> int:
     """Runs every cell that a command line asks for and is not finished; returns the exit code."""
-    cells = jobs(arguments)
+    cells, launcher = composed(arguments)
     still_open = [job for job in cells if not job.finished()]
     if len(still_open) < len(cells):
         print(f"{len(cells) - len(still_open)} of {len(cells)} cells are finished already")
     failure: Exception | None = None
     if still_open:
-        from lottery.launch import launch
-
-        _check(still_open)
+        remote = goes_to_slurm(launcher)
+        _check([tried_here(job) for job in still_open] if remote else still_open)
         studies = ", ".join(dict.fromkeys(job.study for job in cells))
         print(f"{studies}: {len(still_open)} cells to run, in {Path(cells[0].config['out'])}/", flush=True)
+        for job in still_open:
+            if reason := _failed(job):
+                print(f"{job.label} seed {job.seed} is tried again; it had failed: {reason}", flush=True)
+            job.folder.mkdir(parents=True, exist_ok=True)
         wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+        if remote:
+            submit(still_open, launcher)
         try:
-            launch(arguments)
+            if remote:
+                wait(still_open)
+            else:
+                from lottery.launch import launch
+
+                launch(arguments)
         except Exception as error:
             if wants_traceback:
                 raise
@@ -61,9 +72,7 @@ def _conclude(arguments: list[str], cells: Sequence[Job], failure: Exception | N
         failure = failure or error
     unfinished = [job for job in cells if not job.finished()]
     for job in unfinished:
-        path = job.folder / ERROR
-        reason = next(iter(path.read_text().splitlines()), "") if path.exists() else ""
-        print(f"{job}: {reason or 'did not finish'}", file=sys.stderr)
+        print(f"{job}: {_failed(job) or 'did not finish'}", file=sys.stderr)
     if unfinished:
         killed = failure is not None and "terminated" in str(failure).lower()
         why = "a worker process was killed, which ends the whole sweep; " if killed else ""
@@ -74,6 +83,12 @@ def _conclude(arguments: list[str], cells: Sequence[Job], failure: Exception | N
     if len(cells) > 1:
         _suggest(arguments, cells)
     return int(failure is not None)
+
+
+def _failed(job: Job) -> str:
+    """Why a cell failed, in one sentence; empty if it did not."""
+    path = job.folder / ERROR
+    return next(iter(path.read_text().splitlines()), "") if path.exists() else ""
 
 
 def _sentence(error: Exception) -> str:

@@ -10,6 +10,7 @@ import torch
 
 from lottery import ranks, sparse
 from lottery.hardware import trainer_for
+from lottery.leases import Lost
 from lottery.loop import Diverged, Keeper, Loop
 from lottery.recipes import Phase, Recipe, Row, Trained
 from lottery.rewinding import state_of
@@ -47,6 +48,7 @@ def fit(
         trainer = trainer_for(recipe.hardware, recipe.numerics)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning 2.6 under PyTorch 2.14
+            warnings.filterwarnings("ignore", ".*`srun` command is available.*")  # as on every login node
             try:
                 with closing(loop):
                     trainer.fit(module, train_dataloaders=Chunks(loop))
@@ -55,7 +57,7 @@ def fit(
                     stop.__context__ if isinstance(stop.__context__, KeyboardInterrupt) else KeyboardInterrupt
                 ) from None
             except Exception as error:
-                if count == 1 or isinstance(error, Diverged | RuntimeError):  # all ranks know, or a connection broke
+                if count == 1 or isinstance(error, Diverged | RuntimeError | Lost):  # all know, or nobody goes on
                     raise
                 # the other ranks wait in the middle of a step: nothing can be agreed on any more
                 raise ranks.Broken(f"training with {count} processes broke off: {error}") from error

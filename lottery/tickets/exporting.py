@@ -60,7 +60,7 @@ def exported(
         raise Refused(f"--round {index}: {folder / NAME} has {had}")
     line = {key: value for key, value in lines[index].items() if key != "run"}
     config = placed(yaml.safe_load((folder / CONFIG).read_text()), overrides)
-    job = Recorded(config, config["arm"], {}, tuple(sources), line)
+    job = Recorded(config, config["arm"], {}, tuple(sources), (), line)
     cell = build(job)
     roots = Path(config["store"]), folder.resolve().parents[2] / "store"  # the second after the whole `out` has moved
     store = next((Store(root) for root in roots if root.is_dir() and Store(root).find(line["phase"])), None)

@@ -1,0 +1,81 @@
+"""Attempts: how often a job was started again for a cell, and whether that led anywhere.
+
+`slurm.json` beside the ledger names the job that is to train the cell, the position (round, step, copy) from which it
+last went on, and how many starts in a row began there. A job that always ends before its next checkpoint would be
+queued again for ever.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from lottery import slurm
+from lottery.files import replace
+from lottery.recipes import Row
+from lottery.rounds import Round
+
+NAME = "slurm.json"
+MOST = 5  # starts from one position
+
+
+class Stuck(Exception):
+    """A cell that its job never brings to a checkpoint."""
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """What is known of a cell's job; empty if nothing is."""
+    try:
+        content = json.loads((folder / NAME).read_text())
+        return content if isinstance(content, dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def submitted(folder: Path, job: str) -> None:
+    """Notes which job is to train a cell."""
+    if read(folder).get("job") != job:  # it may have begun already
+        _write(folder, {"job": job})
+
+
+class Attempts:
+    """Counts the starts of a cell's job; a view, because it hears where training goes on."""
+
+    def __init__(self, folder: Path, task: slurm.Task) -> None:
+        self.folder, self.heard = folder, False
+        was = read(folder)
+        again = task.restarts > 0 and was.get("job") == task.job
+        self.note: dict[str, Any] = {
+            "job": task.job,
+            "starts": was.get("starts", 0) + 1 if again else 1,
+            "position": was.get("position") if again else None,
+        }
+
+    def begin(self) -> None:
+        """Notes this start. Raises Stuck if there were too many from one position."""
+        if self.note["starts"] > MOST:
+            index, step, *_ = self.note["position"] or (0, 0)
+            raise Stuck(
+                f"job {self.note['job']} was started {MOST} times from round {index}, step {step} without coming to "
+                "its next checkpoint: its time, its memory, or hardware.checkpoint_seconds does not suffice"
+            )
+        _write(self.folder, self.note)
+
+    def advanced(self, current: Round, step: int, row: Row | None) -> None:
+        if not self.heard:
+            self.heard, position = True, [current.index, step, current.copy]
+            if position != self.note["position"]:
+                self.note |= {"starts": 1, "position": position}
+                with suppress(OSError):  # a full disk is for the work itself to stumble over
+                    _write(self.folder, self.note)
+
+    def finished(self, line: Mapping[str, Any], rows: Sequence[Row]) -> None:
+        pass
+
+
+def _write(folder: Path, note: Mapping[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    replace(folder / NAME, json.dumps(note).encode())

@@ -1,0 +1,51 @@
+"""Preemption: a job of Slurm's that is told to end queues itself again, and goes on where its checkpoints are.
+
+A signal saves nothing, so that any death costs the same: at most the time between two checkpoints. What a job is told
+by TERM, USR1 and USR2 is therefore all one, and one guard owns the three.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+
+from lottery import slurm
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def guard(task: slurm.Task) -> None:
+    """Makes this process, the first to act for its job, answer TERM, USR1 and USR2 by queueing the job again.
+
+    To be called before training, so that Lightning leaves the signals alone.
+    """
+    owner = os.getpid()
+
+    def answer(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:  # a DataLoader's worker, forked with this handler
+            if number == signal.SIGTERM:
+                os._exit(128 + number)
+            return
+        _say(f"{signal.Signals(number).name}: {_requeued(task.job)}")
+        sys.stdout.flush()
+        os._exit(128 + number)  # no exception, which others would catch; no 0, which would end the job for good
+
+    for number in SIGNALS:
+        signal.signal(number, answer if task.rank == 0 else signal.SIG_IGN)  # the other ranks end with the first
+
+
+def _requeued(job: str) -> str:
+    """Queues a job again if it still runs: one that is being cancelled, or queued again already, must stay so."""
+    try:
+        if (state := slurm.state(job)) != "RUNNING":
+            return f"job {job} is {state or 'gone'}; nothing is lost"
+        slurm.requeue(job)
+    except slurm.Unavailable as reason:
+        return f"job {job} can't be queued again ({reason}); nothing is lost: the same command goes on"
+    return f"job {job} is queued again and will go on from its last checkpoint"
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

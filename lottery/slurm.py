@@ -1,0 +1,92 @@
+"""Slurm: what it says of this process and of the queue, and what is asked of it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass
+
+_PATIENCE = 30.0  # seconds that a controller may take to answer
+
+
+class Unavailable(Exception):
+    """Slurm is not there, or does not answer; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One of the processes that Slurm started for a job."""
+
+    job: str
+    """`12`, or `12_3` for an element of an array: its number alone could be the whole array's"""
+    restarts: int
+    """how often the job was started before"""
+    rank: int
+    count: int
+    """of tasks"""
+
+
+@dataclass(frozen=True)
+class Queued:
+    """A job in the queue."""
+
+    state: str
+    """`PENDING`, `RUNNING`, `COMPLETING`, ..."""
+    reason: str
+    """why it waits, as Slurm says it"""
+    node: str
+
+
+def here() -> Task | None:
+    """The task that this process is, or that it descends from; None outside Slurm."""
+    if not (number := os.environ.get("SLURM_JOB_ID")):
+        return None
+    array, element = (os.environ.get(f"SLURM_ARRAY_{name}_ID") for name in ("JOB", "TASK"))
+    # a batch script has a rank too, and the number of tasks that `srun` would start, but is no such task
+    step = "SLURM_STEP_NUM_TASKS" in os.environ
+    return Task(
+        job=f"{array}_{element}" if array and element else number,
+        restarts=int(os.environ.get("SLURM_RESTART_COUNT", 0)),
+        rank=int(os.environ.get("SLURM_PROCID", 0)) if step else 0,
+        count=int(os.environ["SLURM_STEP_NUM_TASKS"]) if step else 1,
+    )
+
+
+def queue() -> dict[str, Queued]:
+    """The user's own jobs that wait or run, by number. Raises Unavailable."""
+    lines = _ask("squeue", "--me", "--noheader", "--array", "--format=%i|%T|%r|%N").splitlines()
+    rows = (line.strip().split("|", 3) for line in lines if line.strip())
+    return {job: Queued(state, reason, node) for job, state, reason, node in rows}
+
+
+def state(job: str) -> str:
+    """A job's state, such as `RUNNING`; empty if it is not in the queue. Raises Unavailable."""
+    return _ask("squeue", "--noheader", f"--jobs={job}", "--format=%T").strip()
+
+
+def requeue(job: str) -> None:
+    """Ends a running job and queues it again. Raises Unavailable."""
+    _ask("scontrol", "requeue", job)
+
+
+def _ask(*command: str) -> str:
+    name = command[0]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE)
+    except FileNotFoundError as error:
+        raise Unavailable(f"there is no Slurm on this machine: {name} is not on the path") from error
+    except subprocess.TimeoutExpired as error:
+        raise Unavailable(f"Slurm does not answer: {name} took more than {_PATIENCE:.0f} s") from error
+    if done.returncode:
+        raise Unavailable(f"Slurm refuses: {sentence(done.stderr) or f'{name} ended with code {done.returncode}'}")
+    return done.stdout
+
+
+def sentence(said: str) -> str:
+    """What a command of Slurm's said, without the names that its lines begin with.
+
+    >>> sentence("sbatch: error: invalid partition specified: nowhere\\nsbatch: error: Batch job submission failed\\n")
+    'invalid partition specified: nowhere; Batch job submission failed'
+    """
+    lines = (line.partition("error: ")[2] or line for line in said.strip().splitlines())
+    return "; ".join(line.strip() for line in lines if line.strip())
