@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lottery import slurm
+from lottery.errors import Said
 from lottery.files import replace
 from lottery.recipes import Row
 from lottery.rounds import Round
@@ -22,7 +23,7 @@ NAME = "slurm.json"
 MOST = 5  # starts from one position
 
 
-class Stuck(Exception):
+class Stuck(Said):
     """A cell that its job never brings to a checkpoint."""
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from hydra._internal.utils import _locate  # unlike get_object, it logs nothing
 
 from lottery.data.examples import DataError
-from lottery.names import Refused, nearby
+from lottery.errors import Refused, nearby
 
 _KINDS: dict[Any, str] = {
     int: "a whole number", float: "a number", str: "text", bool: "true or false", types.NoneType: "null",

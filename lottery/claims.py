@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lottery.names import Refused
+from lottery.errors import Refused
 
 EXPECTED = "expected.csv"
 COLUMNS = ["id", "claim", "results", "quantity", "value", "bound", "where", "not_run"]

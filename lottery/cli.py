@@ -8,12 +8,14 @@ import signal
 import sys
 from pathlib import Path
 
+from lottery.errors import Refused, describe, nearby
 from lottery.tickets.command import add_to
 
 _EPILOG = """examples:
   lottery run experiment=demo                                 a whole study, about a minute
   lottery run experiment=fc2019_lenet data=mnist --plan       what it would train, and for how long
   lottery run model=lenet_300_100 data=digits arm=imp seed=3,4 schedule.rounds=12 -m
+  lottery status runs/demo-digits-*                           what runs, waits, failed, and is left to do
   lottery report runs/demo-digits-*                           table and figure again, from the ledgers
   lottery verdict experiments/frankle_carbin_2019             a paper's claims, and whether they hold
 """
@@ -64,6 +66,9 @@ def main() -> None:
     listing = commands.add_parser("list", help="name every experiment, model, data set, criterion, arm, ...")
     listing.add_argument("group", nargs="?", help="only this group")
     listing.add_argument("--config-dir", help="a folder of yours, as in `lottery run`")
+    status = commands.add_parser("status", help="what became of each cell, here and in Slurm's queue")
+    status.add_argument("runs", nargs="+", type=Path, help="studies' folders, or a folder of studies")
+    status.add_argument("--all", action="store_true", help="show every cell, however many there are")
     report = commands.add_parser("report", help="make table and figure from ledgers alone")
     report.add_argument("runs", nargs="+", type=Path, help="folders that hold ledgers, or a report's results.csv")
     report.add_argument("--out", type=Path, help="where to write; a study's own folder if not given")
@@ -96,6 +101,7 @@ def main() -> None:
             args = parser.parse_args(argv)
             actions = {
                 "list": _list,
+                "status": _status,
                 "report": _report,
                 "verdict": _verdict,
                 "overlap": _overlap,
@@ -113,7 +119,7 @@ def main() -> None:
     except Exception as error:
         if wants_traceback:
             raise
-        print(f"lottery: {_sentence(error)}", file=sys.stderr)
+        print(f"lottery: {describe(error)}", file=sys.stderr)
         code = 1
     sys.stdout.flush()
     sys.exit(code)
@@ -125,12 +131,6 @@ class _Terminated(KeyboardInterrupt):
 
 def _terminate(*_: object) -> None:
     raise _Terminated
-
-
-def _sentence(error: Exception) -> str:
-    from lottery.launch import describe_error
-
-    return describe_error(error)
 
 
 def _run(arguments: list[str]) -> int:
@@ -155,6 +155,13 @@ def _run(arguments: list[str]) -> int:
     return run(arguments)
 
 
+def _status(args: argparse.Namespace) -> int:
+    from lottery.status import show
+
+    print(show(args.runs, args.all))
+    return 0
+
+
 def _report(args: argparse.Namespace) -> int:
     for path in args.runs:
         if not path.exists():
@@ -168,7 +175,6 @@ def _report(args: argparse.Namespace) -> int:
 def _verdict(args: argparse.Namespace) -> int:
     from glob import glob
 
-    from lottery.names import Refused
     from lottery.verdicts import table, verdicts
 
     runs: dict[str, list[Path]] = {}
@@ -199,7 +205,7 @@ def _overlap(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from lottery.names import GROUPS, Refused, nearby, options
+    from lottery.names import GROUPS, options
 
     if args.group and args.group not in GROUPS:
         raise Refused(f"{args.group}: there is no such group; {nearby(args.group, list(GROUPS))}")

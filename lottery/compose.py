@@ -17,7 +17,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lottery.names import CONF, GROUPS, OPTIONAL, Job, Refused, content, nearby, options
+from lottery.errors import Refused, nearby
+from lottery.names import CONF, GROUPS, OPTIONAL, Job, content, options
 
 TOP = sorted({*GROUPS, "out", "store", "seed", "stop"})
 """keys at the top of a configuration"""
@@ -140,6 +141,10 @@ def _explain(error: Exception, loader: ConfigLoaderImpl, overrides: Iterable[str
                     loader.load_configuration("config", [given], RunMode.RUN)
                 except ValueError:
                     return f"{given}: must be one of {', '.join(loader.get_group_options(group))}"
+    if "Could not load 'hydra/launcher/submitit_slurm'" in text:
+        return (
+            "hydra/launcher=slurm: hydra-submitit-launcher is not installed; `pip install 'lottery[slurm]'` does that"
+        )
     if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '([^']+)'", text)):
         group, _, name = found[1].rpartition("/")
         return f"{group}={name}: there is no such {group}; {nearby(name, loader.get_group_options(group))}"

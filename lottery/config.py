@@ -13,9 +13,10 @@ from lottery.arms import Arm
 from lottery.calls import as_yaml, make
 from lottery.data.examples import Data, DataError
 from lottery.durations import canonical, in_steps
+from lottery.errors import Refused, nearby
 from lottery.identity import recipe_identity
 from lottery.masks import density
-from lottery.names import Job, Refused, nearby, options, shipped_arm
+from lottery.names import Job, options, shipped_arm
 from lottery.recipes import Recipe
 from lottery.rehearsal import Misfit, rehearse
 from lottery.rounds import Pruning

@@ -16,17 +16,16 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from lottery import leases, slurm, tasks
-from lottery.attempts import Attempts, Stuck
+from lottery.attempts import Attempts
 from lottery.calls import make
 from lottery.compose import job_of
 from lottery.config import build, build_analyses, check
-from lottery.data.examples import DataError
+from lottery.errors import Refused, describe
 from lottery.files import replace
-from lottery.ledger import CONFIG, ERROR, NAME, Ledger, LedgerError
-from lottery.loop import Diverged
-from lottery.names import CONF, Job, Refused
+from lottery.ledger import CONFIG, ERROR, NAME, Ledger
+from lottery.names import CONF, Job
 from lottery.progress import Progress
-from lottery.ranks import Broken, gathered
+from lottery.ranks import gathered
 from lottery.store import Store
 from lottery.study import View, run
 from lottery.training import assist
@@ -51,11 +50,12 @@ def task(config: DictConfig) -> None:
     if os.environ.get(_MAIN, str(os.getpid())) != str(os.getpid()):
         _follow(int(os.environ[_MAIN]))
     job, mine = job_of(config, HydraConfig.get()), slurm.here()
+    if job.finished():
+        return
     if mine and mine.rank:
         tasks.follow(mine, job.folder, lambda: assist(build(job).study.recipe))
         return
-    if not job.finished():
-        attempt(job, mine)
+    attempt(job, mine)
     if mine and mine.count > 1:
         tasks.dismiss(mine, job.folder)
 
@@ -68,7 +68,7 @@ def attempt(job: Job, mine: slurm.Task | None) -> None:
     except leases.Lost as lost:  # what is written there from now on is another's
         print(f"{job.label} seed {job.seed}: {lost}", file=sys.stderr, flush=True)
     except Exception as error:
-        sentence = describe_error(error)
+        sentence = describe(error)
         print(f"{job.label} seed {job.seed} FAILED: {sentence}", file=sys.stderr, flush=True)
         with suppress(OSError):  # a full or read-only disk has no room for it either
             job.folder.mkdir(parents=True, exist_ok=True)
@@ -133,14 +133,3 @@ def _follow(main: int) -> None:
 
     if not any(thread.name == "follow" for thread in threading.enumerate()):
         threading.Thread(target=watch, name="follow", daemon=True).start()
-
-
-def describe_error(error: BaseException) -> str:
-    """An error as one sentence: its own if it was written for people, else type and message."""
-    if isinstance(error, Refused | DataError | LedgerError | Diverged | Broken | Stuck | slurm.Unavailable):
-        return str(error)
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    if isinstance(error, FileNotFoundError):  # ours, with a sentence of its own
-        return str(error)
-    return f"{type(error).__name__}: {error}"

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lottery.errors import Said
+
 NAME = "ledger.jsonl"
 CONFIG = "config.yaml"
 """beside the ledger: the cell as it was configured"""
@@ -15,7 +17,7 @@ ERROR = "error.txt"
 """beside the ledger of a cell that failed: why"""
 
 
-class LedgerError(Exception):
+class LedgerError(Said):
     """A ledger that can't be read, or that holds another result than this one."""
 
 
@@ -26,13 +28,18 @@ class Ledger:
         self.path = path
 
     def lines(self) -> list[dict[str, Any]]:
-        """All whole lines, in order; a last line torn by a kill is no line. Raises LedgerError for other damage."""
-        lines = []
+        """All whole lines, in order; a last line torn by a kill is no line. Raises LedgerError for other damage.
+
+        Nor is one that repeats the line before it: of two processes that wrote it in one moment, one was believed dead.
+        """
+        lines: list[dict[str, Any]] = []
         for number, text in enumerate(self._whole(), start=1):
             try:
                 line = json.loads(text)
-                if line["round"] != number - 1:
-                    raise ValueError(f"it says round {line['round']}, not {number - 1}")
+                if line["round"] != len(lines):
+                    if lines and _result(line) == _result(lines[-1]):
+                        continue
+                    raise ValueError(f"it says round {line['round']}, not {len(lines)}")
             except (ValueError, KeyError, TypeError) as error:
                 raise LedgerError(f"{self.path}, line {number} is damaged: {error}; move the file away") from error
             lines.append(line)
@@ -46,7 +53,7 @@ class Ledger:
         lines = self.lines()
         index = line["round"]
         if index < len(lines):
-            was, now = ({k: v for k, v in some.items() if k != "run"} for some in (lines[index], line))
+            was, now = _result(lines[index]), _result(line)
             if was != now:
                 key = next(k for k in {**was, **now} if k not in was or k not in now or was[k] != now[k])
                 raise LedgerError(
@@ -73,3 +80,7 @@ class Ledger:
             return self.path.read_bytes().split(b"\n")[:-1]
         except FileNotFoundError:
             return []
+
+
+def _result(line: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in line.items() if key != "run"}

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lottery import checkpoints, ranks, sparse
 from lottery import masks as _masks
+from lottery.errors import Said
 from lottery.evaluation import measure
 from lottery.modules import Module
 from lottery.recipes import Phase, Recipe, Row
@@ -27,7 +28,7 @@ CHUNK = 100  # optimizer steps in a Lightning batch at the most: its overhead is
 CHUNK_SECONDS = 1.0  # and no more than fit into this time, so that checkpoints and progress come often enough
 
 
-class Diverged(Exception):
+class Diverged(Said):
     """The loss became NaN or infinite."""
 
 

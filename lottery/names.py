@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import yaml
 
 from lottery.digests import digest_of
 from lottery.durations import canonical
+from lottery.errors import Refused, nearby
 from lottery.ledger import CONFIG, ERROR, NAME, Ledger
 from lottery.user_code import user_code
 
@@ -27,10 +27,6 @@ OPTIONAL = ("analysis", "experiment")
 """groups of which nothing need be chosen"""
 SCIENCE_GROUPS = tuple(g for g in GROUPS if g not in ("arm", "hardware", "tracking", *OPTIONAL))
 """everything that can change a number, except arm and seed: what a study's digest is made of"""
-
-
-class Refused(Exception):
-    """Something the user asked for that can't be done; the message is one clear sentence."""
 
 
 @dataclass(frozen=True)
@@ -153,19 +149,6 @@ def content(file: str) -> str:
         raise Refused(
             f"arm.file={file}: can't be read ({error.strerror}); `lottery ticket export` writes one"
         ) from error
-
-
-def nearby(name: str, known: list[str]) -> str:
-    """Names like the given one, and all of them if they are few or none is like it.
-
-    >>> nearby("lenet", ["lenet_300_100", "vgg"])
-    'did you mean lenet_300_100? allowed: lenet_300_100, vgg'
-    """
-    close = [k for k in known if name and k.startswith(name)][:2] or get_close_matches(name, known, n=2, cutoff=0.5)
-    hint = f"did you mean {' or '.join(close)}?" if close else ""
-    if hint and len(known) > 16:
-        return hint
-    return f"{hint} allowed: {', '.join(known)}".strip()
 
 
 def _ticket(file: str, content: str) -> str:

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, distributed, multiprocessing
 from torch.distributed import TCPStore
 
+from lottery.errors import Said
+
 T = TypeVar("T")
 
 _PATIENCE = timedelta(
@@ -26,7 +28,7 @@ _PATIENCE = timedelta(
 )  # rank 0 may wait long for a phase that another job trains; a dead peer is noticed at once
 
 
-class Broken(Exception):
+class Broken(Said):
     """Processes that train together can't go on."""
 
 

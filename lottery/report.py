@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lottery.names import Refused
+from lottery.errors import Refused
 from lottery.results import COSTS, MARGIN, cost, difference, headline, missing, read, sparsest_match, summary
 
 # Okabe & Ito's colours, told apart by everyone, with a marker and a dash each for print without colour

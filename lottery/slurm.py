@@ -6,10 +6,12 @@ import os
 import subprocess
 from dataclasses import dataclass
 
+from lottery.errors import Said
+
 _PATIENCE = 30.0  # seconds that a controller may take to answer
 
 
-class Unavailable(Exception):
+class Unavailable(Said):
     """Slurm is not there, or does not answer; the message is one sentence."""
 
 

@@ -11,7 +11,8 @@ from dataclasses import fields, replace
 from typing import Any
 
 from lottery import attempts, preemption, slurm
-from lottery.names import Job, Refused
+from lottery.errors import Refused
+from lottery.names import Job
 
 _POLL_SECONDS = 5.0
 _NO_PARAMETERS = ("_target_", "submitit_folder", "max_num_timeout")

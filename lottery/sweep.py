@@ -11,21 +11,29 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lottery import preemption, slurm
 from lottery.compose import composed
+from lottery.errors import describe
 from lottery.ledger import ERROR
 from lottery.names import Job
 from lottery.report import publish
-from lottery.submission import goes_to_slurm, submit, tried_here, wait
 
 
 def run(arguments: list[str]) -> int:
     """Runs every cell that a command line asks for and is not finished; returns the exit code."""
+    if mine := slurm.here():
+        preemption.guard(mine)
+        if mine.rank:
+            _launch(arguments)
+            return 0
     cells, launcher = composed(arguments)
     still_open = [job for job in cells if not job.finished()]
     if len(still_open) < len(cells):
         print(f"{len(cells) - len(still_open)} of {len(cells)} cells are finished already")
     failure: Exception | None = None
     if still_open:
+        from lottery.submission import goes_to_slurm, submit, tried_here, wait
+
         remote = goes_to_slurm(launcher)
         _check([tried_here(job) for job in still_open] if remote else still_open)
         studies = ", ".join(dict.fromkeys(job.study for job in cells))
@@ -41,14 +49,18 @@ def run(arguments: list[str]) -> int:
             if remote:
                 wait(still_open)
             else:
-                from lottery.launch import launch
-
-                launch(arguments)
+                _launch(arguments)
         except Exception as error:
             if wants_traceback:
                 raise
             failure = error
     return _conclude(arguments, cells, failure)
+
+
+def _launch(arguments: list[str]) -> None:
+    from lottery.launch import launch
+
+    launch(arguments)
 
 
 def _check(cells: Sequence[Job]) -> None:
@@ -68,7 +80,7 @@ def _conclude(arguments: list[str], cells: Sequence[Job], failure: Exception | N
     try:
         publish({job.folder.parent.parent for job in cells})
     except OSError as error:  # a full disk must not hide which cells failed
-        print(f"no report: {_sentence(error)}", file=sys.stderr)
+        print(f"no report: {describe(error)}", file=sys.stderr)
         failure = failure or error
     unfinished = [job for job in cells if not job.finished()]
     for job in unfinished:
@@ -77,7 +89,7 @@ def _conclude(arguments: list[str], cells: Sequence[Job], failure: Exception | N
         killed = failure is not None and "terminated" in str(failure).lower()
         why = "a worker process was killed, which ends the whole sweep; " if killed else ""
         if failure is not None and not killed and not any((job.folder / ERROR).exists() for job in unfinished):
-            why = f"{_sentence(failure)}; "
+            why = f"{describe(failure)}; "
         print(f"{len(unfinished)} of {len(cells)} cells are unfinished; {why}the same command goes on", file=sys.stderr)
         return 1
     if len(cells) > 1:
@@ -89,12 +101,6 @@ def _failed(job: Job) -> str:
     """Why a cell failed, in one sentence; empty if it did not."""
     path = job.folder / ERROR
     return next(iter(path.read_text().splitlines()), "") if path.exists() else ""
-
-
-def _sentence(error: Exception) -> str:
-    from lottery.launch import describe_error
-
-    return describe_error(error)
 
 
 def _suggest(arguments: list[str], cells: Sequence[Job]) -> None:

@@ -17,11 +17,11 @@ from lottery.arms import Arm
 from lottery.compose import jobs
 from lottery.config import build, check
 from lottery.digests import digest
+from lottery.errors import Refused
 from lottery.learning_rates import constant, cosine, multistep
 from lottery.ledger import NAME, Ledger
 from lottery.lengths import as_recipe, last_rate, same_flops
 from lottery.masks import Masks
-from lottery.names import Refused
 from lottery.recipes import Budget, Phase, Recipe, Trained
 from lottery.rewinding import State, state_of
 from lottery.rounds import Round, play

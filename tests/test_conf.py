@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from torch import nn
 
 from lottery import masks
 from lottery.calls import make
-from lottery.compose import jobs
+from lottery.cli import main
+from lottery.compose import composed, jobs
 from lottery.config import build, check
 from lottery.criteria import Evidence, score
 from lottery.launch import play
@@ -104,6 +106,38 @@ def parameters(comment: str) -> int:
 def test_every_launcher_composes(name: str) -> None:
     group, _, option = name.rpartition("/")
     assert jobs([f"{group}={option}"])[0].choices[group] == option
+
+
+@pytest.mark.parametrize("launcher", [name.rpartition("/")[2] for name in FILES if name.startswith("hydra/")])
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_goes_with_every_launcher(name: str, launcher: str) -> None:
+    asked, node = composed([f"experiment={name}", f"hydra/launcher={launcher}"])
+    assert "_target_" in node
+    for job in (asked[0], asked[-1]):  # what a job of Slurm's is told asks for that cell alone
+        [alone] = jobs(list(job.command))
+        assert (str(alone), alone.config) == (str(job), job.config)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_is_planned_for_slurm(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = toy(f"experiment={name}", "hydra.mode=RUN", folder=tmp_path / "set")
+    rewinding = ["arm.rewind=1"] if name.startswith(("renda", "frankle2020")) else []
+    command = [
+        *chosen,
+        *SMALLER.get(name, []),
+        *rewinding,
+        "hydra/launcher=slurm",
+        f"out={tmp_path / 'runs'}",
+        "--plan",
+    ]
+    monkeypatch.setattr(sys, "argv", ["lottery", "run", *command])
+    with pytest.raises(SystemExit) as end:
+        main()
+    said = capsys.readouterr()
+    assert end.value.code == 0, said.err
+    assert re.search(r"^1 cells, \d+ phases to train, ", said.out, re.MULTILINE)
 
 
 def heavy(name: str) -> bool:

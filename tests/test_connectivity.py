@@ -20,9 +20,10 @@ from lottery.arms import Arm
 from lottery.compose import jobs
 from lottery.config import build
 from lottery.digests import digest
+from lottery.errors import Refused
 from lottery.launch import play
 from lottery.ledger import NAME, Ledger
-from lottery.names import Job, Refused
+from lottery.names import Job
 from lottery.recipes import Recipe, Trained
 from lottery.rewinding import State, state_of
 from lottery.rounds import dense_round

@@ -291,3 +291,26 @@ def test_waiting_says_for_whom_once(tmp_path: Path, clock: Clock, caplog: pytest
     with hold(tmp_path):
         pass
     assert caplog.messages == [f"{tmp_path}: waiting for process 1 on elsewhere, which works there"]
+
+
+def test_a_later_start_of_the_same_job_takes_over_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    with hold(tmp_path) as first:  # its node was given up, yet it lives and beats
+        monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+        second = Watch(tmp_path).take()
+        assert second
+        with second:
+            with pytest.raises(Lost) as lost:
+                first.check()
+            assert lost.value.folder == tmp_path
+            second.check()
+
+
+@pytest.mark.parametrize(("job", "restarts"), [("7", "0"), ("7", "1"), ("8", "2"), ("", "")])
+def test_nobody_else_does(job: str, restarts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    with hold(tmp_path):
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+        monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
+        assert Watch(tmp_path).take() is None

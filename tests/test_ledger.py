@@ -151,3 +151,15 @@ def test_without_run_an_interrupted_ledger_has_the_same_bytes(
             disturbed.path.write_bytes(content[: last + int(share * (len(content) - last))])
     assert without_run(disturbed.path) == without_run(undisturbed.path)
     assert list(json.loads(disturbed.path.read_bytes().splitlines()[0]))[-1] == "run"
+
+
+def test_a_line_that_came_twice_counts_once(ledger: Ledger) -> None:
+    whole = ledger.path.read_bytes().splitlines(keepends=True)
+    again = json.dumps({**line(2), "run": {"seconds": 7.0}}).encode() + b"\n"
+    ledger.path.write_bytes(b"".join([*whole, again]))
+    assert ledger.lines() == [line(0), line(1), line(2)]
+    ledger.record(line(3))
+    assert [found["round"] for found in ledger.lines()] == [0, 1, 2, 3]
+    ledger.path.write_bytes(b"".join([*whole, whole[1]]))
+    with pytest.raises(LedgerError, match="line 4 is damaged: it says round 1, not 3"):
+        ledger.lines()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lottery.config import check
-from lottery.names import Refused
+from lottery.errors import Refused
 from lottery.optimizers import adam, adamw, sgd
 from lottery.study import Cell
 

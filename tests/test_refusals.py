@@ -19,7 +19,8 @@ from omegaconf import DictConfig
 from lottery import cli, config
 from lottery.compose import job_of, jobs
 from lottery.config import build, check
-from lottery.names import CONF, Job, Refused
+from lottery.errors import Refused
+from lottery.names import CONF, Job
 from tests.conftest import TINY
 
 TOP = (

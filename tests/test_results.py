@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from lottery import report, results
+from lottery.errors import Refused
 from lottery.ledger import LedgerError
-from lottery.names import Refused
 
 STUDY = "demo-digits-12345678"
 DENSITY = (1.0, 0.5, 0.125)

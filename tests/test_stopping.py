@@ -11,9 +11,10 @@ import pytorch_lightning as pl
 
 from lottery.compose import jobs
 from lottery.config import build, check
+from lottery.errors import Refused
 from lottery.launch import play
 from lottery.ledger import NAME, Ledger
-from lottery.names import Job, Refused
+from lottery.names import Job
 from lottery.results import missing, read
 from lottery.stopping import Stop
 from lottery.store import Store

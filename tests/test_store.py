@@ -32,7 +32,7 @@ from lottery.config import build
 from lottery.digests import digest, digest_of
 from lottery.files import write_tensors
 from lottery.hardware import Hardware
-from lottery.ledger import NAME
+from lottery.ledger import NAME, Ledger
 from lottery.names import Job
 from lottery.recipes import Phase, Trained
 from lottery.rounds import Round, dense_ticket
@@ -294,6 +294,26 @@ def test_who_was_thought_dead_takes_the_other_s_result(tmp_path: Path, caplog: p
     assert (entry.reused, entry.executed) == (True, 12)
     assert "another process took this work over" in caplog.text
     assert not (tmp_path / KEY / "checkpoint.safetensors").exists()
+
+
+def test_who_lost_the_whole_cell_stops(cell: Callable[..., Cell], tmp_path: Path) -> None:
+    class Taken:
+        """Somebody takes the cell over in the middle of its second round."""
+
+        def advanced(self, current: Any, step: int, row: Any) -> None:
+            if current.index == 1:
+                assert leases.Lease(tmp_path / "cell", 2, inherited=0).create()
+
+        def finished(self, line: Any, rows: Any) -> None:
+            pass
+
+    store = Store(tmp_path / "store")
+    with pytest.raises(leases.Lost) as lost:
+        run(cell(), tmp_path / "cell", store, [Taken()])
+    assert lost.value.folder == tmp_path / "cell"
+    assert [line["round"] for line in Ledger(tmp_path / "cell" / NAME).lines()] == [0]
+    assert len(store.entries()) == 1
+    assert not any(leases.held(folder) for folder in store.root.iterdir())  # the other goes on at once
 
 
 # what a phase is found by

@@ -25,10 +25,11 @@ from lottery import masks as _masks
 from lottery.compose import jobs
 from lottery.config import build, check
 from lottery.digests import digest, digest_of
+from lottery.errors import Refused
 from lottery.files import write_tensors
 from lottery.launch import play
 from lottery.ledger import NAME, Ledger
-from lottery.names import CONF, SCIENCE_GROUPS, Job, Refused
+from lottery.names import CONF, SCIENCE_GROUPS, Job
 from lottery.results import read as read_ledgers
 from lottery.rounds import Round, Ticket
 from lottery.store import Store

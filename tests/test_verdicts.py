@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from lottery import cli, report, results
 from lottery.claims import COLUMNS, Bound, Claim, Point, read_claims
+from lottery.errors import Refused
 from lottery.ledger import LedgerError
-from lottery.names import Refused
 from lottery.verdicts import estimate, judge, judged, measure, table, verdicts
 from tests.test_results import ACCURACY, ledgers
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lottery.digests import digest
+from lottery.errors import Said
 from lottery.seeds import generator
 
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
@@ -22,7 +23,7 @@ Batches = Generator[tuple[Tensor, Tensor], None, None]
 """inputs and targets of each; closing it ends whatever reads ahead"""
 
 
-class DataError(Exception):
+class DataError(Said):
     """Data that is missing, damaged or does not fit; the message says what to do."""
 
 

@@ -67,7 +67,7 @@ def _export(args: argparse.Namespace) -> int:
 
 def _show(args: argparse.Namespace) -> int:
     from lottery.calls import as_yaml
-    from lottery.names import Refused
+    from lottery.errors import Refused
     from lottery.tickets.files import read
     from lottery.tickets.trust import leaves, trusted
 

@@ -14,8 +14,9 @@ import yaml
 from lottery import leases
 from lottery.config import build
 from lottery.digests import digest
+from lottery.errors import Refused
 from lottery.ledger import CONFIG, NAME, Ledger
-from lottery.names import SCIENCE_GROUPS, Job, Refused
+from lottery.names import SCIENCE_GROUPS, Job
 from lottery.plan import Lookup, NotYet
 from lottery.recipes import Phase
 from lottery.rewinding import Origin, State

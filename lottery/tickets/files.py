@@ -27,10 +27,10 @@ from lottery import masks as _masks
 from lottery.arms import Given
 from lottery.calls import make
 from lottery.digests import digest
+from lottery.errors import Refused
 from lottery.files import Damaged, read_tensors, write_tensors
 from lottery.flops import Flops
 from lottery.masks import Masks
-from lottery.names import Refused
 from lottery.rewinding import State, state_of
 from lottery.seeds import derive
 from lottery.tickets.trust import leaves, trusted

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import yaml
 
-from lottery.names import Refused
+from lottery.errors import Refused
 from lottery.recipes import Recipe
 from lottery.study import SCIENCE
 

@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from lottery.compose import jobs
-from lottery.names import SCIENCE_GROUPS, Refused, find, options
+from lottery.errors import Refused
+from lottery.names import SCIENCE_GROUPS, find, options
 from lottery.tickets.files import Saved
 from lottery.tickets.trust import leaves, trusted
 

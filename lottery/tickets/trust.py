@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from lottery.names import CONF, GROUPS, Refused
+from lottery.errors import Refused
+from lottery.names import CONF, GROUPS
 
 
 def trusted(where: Path | str, config: Mapping[str, Any], packages: tuple[str, ...] = ()) -> None:

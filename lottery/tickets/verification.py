@@ -11,7 +11,7 @@ from lottery.arms import Arm
 from lottery.config import build_recipe, fitting, identity
 from lottery.criteria import magnitude
 from lottery.digests import digest, digest_of
-from lottery.names import Refused
+from lottery.errors import Refused
 from lottery.recipes import Budget, Phase, Recipe, Row, Trained
 from lottery.rounds import Pruning, Ticket
 from lottery.scopes import everywhere

@@ -1,0 +1,37 @@
+"""Errors as part of the interface: sentences for people. Needs no PyTorch, so that they are said at once."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+
+class Said(Exception):
+    """Something that went wrong, whose message is one clear sentence; whoever catches it at last prints that alone."""
+
+
+class Refused(Said):
+    """Something the user asked for that can't be done."""
+
+
+def describe(error: BaseException) -> str:
+    """An error as one sentence: its own if it was written for people, else type and message."""
+    if isinstance(error, Said):
+        return str(error)
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, FileNotFoundError):  # ours, with a sentence of its own
+        return str(error)
+    return f"{type(error).__name__}: {error}"
+
+
+def nearby(name: str, known: list[str]) -> str:
+    """Names like the given one, and all of them if they are few or none is like it.
+
+    >>> nearby("lenet", ["lenet_300_100", "vgg"])
+    'did you mean lenet_300_100? allowed: lenet_300_100, vgg'
+    """
+    close = [k for k in known if name and k.startswith(name)][:2] or get_close_matches(name, known, n=2, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close)}?" if close else ""
+    if hint and len(known) > 16:
+        return hint
+    return f"{hint} allowed: {', '.join(known)}".strip()

@@ -1,0 +1,187 @@
+"""What a process does when Slurm tells it to end; `tests/test_slurm.py` does the same with a real Slurm."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lottery import attempts, slurm
+from lottery.attempts import MOST, Attempts, Stuck
+from lottery.compose import jobs
+from lottery.errors import Refused
+from lottery.slurm import Task
+from lottery.submission import submit, tried_here
+from tests.conftest import environment
+
+SIGNALS = ("TERM", "USR1", "USR2")
+
+
+def pretend(folder: Path, state: str, refuses: bool = False) -> dict[str, str]:
+    """The environment of a job in some state, with a Slurm that only takes notes."""
+    tools = folder / "tools"
+    tools.mkdir()
+    tool(tools / "squeue", f"echo {state}")
+    tool(
+        tools / "scontrol", f'echo "$@" >> {folder}/asked; {"echo scontrol: error: no >&2; exit 1" if refuses else ""}'
+    )
+    return {"PATH": f"{tools}:{os.environ['PATH']}", "SLURM_JOB_ID": "12"}
+
+
+def tool(path: Path, script: str) -> None:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+GUARDED = """
+import os, signal, sys, time
+from lottery import preemption, slurm
+preemption.guard(slurm.here())
+if sys.argv[2:] == ["worker"] and os.fork():  # the parent only looks after it
+    os._exit(os.waitstatus_to_exitcode(os.wait()[1]) % 256)
+os.kill(os.getpid(), getattr(signal, "SIG" + sys.argv[1]))
+time.sleep(0.1)
+print("goes on")
+"""
+
+
+def guarded(folder: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", GUARDED, *arguments],
+        env=environment(PYTHONPATH=str(Path(__file__).parents[1]), **env),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+def test_a_running_job_is_queued_again(name: str, tmp_path: Path) -> None:
+    array = {"SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3"}
+    done = guarded(tmp_path, name, **pretend(tmp_path, "RUNNING"), **array)
+    assert done.returncode == 128 + getattr(signal, f"SIG{name}")
+    assert done.stdout == ""
+    assert done.stderr == f"SIG{name}: job 12_3 is queued again and will go on from its last checkpoint\n"
+    assert (tmp_path / "asked").read_text() == "requeue 12_3\n"
+
+
+@pytest.mark.parametrize("state", ["COMPLETING", "PENDING", ""])
+def test_a_cancelled_job_is_not(state: str, tmp_path: Path) -> None:
+    done = guarded(tmp_path, "TERM", **pretend(tmp_path, state))
+    assert done.returncode == 143
+    assert done.stderr == f"SIGTERM: job 12 is {state or 'gone'}; nothing is lost\n"
+    assert not (tmp_path / "asked").exists()
+
+
+def test_a_job_that_can_not_be_queued_again_says_so(tmp_path: Path) -> None:
+    done = guarded(tmp_path, "USR1", **pretend(tmp_path, "RUNNING", refuses=True))
+    assert done.returncode == 128 + signal.SIGUSR1
+    assert done.stderr.startswith("SIGUSR1: job 12 can't be queued again (Slurm refuses: no); nothing is lost")
+
+
+@pytest.mark.parametrize("name", ["USR1", "USR2"])
+def test_a_forked_worker_leaves_it_to_its_parent(name: str, tmp_path: Path) -> None:
+    done = guarded(tmp_path, name, "worker", **pretend(tmp_path, "RUNNING"))
+    assert (done.returncode, done.stdout) == (0, "goes on\n")
+    assert not (tmp_path / "asked").exists()
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+def test_other_ranks_end_with_the_first(name: str, tmp_path: Path) -> None:
+    done = guarded(tmp_path, name, **pretend(tmp_path, "RUNNING"), SLURM_STEP_NUM_TASKS="2", SLURM_PROCID="1")
+    assert (done.returncode, done.stdout) == (0, "goes on\n")
+    assert not (tmp_path / "asked").exists()
+
+
+@pytest.mark.parametrize(
+    ("env", "task"),
+    [
+        ({}, None),
+        ({"SLURM_JOB_ID": "7"}, Task("7", 0, 0, 1)),
+        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, Task("7", 0, 0, 1)),  # a batch script
+        (
+            {
+                "SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2", "SLURM_RESTART_COUNT": "3",
+                "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "1",
+            },
+            Task("7_2", 3, 1, 4),
+        ),
+    ],
+)  # fmt: skip
+def test_what_slurm_says_of_a_process(env: dict[str, str], task: Task | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("SLURM_")]:
+        monkeypatch.delenv(name)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    assert slurm.here() == task
+
+
+def position(index: int, step: int) -> Any:
+    return SimpleNamespace(index=index, copy=0), step
+
+
+def started(folder: Path, restarts: int, *positions: tuple[int, int], job: str = "12") -> None:
+    counted = Attempts(folder, Task(job, restarts, 0, 1))
+    counted.begin()
+    for index, step in positions:
+        counted.advanced(*position(index, step), None)
+
+
+def test_starts_that_lead_nowhere_come_to_an_end(tmp_path: Path) -> None:
+    for restarts in range(MOST):
+        started(tmp_path, restarts, (3, 110), (3, 200))
+    with pytest.raises(Stuck, match=f"^job 12 was started {MOST} times from round 3, step 110 without coming to its"):
+        started(tmp_path, MOST)
+
+
+def test_a_start_that_never_trained_counts(tmp_path: Path) -> None:
+    for restarts in range(MOST):
+        started(tmp_path, restarts)
+    with pytest.raises(Stuck, match="round 0, step 0"):
+        started(tmp_path, MOST)
+
+
+def test_starts_that_lead_on_never_come_to_an_end(tmp_path: Path) -> None:
+    for restarts in range(4 * MOST):
+        started(tmp_path, restarts, (restarts // 3, 10 + restarts % 3))
+
+
+def test_a_new_job_counts_anew(tmp_path: Path) -> None:
+    for restarts in range(MOST):
+        started(tmp_path, restarts, (0, 10))
+    started(tmp_path, 0, (0, 10), job="13")
+    for restarts in range(1, MOST):
+        started(tmp_path, restarts, (0, 10), job="13")
+
+
+def test_submitting_forgets_nothing_that_has_begun(tmp_path: Path) -> None:
+    started(tmp_path, 0, (0, 10))
+    attempts.submitted(tmp_path, "12")
+    assert json.loads((tmp_path / attempts.NAME).read_text()) == {"job": "12", "starts": 1, "position": [0, 10, 0]}
+    attempts.submitted(tmp_path, "13")
+    assert attempts.read(tmp_path) == {"job": "13"}
+
+
+def test_without_slurm_nothing_is_submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(
+        Refused, match=r"^hydra/launcher=slurm: there is no Slurm on this machine: squeue is not on the"
+    ):
+        submit(jobs([f"out={tmp_path}"]), {"nodes": 1})
+
+
+def test_a_login_node_tries_a_cell_without_the_gpu_that_its_job_will_have() -> None:
+    [job] = jobs(["hardware.accelerator=gpu", "numerics.precision=16-mixed"])
+    tried = tried_here(job)
+    assert (tried.config["hardware"]["accelerator"], tried.config["numerics"]["precision"]) == ("cpu", "bf16-mixed")
+    assert (job.config["hardware"]["accelerator"], job.config["numerics"]["precision"]) == ("gpu", "16-mixed")
+    [plain] = jobs([])
+    assert tried_here(plain).config == plain.config
