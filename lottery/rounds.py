@@ -81,6 +81,10 @@ class Round:
         """Why this is the last round of its chain, whatever the schedule says; None if it is not."""
         return self.stop(self)
 
+    def cost(self, recipe: Recipe) -> Flops:
+        """Of all training up to its end."""
+        return self.before + recipe.flops(self.ticket.masks) * (self.last - self.first)
+
     def cut(self, step: int) -> Round:
         """The same training up to an earlier step."""
         return replace(self, until=step, passing=())
@@ -89,44 +93,72 @@ class Round:
 Train = Callable[[Round], Trained]
 
 
+@dataclass(frozen=True)
+class Found:
+    """The masks of a coming round, and where they are from."""
+
+    masks: Masks
+    by: Round
+    """whose trained network they were found on"""
+    cost: Flops
+    """of all training that it took"""
+    ends: Callable[[Round], str | None]
+    """why the round that they are for is the last of its chain; None if it is not"""
+
+
 def play(recipe: Recipe, pruning: Pruning, arm: Arm, seed: int, train: Train) -> Iterator[Round]:
     """Iterative magnitude pruning with rewinding, and its controls (Frankle & Carbin 2019; Frankle et al. 2020).
 
     Round 0 is dense. Later rounds begin with what the arm makes of the masks: its own, found on the
-    network trained in the round before, or those of its parent.
+    network trained in the round before, those of its parent, or those of a ticket.
     """
     parent = play(recipe, pruning, arm.parent, seed, train) if arm.parent else None
     looks = range(arm.early.every, recipe.budget.steps, arm.early.every) if arm.early else ()
-    dense = dense_round(recipe, seed, train, (*filter(None, [arm.rewind]), *looks))
-    ends = partial(stop_reason, recipe, pruning.stop, dense)
-    found = current = next(parent) if parent else dense
-    yield current
+    dense = next(parent) if parent else dense_round(recipe, seed, train, (*filter(None, [arm.rewind]), *looks))
+    played = [dense]
+    yield dense
     beginning = arm.given.start if arm.given else dense.ticket.state
     start = dense.cut(arm.rewind).trained.state if arm.rewind else beginning
-    for index, target in enumerate(pruning.schedule, start=1):
-        heir = next(parent, None) if parent else None
-        if heir:
-            masks, ends = heir.ticket.masks, partial(_ends_of, heir)
-        elif parent or current.ends:
-            return
-        elif arm.given:
-            masks = arm.given.masks
-        else:
-            living = current.ticket.masks
-            if arm.early:  # each target of its own, as it was watched: of the dense network, where all is alive
-                target, living = Target(target.density, keep=target.density), dense.ticket.masks
-                found = settled(recipe, pruning, arm.early, dense, start, target, seed)
-            masks = prune(recipe, pruning, found, living, start, target, seed)
-        masks = checked(arm.masks(masks, generator(seed, "masks", arm.name, index)), like=masks)
-        origin = Origin(start, partial(_trained_state, found), partial(initial, recipe, seed, "reinit", index), masks)
-        before = found.before + recipe.flops(found.ticket.masks) * (found.last - found.first)
-        before = arm.given.cost if arm.given else before
-        budget = arm.length(recipe.budget, recipe.share(masks))
-        current = Round(
-            index, Ticket.of(arm.weights(origin), masks), arm.first, budget, train, before=before, stop=ends
+    if arm.given:
+        source = iter(
+            [Found(arm.given.masks, dense, arm.given.cost, partial(stop_reason, recipe, pruning.stop, dense))]
         )
-        yield current
-        found = (heir or current) if (arm.parent or arm).iterative else dense
+    elif arm.parent and parent:
+        source = inherit(recipe, arm.parent, dense, parent)
+    else:
+        source = search(recipe, pruning, arm, start, seed, played)
+    for index, found in enumerate(source, start=1):
+        masks = checked(arm.masks(found.masks, generator(seed, "masks", arm.name, index)), like=found.masks)
+        reinit = partial(initial, recipe, seed, "reinit", index)
+        state = arm.weights(Origin(start, partial(_trained_state, found.by), reinit, masks))
+        budget = arm.length(recipe.budget, recipe.share(masks))
+        ticket = Ticket.of(state, masks)
+        played.append(Round(index, ticket, arm.first, budget, train, before=found.cost, stop=found.ends))
+        yield played[-1]
+
+
+def search(
+    recipe: Recipe, pruning: Pruning, arm: Arm, start: State, seed: int, played: Sequence[Round]
+) -> Iterator[Found]:
+    """An arm's own masks: pruned away from those of the last round played, target by target."""
+    dense = played[0]
+    ends = partial(stop_reason, recipe, pruning.stop, dense)
+    for target in pruning.schedule:
+        if played[-1].ends:
+            return
+        by, living = played[-1] if arm.iterative else dense, played[-1].ticket.masks
+        if arm.early:  # each target of its own, as it was watched: of the dense network, where all is alive
+            target, living = Target(target.density, keep=target.density), dense.ticket.masks
+            by = settled(recipe, pruning, arm.early, dense, start, target, seed)
+        yield Found(prune(recipe, pruning, by, living, start, target, seed), by, by.cost(recipe), ends)
+
+
+def inherit(recipe: Recipe, parent: Arm, dense: Round, rounds: Iterator[Round]) -> Iterator[Found]:
+    """The masks of a parent's pruned rounds, which end where the parent's do."""
+    by = dense
+    for heir in rounds:
+        yield Found(heir.ticket.masks, by, by.cost(recipe), partial(_ends_of, heir))
+        by = heir if parent.iterative else dense
 
 
 def dense_round(recipe: Recipe, seed: int, train: Train, passing: Sequence[int] = ()) -> Round:

@@ -172,7 +172,7 @@ def describe(cell: Cell, current: Round) -> dict[str, Any]:
     measured = {name: value for name, value in sorted(last.items()) if name.startswith(("test_", "val_"))}
     steps = current.last - current.first
     own = cell.study.recipe.flops(found) * steps
-    whole = current.before + own
+    whole = current.cost(cell.study.recipe)
     return {
         "study": cell.study.name,
         "arm": cell.label,
