@@ -9,11 +9,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from types import FrameType
 
 from lottery import slurm
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+MOST = 100  # starts of a job that was killed
+_TRIES, _PAUSE_SECONDS = 4, 5.0
 
 
 def guard(task: slurm.Task) -> None:
@@ -36,16 +39,37 @@ def guard(task: slurm.Task) -> None:
         signal.signal(number, answer if task.rank == 0 else signal.SIG_IGN)  # the other ranks end with the first
 
 
+def after(code: int, task: slurm.Task) -> str:
+    """What a batch script says after its tasks: if a signal killed one, such as 9, the job is queued again.
+
+    Neither Slurm nor the task itself does that after kill -9, or when memory ran out.
+    """
+    if code <= 128:
+        return ""
+    if task.restarts >= MOST:
+        return f"job {task.job} was started {task.restarts + 1} times; it is not queued again"
+    return f"ended with code {code}: {_requeued(task.job)}"
+
+
 def _requeued(job: str) -> str:
     """Queues a job again if it still runs: one that is being cancelled, or queued again already, must stay so."""
-    try:
-        if (state := slurm.state(job)) != "RUNNING":
-            return f"job {job} is {state or 'gone'}; nothing is lost"
-        slurm.requeue(job)
-    except slurm.Unavailable as reason:
-        return f"job {job} can't be queued again ({reason}); nothing is lost: the same command goes on"
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            if (state := slurm.state(job)) != "RUNNING":
+                return f"job {job} is {state or 'gone'}; nothing is lost"
+            slurm.requeue(job)
+            break
+        except slurm.Unavailable as reason:  # its controller may be busy
+            if not tries_left:
+                return f"job {job} can't be queued again ({reason}); nothing is lost: the same command goes on"
+            time.sleep(_PAUSE_SECONDS)
     return f"job {job} is queued again and will go on from its last checkpoint"
 
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":  # python -m lottery.preemption CODE, in a batch script
+    if (task := slurm.here()) and (said := after(int(sys.argv[1]), task)):
+        _say(said)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 from collections import Counter
@@ -73,6 +74,8 @@ def _submitted(commands: Sequence[list[str]], launcher: Mapping[str, Any]) -> li
     )
     shared = {field.name for field in fields(BaseQueueConf)}
     given = {key: value for key, value in launcher.items() if key not in _NO_PARAMETERS}
+    last = f"{shlex.quote(sys.executable)} -m lottery.preemption $?"
+    given["setup"] = [*(given["setup"] or ()), f"trap {shlex.quote(last)} EXIT"]
     executor.update_parameters(**{key if key in shared else f"slurm_{key}": value for key, value in given.items()})
     try:
         jobs = executor.map_array(attempt, commands)

@@ -24,14 +24,13 @@ from tests.conftest import environment
 SIGNALS = ("TERM", "USR1", "USR2")
 
 
-def pretend(folder: Path, state: str, refuses: bool = False) -> dict[str, str]:
-    """The environment of a job in some state, with a Slurm that only takes notes."""
+def pretend(folder: Path, state: str, refusals: int = 0) -> dict[str, str]:
+    """The environment of a job in some state, with a Slurm that takes notes and refuses some times."""
     tools = folder / "tools"
     tools.mkdir()
     tool(tools / "squeue", f"echo {state}")
-    tool(
-        tools / "scontrol", f'echo "$@" >> {folder}/asked; {"echo scontrol: error: no >&2; exit 1" if refuses else ""}'
-    )
+    no = f"[ $(wc -l < {folder}/asked) -gt {refusals} ] || {{ echo scontrol: error: no >&2; exit 1; }}"
+    tool(tools / "scontrol", f'echo "$@" >> {folder}/asked; {no}')
     return {"PATH": f"{tools}:{os.environ['PATH']}", "SLURM_JOB_ID": "12"}
 
 
@@ -43,6 +42,7 @@ def tool(path: Path, script: str) -> None:
 GUARDED = """
 import os, signal, sys, time
 from lottery import preemption, slurm
+preemption._PAUSE_SECONDS = 0.01
 preemption.guard(slurm.here())
 if sys.argv[2:] == ["worker"] and os.fork():  # the parent only looks after it
     os._exit(os.waitstatus_to_exitcode(os.wait()[1]) % 256)
@@ -82,9 +82,45 @@ def test_a_cancelled_job_is_not(state: str, tmp_path: Path) -> None:
 
 
 def test_a_job_that_can_not_be_queued_again_says_so(tmp_path: Path) -> None:
-    done = guarded(tmp_path, "USR1", **pretend(tmp_path, "RUNNING", refuses=True))
+    done = guarded(tmp_path, "USR1", **pretend(tmp_path, "RUNNING", refusals=99))
     assert done.returncode == 128 + signal.SIGUSR1
     assert done.stderr.startswith("SIGUSR1: job 12 can't be queued again (Slurm refuses: no); nothing is lost")
+
+
+def test_a_busy_controller_is_asked_again(tmp_path: Path) -> None:
+    done = guarded(tmp_path, "USR1", **pretend(tmp_path, "RUNNING", refusals=2))
+    assert done.stderr == "SIGUSR1: job 12 is queued again and will go on from its last checkpoint\n"
+    assert (tmp_path / "asked").read_text() == "requeue 12\n" * 3
+
+
+@pytest.mark.parametrize(
+    ("code", "restarts", "state", "said", "asked"),
+    [
+        (0, 0, "RUNNING", "", False),
+        (1, 0, "RUNNING", "", False),
+        (
+            137,
+            0,
+            "RUNNING",
+            "ended with code 137: job 12 is queued again and will go on from its last checkpoint",
+            True,
+        ),
+        (138, 0, "COMPLETING", "ended with code 138: job 12 is COMPLETING; nothing is lost", False),
+        (137, 100, "RUNNING", "job 12 was started 101 times; it is not queued again", False),
+    ],
+)
+def test_a_batch_script_queues_a_killed_job_again(
+    code: int, restarts: int, state: str, said: str, asked: bool, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "lottery.preemption", str(code)],
+        env=environment(**pretend(tmp_path, state), SLURM_RESTART_COUNT=str(restarts)),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout, done.stderr.strip()) == (0, "", said)
+    assert (tmp_path / "asked").exists() == asked
 
 
 @pytest.mark.parametrize("name", ["USR1", "USR2"])
