@@ -27,7 +27,7 @@ TOLERANCE = 0.01  # one point: what other hardware or another version of PyTorch
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Verification:
     """What a ticket claims beside what its training gave here."""
 
     differs: list[str]
@@ -48,7 +48,7 @@ def verified(
     trust: tuple[str, ...] = (),
     tolerance: float = TOLERANCE,
     watch: Callable[[int, Row | None], None] = lambda step, row: None,
-) -> Verdict:
+) -> Verification:
     """Trains a ticket as it was trained and compares: bit for bit, or within `tolerance` on another machine.
 
     Raises Refused if it can't be trained here as it was: other data, foreign code, another network.
@@ -77,7 +77,7 @@ def verified(
     if not differs:  # what is recorded is all that the phase was found by, down to settings that change no bit
         key = _key(phase, recipe, identity(config, recipe))
         compared.insert(0, ("phase", info["line"]["phase"], key, key == info["line"]["phase"]))
-    return Verdict(differs, exact, compared)
+    return Verification(differs, exact, compared)
 
 
 def compare(info: Mapping[str, Any], trained: Trained, tolerance: float | None) -> list[tuple[str, Any, Any, bool]]:
