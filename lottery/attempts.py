@@ -16,10 +16,10 @@ from typing import Any
 from lottery import slurm
 from lottery.errors import Said
 from lottery.files import replace
+from lottery.ledger import JOB
 from lottery.recipes import Row
 from lottery.rounds import Round
 
-NAME = "slurm.json"
 MOST = 5  # starts from one position
 
 
@@ -30,7 +30,7 @@ class Stuck(Said):
 def read(folder: Path) -> dict[str, Any]:
     """What is known of a cell's job; empty if nothing is."""
     try:
-        content = json.loads((folder / NAME).read_text())
+        content = json.loads((folder / JOB).read_text())
         return content if isinstance(content, dict) else {}
     except (OSError, ValueError):
         return {}
@@ -79,4 +79,4 @@ class Attempts:
 
 def _write(folder: Path, note: Mapping[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    replace(folder / NAME, json.dumps(note).encode())
+    replace(folder / JOB, json.dumps(note).encode())

@@ -15,6 +15,10 @@ CONFIG = "config.yaml"
 """beside the ledger: the cell as it was configured"""
 ERROR = "error.txt"
 """beside the ledger of a cell that failed: why"""
+BEAT = "progress.json"
+"""beside the ledger: the last heartbeat of the process that trains the cell"""
+JOB = "slurm.json"
+"""beside the ledger: the job of Slurm's that is to train the cell"""
 
 
 class LedgerError(Said):

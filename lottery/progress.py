@@ -16,12 +16,11 @@ from typing import Any
 
 from lottery import slurm
 from lottery.files import replace
+from lottery.ledger import BEAT
 from lottery.recipes import Row
 from lottery.rounds import Round
 from lottery.study import Cell
 
-NAME = "progress.json"
-"""beside the ledger: how far its process had come when it last said so; `lottery status` reads it"""
 EVERY_SECONDS = 5.0
 
 
@@ -93,7 +92,7 @@ class Progress:
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         with suppress(OSError):  # a full disk is for the work itself to stumble over
-            replace(self.folder / NAME, json.dumps(beat).encode())
+            replace(self.folder / BEAT, json.dumps(beat).encode())
 
 
 def _clock(seconds: float) -> str:

@@ -18,10 +18,8 @@ from typing import Any
 
 from lottery import leases, slurm
 from lottery.errors import Refused
-from lottery.ledger import ERROR, NAME, Ledger, LedgerError
+from lottery.ledger import BEAT, ERROR, JOB, NAME, Ledger, LedgerError
 
-BEAT, JOB = "progress.json", "slurm.json"
-"""beside the ledger: the last heartbeat of the process that trains the cell, and the job of Slurm's that is to"""
 STATES = ("failed", "running", "stopped", "waiting", "not started", "finished")
 """in the order in which they are shown: first what may want a hand"""
 LINES = 40

@@ -17,6 +17,7 @@ from lottery import attempts, slurm
 from lottery.attempts import MOST, Attempts, Stuck
 from lottery.compose import jobs
 from lottery.errors import Refused
+from lottery.ledger import JOB
 from lottery.slurm import Task
 from lottery.submission import submit, tried_here
 from tests.conftest import environment
@@ -201,7 +202,7 @@ def test_a_new_job_counts_anew(tmp_path: Path) -> None:
 def test_submitting_forgets_nothing_that_has_begun(tmp_path: Path) -> None:
     started(tmp_path, 0, (0, 10))
     attempts.submitted(tmp_path, "12")
-    assert json.loads((tmp_path / attempts.NAME).read_text()) == {"job": "12", "starts": 1, "position": [0, 10, 0]}
+    assert json.loads((tmp_path / JOB).read_text()) == {"job": "12", "starts": 1, "position": [0, 10, 0]}
     attempts.submitted(tmp_path, "13")
     assert attempts.read(tmp_path) == {"job": "13"}
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from lottery import study, tracking
 from lottery.compose import jobs
 from lottery.launch import play
-from lottery.ledger import NAME, Ledger
+from lottery.ledger import BEAT, NAME, Ledger
 from lottery.names import Job
 from lottery.progress import Progress
 from lottery.tracking import Tracker, run_id
@@ -258,7 +258,7 @@ def test_a_process_that_waited_for_another_shows_nothing_again(tmp_path: Path, m
 def test_disabled_leaves_no_trace(tmp_path: Path) -> None:
     job = tiny(tmp_path, "tracking.mode=disabled", "schedule.rounds=0")
     play(job)
-    assert sorted(path.name for path in job.folder.iterdir()) == ["config.yaml", NAME]
+    assert sorted(path.name for path in job.folder.iterdir()) == ["config.yaml", NAME, BEAT]
 
 
 def test_a_cell_first_untracked_is_shown_whole(tmp_path: Path) -> None:
