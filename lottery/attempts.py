@@ -1,8 +1,8 @@
 """Attempts: how often a job was started again for a cell, and whether that led anywhere.
 
-`slurm.json` beside the ledger names the job that is to train the cell, the position (round, step, copy) from which it
-last went on, and how many starts in a row began there. A job that always ends before its next checkpoint would be
-queued again for ever.
+`slurm.json` beside the ledger names the job that is to train the cell, the position (round, step, copy) that it first
+came to after its last start, and how many starts in a row came no further. A job that always ends before its next
+checkpoint would be queued again for ever.
 """
 
 from __future__ import annotations
@@ -11,16 +11,18 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lottery import slurm
 from lottery.errors import Said
 from lottery.files import replace
 from lottery.ledger import JOB
-from lottery.recipes import Row
-from lottery.rounds import Round
 
-MOST = 5  # starts from one position
+if TYPE_CHECKING:
+    from lottery.recipes import Row
+    from lottery.rounds import Round
+
+MOST = 5  # starts that come no further
 
 
 class Stuck(Said):
@@ -60,7 +62,7 @@ class Attempts:
         if self.note["starts"] > MOST:
             index, step, *_ = self.note["position"] or (0, 0)
             raise Stuck(
-                f"job {self.note['job']} was started {MOST} times from round {index}, step {step} without coming to "
+                f"job {self.note['job']} was started {MOST} times about round {index}, step {step} without coming to "
                 "its next checkpoint: its time, its memory, or hardware.checkpoint_seconds does not suffice"
             )
         _write(self.folder, self.note)
@@ -75,6 +77,12 @@ class Attempts:
 
     def finished(self, line: Mapping[str, Any], rows: Sequence[Row]) -> None:
         pass
+
+    def waits(self) -> None:
+        """Another process trains what this one needs: to end meanwhile is no failure."""
+        self.note["starts"] = 1
+        with suppress(OSError):
+            _write(self.folder, self.note)
 
 
 def _write(folder: Path, note: Mapping[str, Any]) -> None:

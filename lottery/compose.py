@@ -142,9 +142,7 @@ def _explain(error: Exception, loader: ConfigLoaderImpl, overrides: Iterable[str
                 except ValueError:
                     return f"{given}: must be one of {', '.join(loader.get_group_options(group))}"
     if "Could not load 'hydra/launcher/submitit_slurm'" in text:
-        return (
-            "hydra/launcher=slurm: hydra-submitit-launcher is not installed; `pip install 'lottery[slurm]'` does that"
-        )
+        return "hydra/launcher=slurm: needs hydra-submitit-launcher; in a checkout, `pip install -e '.[slurm]'` gets it"
     if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '([^']+)'", text)):
         group, _, name = found[1].rpartition("/")
         return f"{group}={name}: there is no such {group}; {nearby(name, loader.get_group_options(group))}"

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import safetensors
-import safetensors.torch
-from torch import Tensor
 
 from lottery.digests import canonical, digest, digest_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Damaged(Exception):
@@ -21,6 +23,8 @@ class Damaged(Exception):
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
     """Tensors and plain data as one safetensors file that appears whole, with the digest of both."""
+    import safetensors.torch  # with PyTorch, which those who only look do without
+
     text = canonical(info)
     # one entry only: safetensors writes several in no fixed order, and equal content should be equal bytes
     metadata = canonical({"info": text, "sha256": digest_of([digest(tensors), text])})
@@ -43,7 +47,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def replace(path: Path, content: bytes) -> None:
     """A file that is there whole or not at all, also after a power cut."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
     try:
         with open(temporary, "wb") as file:
             file.write(content)

@@ -50,12 +50,11 @@ def task(config: DictConfig) -> None:
     if os.environ.get(_MAIN, str(os.getpid())) != str(os.getpid()):
         _follow(int(os.environ[_MAIN]))
     job, mine = job_of(config, HydraConfig.get()), slurm.here()
-    if job.finished():
-        return
     if mine and mine.rank:
         tasks.follow(mine, job.folder, lambda: assist(build(job).study.recipe))
         return
-    attempt(job, mine)
+    if not job.finished():
+        attempt(job, mine)
     if mine and mine.count > 1:
         tasks.dismiss(mine, job.folder)
 
@@ -78,10 +77,12 @@ def attempt(job: Job, mine: slurm.Task | None) -> None:
 def play(job: Job, mine: slurm.Task | None = None) -> None:
     """Builds, checks and runs a cell, with its views; `mine` is this process as a task of Slurm's."""
     views: list[View] = []
+    store = Store(job.config["store"])
     if mine:
         attempts = Attempts(job.folder, mine)
         attempts.begin()
         views.append(attempts)
+        store.waiting = attempts.waits
     cell = build(job)
     check(cell)
     analyses = build_analyses(job, cell.study.recipe.data)
@@ -95,7 +96,7 @@ def play(job: Job, mine: slurm.Task | None = None) -> None:
     failed = True
     try:
         with _together(job, mine):
-            run(cell, job.folder, Store(job.config["store"]), views, analyses)
+            run(cell, job.folder, store, views, analyses)
         replace(job.folder / CONFIG, saved.encode())
         failed = False
     finally:

@@ -91,8 +91,9 @@ class Lease:
             self._write()
             os.link(temporary, self.path)
         except FileExistsError:
-            os.close(handle)
-            return False
+            if os.stat(temporary).st_nlink != 2:  # else it was made, and a network file system lost the answer
+                os.close(handle)
+                return False
         finally:
             os.unlink(temporary)
         self._pulse.start()
@@ -114,6 +115,7 @@ class Lease:
         while not self._done.wait(BEAT_SECONDS):
             with suppress(OSError):  # a full disk is for the work itself to stumble over
                 self._write()
+                os.fsync(self._file)  # type: ignore[arg-type]  # a network file system would keep it to itself
 
     def _write(self) -> None:
         with self._lock:

@@ -15,8 +15,8 @@ from types import FrameType
 from lottery import slurm
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-MOST = 100  # starts of a job that was killed
-_TRIES, _PAUSE_SECONDS = 4, 5.0
+MOST_STARTS = 100  # of a job that a signal killed last
+_TRIES, _PAUSE_SECONDS = 3, 5.0
 
 
 def guard(task: slurm.Task) -> None:
@@ -31,9 +31,11 @@ def guard(task: slurm.Task) -> None:
             if number == signal.SIGTERM:
                 os._exit(128 + number)
             return
-        _say(f"{signal.Signals(number).name}: {_requeued(task.job)}")
-        sys.stdout.flush()
-        os._exit(128 + number)  # no exception, which others would catch; no 0, which would end the job for good
+        try:
+            _say(f"{signal.Signals(number).name}: {_requeued(task)}")
+            sys.stdout.flush()
+        finally:
+            os._exit(128 + number)  # no exception, which others would catch; no 0, which would end the job for good
 
     for number in SIGNALS:
         signal.signal(number, answer if task.rank == 0 else signal.SIG_IGN)  # the other ranks end with the first
@@ -46,17 +48,19 @@ def after(code: int, task: slurm.Task) -> str:
     """
     if code <= 128:
         return ""
-    if task.restarts >= MOST:
+    if task.restarts + 1 >= MOST_STARTS:
         return f"job {task.job} was started {task.restarts + 1} times; it is not queued again"
-    return f"ended with code {code}: {_requeued(task.job)}"
+    return f"ended with code {code}: {_requeued(task)}"
 
 
-def _requeued(job: str) -> str:
-    """Queues a job again if it still runs: one that is being cancelled, or queued again already, must stay so."""
+def _requeued(task: slurm.Task) -> str:
+    """Queues a job again if it still runs: one that is being cancelled, or was queued again already, must stay so."""
+    job = task.job
     for tries_left in reversed(range(_TRIES)):
         try:
-            if (state := slurm.state(job)) != "RUNNING":
-                return f"job {job} is {state or 'gone'}; nothing is lost"
+            state, restarts = slurm.state(job)
+            if state != "RUNNING" or restarts != task.restarts:
+                return f"job {job} is {state.lower() or 'gone'}; nothing is lost"
             slurm.requeue(job)
             break
         except slurm.Unavailable as reason:  # its controller may be busy

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from lottery.errors import Said
 
-_PATIENCE = 30.0  # seconds that a controller may take to answer
+_PATIENCE = 10.0  # seconds that a controller may take to answer
 
 
 class Unavailable(Said):
@@ -61,9 +61,16 @@ def queue() -> dict[str, Queued]:
     return {job: Queued(state, reason, node) for job, state, reason, node in rows}
 
 
-def state(job: str) -> str:
-    """A job's state, such as `RUNNING`; empty if it is not in the queue. Raises Unavailable."""
-    return _ask("squeue", "--noheader", f"--jobs={job}", "--format=%T").strip()
+def state(job: str) -> tuple[str, int]:
+    """A job's state, such as `RUNNING`, and how often it was restarted; empty if it is gone. Raises Unavailable."""
+    try:
+        said = _ask("squeue", "--noheader", f"--jobs={job}", "--Format=State:30,RestartCnt:10").split()
+    except Unavailable as error:
+        if "Invalid job id" in str(error):  # it ended some time ago
+            said = []
+        else:
+            raise
+    return (said[0], int(said[1])) if said else ("", 0)
 
 
 def requeue(job: str) -> None:

@@ -46,10 +46,10 @@ class Entry(Trained):
 
 
 class Store:
-    """Finished phases by key, in a folder."""
+    """Finished phases by key, in a folder; `waiting` is called when another process has to be waited for."""
 
-    def __init__(self, root: Path | str) -> None:
-        self.root = Path(root)
+    def __init__(self, root: Path | str, waiting: Callable[[], None] = lambda: None) -> None:
+        self.root, self.waiting = Path(root), waiting
 
     def obtain(
         self,
@@ -70,6 +70,7 @@ class Store:
             if (lease := watch.take()) is None:
                 if not waiting:
                     _log.warning(f"waiting for {watch.holder()}, which trains the same phase")
+                    self.waiting()
                 waiting = True
                 watch.wait()
                 continue
@@ -162,7 +163,7 @@ class Store:
         for folder in sorted(path for path in self.root.iterdir() if path.is_dir()):
             fresh = time.time() - max(p.stat().st_mtime for p in [folder, *folder.iterdir()]) < unfinished_days * 86400
             finished = folder.name in metas or ".damaged." in folder.name
-            if leases.held(folder) or (not finished and fresh):
+            if fresh and (leases.held(folder) or not finished):
                 continue
             if folder.name in needed:  # what a kill left beside a finished phase
                 for path in folder.iterdir():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -76,7 +77,7 @@ def run(
     Raises leases.Lost if another process has taken the cell over.
     """
     study, ledger = cell.study, Ledger(folder / NAME)
-    with leases.hold(folder) as lease:
+    with leases.hold(folder) as lease, _only_while_ours(lease):
         phases = Phases(cell, store, views, lease.check)
         for current in play(study.recipe, study.pruning, cell.arm, cell.seed, phases):
             started = time.time()
@@ -89,6 +90,16 @@ def run(
             for name, analysis in (analyses or {}).items():
                 Ledger(folder / f"{name}.jsonl").record({**_same(line), **analysis(cell, current)})
         leases.clear(folder)
+
+
+@contextmanager
+def _only_while_ours(lease: leases.Lease) -> Iterator[None]:
+    """What goes wrong after another process has taken over is that one's doing, and no fault of the cell."""
+    try:
+        yield
+    except Exception:
+        lease.check()
+        raise
 
 
 class Phases:

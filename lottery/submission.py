@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any
 
@@ -25,31 +27,25 @@ def goes_to_slurm(launcher: Mapping[str, Any]) -> bool:
 
 
 def tried_here(job: Job) -> Job:
-    """A cell as a login node can try it: without the GPU that only its job will have."""
-    import torch
-
-    if torch.cuda.is_available():
-        return job
-    hardware, numerics = dict(job.config["hardware"]), dict(job.config["numerics"])
-    if hardware.get("accelerator") == "gpu":
-        hardware["accelerator"] = "cpu"
-        if numerics.get("precision") == "16-mixed":
-            numerics["precision"] = "bf16-mixed"
+    """A cell as a login node tries it: without the GPUs that only its job will have."""
+    hardware, numerics = {**job.config["hardware"], "accelerator": "cpu"}, dict(job.config["numerics"])
+    if numerics.get("precision") == "16-mixed":  # for GPUs only
+        numerics["precision"] = "bf16-mixed"
     return replace(job, config={**job.config, "hardware": hardware, "numerics": numerics})
 
 
 def submit(cells: Sequence[Job], launcher: Mapping[str, Any]) -> None:
     """Submits those cells that no job in the queue is for. Raises Refused with what Slurm has against it."""
-    if launcher["nodes"] != 1:
-        raise Refused(f"hydra.launcher.nodes={launcher['nodes']}: a cell trains on one node")
+    _check(cells, launcher)
     try:
         queue = slurm.queue()
         new = [job for job in cells if attempts.read(job.folder).get("job") not in queue]
-        numbers = _submitted([list(job.command) for job in new], launcher) if new else []
+        with _undisturbed():  # between Slurm's yes and our note of it
+            numbers = _submitted(new, launcher) if new else []
+            for job, number in zip(new, numbers, strict=True):
+                attempts.submitted(job.folder, number)
     except slurm.Unavailable as reason:
         raise Refused(f"hydra/launcher=slurm: {reason}") from reason
-    for job, number in zip(new, numbers, strict=True):
-        attempts.submitted(job.folder, number)
     if len(new) < len(cells):
         print(f"{len(cells) - len(new)} cells have a job in the queue already")
     if new:
@@ -59,43 +55,98 @@ def submit(cells: Sequence[Job], launcher: Mapping[str, Any]) -> None:
     print(f"`lottery status {studies}` shows them; ending this command leaves them alone", flush=True)
 
 
-def _submitted(commands: Sequence[list[str]], launcher: Mapping[str, Any]) -> list[str]:
-    """Hands each command to a job of its own, those of several to one array; returns their numbers."""
+def _check(cells: Sequence[Job], launcher: Mapping[str, Any]) -> None:
+    """Raises Refused for what Slurm would take and no cell could use."""
+    minutes, delay = launcher["timeout_min"], launcher["signal_delay_s"]
+    if launcher["nodes"] != 1:
+        raise Refused(f"hydra.launcher.nodes={launcher['nodes']}: a cell trains on one node")
+    if minutes * 60 < delay + 30:  # Slurm may be early
+        raise Refused(
+            f"hydra.launcher.timeout_min={minutes}: leaves no time to train before the signal that comes "
+            f"hydra.launcher.signal_delay_s={delay} seconds earlier"
+        )
+    for group, key in (("numerics", "threads"), ("hardware", "devices")):
+        if len({job.config[group][key] for job in cells}) > 1:
+            raise Refused(f"{group}.{key}: must be the same for all cells of an array of jobs; give a command for each")
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ctrl-C and their like wait meanwhile."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _submitted(cells: Sequence[Job], launcher: Mapping[str, Any]) -> list[str]:
+    """Hands each cell to a job of its own, several to one array; returns their numbers."""
     import submitit
     from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
     from submitit.core.utils import FailedJobError
 
-    # a key that was given wins over Slurm's own variables, which sbatch would otherwise prefer
-    for key in ("account", "partition", "qos"):
-        if launcher.get(key):
-            os.environ.pop(f"SBATCH_{key.upper()}", None)
+    # sbatch prefers its own variables to what a script says, but a key that was given is to win; and what a job that
+    # this command itself may run in was given is not for the new ones
+    gone = {f"SBATCH_{key.upper()}" for key in ("account", "partition", "qos") if launcher.get(key)}
+    gone |= {name for name in os.environ if name.startswith("SLURM_") and name != "SLURM_CONF"}
+    for name in gone:
+        os.environ.pop(name, None)
     executor = submitit.AutoExecutor(
         launcher["submitit_folder"], cluster="slurm", slurm_max_num_timeout=launcher["max_num_timeout"]
     )
     shared = {field.name for field in fields(BaseQueueConf)}
     given = {key: value for key, value in launcher.items() if key not in _NO_PARAMETERS}
-    last = f"{shlex.quote(sys.executable)} -m lottery.preemption $?"
-    given["setup"] = [*(given["setup"] or ()), f"trap {shlex.quote(last)} EXIT"]
+    given["setup"] = [*(given["setup"] or ()), *_around()]
     executor.update_parameters(**{key if key in shared else f"slurm_{key}": value for key, value in given.items()})
     try:
-        jobs = executor.map_array(attempt, commands)
+        jobs = executor.map_array(attempt, [list(job.command) for job in cells], [str(job) for job in cells])
     except FailedJobError as error:
         raise slurm.Unavailable(f"Slurm refuses: {slurm.sentence(str(error))}") from error
     return [job.job_id for job in jobs]
 
 
-def attempt(command: Sequence[str]) -> None:
+def _around() -> list[str]:
+    """Lines of the batch script before its tasks are started."""
+    last = f"{shlex.quote(sys.executable)} -m lottery.preemption $?"
+    return [
+        "export SLURM_KILL_BAD_EXIT=1",  # one task's death ends the others
+        "export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}",  # newer versions do not pass it on
+        f"trap {shlex.quote(last)} EXIT",
+    ]
+
+
+def attempt(command: Sequence[str], asked: str) -> None:
     """What a job does: plays one cell, whatever is already there. Ends with code 1 if that fails."""
     task = slurm.here()
     assert task
     preemption.guard(task)  # before the seconds that imports take
     from lottery.compose import jobs
+
+    [job] = jobs(list(command))
+    if str(job) != asked:
+        sys.exit(f"the job was submitted for {asked}, but the configuration or the code now makes that {job}")
+    from lottery import tasks
     from lottery.launch import launch
 
+    if task.rank == 0 and _another(job, task):
+        tasks.dismiss(task, job.folder)
+        return
     launch(list(command))
-    [job] = jobs(list(command))
     if task.rank == 0 and not job.finished():
         sys.exit(1)
+
+
+def _another(job: Job, task: slurm.Task) -> bool:
+    """Whether a later job is for the same cell; a submission that was cut short may have left two."""
+    named = attempts.read(job.folder).get("job")
+    try:
+        doubled = named not in (None, task.job) and named in slurm.queue()
+    except slurm.Unavailable:
+        doubled = False
+    if doubled:
+        print(f"job {named} is for {job} too; this one ends")
+    return doubled
 
 
 def wait(cells: Sequence[Job]) -> None:

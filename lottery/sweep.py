@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from lottery import preemption, slurm
 from lottery.compose import composed
@@ -21,16 +22,28 @@ from lottery.report import publish
 
 def run(arguments: list[str]) -> int:
     """Runs every cell that a command line asks for and is not finished; returns the exit code."""
-    if mine := slurm.here():
+    mine = slurm.here()
+    if mine:
         preemption.guard(mine)
         if mine.rank:
-            _launch(arguments)
+            _train(arguments)
             return 0
     cells, launcher = composed(arguments)
+    try:
+        return _complete(arguments, cells, launcher)
+    finally:
+        if mine and mine.count > 1:
+            from lottery import tasks
+
+            for job in cells:
+                tasks.dismiss(mine, job.folder)
+
+
+def _complete(arguments: list[str], cells: Sequence[Job], launcher: Mapping[str, Any]) -> int:
     still_open = [job for job in cells if not job.finished()]
     if len(still_open) < len(cells):
         print(f"{len(cells) - len(still_open)} of {len(cells)} cells are finished already")
-    failure: Exception | None = None
+    failure = None
     if still_open:
         from lottery.submission import goes_to_slurm, submit, tried_here, wait
 
@@ -42,25 +55,26 @@ def run(arguments: list[str]) -> int:
             if reason := _failed(job):
                 print(f"{job.label} seed {job.seed} is tried again; it had failed: {reason}", flush=True)
             job.folder.mkdir(parents=True, exist_ok=True)
-        wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
         if remote:
             submit(still_open, launcher)
-        try:
-            if remote:
-                wait(still_open)
-            else:
-                _launch(arguments)
-        except Exception as error:
-            if wants_traceback:
-                raise
-            failure = error
+            wait(still_open)
+        else:
+            failure = _train(arguments)
     return _conclude(arguments, cells, failure)
 
 
-def _launch(arguments: list[str]) -> None:
+def _train(arguments: list[str]) -> Exception | None:
+    """Plays the cells in processes that Hydra's launcher starts; returns what broke that off."""
     from lottery.launch import launch
 
-    launch(arguments)
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    try:
+        launch(arguments)
+    except Exception as error:
+        if wants_traceback:
+            raise
+        return error
+    return None
 
 
 def _check(cells: Sequence[Job]) -> None:
@@ -91,7 +105,7 @@ def _conclude(arguments: list[str], cells: Sequence[Job], failure: Exception | N
         if failure is not None and not killed and not any((job.folder / ERROR).exists() for job in unfinished):
             why = f"{describe(failure)}; "
         print(f"{len(unfinished)} of {len(cells)} cells are unfinished; {why}the same command goes on", file=sys.stderr)
-        return 1
+        return 137 if killed and slurm.here() else 1  # as the worker ended: the batch script then queues the job again
     if len(cells) > 1:
         _suggest(arguments, cells)
     return int(failure is not None)
@@ -99,8 +113,10 @@ def _conclude(arguments: list[str], cells: Sequence[Job], failure: Exception | N
 
 def _failed(job: Job) -> str:
     """Why a cell failed, in one sentence; empty if it did not."""
-    path = job.folder / ERROR
-    return next(iter(path.read_text().splitlines()), "") if path.exists() else ""
+    try:
+        return (job.folder / ERROR).read_text().partition("\n")[0]
+    except OSError:
+        return ""
 
 
 def _suggest(arguments: list[str], cells: Sequence[Job]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,8 @@ from torch.distributed import TCPStore
 from lottery import ranks, slurm
 from lottery.files import replace
 
-_NAME = "ranks.json"  # [attempt, host, port] of the first task, or nulls where there is nothing to do
+_NAME = "ranks.json"  # [attempt, host, port] of the first task, or nulls where there is nothing (more) to do
+_FAREWELL_SECONDS = 60
 
 
 @contextmanager
@@ -37,14 +39,22 @@ def follow(task: slurm.Task, folder: Path, serve: Callable[[], None]) -> None:
     while (said := _heard(folder))[0] != _attempt(task):
         time.sleep(0.2)
     _, host, port = said
-    if host:
+    if not host:
+        return
+    try:
         board = TCPStore(host, port, task.count, wait_for_workers=False)
         ranks.following(task.rank, task.count, board, serve)
+    except RuntimeError:  # a connection that broke: how the cell ends is for the first to say
+        for _ in range(_FAREWELL_SECONDS):
+            if _heard(folder) == [_attempt(task), None, None]:
+                return
+            time.sleep(1)
+        raise
 
 
 def _attempt(task: slurm.Task) -> str:
     """Names this start of the tasks, so that none takes an earlier first one's word."""
-    return f"{task.job} {task.restarts}"
+    return f"{task.job} {task.restarts} {os.environ.get('SLURM_STEP_ID')}"
 
 
 def _say(task: slurm.Task, folder: Path, host: str | None, port: int | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 
 from lottery import attempts, slurm
 from lottery.attempts import MOST, Attempts, Stuck
-from lottery.compose import jobs
+from lottery.compose import composed, jobs
 from lottery.errors import Refused
 from lottery.ledger import JOB
 from lottery.slurm import Task
@@ -23,13 +24,14 @@ from lottery.submission import submit, tried_here
 from tests.conftest import environment
 
 SIGNALS = ("TERM", "USR1", "USR2")
+AGAIN = "job 12 is queued again and will go on from its last checkpoint"
 
 
-def pretend(folder: Path, state: str, refusals: int = 0) -> dict[str, str]:
+def pretend(folder: Path, state: str, refusals: int = 0, restarts: int = 0) -> dict[str, str]:
     """The environment of a job in some state, with a Slurm that takes notes and refuses some times."""
     tools = folder / "tools"
     tools.mkdir()
-    tool(tools / "squeue", f"echo {state}")
+    tool(tools / "squeue", f"echo {state and f'{state} {restarts}'}")
     no = f"[ $(wc -l < {folder}/asked) -gt {refusals} ] || {{ echo scontrol: error: no >&2; exit 1; }}"
     tool(tools / "scontrol", f'echo "$@" >> {folder}/asked; {no}')
     return {"PATH": f"{tools}:{os.environ['PATH']}", "SLURM_JOB_ID": "12"}
@@ -74,11 +76,17 @@ def test_a_running_job_is_queued_again(name: str, tmp_path: Path) -> None:
     assert (tmp_path / "asked").read_text() == "requeue 12_3\n"
 
 
+def test_an_old_start_leaves_a_new_one_alone(tmp_path: Path) -> None:
+    done = guarded(tmp_path, "TERM", **pretend(tmp_path, "RUNNING", restarts=1))  # this one is start 0
+    assert (done.returncode, done.stderr) == (143, "SIGTERM: job 12 is running; nothing is lost\n")
+    assert not (tmp_path / "asked").exists()
+
+
 @pytest.mark.parametrize("state", ["COMPLETING", "PENDING", ""])
 def test_a_cancelled_job_is_not(state: str, tmp_path: Path) -> None:
     done = guarded(tmp_path, "TERM", **pretend(tmp_path, state))
     assert done.returncode == 143
-    assert done.stderr == f"SIGTERM: job 12 is {state or 'gone'}; nothing is lost\n"
+    assert done.stderr == f"SIGTERM: job 12 is {state.lower() or 'gone'}; nothing is lost\n"
     assert not (tmp_path / "asked").exists()
 
 
@@ -103,11 +111,18 @@ def test_a_busy_controller_is_asked_again(tmp_path: Path) -> None:
             137,
             0,
             "RUNNING",
-            "ended with code 137: job 12 is queued again and will go on from its last checkpoint",
+            f"ended with code 137: {AGAIN}",
             True,
         ),
-        (138, 0, "COMPLETING", "ended with code 138: job 12 is COMPLETING; nothing is lost", False),
-        (137, 100, "RUNNING", "job 12 was started 101 times; it is not queued again", False),
+        (138, 0, "COMPLETING", "ended with code 138: job 12 is completing; nothing is lost", False),
+        (
+            137,
+            98,
+            "RUNNING",
+            f"ended with code 137: {AGAIN}",
+            True,
+        ),
+        (137, 99, "RUNNING", "job 12 was started 100 times; it is not queued again", False),
     ],
 )
 def test_a_batch_script_queues_a_killed_job_again(
@@ -115,7 +130,7 @@ def test_a_batch_script_queues_a_killed_job_again(
 ) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "lottery.preemption", str(code)],
-        env=environment(**pretend(tmp_path, state), SLURM_RESTART_COUNT=str(restarts)),
+        env=environment(**pretend(tmp_path, state, restarts=restarts), SLURM_RESTART_COUNT=str(restarts)),
         capture_output=True,
         text=True,
         timeout=60,
@@ -175,7 +190,7 @@ def started(folder: Path, restarts: int, *positions: tuple[int, int], job: str =
 def test_starts_that_lead_nowhere_come_to_an_end(tmp_path: Path) -> None:
     for restarts in range(MOST):
         started(tmp_path, restarts, (3, 110), (3, 200))
-    with pytest.raises(Stuck, match=f"^job 12 was started {MOST} times from round 3, step 110 without coming to its"):
+    with pytest.raises(Stuck, match=f"^job 12 was started {MOST} times about round 3, step 110 without coming to its"):
         started(tmp_path, MOST)
 
 
@@ -199,6 +214,13 @@ def test_a_new_job_counts_anew(tmp_path: Path) -> None:
         started(tmp_path, restarts, (0, 10), job="13")
 
 
+def test_waiting_for_another_process_is_no_failure(tmp_path: Path) -> None:
+    for restarts in range(3 * MOST):
+        counted = Attempts(tmp_path, Task("12", restarts, 0, 1))
+        counted.begin()
+        counted.waits()
+
+
 def test_submitting_forgets_nothing_that_has_begun(tmp_path: Path) -> None:
     started(tmp_path, 0, (0, 10))
     attempts.submitted(tmp_path, "12")
@@ -212,7 +234,24 @@ def test_without_slurm_nothing_is_submitted(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(
         Refused, match=r"^hydra/launcher=slurm: there is no Slurm on this machine: squeue is not on the"
     ):
-        submit(jobs([f"out={tmp_path}"]), {"nodes": 1})
+        submit(jobs([f"out={tmp_path}"]), PRESET)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"nodes": 2}, "hydra.launcher.nodes=2: a cell trains on one node"),
+        ({"timeout_min": 2}, "hydra.launcher.timeout_min=2: leaves no time to train before the signal that comes"),
+        ({}, "numerics.threads: must be the same for all cells of an array of jobs"),
+    ],
+)
+def test_what_no_cell_could_use_is_refused(given: dict[str, int], sentence: str, tmp_path: Path) -> None:
+    cells = jobs([f"out={tmp_path}", "numerics.threads=1,2", "-m"])
+    with pytest.raises(Refused, match="^" + re.escape(sentence)):
+        submit(cells, PRESET | given)
+
+
+PRESET = composed(["hydra/launcher=slurm"])[1]
 
 
 def test_a_login_node_tries_a_cell_without_the_gpu_that_its_job_will_have() -> None:
@@ -220,5 +259,3 @@ def test_a_login_node_tries_a_cell_without_the_gpu_that_its_job_will_have() -> N
     tried = tried_here(job)
     assert (tried.config["hardware"]["accelerator"], tried.config["numerics"]["precision"]) == ("cpu", "bf16-mixed")
     assert (job.config["hardware"]["accelerator"], job.config["numerics"]["precision"]) == ("gpu", "16-mixed")
-    [plain] = jobs([])
-    assert tried_here(plain).config == plain.config
