@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -354,8 +355,41 @@ def preempted(login: Login) -> None:
     disturbed(login, "preempted", preempt, "hydra.launcher.partition=spare")
 
 
+def with_an_sbatch_file(login: Login, name: str, options: Sequence[str], words: Sequence[str]) -> None:
+    """A file of slurm/'s in place of the launcher; its task is killed once."""
+    folder, tools = login.folder / name, Path(sys.executable).parent
+    folder.mkdir()
+    (folder / "guest.py").write_text(GUEST)
+    (folder / "lottery").write_text(f'#!/bin/sh\nexec {sys.executable} -m lottery "$@"\n')
+    (folder / "lottery").chmod(0o755)
+    script = Path(__file__).parents[1] / "slurm" / f"{name}.sbatch"
+    exported = f"--export=ALL,PATIENCE={PATIENCE},PATH={folder}:{tools}:{os.environ['PATH']}"
+    tracked = ("tracking.mode=disabled", *words)
+    job = login.cluster.run(
+        "sbatch", "--parsable", f"--chdir={folder}", exported, *options, str(script), *CELL, *tracked
+    ).strip()
+    job += "_0" * (name == "cell")
+    wait_for(lambda: begun(folder / "runs") >= LATE)
+    kill(login.cluster, job)
+    wait_for(lambda: login.cluster.state(job) == "COMPLETED")
+    assert login.cluster.restarts(job) == 1
+    undisturbed = login.undisturbed(*CELL)
+    assert same(folder / "runs", undisturbed)
+    assert executed(folder / "runs") - executed(undisturbed) <= SECONDS / PATIENCE + CHUNK
+
+
+def an_array_without_the_launcher(login: Login) -> None:
+    with_an_sbatch_file(login, "cell", ["--array=0"], [])
+
+
+def a_node_without_the_launcher(login: Login) -> None:
+    with_an_sbatch_file(login, "node", [], ["seed=0", "-m"])
+
+
 BESIDE = [
     signal_usr2_with_workers,
+    an_array_without_the_launcher,
+    a_node_without_the_launcher,
     a_job_that_dies_without_progress_is_not_started_for_ever,
     a_time_limit,
     an_array_with_the_same_command_meanwhile,
