@@ -111,7 +111,8 @@ def main() -> None:
             code = actions[args.command](args)
     except KeyboardInterrupt as stop:
         what = "terminated" if isinstance(stop, _Terminated) else "interrupted"
-        print(f"\n{what}; nothing is lost: the same command goes on from the last checkpoint", file=sys.stderr)
+        after = str(stop) or "nothing is lost: the same command goes on from the last checkpoint"
+        print(f"\n{what}; {after}", file=sys.stderr)
         code = 143 if isinstance(stop, _Terminated) else 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

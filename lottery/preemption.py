@@ -60,7 +60,7 @@ def _requeued(task: slurm.Task) -> str:
         try:
             state, restarts = slurm.state(job)
             if state != "RUNNING" or restarts != task.restarts:
-                return f"job {job} is {state.lower() or 'gone'}; nothing is lost"
+                return f"Slurm itself has ended this start of job {job}; nothing is lost"
             slurm.requeue(job)
             break
         except slurm.Unavailable as reason:  # its controller may be busy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from dataclasses import dataclass
 
@@ -92,10 +93,12 @@ def _ask(*command: str) -> str:
 
 
 def sentence(said: str) -> str:
-    """What a command of Slurm's said, without the names that its lines begin with.
+    """What a command of Slurm's said, each thing once and without the names that its lines begin with.
 
     >>> sentence("sbatch: error: invalid partition specified: nowhere\\nsbatch: error: Batch job submission failed\\n")
     'invalid partition specified: nowhere; Batch job submission failed'
     """
-    lines = (line.partition("error: ")[2] or line for line in said.strip().splitlines())
-    return "; ".join(line.strip() for line in lines if line.strip())
+    if "Could not establish a configuration source" in said:
+        return "this machine belongs to no cluster (it has no slurm.conf, and SLURM_CONF names none)"
+    lines = (re.sub(r"^\w+: (error|fatal): ", "", line.strip()) for line in said.splitlines())
+    return "; ".join(dict.fromkeys(line for line in lines if line))

@@ -9,8 +9,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import fields, replace
+from io import StringIO
 from typing import Any
 
 from lottery import attempts, preemption, slurm
@@ -45,12 +46,12 @@ def submit(cells: Sequence[Job], launcher: Mapping[str, Any]) -> None:
             for job, number in zip(new, numbers, strict=True):
                 attempts.submitted(job.folder, number)
     except slurm.Unavailable as reason:
-        raise Refused(f"hydra/launcher=slurm: {reason}") from reason
+        raise Refused(f"hydra/launcher: {reason}") from reason
     if len(new) < len(cells):
-        print(f"{len(cells) - len(new)} cells have a job in the queue already")
+        print(f"{_cells(len(cells) - len(new))} in the queue already, as submitted before")
     if new:
         first, last = numbers[0], numbers[-1]
-        print(f"{len(new)} cells submitted as job {first}{f' to {last}' if len(new) > 1 else ''}")
+        print(f"{_cells(len(new))} submitted as job {first}{f' to {last}' if len(new) > 1 else ''}")
     studies = " ".join(dict.fromkeys(str(job.folder.parent.parent) for job in cells))
     print(f"`lottery status {studies}` shows them; ending this command leaves them alone", flush=True)
 
@@ -100,7 +101,8 @@ def _submitted(cells: Sequence[Job], launcher: Mapping[str, Any]) -> list[str]:
     given["setup"] = [*(given["setup"] or ()), *_around()]
     executor.update_parameters(**{key if key in shared else f"slurm_{key}": value for key, value in given.items()})
     try:
-        jobs = executor.map_array(attempt, [list(job.command) for job in cells], [str(job) for job in cells])
+        with redirect_stderr(StringIO()):  # what sbatch says is in the error
+            jobs = executor.map_array(attempt, [list(job.command) for job in cells], [str(job) for job in cells])
     except FailedJobError as error:
         raise slurm.Unavailable(f"Slurm refuses: {slurm.sentence(str(error))}") from error
     return [job.job_id for job in jobs]
@@ -151,21 +153,35 @@ def _another(job: Job, task: slurm.Task) -> bool:
 
 def wait(cells: Sequence[Job]) -> None:
     """Waits until none of the cells has a job in the queue, with a line whenever something changes."""
-    numbers = [str(attempts.read(job.folder).get("job")) for job in cells]
+    numbers = {str(attempts.read(job.folder).get("job")): job for job in cells}
     started, said = time.monotonic(), ""
-    while states := _states(numbers):
-        if states != said:
-            minutes, seconds = divmod(round(time.monotonic() - started), 60)
-            print(f"{minutes:3}:{seconds:02}  {states}", flush=True)
-        said = states
-        time.sleep(_POLL_SECONDS)
+    try:
+        while True:
+            now, left = _states(numbers)
+            if now != said:
+                minutes, seconds = divmod(round(time.monotonic() - started), 60)
+                print(f"{minutes:3}:{seconds:02}  {now}", flush=True)
+            if not left:
+                return
+            said = now
+            time.sleep(_POLL_SECONDS)
+    except KeyboardInterrupt as stop:
+        raise type(stop)("the jobs go on, and the same command waits for them again") from None
 
 
-def _states(numbers: Sequence[str]) -> str:
-    """How many of these jobs are in which state, as a sentence; empty if none is left in the queue."""
+def _states(numbers: Mapping[str, Job]) -> tuple[str, bool]:
+    """How many cells are in which state, and whether any has a job in the queue."""
     try:
         queue = slurm.queue()
     except slurm.Unavailable as reason:  # it may be restarting
-        return str(reason)
-    states = Counter(queue[number].state.lower() for number in numbers if number in queue)
-    return ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+        return str(reason), True
+    states = Counter(
+        queue[number].state.lower() if number in queue else "finished" if job.finished() else "ended unfinished"
+        for number, job in numbers.items()
+    )
+    said = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    return said, any(number in queue for number in numbers)
+
+
+def _cells(count: int) -> str:
+    return f"{count} cell{'s' * (count != 1)}"

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lottery import preemption, slurm
+from lottery import attempts, preemption, slurm
 from lottery.compose import composed
 from lottery.errors import describe
 from lottery.ledger import ERROR
@@ -54,11 +54,12 @@ def _complete(arguments: list[str], cells: Sequence[Job], launcher: Mapping[str,
         for job in still_open:
             if reason := _failed(job):
                 print(f"{job.label} seed {job.seed} is tried again; it had failed: {reason}", flush=True)
-            job.folder.mkdir(parents=True, exist_ok=True)
         if remote:
             submit(still_open, launcher)
             wait(still_open)
         else:
+            for job in still_open:  # so that `lottery status` knows of them
+                job.folder.mkdir(parents=True, exist_ok=True)
             failure = _train(arguments)
     return _conclude(arguments, cells, failure)
 
@@ -98,7 +99,9 @@ def _conclude(arguments: list[str], cells: Sequence[Job], failure: Exception | N
         failure = failure or error
     unfinished = [job for job in cells if not job.finished()]
     for job in unfinished:
-        print(f"{job}: {_failed(job) or 'did not finish'}", file=sys.stderr)
+        number = attempts.read(job.folder).get("job")
+        where = f"; what job {number} said is in {Path(job.config['out'])}/slurm/{number}" if number else ""
+        print(f"{job}: {_failed(job) or f'did not finish{where}'}", file=sys.stderr)
     if unfinished:
         killed = failure is not None and "terminated" in str(failure).lower()
         why = "a worker process was killed, which ends the whole sweep; " if killed else ""

@@ -247,7 +247,7 @@ def an_array_with_the_same_command_meanwhile(login: Login) -> None:
     assert again.ends() == 0, again.said
     assert command.ends() == 0, command.said
     assert [login.cluster.restarts(job) for job in jobs] == [0, 0, 0, 1]
-    assert "4 cells have a job in the queue already" in again.said
+    assert "4 cells in the queue already" in again.said
     assert command.jobs() == jobs
     assert command.said.count("submitted as job") == 1
     assert intact(command, login.undisturbed(*SWEEP), interruptions=1)  # by far fewer steps than a phase has
@@ -311,7 +311,7 @@ def cancelled(login: Login) -> None:
     command.reaches(LATE)
     login.cluster.run("scancel", job)
     assert command.ends() == 1
-    assert "imp seed 0: did not finish" in command.said
+    assert "imp seed 0: did not finish; what job " in command.said
     assert "1 of 1 cells are unfinished; " in command.said
     assert (login.cluster.state(job), login.cluster.restarts(job)) == ("CANCELLED", 0)
     again = login.start("cancelled", *CELL)
