@@ -189,9 +189,15 @@ def clear(folder: Path) -> None:
 
 
 def held(folder: Path) -> bool:
-    """Whether a living process of this machine, or any process of another, holds the folder's lease."""
-    number = _highest(folder)
-    return bool(number) and not Watch(folder)._over(number, _read(folder / f"lease.{number}"))
+    """Whether a living process of this machine holds the folder's lease, or one of another that beat within a day."""
+    if not (number := _highest(folder)):
+        return False
+    path = folder / f"lease.{number}"
+    content = _read(path)
+    with suppress(FileNotFoundError):  # its work has just ended
+        if content and content["owner"]["place"] != identity()["place"] and time.time() - path.stat().st_mtime > 86400:
+            return False
+    return not Watch(folder)._over(number, content)
 
 
 def _highest(folder: Path) -> int:

@@ -163,7 +163,7 @@ class Store:
         for folder in sorted(path for path in self.root.iterdir() if path.is_dir()):
             fresh = time.time() - max(p.stat().st_mtime for p in [folder, *folder.iterdir()]) < unfinished_days * 86400
             finished = folder.name in metas or ".damaged." in folder.name
-            if fresh and (leases.held(folder) or not finished):
+            if leases.held(folder) or (fresh and not finished):
                 continue
             if folder.name in needed:  # what a kill left beside a finished phase
                 for path in folder.iterdir():

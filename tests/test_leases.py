@@ -314,3 +314,16 @@ def test_nobody_else_does(job: str, restarts: str, tmp_path: Path, monkeypatch: 
         monkeypatch.setenv("SLURM_JOB_ID", job)
         monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
         assert Watch(tmp_path).take() is None
+
+
+def test_a_link_whose_answer_was_lost_is_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = os.link
+
+    def asked_twice(*names: object) -> None:  # as over a network: the first answer never came
+        link(*names)  # type: ignore[arg-type]
+        link(*names)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "link", asked_twice)
+    with hold(tmp_path) as lease:
+        lease.check()
+        assert Watch(tmp_path).take() is None

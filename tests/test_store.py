@@ -316,6 +316,32 @@ def test_who_lost_the_whole_cell_stops(cell: Callable[..., Cell], tmp_path: Path
     assert not any(leases.held(folder) for folder in store.root.iterdir())  # the other goes on at once
 
 
+def test_what_breaks_when_the_cell_is_another_s_is_no_failure(cell: Callable[..., Cell], tmp_path: Path) -> None:
+    class Broken:
+        def advanced(self, current: Any, step: int, row: Any) -> None:
+            assert leases.Lease(tmp_path / "cell", 2, inherited=0).create()
+            raise FileNotFoundError("the other has cleared it away")
+
+        def finished(self, line: Any, rows: Any) -> None:
+            pass
+
+    with pytest.raises(leases.Lost):
+        run(cell(), tmp_path / "cell", Store(tmp_path / "store"), [Broken()])
+
+
+def test_gc_removes_what_a_machine_that_is_gone_has_left(tmp_path: Path) -> None:
+    owner = {"host": "elsewhere", "place": ["another boot", "pid:[1]"], "pid": 1, "started": "1"}
+    for name, days in (("old", 15), ("young", 13)):
+        folder = tmp_path / name
+        folder.mkdir()
+        lease = folder / "lease.1"
+        lease.write_text(json.dumps({"owner": owner, "note": 0, "beat": 3, "released": False}))
+        for path in (lease, folder):
+            os.utime(path, (time.time() - days * 86400,) * 2)
+    assert Store(tmp_path).gc(set())[0] == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["young"]
+
+
 # what a phase is found by
 
 
