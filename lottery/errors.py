@@ -21,6 +21,8 @@ def describe(error: BaseException) -> str:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, FileNotFoundError):  # ours, with a sentence of its own
         return str(error)
+    if isinstance(error, SystemExit):
+        return f"the code that was called ended the program with sys.exit({error.code!r})"
     return f"{type(error).__name__}: {error}"
 
 

@@ -53,10 +53,12 @@ def task(config: DictConfig) -> None:
     if mine and mine.rank:
         tasks.follow(mine, job.folder, lambda: assist(build(job).study.recipe))
         return
-    if not job.finished():
-        attempt(job, mine)
-    if mine and mine.count > 1:
-        tasks.dismiss(mine, job.folder)
+    try:
+        if not job.finished():
+            attempt(job, mine)
+    finally:
+        if mine and mine.count > 1:
+            tasks.dismiss(mine, job.folder)
 
 
 def attempt(job: Job, mine: slurm.Task | None) -> None:
@@ -66,7 +68,7 @@ def attempt(job: Job, mine: slurm.Task | None) -> None:
         play(job, mine)
     except leases.Lost as lost:  # what is written there from now on is another's
         print(f"{job.label} seed {job.seed}: {lost}", file=sys.stderr, flush=True)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # the second from a user's own code
         sentence = describe(error)
         print(f"{job.label} seed {job.seed} FAILED: {sentence}", file=sys.stderr, flush=True)
         with suppress(OSError):  # a full or read-only disk has no room for it either

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import socket
 import tempfile
 import threading
@@ -28,6 +29,7 @@ _log = logging.getLogger(__name__)
 BEAT_SECONDS = 5.0
 DEAD_AFTER = 60.0  # seconds without a beat, on the watcher's own clock, for owners whose process can't be looked up
 _POLL_SECONDS = 0.2
+_OWNER = {"host", "place", "pid", "started"}
 
 
 class Lost(Exception):
@@ -201,16 +203,16 @@ def held(folder: Path) -> bool:
 
 
 def _highest(folder: Path) -> int:
-    return max((int(name[6:]) for name in os.listdir(folder) if name.startswith("lease.")), default=0)
+    found = (re.fullmatch(r"lease\.(\d+)", name) for name in os.listdir(folder))
+    return max((int(match[1]) for match in found if match), default=0)
 
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         content = json.loads(path.read_text())
-        return (
-            content if isinstance(content, dict) and content.keys() >= {"owner", "note", "beat", "released"} else None
-        )
-    except (OSError, ValueError):
+        whole = content.keys() >= {"note", "beat", "released"} and content["owner"].keys() >= _OWNER
+        return content if whole else None
+    except (OSError, ValueError, KeyError, AttributeError):
         return None
 
 

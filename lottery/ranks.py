@@ -127,9 +127,14 @@ def leading(count: int, board: TCPStore, look: Callable[[], None] = lambda: None
         yield
         agree(None)  # nothing more to do
     finally:
-        with suppress(RuntimeError, ValueError, AssertionError):
-            distributed.destroy_process_group()
-        os.environ.pop("LOCAL_RANK", None)
+        leave()
+
+
+def leave() -> None:
+    """Ends this rank's part; the others see a connection that broke."""
+    with suppress(RuntimeError, ValueError, AssertionError):
+        distributed.destroy_process_group()
+    os.environ.pop("LOCAL_RANK", None)
 
 
 def following(rank: int, count: int, board: TCPStore, serve: Callable[[], None]) -> None:

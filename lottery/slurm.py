@@ -58,7 +58,7 @@ def here() -> Task | None:
 def queue() -> dict[str, Queued]:
     """The user's own jobs that wait or run, by number. Raises Unavailable."""
     lines = _ask("squeue", "--me", "--noheader", "--array", "--format=%i|%T|%r|%N").splitlines()
-    rows = (line.strip().split("|", 3) for line in lines if line.strip())
+    rows = (line.strip().split("|", 3) for line in lines if line.count("|") >= 3)
     return {job: Queued(state, reason, node) for job, state, reason, node in rows}
 
 
@@ -71,7 +71,7 @@ def state(job: str) -> tuple[str, int]:
             said = []
         else:
             raise
-    return (said[0], int(said[1])) if said else ("", 0)
+    return (said[0], int(said[1])) if len(said) == 2 and said[1].isdigit() else ("", 0)
 
 
 def requeue(job: str) -> None:
@@ -82,7 +82,9 @@ def requeue(job: str) -> None:
 def _ask(*command: str) -> str:
     name = command[0]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE)
+        # the user's own defaults, SQUEUE_STATES for one, would hide jobs
+        env = {key: value for key, value in os.environ.items() if not key.startswith("SQUEUE_")}
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=_PATIENCE)
     except FileNotFoundError as error:
         raise Unavailable(f"there is no Slurm on this machine: {name} is not on the path") from error
     except subprocess.TimeoutExpired as error:

@@ -6,6 +6,7 @@ Needs no PyTorch, so that looking costs nothing.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import time
@@ -71,6 +72,7 @@ def row(cell: Facts, queue: Queue) -> list[str]:
     host = "" if now == "waiting" else queued.node or beat.get("host")
     job = cell.job if queued.state else beat.get("job")
     left = beat.get("seconds_left") if now in ("running", "stopped", "waiting") else None
+    left = left if isinstance(left, int | float) and math.isfinite(left) else None
     what = {
         "failed": cell.error,
         "running": f"round {beat.get('round')}, step {beat.get('step')} of {beat.get('last')}" if beat else "",
@@ -85,7 +87,7 @@ def row(cell: Facts, queue: Queue) -> list[str]:
         f"{len(cell.lines)}/{rounds + 1}" if isinstance(rounds, int) else "",  # the dense one among them
         ", ".join(filter(None, (host, job and f"job {job}"))),
         f"{span(cell.age)} ago" if cell.age is not None else "",
-        span(left) if isinstance(left, int | float) else "",
+        span(left) if left is not None else "",
         what.get(now, ""),
     ]
 

@@ -19,6 +19,10 @@ from lottery.errors import Refused
 from lottery.names import Job
 
 _POLL_SECONDS = 5.0
+_OURS = {
+    f"SBATCH_{name}"
+    for name in ("ARRAY_INX", "ERROR", "NO_REQUEUE", "OPEN_MODE", "OUTPUT", "REQUEUE", "SIGNAL", "TIMELIMIT", "WAIT")
+}
 _NO_PARAMETERS = ("_target_", "submitit_folder", "max_num_timeout")
 
 
@@ -52,7 +56,7 @@ def submit(cells: Sequence[Job], launcher: Mapping[str, Any]) -> None:
     if new:
         first, last = numbers[0], numbers[-1]
         print(f"{_cells(len(new))} submitted as job {first}{f' to {last}' if len(new) > 1 else ''}")
-    studies = " ".join(dict.fromkeys(str(job.folder.parent.parent) for job in cells))
+    studies = shlex.join(dict.fromkeys(str(job.folder.parent.parent) for job in cells))
     print(f"`lottery status {studies}` shows them; ending this command leaves them alone", flush=True)
 
 
@@ -66,6 +70,8 @@ def _check(cells: Sequence[Job], launcher: Mapping[str, Any]) -> None:
             f"hydra.launcher.timeout_min={minutes}: leaves no time to train before the signal that comes "
             f"hydra.launcher.signal_delay_s={delay} seconds earlier"
         )
+    if "%" in str(launcher["submitit_folder"]).removesuffix("%j"):
+        raise Refused(f"out={cells[0].config['out']}: Slurm reads a % in the path of a log as one of its own names")
     for group, key in (("numerics", "threads"), ("hardware", "devices")):
         if len({job.config[group][key] for job in cells}) > 1:
             raise Refused(f"{group}.{key}: must be the same for all cells of an array of jobs; give a command for each")
@@ -89,7 +95,7 @@ def _submitted(cells: Sequence[Job], launcher: Mapping[str, Any]) -> list[str]:
 
     # sbatch prefers its own variables to what a script says, but a key that was given is to win; and what a job that
     # this command itself may run in was given is not for the new ones
-    gone = {f"SBATCH_{key.upper()}" for key in ("account", "partition", "qos") if launcher.get(key)}
+    gone = {f"SBATCH_{key.upper()}" for key in ("account", "partition", "qos") if launcher.get(key)} | _OURS
     gone |= {name for name in os.environ if name.startswith("SLURM_") and name != "SLURM_CONF"}
     for name in gone:
         os.environ.pop(name, None)
@@ -153,11 +159,10 @@ def _another(job: Job, task: slurm.Task) -> bool:
 
 def wait(cells: Sequence[Job]) -> None:
     """Waits until none of the cells has a job in the queue, with a line whenever something changes."""
-    numbers = {str(attempts.read(job.folder).get("job")): job for job in cells}
     started, said = time.monotonic(), ""
     try:
         while True:
-            now, left = _states(numbers)
+            now, left = _states(cells)
             if now != said:
                 minutes, seconds = divmod(round(time.monotonic() - started), 60)
                 print(f"{minutes:3}:{seconds:02}  {now}", flush=True)
@@ -169,8 +174,9 @@ def wait(cells: Sequence[Job]) -> None:
         raise type(stop)("the jobs go on, and the same command waits for them again") from None
 
 
-def _states(numbers: Mapping[str, Job]) -> tuple[str, bool]:
+def _states(cells: Sequence[Job]) -> tuple[str, bool]:
     """How many cells are in which state, and whether any has a job in the queue."""
+    numbers = {str(attempts.read(job.folder).get("job")): job for job in cells}
     try:
         queue = slurm.queue()
     except slurm.Unavailable as reason:  # it may be restarting

@@ -14,7 +14,7 @@ from typing import Any
 
 from lottery import attempts, preemption, slurm
 from lottery.compose import composed
-from lottery.errors import describe
+from lottery.errors import Refused, describe
 from lottery.ledger import ERROR
 from lottery.names import Job
 from lottery.report import publish
@@ -83,11 +83,14 @@ def _check(cells: Sequence[Job]) -> None:
     from lottery.calls import make
     from lottery.config import build, build_analyses, check
 
-    for job in {(job.study, job.label): job for job in cells}.values():
-        cell = build(job)
-        check(cell)
-        build_analyses(job, cell.study.recipe.data)
-        make("tracking", job.config["tracking"])
+    try:
+        for job in {(job.study, job.label): job for job in cells}.values():
+            cell = build(job)
+            check(cell)
+            build_analyses(job, cell.study.recipe.data)
+            make("tracking", job.config["tracking"])
+    except SystemExit as stop:  # from a user's own code: it would end this command with nothing said
+        raise Refused(describe(stop)) from stop
 
 
 def _conclude(arguments: list[str], cells: Sequence[Job], failure: Exception | None) -> int:

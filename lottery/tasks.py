@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,8 +26,13 @@ def leading(task: slurm.Task, folder: Path) -> Iterator[None]:
     """The first task for a while, together with the others."""
     board = TCPStore(socket.gethostname(), 0, task.count, is_master=True, wait_for_workers=False)
     _say(task, folder, socket.gethostname(), board.port)
-    with ranks.leading(task.count, board):
-        yield
+    try:
+        with ranks.leading(task.count, board):
+            yield
+    except RuntimeError as error:
+        if "onnection" not in str(error):
+            raise
+        raise ranks.Broken(f"another of the {task.count} tasks of this cell ended; its log says why") from error
 
 
 def dismiss(task: slurm.Task, folder: Path) -> None:
@@ -44,7 +50,9 @@ def follow(task: slurm.Task, folder: Path, serve: Callable[[], None]) -> None:
     try:
         board = TCPStore(host, port, task.count, wait_for_workers=False)
         ranks.following(task.rank, task.count, board, serve)
-    except RuntimeError:  # a connection that broke: how the cell ends is for the first to say
+    except Exception:  # its own, or a connection that broke: how the cell ends is for the first task to say
+        traceback.print_exc()
+        ranks.leave()
         for _ in range(_FAREWELL_SECONDS):
             if _heard(folder) == [_attempt(task), None, None]:
                 return

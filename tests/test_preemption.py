@@ -18,7 +18,8 @@ from lottery import attempts, slurm
 from lottery.attempts import MOST, Attempts, Stuck
 from lottery.compose import composed, jobs
 from lottery.errors import Refused
-from lottery.ledger import JOB
+from lottery.launch import attempt
+from lottery.ledger import ERROR, JOB
 from lottery.slurm import Task
 from lottery.submission import submit, tried_here
 from tests.conftest import environment
@@ -266,3 +267,24 @@ def test_a_login_node_tries_a_cell_without_the_gpu_that_its_job_will_have() -> N
     tried = tried_here(job)
     assert (tried.config["hardware"]["accelerator"], tried.config["numerics"]["precision"]) == ("cpu", "bf16-mixed")
     assert (job.config["hardware"]["accelerator"], job.config["numerics"]["precision"]) == ("gpu", "16-mixed")
+
+
+def test_what_a_user_set_for_squeue_hides_no_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool(tmp_path / "squeue", 'echo "a warning"; echo "12|${SQUEUE_STATES:-PENDING}|None|n1"')
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("SQUEUE_STATES", "RUNNING")
+    assert slurm.queue() == {"12": slurm.Queued("PENDING", "None", "n1")}
+
+
+def test_a_per_cent_sign_in_a_log_s_path_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match=r"^out=.*%u: Slurm reads a % in the path of a log"):
+        submit(jobs([f"out={tmp_path}/%u"]), PRESET | {"submitit_folder": f"{tmp_path}/%u/slurm/%j"})
+
+
+def test_code_that_ends_the_program_fails_its_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "leaving.py").write_text("import sys\ndef now(shape, classes):\n    sys.exit(0)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    [job] = jobs([f"out={tmp_path / 'runs'}", "model._target_=leaving.now"])
+    attempt(job, None)
+    assert (job.folder / ERROR).read_text().startswith("the code that was called ended the program with sys.exit(0)\n")
+    assert not job.finished()
