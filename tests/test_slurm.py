@@ -217,7 +217,7 @@ def a_job_that_dies_without_progress_is_not_started_for_ever(login: Login) -> No
     job = command.job()
     assert command.ends() == 1
     reason = (command.cell / ERROR).read_text().splitlines()[0]
-    assert f"job {job} was started 5 times from round 0, step 0" in reason
+    assert f"job {job} was started 5 times about round 0, step 0" in reason
     assert reason in command.said
     assert login.cluster.restarts(job) == 5
     assert job not in login.cluster.squeue()
