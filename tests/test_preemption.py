@@ -67,10 +67,11 @@ def guarded(folder: Path, *arguments: str, **env: str) -> subprocess.CompletedPr
     )
 
 
+@pytest.mark.parametrize("state", ["RUNNING", "SIGNALING"])
 @pytest.mark.parametrize("name", SIGNALS)
-def test_a_running_job_is_queued_again(name: str, tmp_path: Path) -> None:
+def test_a_running_job_is_queued_again(name: str, state: str, tmp_path: Path) -> None:
     array = {"SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3"}
-    done = guarded(tmp_path, name, **pretend(tmp_path, "RUNNING"), **array)
+    done = guarded(tmp_path, name, **pretend(tmp_path, state), **array)
     assert done.returncode == 128 + getattr(signal, f"SIG{name}")
     assert done.stdout == ""
     assert done.stderr == f"SIG{name}: job 12_3 is queued again and will go on from its last checkpoint\n"

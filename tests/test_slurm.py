@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from lottery.digests import digest_of
 from lottery.ledger import ERROR
 from lottery.tracking import run_id
 from tests import tiny_sets
@@ -63,7 +64,7 @@ CELL = (
     "model._target_=guest.patient",
     "data=digits",
     "schedule.rounds=1",
-    "budget.steps=1200",
+    "budget.steps=800",
     f"budget.evaluate={CHUNK}",
     f"hardware.checkpoint_seconds={SECONDS}",
 )
@@ -76,7 +77,7 @@ class Login:
 
     def __init__(self, server: Server, cluster: Cluster, folder: Path) -> None:
         self.server, self.cluster, self.folder = server, cluster, folder
-        self._asking, self._making = threading.Lock(), threading.Lock()
+        self._asking, self._making = threading.Lock(), dict[tuple[str, ...], threading.Lock]()
         self._made: dict[tuple[str, ...], Path] = {}
 
     def start(self, name: str, *overrides: str, launcher: str = "slurm", **env: str) -> Command:
@@ -95,10 +96,10 @@ class Login:
 
     def undisturbed(self, *overrides: str) -> Path:
         """Where a run is that nothing befell, here and without Slurm; made once."""
-        with self._making:
+        with self._making.setdefault(overrides, threading.Lock()):
             if overrides not in self._made:
                 plain = (*overrides, "tracking.mode=disabled")
-                command = self.start(f"undisturbed{len(self._made)}", *plain, launcher="local", PATIENCE="0")
+                command = self.start(f"undisturbed-{digest_of(overrides)[:8]}", *plain, launcher="local", PATIENCE="0")
                 assert command.ends() == 0, command.said
                 self._made[overrides] = command.runs
             return self._made[overrides]
@@ -285,8 +286,7 @@ def signal_usr2_with_workers(login: Login) -> None:
     # Slurm tells every process of the job, those that decode pictures too
     files = tiny_sets.write("folder", login.folder / "pictures")
     small = ("data.shape=[3,8,8]", "data.resize=9", "budget.steps=600", "budget.evaluate=300")
-    pictures = (*CELL, "data=folder", *files, "data.workers=2", *small)
-    disturbed(login, "workers", with_signal("USR2"), cell=pictures)
+    disturbed(login, "workers", with_signal("USR2"), "data.workers=2", cell=(*CELL, "data=folder", *files, *small))
 
 
 def requeued(login: Login) -> None:
@@ -459,7 +459,7 @@ def test_a_lost_node_whose_process_lives_on(login: Login) -> None:
         cluster.lose("n1")
 
     # the old process would still train for a minute when the new one begins
-    command = disturbed(login, "lost", lose, "hydra.launcher.partition=wide", PATIENCE=f"0.03 {PATIENCE}")
+    command = disturbed(login, "lost", lose, "hydra.launcher.partition=wide", PATIENCE=f"0.05 {PATIENCE}")
     login.cluster.bring_back("n1")
     [old] = left
     assert ended(old)
