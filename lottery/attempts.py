@@ -1,8 +1,8 @@
 """Attempts: how often a job was started again for a cell, and whether that led anywhere.
 
-`slurm.json` beside the ledger names the job that is to train the cell, the position (round, step, copy) that it first
-came to after its last start, and how many starts in a row came no further. A job that always ends before its next
-checkpoint would be queued again for ever.
+`slurm.json` beside the ledger names the job that is to train the cell, which of its starts was the last (Slurm counts
+them from 0), the position (round, step, copy) that training first came to after it, and how many starts in a row came
+no further. A job that always ends before its next checkpoint would be queued again for ever.
 """
 
 from __future__ import annotations
@@ -50,15 +50,17 @@ class Attempts:
     def __init__(self, folder: Path, task: slurm.Task) -> None:
         self.folder, self.heard = folder, False
         was = read(folder)
-        again = task.restarts > 0 and was.get("job") == task.job
+        again = was.get("job") == task.job and "start" in was
+        counted = again and was["start"] == task.restarts
         self.note: dict[str, Any] = {
             "job": task.job,
-            "starts": was.get("starts", 0) + 1 if again else 1,
-            "position": was.get("position") if again else None,
+            "start": task.restarts,
+            "starts": was["starts"] + (not counted) if again else 1,
+            "position": was["position"] if again else None,
         }
 
     def begin(self) -> None:
-        """Notes this start. Raises Stuck if there were too many from one position."""
+        """Notes this start, once however often it is called. Raises Stuck if there were too many from one position."""
         if self.note["starts"] > MOST:
             index, step, *_ = self.note["position"] or (0, 0)
             raise Stuck(

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from hydra._internal.utils import _locate  # unlike get_object, it logs nothing
+from torch import nn
 
 from lottery.data.examples import DataError
 from lottery.errors import Refused, nearby
@@ -57,6 +58,14 @@ def make(where: str, node: Mapping[str, Any]) -> Any:
             names = [name for name, p in known.items() if p.default is not p.empty]
             raise Refused(_no_such(where, unknown[2], arguments, target, names)) from error
         raise Refused(located(where, error)) from error
+
+
+def network(node: Mapping[str, Any]) -> nn.Module:
+    """The network of a `model` node, its weights drawn from torch's global generator."""
+    net = make("model", {**node, "_partial_": False})
+    if not isinstance(net, nn.Module):
+        raise Refused(f"model._target_={node['_target_']}: must give a torch.nn.Module, not a {type(net).__name__}")
+    return net
 
 
 def target_of(where: str, node: Mapping[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:

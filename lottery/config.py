@@ -7,19 +7,17 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from torch import nn
-
 from lottery.arms import Arm
-from lottery.calls import as_yaml, make
+from lottery.calls import as_yaml, make, network
 from lottery.data.examples import Data, DataError
 from lottery.durations import canonical, in_steps
 from lottery.errors import Refused, nearby
 from lottery.identity import recipe_identity
 from lottery.masks import density
 from lottery.names import Job, options, shipped_arm
+from lottery.pruning import Pruning
 from lottery.recipes import Recipe
 from lottery.rehearsal import Misfit, rehearse
-from lottery.rounds import Pruning
 from lottery.scopes import Target
 from lottery.study import Analysis, Cell, Study
 from lottery.tickets.files import read, unfit
@@ -54,7 +52,7 @@ def build_recipe(config: Mapping[str, Any]) -> Recipe:
         raise Refused(f"optimizer.lr={as_yaml(rate)}: must be a number, 0 or more")
     return Recipe(
         data=data,
-        network=partial(_network, config["model"]),
+        network=partial(network, config["model"]),
         module=make("module", config["module"]),
         optimizer=make("optimizer", config["optimizer"]),
         budget=make("budget", _durations("budget", config["budget"], data)),
@@ -135,14 +133,6 @@ def build_arm(job: Job, data: Data, steps: int) -> Arm:
     shipped = {key: node["rewind"] if value == "${.rewind}" else value for key, value in shipped.items()}
     shipped |= {"name": name, "rewind": node["rewind"]}
     return make("arm", node | {"name": job.label, "parent": make("arm.parent", shipped)})
-
-
-def _network(node: Mapping[str, Any]) -> nn.Module:
-    """The network, its weights drawn from torch's global generator."""
-    net = make("model", {**node, "_partial_": False})
-    if not isinstance(net, nn.Module):
-        raise Refused(f"model._target_={node['_target_']}: must give a torch.nn.Module, not a {type(net).__name__}")
-    return net
 
 
 def _durations(where: str, node: Mapping[str, Any], data: Data) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import traceback
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import hydra
@@ -22,7 +22,7 @@ from lottery.compose import job_of
 from lottery.config import build, build_analyses, check
 from lottery.errors import Refused, describe
 from lottery.files import replace
-from lottery.ledger import CONFIG, ERROR, NAME, Ledger
+from lottery.ledger import CONFIG, ERROR, NAME, Ledger, leave_error
 from lottery.names import CONF, Job
 from lottery.progress import Progress
 from lottery.ranks import gathered
@@ -71,9 +71,7 @@ def attempt(job: Job, mine: slurm.Task | None) -> None:
     except (Exception, SystemExit) as error:  # the second from a user's own code
         sentence = describe(error)
         print(f"{job.label} seed {job.seed} FAILED: {sentence}", file=sys.stderr, flush=True)
-        with suppress(OSError):  # a full or read-only disk has no room for it either
-            job.folder.mkdir(parents=True, exist_ok=True)
-            (job.folder / ERROR).write_text(f"{sentence}\n\n{traceback.format_exc()}")
+        leave_error(job.folder, sentence, traceback.format_exc())
 
 
 def play(job: Job, mine: slurm.Task | None = None) -> None:

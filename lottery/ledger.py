@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,13 @@ BEAT = "progress.json"
 """beside the ledger: the last heartbeat of the process that trains the cell"""
 JOB = "slurm.json"
 """beside the ledger: the job of Slurm's that is to train the cell"""
+
+
+def leave_error(folder: Path, sentence: str, details: str = "") -> None:
+    """Says beside a cell's ledger why it failed; on a full or read-only disk nothing, or the file's name alone."""
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ERROR).write_text(f"{sentence}\n\n{details}")
 
 
 class LedgerError(Said):

@@ -8,11 +8,11 @@ import torch
 import yaml
 from torch import nn
 
-from lottery.calls import make
+from lottery.calls import network
 from lottery.ledger import CONFIG, NAME, Ledger
 from lottery.masks import Masks
 from lottery.seeds import derive
-from lottery.store import Entry, Store
+from lottery.store import Entry, holding
 
 
 def load(cell: Path | str, round: int) -> tuple[nn.Module, Masks]:
@@ -25,7 +25,7 @@ def load(cell: Path | str, round: int) -> tuple[nn.Module, Masks]:
     config = yaml.safe_load((folder / CONFIG).read_text())
     with torch.random.fork_rng():
         torch.manual_seed(derive(config["seed"], "init"))
-        net = make("model", {**config["model"], "_partial_": False})
+        net = network(config["model"])
     net.load_state_dict(entry.state)
     return net.eval(), entry.masks
 
@@ -37,10 +37,5 @@ def phase(cell: Path, round: int) -> Entry:
     if not 0 <= round < len(lines):
         had = f"rounds 0 to {len(lines) - 1}" if lines else "no round"
         raise FileNotFoundError(f"{folder / NAME} has {had}, not {round}")
-    store = Path(yaml.safe_load((folder / CONFIG).read_text())["store"])
-    beside = folder.parents[2] / "store"  # where it is after the whole `out` has moved
-    key = lines[round]["phase"]
-    entry = next((e for root in (store, beside) if root.is_dir() and (e := Store(root).find(key))), None)
-    if entry is None:
-        raise FileNotFoundError(f"the phase {key} of round {round} is in neither {store} nor {beside}")
-    return entry
+    recorded = Path(yaml.safe_load((folder / CONFIG).read_text())["store"])
+    return holding(folder, recorded, lines[round])[1]

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from itertools import count
 
 from lottery.arms import Arm
+from lottery.chains import play
 from lottery.config import build, check
 from lottery.digests import digest_of
 from lottery.names import Job
 from lottery.recipes import Phase
-from lottery.rounds import Round, dense_ticket, play
+from lottery.rounds import Round, dense_ticket
 from lottery.store import Entry, Store
 from lottery.study import Cell, Phases
 from lottery.training import fit

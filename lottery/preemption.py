@@ -42,6 +42,12 @@ def guard(task: slurm.Task) -> None:
         signal.signal(number, answer if task.rank == 0 else signal.SIG_IGN)  # the other ranks end with the first
 
 
+def disregard() -> None:
+    """Lets the three signals pass: the work is done, and would only be looked at once more."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def after(code: int, task: slurm.Task) -> str:
     """What a batch script says after its tasks: if a signal killed one, such as 9, the job is queued again.
 

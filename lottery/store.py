@@ -176,6 +176,18 @@ class Store:
         return removed, freed
 
 
+def holding(cell: Path, recorded: Path, line: Mapping[str, Any]) -> tuple[Store, Entry]:
+    """The store that has the phase of a ledger line: the one it was recorded with, or that of an `out` that moved.
+
+    Raises FileNotFoundError, naming both.
+    """
+    beside = cell.resolve().parents[2] / "store"
+    for store in (Store(root) for root in (recorded, beside) if root.is_dir()):
+        if entry := store.find(line["phase"]):
+            return store, entry
+    raise FileNotFoundError(f"the phase {line['phase']} of round {line['round']} is in neither {recorded} nor {beside}")
+
+
 class Desk:
     """Where a phase in training keeps its progress: the store's `lottery.loop.Keeper`."""
 

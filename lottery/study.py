@@ -15,12 +15,14 @@ from torch import nn
 
 from lottery import leases, masks
 from lottery.arms import Arm
+from lottery.chains import play
 from lottery.digests import digest, digest_of
 from lottery.ledger import NAME, Ledger
 from lottery.loop import Diverged
 from lottery.masks import Masks
+from lottery.pruning import Pruning
 from lottery.recipes import Phase, Recipe, Row
-from lottery.rounds import Pruning, Round, play
+from lottery.rounds import Round
 from lottery.seeds import derive
 from lottery.sparse import layers
 from lottery.store import Entry, Store

@@ -12,10 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import fields, replace
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 from lottery import attempts, preemption, slurm
-from lottery.errors import Refused
+from lottery.errors import Refused, describe
+from lottery.ledger import leave_error
 from lottery.names import Job
 
 _POLL_SECONDS = 5.0
@@ -108,7 +110,8 @@ def _submitted(cells: Sequence[Job], launcher: Mapping[str, Any]) -> list[str]:
     executor.update_parameters(**{key if key in shared else f"slurm_{key}": value for key, value in given.items()})
     try:
         with redirect_stderr(StringIO()):  # what sbatch says is in the error
-            jobs = executor.map_array(attempt, [list(job.command) for job in cells], [str(job) for job in cells])
+            folders = [job.folder.absolute() for job in cells]
+            jobs = executor.map_array(start, [list(job.command) for job in cells], [str(job) for job in cells], folders)
     except FailedJobError as error:
         raise slurm.Unavailable(f"Slurm refuses: {slurm.sentence(str(error))}") from error
     return [job.job_id for job in jobs]
@@ -124,36 +127,43 @@ def _around() -> list[str]:
     ]
 
 
-def attempt(command: Sequence[str], asked: str) -> None:
-    """What a job does: plays one cell, whatever is already there. Ends with code 1 if that fails."""
+def start(command: Sequence[str], asked: str, folder: Path) -> None:
+    """What a job does each time it is started: plays one cell, whatever is there. Ends with code 1 if that fails."""
     task = slurm.here()
     assert task
-    preemption.guard(task)  # before the seconds that imports take
+    preemption.guard(task)  # before the seconds that imports take, and so is what follows
+    doubled = task.rank == 0 and _another(asked, folder, task)
+    if task.rank == 0 and not doubled:
+        try:
+            attempts.Attempts(folder, task).begin()
+        except (attempts.Stuck, OSError) as error:
+            leave_error(folder, describe(error))
+            sys.exit(describe(error))
+    from lottery import tasks
     from lottery.compose import jobs
+    from lottery.launch import launch
 
+    if doubled:
+        tasks.dismiss(task, folder)
+        return
     [job] = jobs(list(command))
     if str(job) != asked:
         sys.exit(f"the job was submitted for {asked}, but the configuration or the code now makes that {job}")
-    from lottery import tasks
-    from lottery.launch import launch
-
-    if task.rank == 0 and _another(job, task):
-        tasks.dismiss(task, job.folder)
-        return
     launch(list(command))
+    preemption.disregard()
     if task.rank == 0 and not job.finished():
         sys.exit(1)
 
 
-def _another(job: Job, task: slurm.Task) -> bool:
+def _another(cell: str, folder: Path, task: slurm.Task) -> bool:
     """Whether a later job is for the same cell; a submission that was cut short may have left two."""
-    named = attempts.read(job.folder).get("job")
+    named = attempts.read(folder).get("job")
     try:
         doubled = named not in (None, task.job) and named in slurm.queue()
     except slurm.Unavailable:
         doubled = False
     if doubled:
-        print(f"job {named} is for {job} too; this one ends")
+        print(f"job {named} is for {cell} too; this one ends")
     return doubled
 
 

@@ -32,6 +32,8 @@ def run(arguments: list[str]) -> int:
     try:
         return _complete(arguments, cells, launcher)
     finally:
+        if mine:
+            preemption.disregard()
         if mine and mine.count > 1:
             from lottery import tasks
 

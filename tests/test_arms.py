@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim import SGD
 
 from lottery.arms import Arm
+from lottery.chains import play
 from lottery.compose import jobs
 from lottery.config import build, check
 from lottery.digests import digest
@@ -24,7 +25,7 @@ from lottery.lengths import as_recipe, last_rate, same_flops
 from lottery.masks import Masks
 from lottery.recipes import Budget, Phase, Recipe, Trained
 from lottery.rewinding import State, state_of
-from lottery.rounds import Round, play
+from lottery.rounds import Round
 from lottery.seeds import derive
 from lottery.store import Store
 from lottery.study import Cell, Phases, run

@@ -17,8 +17,8 @@ from lottery.criteria import Criterion, Evidence, Scores, magnitude, random, sco
 from lottery.data.examples import Data, Examples
 from lottery.masks import apply_, dense, prunable
 from lottery.names import find, options
+from lottery.pruning import ScoringBatches
 from lottery.rewinding import state_of
-from lottery.rounds import ScoringBatches
 
 Batch = tuple[Tensor, Tensor]
 

@@ -16,8 +16,8 @@ import torchvision
 from scipy.stats import kstest
 from torch import Tensor, nn
 
+from lottery.calls import network
 from lottery.compose import jobs
-from lottery.config import _network
 from lottery.masks import prunable
 from lottery.models import lenet, resnet
 from lottery.models.conv import conv
@@ -201,7 +201,7 @@ def test_yaml_names_its_size_and_its_last_prunable_layer_is_the_output(name: str
     classes = 1000 if name in TORCHVISION else 10
     for count in (classes, 7):
         [job] = jobs([f"model={name}", f"data.shape={shape}", f"data.classes={count}"])
-        net = _network(job.config["model"])
+        net = network(job.config["model"])
         last, weight = list(prunable(net).items())[-1]
         assert len(weight) == count
         assert last == "output.weight" or name in TORCHVISION

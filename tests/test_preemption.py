@@ -48,6 +48,8 @@ import os, signal, sys, time
 from lottery import preemption, slurm
 preemption._PAUSE_SECONDS = 0.01
 preemption.guard(slurm.here())
+if sys.argv[2:] == ["done"]:
+    preemption.disregard()
 if sys.argv[2:] == ["worker"] and os.fork():  # the parent only looks after it
     os._exit(os.waitstatus_to_exitcode(os.wait()[1]) % 256)
 os.kill(os.getpid(), getattr(signal, "SIG" + sys.argv[1]))
@@ -164,6 +166,13 @@ def test_other_ranks_end_with_the_first(name: str, tmp_path: Path) -> None:
     assert not (tmp_path / "asked").exists()
 
 
+@pytest.mark.parametrize("name", SIGNALS)
+def test_finished_work_is_not_begun_again(name: str, tmp_path: Path) -> None:
+    done = guarded(tmp_path, name, "done", **pretend(tmp_path, "RUNNING"))
+    assert (done.returncode, done.stdout) == (0, "goes on\n")
+    assert not (tmp_path / "asked").exists()
+
+
 @pytest.mark.parametrize(
     ("env", "task"),
     [
@@ -212,6 +221,40 @@ def test_a_start_that_never_trained_counts(tmp_path: Path) -> None:
         started(tmp_path, MOST)
 
 
+def test_a_start_counts_once(tmp_path: Path) -> None:
+    for restarts in range(MOST):
+        for _ in range(3):  # by the job, and by the cell that it plays
+            started(tmp_path, restarts)
+    assert attempts.read(tmp_path)["starts"] == MOST
+
+
+DYING = """
+import os, sys
+from pathlib import Path
+from lottery.submission import start
+
+class Importing:
+    def find_spec(name, path=None, target=None):
+        if name == "torch":
+            os.kill(os.getpid(), 9)
+
+sys.meta_path.insert(0, Importing)
+start([], "a cell", Path("cell"))
+"""
+
+
+def test_starts_that_die_while_they_import_come_to_an_end(tmp_path: Path) -> None:
+    path = str(Path(__file__).parents[1])
+    for restarts in range(MOST + 1):
+        env = environment(PYTHONPATH=path, SLURM_JOB_ID="12", SLURM_RESTART_COUNT=str(restarts))
+        done = subprocess.run(
+            [sys.executable, "-c", DYING], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == (-signal.SIGKILL if restarts < MOST else 1), done.stderr
+    assert done.stderr.startswith(f"job 12 was started {MOST} times about round 0, step 0 without coming to its next")
+    assert (tmp_path / "cell" / ERROR).read_text().startswith(done.stderr.strip())
+
+
 def test_starts_that_lead_on_never_come_to_an_end(tmp_path: Path) -> None:
     for restarts in range(4 * MOST):
         started(tmp_path, restarts, (restarts // 3, 10 + restarts % 3))
@@ -235,7 +278,12 @@ def test_waiting_for_another_process_is_no_failure(tmp_path: Path) -> None:
 def test_submitting_forgets_nothing_that_has_begun(tmp_path: Path) -> None:
     started(tmp_path, 0, (0, 10))
     attempts.submitted(tmp_path, "12")
-    assert json.loads((tmp_path / JOB).read_text()) == {"job": "12", "starts": 1, "position": [0, 10, 0]}
+    assert json.loads((tmp_path / JOB).read_text()) == {
+        "job": "12",
+        "start": 0,
+        "starts": 1,
+        "position": [0, 10, 0],
+    }
     attempts.submitted(tmp_path, "13")
     assert attempts.read(tmp_path) == {"job": "13"}
 

@@ -14,14 +14,16 @@ from torch.optim import SGD
 
 from lottery import masks as _masks
 from lottery.arms import Arm
+from lottery.chains import play
 from lottery.criteria import Criterion, Evidence, Scores, magnitude, random
 from lottery.data.examples import Data, Examples
 from lottery.digests import digest
 from lottery.hardware import Hardware
 from lottery.modules import Classifier
+from lottery.pruning import Pruning
 from lottery.recipes import Budget, Phase, Recipe, Trained
 from lottery.rewinding import State, state_of, to_fresh
-from lottery.rounds import Pruning, Round, play
+from lottery.rounds import Round
 from lottery.schedules import geometric
 from lottery.scopes import everywhere
 from lottery.seeds import derive

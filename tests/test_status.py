@@ -110,7 +110,11 @@ LEDGER = [{"round": index, "rounds": 4} for index in range(2)]
             ["finished", "3/5", "n1", "", "", "ended early: density"],
         ),
         (facts(begun=False), {}, ["not started", "", "", "", "", ""]),
-        (facts(**FRESH), {}, ["running", "", "", "4 s ago", "", ""]),  # it waits for what another cell trains
+        (
+            facts(**FRESH),  # it starts, or waits for what another cell trains
+            {},
+            ["running", "", "", "4 s ago", "", "before its first step"],
+        ),
         (facts(beat={**PULSE, "seconds_left": None}, **FRESH), {}, None),
         (facts(beat={"rounds": "many", "seconds_left": "few"}, **FRESH), {}, None),  # of another version
     ],

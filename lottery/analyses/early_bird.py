@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lottery.early_bird import Settled
-from lottery.rounds import Round, dense_round, drift, prefixes
+from lottery.pruning import drift, prefixes
+from lottery.rounds import Round, dense_round
 from lottery.scopes import Target
 from lottery.study import Cell
 

@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from lottery import leases
+from lottery.chains import play
 from lottery.config import build
 from lottery.digests import digest
 from lottery.errors import Refused
@@ -20,8 +21,8 @@ from lottery.names import SCIENCE_GROUPS, Job
 from lottery.plan import Lookup, NotYet
 from lottery.recipes import Phase
 from lottery.rewinding import Origin, State
-from lottery.rounds import Round, initial, play
-from lottery.store import Entry, Store
+from lottery.rounds import Round, initial
+from lottery.store import Entry, Store, holding
 from lottery.study import Cell, Phases
 from lottery.tickets.files import FORMAT, VERSION, Saved
 from lottery.tickets.placing import RECIPE, here, placed
@@ -53,7 +54,8 @@ def exported(
 ) -> Saved:
     """The ticket of a cell's finished round, from its ledger and store: replayed, nothing is trained.
 
-    Raises Refused if the round isn't there, or isn't what the code and data of now would make.
+    Raises Refused if the round isn't there, or isn't what the code and data of now would make; FileNotFoundError if
+    no store has it.
     """
     lines = Ledger(folder / NAME).lines()
     if not 0 <= index < len(lines):
@@ -63,10 +65,7 @@ def exported(
     config = placed(yaml.safe_load((folder / CONFIG).read_text()), overrides)
     job = Recorded(config, config["arm"], {}, tuple(sources), (), line)
     cell = build(job)
-    roots = Path(config["store"]), folder.resolve().parents[2] / "store"  # the second after the whole `out` has moved
-    store = next((Store(root) for root in roots if root.is_dir() and Store(root).find(line["phase"])), None)
-    if store is None:
-        raise Refused(f"{folder}: phase {line['phase'][:16]} of round {index} is in neither {roots[0]} nor {roots[1]}")
+    store, _ = holding(folder, Path(config["store"]), line)
     current, entry, start = _replayed(cell, store, index)
     if entry.key != line["phase"]:
         raise Refused(

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from lottery import masks as _masks
 from lottery.arms import Given
-from lottery.calls import make
+from lottery.calls import network
 from lottery.digests import digest
 from lottery.errors import Refused
 from lottery.files import Damaged, read_tensors, write_tensors
@@ -83,11 +83,11 @@ class Saved:
         """The start weights. Raises Refused if they can't be drawn again, or the network's code is not trusted."""
         if self.start:
             return self.start
-        node = {**self.info["config"]["model"], "_partial_": False}
+        node = self.info["config"]["model"]
         trusted(self.path, {"model": node}, trust)
         with torch.random.fork_rng():
             torch.manual_seed(derive(self.info["line"]["seed"], *self.info["draw"]))
-            state = state_of(make("model", node))
+            state = state_of(network(node))
         if digest(state) != self.info["digests"]["start"]:
             raise Refused(
                 f"{self.path}: holds a seed and no start weights, and what it draws under torch {torch.__version__} is "

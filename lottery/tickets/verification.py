@@ -12,8 +12,9 @@ from lottery.config import build_recipe, fitting, identity
 from lottery.criteria import magnitude
 from lottery.digests import digest, digest_of
 from lottery.errors import Refused
+from lottery.pruning import Pruning
 from lottery.recipes import Budget, Phase, Recipe, Row, Trained
-from lottery.rounds import Pruning, Ticket
+from lottery.rounds import Ticket
 from lottery.scopes import everywhere
 from lottery.store import Store
 from lottery.study import Cell, Phases, Study, early_stop, sparse_weights

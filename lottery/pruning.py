@@ -1,0 +1,100 @@
+"""Pruning: from a trained round to the masks of the next, and when enough is pruned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+import torch
+
+from lottery import masks as _masks
+from lottery.criteria import Criterion, Evidence, score
+from lottery.data.examples import Data
+from lottery.early_bird import Settled, distance
+from lottery.masks import Masks
+from lottery.recipes import Recipe
+from lottery.rewinding import State
+from lottery.rounds import Round
+from lottery.schedules import Schedule
+from lottery.scopes import Scope, Target, choose
+from lottery.seeds import derive, generator
+from lottery.stopping import Stop
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """How a study prunes: what matters, where it competes, how much goes in each round, when it is enough."""
+
+    criterion: Criterion
+    scope: Scope
+    schedule: Schedule
+    stop: Stop = field(default_factory=Stop)
+
+
+def prune(
+    recipe: Recipe, pruning: Pruning, found: Round, masks: Masks, start: State, target: Target, seed: int
+) -> Masks:
+    """The next masks: the criterion scores a round's trained network, the scope chooses among the living."""
+    device = recipe.hardware.device
+    with torch.random.fork_rng():
+        torch.manual_seed(derive(seed, "init"))
+        module = recipe.module(recipe.network())
+    module.net.load_state_dict(found.trained.state)
+    module.eval().to(device)
+    evidence = Evidence(
+        net=module.net,
+        start={name: tensor.to(device) for name, tensor in start.items()},
+        masks={name: mask.to(device) for name, mask in masks.items()},
+        batches=ScoringBatches(recipe.data, derive(seed, "scoring", found.index + 1), device),
+        loss=module.loss,
+        rng=generator(seed, "score", found.index + 1),
+    )
+    return choose(pruning.scope, score(pruning.criterion, evidence), masks, target)
+
+
+@dataclass(frozen=True)
+class ScoringBatches:
+    """One epoch of training batches for criteria, the same at every iteration."""
+
+    data: Data
+    order: int
+    device: str = "cpu"
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return self.data.to(self.device).batches(self.order, 0, self.data.steps_per_epoch)
+
+
+def settled(
+    recipe: Recipe, pruning: Pruning, when: Settled, dense: Round, start: State, target: Target, seed: int
+) -> Round:
+    """The dense network at the step at which its mask for a target has settled, or at the end (You et al. 2020)."""
+    looks = prefixes(dense, when.every)
+    step = when.step(drift(recipe, pruning, looks, start, target, seed))
+    return next((look for look in looks if look.last == step), dense)
+
+
+def prefixes(dense: Round, every: int) -> list[Round]:
+    """The dense training cut off after every so many steps."""
+    steps = range(every, dense.last, every)
+    if steps:  # once for all of them: asked for alone, each would be trained from the beginning
+        dense.train(replace(dense, until=steps[-1], passing=steps[:-1]))
+    return [dense.cut(step) for step in steps]
+
+
+def drift(
+    recipe: Recipe, pruning: Pruning, looks: Sequence[Round], start: State, target: Target, seed: int
+) -> list[tuple[int, float]]:
+    """(step, distance of its mask to that of the look before), from the second look on."""
+    found = ((look.last, prune(recipe, pruning, look, look.ticket.masks, start, target, seed)) for look in looks)
+    return [(step, distance(one, other)) for (_, one), (step, other) in pairwise(found)]
+
+
+def stop_reason(recipe: Recipe, stop: Stop, dense: Round, current: Round) -> str | None:
+    """Why a chain ends with this round; None if it goes on."""
+    if stop == Stop():
+        return None
+    density, metric = _masks.density(current.ticket.masks), recipe.sample.headline
+    if stop.below_dense is None:  # how thin a network is can be told without training it
+        return stop.reason(density, {}, {}, metric)
+    return stop.reason(density, current.trained.rows[-1], dense.trained.rows[-1], metric)
