@@ -75,7 +75,9 @@ def row(cell: Facts, queue: Queue) -> list[str]:
     left = left if isinstance(left, int | float) and math.isfinite(left) else None
     what = {
         "failed": cell.error,
-        "running": f"round {beat.get('round')}, step {beat.get('step')} of {beat.get('last')}" if beat else "before its first step",
+        "running": f"round {beat.get('round')}, step {beat.get('step')} of {beat.get('last')}"
+        if beat
+        else "starts or waits",
         "stopped": "the same command goes on",
         "waiting": queued.state if queued.reason in ("", "None") else queued.reason,
         "finished": f"ended early: {last['stopped']}" if "stopped" in last else "",

@@ -113,7 +113,7 @@ LEDGER = [{"round": index, "rounds": 4} for index in range(2)]
         (
             facts(**FRESH),  # it starts, or waits for what another cell trains
             {},
-            ["running", "", "", "4 s ago", "", "before its first step"],
+            ["running", "", "", "4 s ago", "", "starts or waits"],
         ),
         (facts(beat={**PULSE, "seconds_left": None}, **FRESH), {}, None),
         (facts(beat={"rounds": "many", "seconds_left": "few"}, **FRESH), {}, None),  # of another version
