@@ -3,6 +3,7 @@
 A README says by a comment where a table goes; what stands between it and the next `<!-- end -->` is replaced:
 
     <!-- table: NAME -->   accuracy by density, of NAME.csv
+    <!-- analyses: NAME --> what analyses found, of NAME.csv
     <!-- cost: NAME -->    what the training took, of NAME.csv
     <!-- verdicts -->      the claims of expected.csv, judged; in experiments/README.md those of all folders
 """
@@ -17,13 +18,15 @@ from typing import get_args
 import pandas as pd
 
 from lottery.claims import EXPECTED
-from lottery.report import accuracies, costs, draw
+from lottery.figure import BARRIER, draw, draw_barriers
+from lottery.report import accuracies, analyses, costs
 from lottery.results import read
 from lottery.verdicts import Verdict, table, verdicts
 
 HERE = Path(__file__).parent
-_OPENING = re.compile(r"<!-- (?:(?:table|cost): \S+|verdicts) -->")
-_BLOCK = re.compile(r"<!-- (?:(table|cost): (\S+)|verdicts) -->\n(.*?)<!-- end -->", re.DOTALL)
+_TABLES = {"table": accuracies, "analyses": analyses, "cost": costs}
+_OPENING = re.compile(r"<!-- (?:(?:table|analyses|cost): \S+|verdicts) -->")
+_BLOCK = re.compile(r"<!-- (?:(table|analyses|cost): (\S+)|verdicts) -->\n(.*?)<!-- end -->", re.DOTALL)
 
 
 def main() -> None:
@@ -38,8 +41,8 @@ def main() -> None:
             page.write_text(text)
             print(f"wrote {page}")
     for file in results(arguments.root) if arguments.figures else ():
-        figure = file.with_name("curve.png") if file.stem == "results" else file.with_suffix(".png")
-        draw(read(file), figure)
+        figure, frame = file.with_name("curve.png") if file.stem == "results" else file.with_suffix(".png"), read(file)
+        (draw_barriers if BARRIER in frame else draw)(frame, figure)
         print(f"drew {figure}")
 
 
@@ -77,7 +80,7 @@ def _content(folder: Path, kind: str | None, name: str) -> str:
     file = folder / f"{name}.csv"
     if not file.exists():
         return f"not run yet: {file.name}"
-    return (accuracies if kind == "table" else costs)(read(file)) or "FLOPs were not counted yet when this ran."
+    return _TABLES[kind](read(file)) or "FLOPs were not counted yet when this ran."
 
 
 def every_verdict(root: Path) -> str:

@@ -10,13 +10,20 @@ import numpy as np
 import pandas as pd
 
 from lottery.errors import Refused
-from lottery.results import COSTS, MARGIN, cost, difference, headline, missing, read, sparsest_match, summary
-
-# Okabe & Ito's colours, told apart by everyone, with a marker and a dash each for print without colour
-_LOOKS = [
-    ("#0072B2", "o", "-"), ("#D55E00", "s", "--"), ("#009E73", "^", "-."), ("#CC79A7", "D", ":"),
-    ("#E69F00", "v", "--"), ("#56B4E9", "P", "-."), ("#000000", "X", ":"),
-]  # fmt: skip
+from lottery.figure import BARRIER, draw, draw_barriers
+from lottery.results import (
+    COSTS,
+    MARGIN,
+    analysed,
+    cost,
+    difference,
+    headline,
+    missing,
+    ordered,
+    read,
+    sparsest_match,
+    summary,
+)  # fmt: skip
 
 
 def publish(paths: Iterable[Path], out: Path | None = None) -> None:
@@ -39,18 +46,20 @@ def publish(paths: Iterable[Path], out: Path | None = None) -> None:
 
 
 def write(frame: pd.DataFrame, folder: Path) -> str:
-    """Writes `report.md`, `results.csv` and `curve.png` into a folder; returns the report's text."""
+    """Writes `report.md`, `results.csv`, `curve.png` and, if measured, `barrier.png`; returns the report's text."""
     folder.mkdir(parents=True, exist_ok=True)
     text = render(frame)
     (folder / "report.md").write_text(text)
     frame[[c for c in frame if not str(c).startswith("run/")]].to_csv(folder / "results.csv", index=False)
     draw(frame, folder / "curve.png")
+    if BARRIER in frame:
+        draw_barriers(frame, folder / "barrier.png")
     return text
 
 
 def render(frame: pd.DataFrame) -> str:
-    """The report of one study as Markdown: accuracy by density, and what the training cost."""
-    parts = [f"# {frame['study'].iloc[0]}\n", accuracies(frame), costs(frame)]
+    """The report of one study as Markdown: accuracy by density, what analyses found, and what the training cost."""
+    parts = [f"# {frame['study'].iloc[0]}\n", accuracies(frame), analyses(frame), costs(frame)]
     return "\n".join(part for part in parts if part)
 
 
@@ -60,7 +69,7 @@ def accuracies(frame: pd.DataFrame) -> str:
     Raises LedgerError for more than one study.
     """
     score = f"test_{headline(frame)}"
-    numbers, arms = summary(frame), list(dict.fromkeys(_ordered(frame)))
+    numbers, arms = summary(frame), ordered(frame)
     seeds = {arm: sorted(set(frame[frame["arm"] == arm]["seed"])) for arm in arms}
     lines = [f"- {arm}: n = {len(seeds[arm])} (seeds {', '.join(map(str, seeds[arm]))})" for arm in arms]
     lines += ["", f"Test {headline(frame)} (mean and 95 % interval over seeds) and early-stopping step:", ""]
@@ -72,13 +81,15 @@ def accuracies(frame: pd.DataFrame) -> str:
         row = [" / ".join(dict.fromkeys(f"{density:.2%}" for density in at["density"]))]
         for arm in arms:
             if arm in at.index:
-                row.append(_plus_minus(at.loc[arm, score], at.loc[arm, f"{score}_half"], 4))
+                mean, half, n = at.loc[arm, [score, f"{score}_half", "n"]]
+                row.append(_plus_minus(mean, half, 4) + _fewer(n, len(seeds[arm])))
                 row.append(f"{at.loc[arm, 'early_stop_step']:,.0f}")
             else:
                 row += ["-", "-"]
         for other in arms[1:]:
             mean, half, pairs = difference(frame, (arms[0], index), (other, index))
-            row.append(_plus_minus(mean, half, 4, sign=True) if pairs and index else "-")
+            most = len(set(seeds[arms[0]]) & set(seeds[other]))
+            row.append(_plus_minus(mean, half, 4, sign=True) + _fewer(pairs, most) if pairs and index else "-")
         rows.append(row)
     lines += table(rows)
     lines += ["", f"Sparsest density that matches dense (margin {MARGIN * 100:g} points, paired over seeds):", ""]
@@ -92,13 +103,29 @@ def accuracies(frame: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
+def analyses(frame: pd.DataFrame) -> str:
+    """One row an arm and density, for each number that analyses found mean and 95 % interval; empty if none ran."""
+    numbers = analysed(frame)
+    if not len(numbers):
+        return ""
+    names = [column for column in map(str, frame) if column in set(numbers["what"])]
+    rows = [["arm", "density", "n", *names]]
+    for arm in ordered(frame):
+        for _, found in numbers[numbers["arm"] == arm].groupby("round"):
+            most, cells = found["n"].max(), dict.fromkeys(names, "-")
+            for what, n, mean, half in found[["what", "n", "mean", "half"]].itertuples(index=False):
+                cells[what] = _plus_minus(mean, half, 4 if abs(mean) < 10 else 0) + _fewer(n, most)
+            rows.append([arm, f"{found['density'].iloc[0]:.2%}", str(most), *cells.values()])
+    return "\n".join(["What analyses found (mean and 95 % interval over seeds):", "", *table(rows)]) + "\n"
+
+
 def costs(frame: pd.DataFrame) -> str:
     """One row an arm and density: steps and FLOPs of a round, and of all that finding it took; empty if not counted."""
     numbers = cost(frame)
     if not len(numbers):
         return ""
     rows = [["arm", "density", "steps", "FLOPs", "dense", "FLOPs with finding", "dense"]]
-    for arm in dict.fromkeys(_ordered(frame)):
+    for arm in ordered(frame):
         for _, row in numbers[numbers["arm"] == arm].iterrows():
             flops = [f"{row[column]:.2e}".replace("e+", "e") for column in COSTS[1:]]
             rows.append([arm, f"{row['density']:.2%}", f"{row['train_steps']:,.0f}", *flops])
@@ -111,48 +138,14 @@ def costs(frame: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
-def draw(frame: pd.DataFrame, path: Path) -> None:
-    """The density-accuracy curve with its 95 % band for every arm."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, NullFormatter
-
-    score = f"test_{headline(frame)}"
-    numbers, arms = summary(frame), list(dict.fromkeys(_ordered(frame)))
-    with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-        axes = figure.subplots()
-        for arm, (colour, marker, dash) in zip(arms, _LOOKS * len(arms), strict=False):
-            curve = numbers[numbers["arm"] == arm].sort_values("round")
-            x, y, half = 100 * curve["density"], curve[score], curve[f"{score}_half"].replace(np.inf, 0)
-            label = f"{arm} (n = {curve['n'].max()})"
-            axes.plot(x, y, color=colour, marker=marker, linestyle=dash, markersize=5, label=label)
-            axes.fill_between(x, y - half, y + half, color=colour, alpha=0.18, linewidth=0)
-        dense = numbers[numbers["round"] == 0][score].mean()
-        if np.isfinite(dense):
-            axes.axhline(dense, color="0.55", linewidth=0.8, zorder=0)
-            axes.annotate("dense", (1, dense), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="0.4")
-        axes.set_xscale("log")
-        axes.invert_xaxis()
-        ticks = [t for t in (100, 50, 20, 10, 5, 2, 1, 0.5, 0.2, 0.1) if t >= 100 * numbers["density"].min() * 0.9]
-        axes.set_xticks(ticks)
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_xlabel("density: kept weights (%)")
-        axes.set_ylabel(f"test {headline(frame)}")
-        axes.set_title(f"{frame['study'].iloc[0]}: mean and 95 % interval over seeds", fontsize=10)
-        axes.legend(frameon=False, loc="lower left")
-        figure.savefig(path, dpi=160)
-
-
-def _ordered(frame: pd.DataFrame) -> list[str]:
-    """Tickets first, then the arms to compare them with."""
-    return sorted(set(frame["arm"]), key=lambda arm: (not arm.startswith("imp"), arm))
-
-
 def _plus_minus(mean: float, half: float, digits: int, sign: bool = False) -> str:
     plus = "+" if sign else ""
-    return f"{mean:{plus}.{digits}f}" + (f" ± {half:.{digits}f}" if np.isfinite(half) else " (n = 1)")
+    return f"{mean:{plus},.{digits}f}" + (f" ± {half:,.{digits}f}" if np.isfinite(half) else " (n = 1)")
+
+
+def _fewer(n: float, seeds: int) -> str:
+    """Says so where not every seed of an arm has a number; of one alone it is said already."""
+    return f" (n = {n:.0f})" if 1 < n < seeds else ""
 
 
 def table(rows: list[list[str]]) -> list[str]:

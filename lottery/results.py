@@ -95,6 +95,25 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def ordered(frame: pd.DataFrame) -> list[str]:
+    """The arms: tickets first, then those to compare them with."""
+    return sorted(set(frame["arm"]), key=lambda arm: (not arm.startswith("imp"), arm))
+
+
+def analysed(frame: pd.DataFrame) -> pd.DataFrame:
+    """What analyses found, a row an arm, round and `<analysis>/<what>`: n, density, mean and half-width."""
+    one_study(frame)
+    columns = [column for column in map(str, frame) if "/" in column and not column.startswith(("density/", "run/"))]
+    rows = []
+    for (arm, index), cells in frame.groupby(["arm", "round"], sort=True):
+        for column in columns:
+            if len(values := cells[column].dropna()):
+                mean, half = mean_interval(values)
+                found = {"what": column, "n": len(values), "mean": mean, "half": half}
+                rows.append({"arm": arm, "round": index, "density": cells["density"].mean(), **found})
+    return pd.DataFrame(rows)
+
+
 def cost(frame: pd.DataFrame) -> pd.DataFrame:
     """Per arm and round: density and the mean over seeds of `COSTS`; empty if the ledgers did not count FLOPs."""
     one_study(frame)

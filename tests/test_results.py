@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from lottery import report, results
+from lottery import figure, report, results
 from lottery.errors import Refused
 from lottery.ledger import LedgerError
 
@@ -259,7 +259,7 @@ def test_arms_of_two_studies_are_not_averaged(tmp_path: Path) -> None:
         results.summary,
         results.cost,
         lambda frame: report.write(frame, tmp_path / "out"),
-        lambda frame: report.draw(frame, tmp_path / "curve.png"),
+        lambda frame: figure.draw(frame, tmp_path / "curve.png"),
         lambda frame: results.difference(frame, ("imp", 1), ("imp", 0)),
         lambda frame: results.matches_dense(frame, "imp", 1),
         lambda frame: results.sparsest_match(frame, "imp"),
@@ -295,14 +295,73 @@ def test_the_cost_of_training_is_a_second_table(frame: pd.DataFrame) -> None:
     assert report.render(frame).startswith(REPORT + COST)
 
 
+def test_what_analyses_found_is_a_table(frame: pd.DataFrame) -> None:
+    frame["overlap/jaccard"] = np.where(frame["round"] == 0, np.nan, frame["seed"] / 10)
+    frame["overlap/steps"] = 3000.0
+    frame.loc[(frame["arm"] == "imp") & (frame["round"] == 2) & (frame["seed"] == 1), "overlap/jaccard"] = np.nan
+    assert report.render(frame) == REPORT + ANALYSES
+
+
+ANALYSES = """
+What analyses found (mean and 95 % interval over seeds):
+
+|           arm | density | n |         overlap/jaccard | overlap/steps |
+|--------------:|--------:|--:|------------------------:|--------------:|
+|           imp | 100.00% | 3 |                       - |     3,000 ± 0 |
+|           imp |  50.00% | 3 |         0.1000 ± 0.2484 |     3,000 ± 0 |
+|           imp |  12.50% | 3 | 0.1000 ± 1.2706 (n = 2) |     3,000 ± 0 |
+| random_reinit | 100.00% | 3 |                       - |     3,000 ± 0 |
+| random_reinit |  50.00% | 3 |         0.1000 ± 0.2484 |     3,000 ± 0 |
+| random_reinit |  12.50% | 3 |         0.1000 ± 0.2484 |     3,000 ± 0 |
+"""
+
+
+def test_a_number_that_not_every_seed_has_says_so(tmp_path: Path) -> None:
+    played = {"imp": {**ACCURACY["imp"], 1: (0.94,)}, "random_reinit": ACCURACY["random_reinit"]}
+    text = report.accuracies(results.read(ledgers(tmp_path, played)))
+    [row] = [row for row in text.splitlines() if row.startswith("|  50.00%")]
+    ticket, _, control, _, apart = (cell.strip() for cell in row.strip("| ").split(" | ")[1:])
+    assert [cell.endswith("(n = 2)") for cell in (ticket, control, apart)] == [True, False, True]
+
+
 @pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
 def test_the_figure_is_a_picture(seeds: tuple[int, ...], tmp_path: Path) -> None:
     played = {arm: {seed: scores[seed] for seed in seeds} for arm, scores in ACCURACY.items()}
-    report.draw(results.read(ledgers(tmp_path, played)), tmp_path / "curve.png")
+    figure.draw(results.read(ledgers(tmp_path, played)), tmp_path / "curve.png")
     content = (tmp_path / "curve.png").read_bytes()
     assert content[:8] == b"\x89PNG\r\n\x1a\n"
-    assert struct.unpack(">II", content[16:24]) == (1024, 672)
+    assert struct.unpack(">II", content[16:24]) == (1024, 960)
     assert 10_000 < len(content) < 300_000
+
+
+def connected(frame: pd.DataFrame, rewound: int) -> pd.DataFrame:
+    """The frame with the barriers that two copies from that step on might have."""
+    label = f",rewind={rewound}it" if rewound else ""
+    apart, barrier = 600 - rewound, (frame["round"] + frame["seed"]) / (100 if rewound else 10)
+    columns = {figure.BARRIER: barrier, "connectivity/steps_apart": apart}
+    return frame.assign(arm=frame["arm"] + label, **columns)
+
+
+def test_barriers_by_rewinding_step(frame: pd.DataFrame, tmp_path: Path) -> None:
+    both = pd.concat([connected(frame, 0), connected(frame, 200)])
+    numbers = figure.barriers(both).set_index(["line", "k"])
+    lines = [f"{arm} at {density}" for arm in ("imp", "random_reinit") for density in ("0.125", "0.5")]
+    assert sorted(set(numbers.index)) == [(line, k) for line in sorted(["dense", *lines]) for k in (0, 200)]
+    assert set(numbers["n"]) == {3}  # the dense network counts once, not for every arm
+    assert numbers.loc[("dense", 0), "mean"] == pytest.approx(0.1)
+    assert numbers.loc[("imp at 0.125", 200), ["mean", "half"]].tolist() == pytest.approx(
+        [0.03, half([0.02, 0.03, 0.04])]
+    )
+    figure.draw_barriers(both, tmp_path / "barrier.png")
+    assert (tmp_path / "barrier.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_barriers_of_one_step_are_shown_by_density(frame: pd.DataFrame, tmp_path: Path) -> None:
+    numbers = figure.barriers(connected(frame, 0)).set_index(["line", "density"])
+    assert sorted(set(numbers.index)) == [(arm, at) for arm in ("imp", "random_reinit") for at in sorted(DENSITY)]
+    assert numbers.loc[("imp", 0.5), "mean"] == pytest.approx(0.2)
+    report.write(connected(frame, 0), tmp_path)
+    assert (tmp_path / "barrier.png").read_bytes()[:4] == b"\x89PNG"
 
 
 REPORT = """\
