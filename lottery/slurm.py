@@ -74,6 +74,11 @@ def state(job: str) -> tuple[str, int]:
     return (said[0], int(said[1])) if len(said) == 2 and said[1].isdigit() else ("", 0)
 
 
+def partitions() -> list[str]:
+    """The names of all partitions. Raises Unavailable."""
+    return sorted(set(_ask("sinfo", "--noheader", "--format=%R").split()))
+
+
 def requeue(job: str) -> None:
     """Ends a running job and queues it again. Raises Unavailable."""
     _ask("scontrol", "requeue", job)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lottery import attempts, preemption, slurm
-from lottery.errors import Refused, describe
+from lottery.errors import Refused, describe, nearby
 from lottery.ledger import leave_error
 from lottery.names import Job
 
@@ -25,6 +25,11 @@ _OURS = {
     f"SBATCH_{name}"
     for name in ("ARRAY_INX", "ERROR", "NO_REQUEUE", "OPEN_MODE", "OUTPUT", "REQUEUE", "SIGNAL", "TIMELIMIT", "WAIT")
 }
+_ABOUT = {
+    "generic resource": "gpus_per_node", "account": "account", "qos": "qos", "partition": "partition",
+    "time limit": "timeout_min", "memory": "mem_gb",
+}  # fmt: skip
+"""the key that a word in what Slurm says is about, the first that stands in it"""
 _NO_PARAMETERS = ("_target_", "submitit_folder", "max_num_timeout")
 
 
@@ -113,8 +118,19 @@ def _submitted(cells: Sequence[Job], launcher: Mapping[str, Any]) -> list[str]:
             folders = [job.folder.absolute() for job in cells]
             jobs = executor.map_array(start, [list(job.command) for job in cells], [str(job) for job in cells], folders)
     except FailedJobError as error:
-        raise slurm.Unavailable(f"Slurm refuses: {slurm.sentence(str(error))}") from error
+        raise Refused(_against(slurm.sentence(str(error)), launcher)) from error
     return [job.job_id for job in jobs]
+
+
+def _against(said: str, launcher: Mapping[str, Any]) -> str:
+    """What sbatch has against a job, behind the setting that it is about."""
+    key = next((key for word, key in _ABOUT.items() if word in said.lower()), None)
+    if key is None:
+        return f"hydra/launcher: Slurm refuses: {said}"
+    value, site = launcher.get(key), f"SBATCH_{key.upper()}"
+    where = f"hydra.launcher.{key}={value}" if value is not None else f"{site}={os.environ.get(site, '')}"
+    known = f"; {nearby(str(value or os.environ.get(site, '')), slurm.partitions())}" if key == "partition" else ""
+    return f"{where}: Slurm refuses: {said}{known}"
 
 
 def _around() -> list[str]:

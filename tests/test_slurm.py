@@ -473,11 +473,19 @@ def test_a_lost_node_whose_process_lives_on(login: Login) -> None:
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        (["hydra.launcher.partition=nowhere"], "invalid partition specified: nowhere"),
-        (["hydra.launcher.partition=paid", "hydra.launcher.account=beggars"], "Invalid account"),
+        (
+            ["hydra.launcher.partition=nowhere"],
+            "hydra.launcher.partition=nowhere: Slurm refuses: invalid partition specified: nowhere; "
+            "Batch job submission failed: Invalid partition name specified; allowed: high, main, paid, spare, wide",
+        ),
+        (
+            ["hydra.launcher.partition=paid", "hydra.launcher.account=beggars"],
+            "hydra.launcher.account=beggars: Slurm refuses: Batch job submission failed: Invalid account",
+        ),
+        (["hydra/launcher=slurm_gpu"], "hydra.launcher.gpus_per_node=1: Slurm refuses: Invalid generic resource"),
         (["out=guest.py/runs"], "guest.py"),
     ],
-    ids=["partition", "account", "no folder"],
+    ids=["partition", "account", "gpus", "no folder"],
 )
 def test_what_slurm_refuses_is_one_sentence(
     login: Login, cluster: Cluster, request: pytest.FixtureRequest, overrides: list[str], sentence: str
