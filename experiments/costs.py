@@ -6,13 +6,12 @@ FLOPs are counted on the network itself; hours are an estimate from them, becaus
 from __future__ import annotations
 
 from collections import Counter
-from functools import partial
 from pathlib import Path
 
 import torch
 
 from lottery import masks
-from lottery.calls import make
+from lottery.calls import make, network
 from lottery.compose import jobs
 from lottery.durations import in_steps
 from lottery.flops import by_weight, of_example
@@ -30,7 +29,7 @@ RECIPES = {
 }
 SUSTAINED = 10e12  # FLOP/s: about a third of what a 2020 workstation GPU can do in fp32
 STEP = 0.003  # seconds that a step takes at the least, however small the network
-TRAIN = {"cifar10": 45000, "imagenet": 1281167}
+TRAIN = {"cifar10": 45000, "imagenet": 1231167}
 
 
 def main() -> None:
@@ -41,7 +40,7 @@ def main() -> None:
         config = cells[0].config
         data, budget, rounds = config["data"], config["budget"], config["schedule"]["rounds"]
         torch.manual_seed(0)
-        module = make("module", config["module"])(partial(make, "model", {**config["model"], "_partial_": False})())
+        module = make("module", config["module"])(network(config["model"]))
         inputs = torch.randn(2, *data["shape"])
         counted = by_weight(module, inputs, torch.tensor([0, 1]))
         dense = of_example(counted, masks.dense(masks.prunable(module.net))).dense * data["batch_size"]

@@ -14,6 +14,7 @@ from lottery.figure import BARRIER, draw, draw_barriers
 from lottery.results import (
     COSTS,
     MARGIN,
+    NEAR,
     analysed,
     cost,
     difference,
@@ -89,15 +90,17 @@ def accuracies(frame: pd.DataFrame) -> str:
         for other in arms[1:]:
             mean, half, pairs = difference(frame, (arms[0], index), (other, index))
             most = len(set(seeds[arms[0]]) & set(seeds[other]))
-            row.append(_plus_minus(mean, half, 4, sign=True) + _fewer(pairs, most) if pairs and index else "-")
+            alike = pairs and index and abs(at["density"][arms[0]] / at["density"][other] - 1) <= NEAR
+            row.append(_plus_minus(mean, half, 4, sign=True) + _fewer(pairs, most) if alike else "-")
         rows.append(row)
     lines += table(rows)
-    lines += ["", f"Sparsest density that matches dense (margin {MARGIN * 100:g} points, paired over seeds):", ""]
-    for arm in arms:
-        density = sparsest_match(frame, arm)
-        alone = frame[frame["arm"] == arm]["seed"].nunique() == 1
-        none = "takes two seeds at least" if alone else "none shown"
-        lines.append(f"- {arm}: {none if density is None else f'{density:.2%}'}")
+    if headline(frame) != "loss":  # the margin is not of its scale
+        lines += ["", "Sparsest density down to which every round matches dense "
+                  f"(margin {MARGIN * 100:g} points, paired over seeds):", ""]  # fmt: skip
+        for arm in arms:
+            density = sparsest_match(frame, arm)
+            none = "none shown" if len(seeds[arm]) > 1 else "takes two seeds at least"
+            lines.append(f"- {arm}: {none if density is None else f'{density:.2%}'}")
     if lacking := missing(frame):
         lines += ["", "Unfinished; missing:", "", *(f"- {what}" for what in lacking)]
     return "\n".join(lines) + "\n"

@@ -12,9 +12,7 @@ import pandas as pd
 
 from lottery.claims import EXPECTED, Bound, Claim, Point, read_claims
 from lottery.errors import Refused, nearby
-from lottery.results import mean_interval, one_study, read
-
-NEAR = 0.03  # a claim's density and a round's may differ by this share of it: papers round
+from lottery.results import NEAR, mean_interval, one_study, read
 
 Verdict = Literal["holds", "does not hold", "undecided", "not run here"]
 

@@ -150,6 +150,40 @@ def test_sparsest_match(frame: pd.DataFrame) -> None:
     assert results.sparsest_match(frame, "random_reinit") is None
 
 
+def chain(*differences: float) -> pd.DataFrame:
+    """Three seeds whose rounds differ from dense by so much."""
+    rows = [line("imp", seed, 0, 0.9) for seed in range(3)]
+    for index, difference in enumerate(differences, start=1):
+        rows += [line("imp", seed, 2, 0.9 + difference) | {"round": index, "density": 0.5**index} for seed in range(3)]
+    return pd.DataFrame(rows)
+
+
+def test_what_matches_after_a_round_that_does_not_is_luck() -> None:
+    assert results.sparsest_match(chain(0.0, 0.01, -0.1, 0.02), "imp") == 0.25
+    assert results.sparsest_match(chain(-0.1, 0.02), "imp") is None
+
+
+def test_the_seeds_that_are_left_decide_nothing() -> None:
+    assert results.matches_dense(made([0.9, 0.9, 0.9], {0: 0.95, 1: 0.96, 2: 0.95}), "imp", 1) == "yes"
+    assert results.matches_dense(made([0.9, 0.9, 0.9], {0: 0.95, 1: 0.96}), "imp", 1) == "undecided"
+
+
+def test_a_loss_has_no_margin_in_points(frame: pd.DataFrame) -> None:
+    of_loss = frame.rename(columns={"early_stop_test_accuracy": "early_stop_test_loss"})
+    assert "matches dense" in report.render(frame)
+    assert "matches dense" not in report.render(of_loss)
+
+
+def test_rounds_of_unlike_density_are_not_compared(frame: pd.DataFrame) -> None:
+    def last(frame: pd.DataFrame) -> list[str]:
+        rows = [line for line in report.render(frame).splitlines() if line.startswith("| ")]
+        return [row.strip("| ").rpartition("| ")[2].strip() for row in rows[1:]]
+
+    assert last(frame) == ["-", "+0.0700 ± 0.0657", "+0.1400 ± 0.0657"]
+    thinner = (frame["arm"] == "imp") & (frame["round"] == 2)
+    assert last(frame.assign(density=frame["density"].where(~thinner, 0.11))) == ["-", "+0.0700 ± 0.0657", "-"]
+
+
 def test_missing_names_cells_and_rounds(tmp_path: Path) -> None:
     played = {"imp": {0: (0.9, 0.9, 0.9), 4: (0.9,)}, "random_reinit": {0: (0.9, 0.8)}}
     assert results.missing(results.read(ledgers(tmp_path, played))) == [
@@ -378,7 +412,7 @@ Test accuracy (mean and 95 % interval over seeds) and early-stopping step:
 |  50.00% | 0.9500 ± 0.0745 |        160 | 0.8800 ± 0.0497 |        160 |    +0.0700 ± 0.0657 |
 |  12.50% | 0.8600 ± 0.0896 |        210 | 0.7200 ± 0.0497 |        210 |    +0.1400 ± 0.0657 |
 
-Sparsest density that matches dense (margin 0.5 points, paired over seeds):
+Sparsest density down to which every round matches dense (margin 0.5 points, paired over seeds):
 
 - imp: none shown
 - random_reinit: none shown
