@@ -27,6 +27,10 @@ class Settled:
         if self.window < 1:
             raise ValueError(f"window={self.window}: must be at least 1")
 
+    def looks(self, steps: int) -> range:
+        """The steps of a training that are looked at, the last not among them."""
+        return range(self.every, steps, self.every)
+
     def step(self, distances: Sequence[tuple[int, float]]) -> int | None:
         """The first step, of (step, distance to the look before), at which the mask has settled; None if it has not.
 

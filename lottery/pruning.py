@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -69,24 +69,19 @@ def settled(
     recipe: Recipe, pruning: Pruning, when: Settled, dense: Round, start: State, target: Target, seed: int
 ) -> Round:
     """The dense network at the step at which its mask for a target has settled, or at the end (You et al. 2020)."""
-    looks = prefixes(dense, when.every)
-    step = when.step(drift(recipe, pruning, looks, start, target, seed))
-    return next((look for look in looks if look.last == step), dense)
-
-
-def prefixes(dense: Round, every: int) -> list[Round]:
-    """The dense training cut off after every so many steps."""
-    steps = range(every, dense.last, every)
-    if steps:  # once for all of them: asked for alone, each would be trained from the beginning
-        dense.train(replace(dense, until=steps[-1], passing=steps[:-1]))
-    return [dense.cut(step) for step in steps]
+    step = when.step(drift(recipe, pruning, when, dense, start, target, seed))
+    return dense if step is None else dense.cut(step)
 
 
 def drift(
-    recipe: Recipe, pruning: Pruning, looks: Sequence[Round], start: State, target: Target, seed: int
+    recipe: Recipe, pruning: Pruning, when: Settled, dense: Round, start: State, target: Target, seed: int
 ) -> list[tuple[int, float]]:
-    """(step, distance of its mask to that of the look before), from the second look on."""
-    found = ((look.last, prune(recipe, pruning, look, look.ticket.masks, start, target, seed)) for look in looks)
+    """(step, distance of the dense network's mask to that of the look before), from the second look on."""
+    steps = when.looks(dense.last)
+    if steps:  # once for all of them: asked for alone, each would be trained from the beginning
+        dense.train(replace(dense, until=steps[-1], passing=steps[:-1]))
+    living = dense.ticket.masks
+    found = ((step, prune(recipe, pruning, dense.cut(step), living, start, target, seed)) for step in steps)
     return [(step, distance(one, other)) for (_, one), (step, other) in pairwise(found)]
 
 

@@ -48,7 +48,7 @@ class Round:
     """counts trainings of the same ticket, each under an order and noise of its own"""
     before: Flops = field(default_factory=Flops)
     """of all training that it took to find the ticket"""
-    stop: Callable[[Round], str | None] = lambda current: None
+    stop: Ends = lambda current: None
 
     @property
     def last(self) -> int:
@@ -73,6 +73,8 @@ class Round:
 
 
 Train = Callable[[Round], Trained]
+Ends = Callable[[Round], str | None]
+"""why a chain ends with a round, whatever the schedule says; None if it does not"""
 
 
 def dense_round(recipe: Recipe, seed: int, train: Train, passing: Sequence[int] = ()) -> Round:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lottery.early_bird import Settled
-from lottery.pruning import drift, prefixes
+from lottery.pruning import drift
 from lottery.rounds import Round, dense_round
 from lottery.scopes import Target
 from lottery.study import Cell
@@ -24,7 +24,7 @@ class EarlyBird:
         recipe, pruning = cell.study.recipe, cell.study.pruning
         dense, density = dense_round(recipe, cell.seed, current.train), pruning.schedule[current.index - 1].density
         target = Target(density, keep=density)  # of the dense network, where all is alive
-        found = drift(recipe, pruning, prefixes(dense, self.when.every), dense.ticket.state, target, cell.seed)
+        found = drift(recipe, pruning, self.when, dense, dense.ticket.state, target, cell.seed)
         return {
             "settled_step": self.when.step(found),
             "distances": [{"step": step, "distance": round(moved, 9)} for step, moved in found],
