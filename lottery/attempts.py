@@ -8,8 +8,8 @@ no further. A job that always ends before its next checkpoint would be queued ag
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +65,8 @@ class Attempts:
             index, step, *_ = self.note["position"] or (0, 0)
             raise Stuck(
                 f"job {self.note['job']} was started {MOST} times about round {index}, step {step} without coming to "
-                "its next checkpoint: its time, its memory, or hardware.checkpoint_seconds does not suffice"
+                "its next checkpoint: its time, its memory or hardware.checkpoint_seconds does not suffice, or it is "
+                "preempted each time"
             )
         _write(self.folder, self.note)
 
@@ -80,9 +81,15 @@ class Attempts:
     def finished(self, line: Mapping[str, Any], rows: Sequence[Row]) -> None:
         pass
 
-    def waits(self) -> None:
-        """Another process trains what this one needs: to end meanwhile is no failure."""
-        self.note["starts"] = 1
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """While another process trains what this one needs: to end meanwhile is no failure, and does not count."""
+        self._count(-1)
+        yield
+        self._count(+1)
+
+    def _count(self, change: int) -> None:
+        self.note["starts"] += change
         with suppress(OSError):
             _write(self.folder, self.note)
 

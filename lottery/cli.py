@@ -228,7 +228,8 @@ def _store(args: argparse.Namespace) -> int:
     store = Store(root)
     if args.action == "gc":
         # a folder without ledgers is more likely a misspelt one than a wish to remove everything
-        needed = {phase for out in args.out for phase in read(out)["phase"]}
+        lines = [line for out in args.out for line in read(out).to_dict("records")]
+        needed = {key for line in lines for key in (line["phase"], *line["run/drew"])}
         removed, freed = store.gc(needed)
         print(f"removed {removed} entries, {freed / 1e6:,.1f} MB")
     print(f"{root}: {len(store.entries())} phases, {store.size() / 1e6:,.1f} MB")

@@ -10,6 +10,7 @@ from typing import Any
 from lottery.arms import Arm
 from lottery.calls import as_yaml, make, network
 from lottery.data.examples import Data, DataError
+from lottery.digests import digest_of
 from lottery.durations import canonical, in_steps
 from lottery.errors import Refused, nearby
 from lottery.identity import recipe_identity
@@ -19,8 +20,9 @@ from lottery.pruning import Pruning
 from lottery.recipes import Recipe
 from lottery.rehearsal import Misfit, rehearse
 from lottery.scopes import Target
-from lottery.study import Analysis, Cell, Study
+from lottery.study import Asked, Cell, Study
 from lottery.tickets.files import read, unfit
+from lottery.user_code import user_code
 
 
 def build(job: Job) -> Cell:
@@ -92,12 +94,18 @@ def fitting(ticket: object, misfits: Sequence[str]) -> None:
         raise Refused(f"{ticket}: does not fit the network: {'; '.join(misfits[:8])}{more}")
 
 
-def build_analyses(job: Job, data: Data) -> dict[str, Analysis]:
+def build_analyses(job: Job, data: Data) -> dict[str, Asked]:
     """The analyses asked for, by name. Raises Refused for several processes, which only training knows."""
     nodes = job.config.get("analysis") or {}
     if nodes and (devices := job.config["hardware"]["devices"]) > 1:
         raise Refused(f"hardware.devices={devices}: goes without an analysis; run it with hardware.devices=1")
-    return {name: make(f"analysis.{name}", _durations(f"analysis.{name}", node, data)) for name, node in nodes.items()}
+    return {
+        name: Asked(
+            make(f"analysis.{name}", _durations(f"analysis.{name}", node, data)),
+            digest_of([node, user_code([node])])[:16],
+        )
+        for name, node in nodes.items()
+    }
 
 
 def build_arm(job: Job, data: Data, steps: int) -> Arm:

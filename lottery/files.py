@@ -32,8 +32,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, 
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What `write_tensors` wrote. Raises Damaged if it is not."""
+    """What `write_tensors` wrote. Raises Damaged if it is not; OSError if a file system fails, which is no damage."""
     try:
+        open(path, "rb").close()  # safetensors' own errors do not tell one from the other
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {})["lottery"])
             names = file.keys()
@@ -41,7 +42,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if digest_of([digest(tensors), metadata["info"]]) != metadata["sha256"]:
             raise Damaged(f"{path} is damaged: its content does not match its digest")
         return tensors, json.loads(metadata["info"])
-    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+    except (FileNotFoundError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise Damaged(f"{path} is damaged: {error}") from error
 
 

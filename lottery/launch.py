@@ -82,7 +82,7 @@ def play(job: Job, mine: slurm.Task | None = None) -> None:
         attempts = Attempts(job.folder, mine)
         attempts.begin()
         views.append(attempts)
-        store.waiting = attempts.waits
+        store.waiting = attempts.waiting
     cell = build(job)
     check(cell)
     analyses = build_analyses(job, cell.study.recipe.data)

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import re
 import socket
 import tempfile
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,8 +30,12 @@ _log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 5.0
 DEAD_AFTER = 60.0  # seconds without a beat, on the watcher's own clock, for owners whose process can't be looked up
-_POLL_SECONDS = 0.2
+_POLL_SECONDS, _MOST_POLL_SECONDS = 0.2, 3.0  # between two looks: at first, and after a minute
 _OWNER = {"host", "place", "pid", "started"}
+
+
+Waiting = Callable[[], AbstractContextManager[Any]]
+"""entered while somebody else's work has to be waited for"""
 
 
 class Lost(Exception):
@@ -67,6 +73,7 @@ class Lease:
         self.folder, self.number, self.inherited = folder, number, inherited
         self.note = inherited
         self._owner, self._beat, self._released = identity(), 0, False
+        self._glanced = -math.inf
         self._lock, self._done = threading.Lock(), threading.Event()
         self._file: int | None = None
         self._pulse = threading.Thread(target=self._keep_alive, daemon=True)
@@ -79,6 +86,12 @@ class Lease:
         """Raises Lost if somebody has taken over."""
         if _highest(self.folder) != self.number:
             raise Lost(self.folder)
+
+    def glance(self) -> None:
+        """As `check`, for those who ask at every step: looks once a second, because a file system may be shared."""
+        if time.monotonic() - self._glanced >= 1:
+            self._glanced = time.monotonic()
+            self.check()
 
     def write(self, note: int) -> None:
         """Writes a number that is to outlive this process."""
@@ -152,9 +165,13 @@ class Watch:
         content = _read(self.folder / f"lease.{_highest(self.folder)}")
         return f"process {content['owner']['pid']} on {content['owner']['host']}" if content else "another process"
 
-    def wait(self) -> None:
-        """A moment's pause between two looks."""
-        time.sleep(_POLL_SECONDS)
+    def until(self, look: Callable[[], Any]) -> Any:
+        """What a look finds at last; the pauses between two grow, so that many who wait long ask little."""
+        pause = _POLL_SECONDS
+        while (found := look()) is None:
+            time.sleep(pause)
+            pause = min(1.1 * pause, _MOST_POLL_SECONDS)
+        return found
 
     def _over(self, number: int, content: dict[str, Any] | None) -> bool:
         beat = (number, content["beat"] if content else None)
@@ -172,15 +189,14 @@ class Watch:
         return time.monotonic() - self._since > DEAD_AFTER
 
 
-def hold(folder: Path) -> Lease:
+def hold(folder: Path, waiting: Waiting = nullcontext) -> Lease:
     """The folder's lease, waiting with a word while somebody living holds it."""
     folder.mkdir(parents=True, exist_ok=True)
-    watch, waiting = Watch(folder), False
-    while (lease := watch.take()) is None:
-        if not waiting:
-            _log.warning(f"{folder}: waiting for {watch.holder()}, which works there")
-        waiting = True
-        watch.wait()
+    watch = Watch(folder)
+    if (lease := watch.take()) is None:
+        _log.warning(f"{folder}: waiting for {watch.holder()}, which works there")
+        with waiting():
+            lease = watch.until(watch.take)
     return lease
 
 

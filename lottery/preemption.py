@@ -17,7 +17,6 @@ from lottery import slurm
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 MOST_STARTS = 100  # of a job that a signal killed last
 _TRIES, _PAUSE_SECONDS = 3, 5.0
-_ALIVE = ("RUNNING", "SIGNALING")  # the second while the signal that is answered here is still being delivered
 
 
 def guard(task: slurm.Task) -> None:
@@ -66,7 +65,7 @@ def _requeued(task: slurm.Task) -> str:
     for tries_left in reversed(range(_TRIES)):
         try:
             state, restarts = slurm.state(job)
-            if state not in _ALIVE or restarts != task.restarts:
+            if state not in slurm.RUNNING or restarts != task.restarts:
                 return f"Slurm itself has ended this start of job {job}; nothing is lost"
             slurm.requeue(job)
             break

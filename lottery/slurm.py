@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from lottery.errors import Said
 
+RUNNING = ("RUNNING", "SIGNALING")
+"""states of a job that runs; the second while a signal is being delivered to it"""
 _PATIENCE = 10.0  # seconds that a controller may take to answer
 
 
@@ -27,6 +29,8 @@ class Task:
     rank: int
     count: int
     """of tasks"""
+    step: bool = True
+    """whether `srun` started it; a batch script may do more than ours"""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ def here() -> Task | None:
         restarts=int(os.environ.get("SLURM_RESTART_COUNT", 0)),
         rank=int(os.environ.get("SLURM_PROCID", 0)) if step else 0,
         count=int(os.environ["SLURM_STEP_NUM_TASKS"]) if step else 1,
+        step=step,
     )
 
 

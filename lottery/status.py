@@ -55,7 +55,7 @@ def state(cell: Facts, queue: Queue) -> str:
     if cell.complete and not cell.error:
         return "finished"
     queued = (queue or {}).get(cell.job)
-    if queued and queued.state not in ("RUNNING", "COMPLETING"):
+    if queued and queued.state not in (*slurm.RUNNING, "COMPLETING"):
         return "waiting"  # what failed once too: it was submitted again
     if cell.error:
         return "failed"

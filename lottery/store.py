@@ -10,11 +10,14 @@ Every file appears by rename and carries a digest of its content. What does not 
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import shutil
+import socket
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,9 +49,9 @@ class Entry(Trained):
 
 
 class Store:
-    """Finished phases by key, in a folder; `waiting` is called when another process has to be waited for."""
+    """Finished phases by key, in a folder; `waiting` is entered while another process has to be waited for."""
 
-    def __init__(self, root: Path | str, waiting: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, root: Path | str, waiting: leases.Waiting = nullcontext) -> None:
         self.root, self.waiting = Path(root), waiting
 
     def obtain(
@@ -64,17 +67,24 @@ class Store:
         """
         key = digest_of(spec)
         folder = self.root / key
-        watch, waiting = leases.Watch(folder), False
-        while (entry := self.find(key)) is None:
+        watch = leases.Watch(folder)
+
+        def look() -> Entry | leases.Lease | None:
+            if entry := self.find(key):
+                return entry
             folder.mkdir(parents=True, exist_ok=True)
-            if (lease := watch.take()) is None:
-                if not waiting:
-                    _log.warning(f"waiting for {watch.holder()}, which trains the same phase")
-                    self.waiting()
-                waiting = True
-                watch.wait()
-                continue
-            with lease:
+            return watch.take()
+
+        while True:
+            seen: Entry | leases.Lease | None = look()
+            if seen is None:
+                _log.warning(f"waiting for {watch.holder()}, which trains the same phase")
+                with self.waiting():
+                    seen = watch.until(look)
+            if isinstance(seen, Entry):
+                return seen
+            assert seen
+            with seen as lease:
                 for torn in folder.glob(f".{_CHECKPOINT}.*"):  # a kill while it was being written
                     torn.unlink(missing_ok=True)
                 if (entry := self.find(key)) is None:  # not finished between the look and the lease
@@ -90,8 +100,7 @@ class Store:
                     entry = Entry(trained.state, trained.rows, key, masks, lease.note, reused=False)
                 (folder / _CHECKPOINT).unlink(missing_ok=True)
                 leases.clear(folder)
-                break
-        return entry
+                return entry
 
     def publish(self, spec: Mapping[str, Any], state: State, masks: Masks, rows: list[Row], executed: int) -> None:
         """Writes a finished phase; its metadata last, since that is what makes it finished."""
@@ -104,7 +113,7 @@ class Store:
             "spec": spec,
             "rows": rows,
             "executed": executed,
-            "by": leases.identity()["host"],
+            "by": socket.gethostname(),
             "masks": {name: list(mask.shape) for name, mask in masks.items()},
             "digest": digest(tensors),
         }
@@ -133,7 +142,9 @@ class Store:
         target = self.root / f"{folder.name}.damaged.{number}"
         try:
             folder.rename(target)
-        except FileNotFoundError:  # another process did
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY):  # another process did
+                raise
             return
         _log.warning(f"{damage}; set aside as {target}, trained anew")
 
@@ -234,5 +245,5 @@ def _read_meta(path: Path) -> dict[str, Any]:
         if digest_of(content["phase"]) != content["sha256"]:
             raise ValueError("its content does not match its digest")
         return content["phase"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         raise Damaged(f"{path} is damaged: {error}") from error

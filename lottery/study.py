@@ -6,18 +6,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import nn
 
-from lottery import leases, masks
+from lottery import leases
 from lottery.arms import Arm
 from lottery.chains import play
 from lottery.digests import digest, digest_of
 from lottery.ledger import NAME, Ledger
+from lottery.lines import circumstances, describe
 from lottery.loop import Diverged
 from lottery.masks import Masks
 from lottery.pruning import Pruning
@@ -61,6 +60,15 @@ class Analysis(Protocol):
         """Plain data, the same however often it is asked for; may train more phases."""
 
 
+@dataclass(frozen=True)
+class Asked:
+    """An analysis that was asked for."""
+
+    analysis: Analysis
+    setting: str
+    """digest of its settings, and of a user's own code"""
+
+
 class View(Protocol):
     """Shows what happens; losing it loses nothing."""
 
@@ -72,25 +80,26 @@ class View(Protocol):
 
 
 def run(
-    cell: Cell, folder: Path, store: Store, views: Sequence[View] = (), analyses: Mapping[str, Analysis] | None = None
+    cell: Cell, folder: Path, store: Store, views: Sequence[View] = (), analyses: Mapping[str, Asked] | None = None
 ) -> None:
     """Plays every round of a cell and records each in its ledger, and what analyses find in theirs.
 
     Raises leases.Lost if another process has taken the cell over.
     """
     study, ledger = cell.study, Ledger(folder / NAME)
-    with leases.hold(folder) as lease, _only_while_ours(lease):
-        phases = Phases(cell, store, views, lease.check)
+    with leases.hold(folder, store.waiting) as lease, _only_while_ours(lease):
+        phases = Phases(cell, store, views, lease.glance)
         for current in play(study.recipe, study.pruning, cell.arm, cell.seed, phases):
             started = time.time()
             line = describe(cell, current)
-            line["run"] = circumstances(current, started)
+            line["run"] = circumstances(current, started) | {"drew": sorted(phases.drawn - {line["phase"]})}
+            phases.drawn.clear()
             lease.check()
             ledger.record(line)
             for view in views:
                 view.finished(line, current.trained.rows)
-            for name, analysis in (analyses or {}).items():
-                Ledger(folder / f"{name}.jsonl").record({**_same(line), **analysis(cell, current)})
+            for name, asked in (analyses or {}).items():
+                analyse(asked, Ledger(folder / f"{name}.jsonl"), cell, current, line)
         leases.clear(folder)
 
 
@@ -111,6 +120,8 @@ class Phases:
         self, cell: Cell, store: Store, views: Sequence[View] = (), check: Callable[[], None] = lambda: None
     ) -> None:
         self.cell, self.store, self.views, self.check = cell, store, views, check
+        self.drawn = set[str]()
+        """keys of the phases asked for, by rounds of other arms too"""
 
     def __call__(self, current: Round) -> Entry:
         recipe, phase = self.cell.study.recipe, self.phase(current)
@@ -122,7 +133,7 @@ class Phases:
                 view.advanced(current, step, None if current.copy else row)
 
         try:
-            return self.store.obtain(
+            entry = self.store.obtain(
                 self.specification(phase),
                 phase.masks,
                 lambda desk: fit(recipe, phase, desk, waypoints, watch, evaluate=current.until is None),
@@ -130,6 +141,8 @@ class Phases:
             )
         except Diverged as error:
             raise Diverged(f"{self.cell.label}, seed {self.cell.seed}, round {current.index}: {error}") from error
+        self.drawn.add(entry.key)
+        return entry
 
     def phase(self, current: Round) -> Phase:
         """The training of a round; its data order is the same for every arm."""
@@ -176,73 +189,14 @@ def sparse_weights(recipe: Recipe, masks: Masks) -> tuple[str, ...]:
     return layers(net, masks, recipe.optimizer(net.parameters()), everywhere=how == "on")
 
 
-def describe(cell: Cell, current: Round) -> dict[str, Any]:
-    """The ledger line of a round, without `run`: equal however the round came about."""
-    entry, found = current.trained, current.ticket.masks
-    assert isinstance(entry, Entry)
-    last, best = entry.rows[-1], early_stop(entry.rows)
-    module = cell.study.recipe.sample
-    measured = {name: value for name, value in sorted(last.items()) if name.startswith(("test_", "val_"))}
-    steps = current.last - current.first
-    own = cell.study.recipe.flops(found) * steps
-    whole = current.cost(cell.study.recipe)
-    return {
-        "study": cell.study.name,
-        "arm": cell.label,
-        "seed": cell.seed,
-        "round": current.index,
-        "rounds": len(cell.study.pruning.schedule),
-        "density": masks.density(found),
-        "train_steps": steps,
-        "train_flops": own.scaled,
-        "train_flops_dense": own.dense,
-        "total_flops": whole.scaled,
-        "total_flops_dense": whole.dense,
-        **measured,
-        "early_stop_step": best["step"],
-        f"early_stop_test_{module.headline}": best[f"test_{module.headline}"],
-        "compression_ratio": compression_ratio(module.net, entry),
-        "layer_densities": masks.layer_densities(found),
-        "phase": entry.key,
-        "data": cell.study.recipe.data.digest[:16],
-        "setting": cell.setting,
-    } | ({"stopped": current.ends} if current.ends else {})
+def analyse(asked: Asked, ledger: Ledger, cell: Cell, current: Round, line: Mapping[str, Any]) -> None:
+    """Records what an analysis finds of a round, once: on another kind of node a last digit might differ.
 
-
-def _same(line: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a ledger line, what tells which round it is of."""
-    keys = ("study", "arm", "seed", "round", "rounds", "density", "data", "setting", "stopped")
-    return {key: line[key] for key in keys if key in line}
-
-
-def circumstances(current: Round, started: float) -> dict[str, Any]:
-    """How this run came to the round: the only part of a line that may differ."""
-    entry = current.trained
-    assert isinstance(entry, Entry)
-    return {
-        "seconds": round(time.time() - started, 3),
-        "reused": entry.reused,
-        "host": leases.identity()["host"],
-        "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def early_stop(rows: Sequence[Row]) -> Row:
-    """The evaluation with the smallest validation loss, the first of equals; read after training."""
-    return min(rows, key=lambda row: row["val_loss"])
-
-
-def compression_ratio(net: nn.Module, entry: Entry) -> float:
-    """All parameters over those that are left (Blalock et al. 2020), counted in the trained network.
-
-    Raises ArithmeticError if a pruned weight is not exactly zero.
+    Raises LedgerError if the ledger has the round under other settings, and something else was found.
     """
-    total = sum(parameter.numel() for parameter in net.parameters())
-    pruned = 0
-    for name, mask in entry.masks.items():
-        gone = entry.state[name][~mask]
-        if gone.any():
-            raise ArithmeticError(f"{name}: a pruned weight is not zero")
-        pruned += gone.numel()
-    return total / (total - pruned)
+    keys = ("study", "arm", "seed", "round", "rounds", "density", "data", "setting", "phase", "stopped")
+    of = {key: line[key] for key in keys if key in line} | {"how": asked.setting}
+    lines = ledger.lines()
+    if current.index < len(lines) and of.items() <= lines[current.index].items():
+        return
+    ledger.record({**of, **asked.analysis(cell, current)})

@@ -7,6 +7,7 @@ import shlex
 import signal
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
@@ -17,10 +18,10 @@ from typing import Any
 
 from lottery import attempts, preemption, slurm
 from lottery.errors import Refused, describe, nearby
-from lottery.ledger import leave_error
+from lottery.ledger import ERROR, leave_error
 from lottery.names import Job
 
-_POLL_SECONDS = 5.0
+_POLL_SECONDS, _MOST_POLL_SECONDS = 5.0, 30.0  # between two looks at the queue: at first, and after some minutes
 _OURS = {
     f"SBATCH_{name}"
     for name in ("ARRAY_INX", "ERROR", "NO_REQUEUE", "OPEN_MODE", "OUTPUT", "REQUEUE", "SIGNAL", "TIMELIMIT", "WAIT")
@@ -148,26 +149,29 @@ def start(command: Sequence[str], asked: str, folder: Path) -> None:
     task = slurm.here()
     assert task
     preemption.guard(task)  # before the seconds that imports take, and so is what follows
-    doubled = task.rank == 0 and _another(asked, folder, task)
-    if task.rank == 0 and not doubled:
-        try:
+    first = task.rank == 0
+    doubled = first and _another(asked, folder, task)
+    try:
+        if first and not doubled:
             attempts.Attempts(folder, task).begin()
-        except (attempts.Stuck, OSError) as error:
-            leave_error(folder, describe(error))
-            sys.exit(describe(error))
-    from lottery import tasks
-    from lottery.compose import jobs
-    from lottery.launch import launch
+            (folder / ERROR).unlink(missing_ok=True)
+        from lottery import tasks
+        from lottery.compose import jobs
 
-    if doubled:
-        tasks.dismiss(task, folder)
-        return
-    [job] = jobs(list(command))
-    if str(job) != asked:
-        sys.exit(f"the job was submitted for {asked}, but the configuration or the code now makes that {job}")
+        if doubled:
+            tasks.dismiss(task, folder)
+            return
+        [job] = jobs(list(command))
+        if str(job) != asked:
+            raise Refused(f"the job was submitted for {asked}, but the configuration or the code now makes that {job}")
+        from lottery.launch import launch
+    except Exception as error:
+        if first:
+            leave_error(folder, describe(error), traceback.format_exc())
+        sys.exit(describe(error))
     launch(list(command))
     preemption.disregard()
-    if task.rank == 0 and not job.finished():
+    if first and not job.finished():
         sys.exit(1)
 
 
@@ -185,34 +189,42 @@ def _another(cell: str, folder: Path, task: slurm.Task) -> bool:
 
 def wait(cells: Sequence[Job]) -> None:
     """Waits until none of the cells has a job in the queue, with a line whenever something changes."""
-    started, said = time.monotonic(), ""
+    started, said, finished = time.monotonic(), "", set[Path]()
     try:
         while True:
-            now, left = _states(cells)
+            now, left = _states(cells, finished)
             if now != said:
                 minutes, seconds = divmod(round(time.monotonic() - started), 60)
                 print(f"{minutes:3}:{seconds:02}  {now}", flush=True)
             if not left:
                 return
             said = now
-            time.sleep(_POLL_SECONDS)
+            time.sleep(min(_POLL_SECONDS + (time.monotonic() - started) / 20, _MOST_POLL_SECONDS))
     except KeyboardInterrupt as stop:
         raise type(stop)("the jobs go on, and the same command waits for them again") from None
 
 
-def _states(cells: Sequence[Job]) -> tuple[str, bool]:
-    """How many cells are in which state, and whether any has a job in the queue."""
-    numbers = {str(attempts.read(job.folder).get("job")): job for job in cells}
+def _states(cells: Sequence[Job], finished: set[Path]) -> tuple[str, bool]:
+    """How many cells are in which state, and whether any has a job in the queue; adds to those that are `finished`."""
+    numbers = [(str(attempts.read(job.folder).get("job")), job) for job in cells]
     try:
         queue = slurm.queue()
     except slurm.Unavailable as reason:  # it may be restarting
         return str(reason), True
+    over = [job for number, job in numbers if number not in queue]
+    finished |= {job.folder for job in over if job.folder in finished or job.finished()}
     states = Counter(
-        queue[number].state.lower() if number in queue else "finished" if job.finished() else "ended unfinished"
-        for number, job in numbers.items()
+        _shown(queue[number]) if number in queue else "finished" if job.folder in finished else "ended unfinished"
+        for number, job in numbers
     )
     said = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-    return said, any(number in queue for number in numbers)
+    return said, any(number in queue for number, _ in numbers)
+
+
+def _shown(queued: slurm.Queued) -> str:
+    """The state of a job, and why it waits if that is not for its turn to come."""
+    usual = queued.reason in ("", "None", "Priority", "Resources", "BeginTime") or queued.state != "PENDING"
+    return queued.state.lower() + ("" if usual else f" ({queued.reason})")
 
 
 def _cells(count: int) -> str:

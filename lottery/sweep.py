@@ -23,7 +23,7 @@ from lottery.report import publish
 def run(arguments: list[str]) -> int:
     """Runs every cell that a command line asks for and is not finished; returns the exit code."""
     mine = slurm.here()
-    if mine:
+    if mine and mine.step:  # else it is for the batch script to say whether its job is to be queued again
         preemption.guard(mine)
         if mine.rank:
             _train(arguments)
@@ -32,7 +32,7 @@ def run(arguments: list[str]) -> int:
     try:
         return _complete(arguments, cells, launcher)
     finally:
-        if mine:
+        if mine and mine.step:
             preemption.disregard()
         if mine and mine.count > 1:
             from lottery import tasks
@@ -108,7 +108,9 @@ def _conclude(arguments: list[str], cells: Sequence[Job], failure: Exception | N
         where = f"; what job {number} said is in {Path(job.config['out'])}/slurm/{number}" if number else ""
         print(f"{job}: {_failed(job) or f'did not finish{where}'}", file=sys.stderr)
     if unfinished:
-        killed = failure is not None and "terminated" in str(failure).lower()
+        from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+        killed = isinstance(failure, TerminatedWorkerError)
         why = "a worker process was killed, which ends the whole sweep; " if killed else ""
         if failure is not None and not killed and not any((job.folder / ERROR).exists() for job in unfinished):
             why = f"{describe(failure)}; "

@@ -17,7 +17,6 @@ from torch.distributed import TCPStore
 from lottery import ranks, slurm
 from lottery.files import replace
 
-_NAME = "ranks.json"  # [attempt, host, port] of the first task, or nulls where there is nothing (more) to do
 _FAREWELL_SECONDS = 60
 
 
@@ -37,14 +36,16 @@ def leading(task: slurm.Task, folder: Path) -> Iterator[None]:
 
 def dismiss(task: slurm.Task, folder: Path) -> None:
     """Lets the other tasks end that may still wait for the first."""
-    _say(task, folder, None, None)
+    if task.count > 1:
+        _say(task, folder, None, None)
 
 
 def follow(task: slurm.Task, folder: Path, serve: Callable[[], None]) -> None:
     """A task other than the first: calls `serve` among the others, if there is anything to do."""
-    while (said := _heard(folder))[0] != _attempt(task):
+    path = _path(task, folder)
+    while (said := _heard(path)) is None:
         time.sleep(0.2)
-    _, host, port = said
+    host, port = said
     if not host:
         return
     try:
@@ -54,24 +55,29 @@ def follow(task: slurm.Task, folder: Path, serve: Callable[[], None]) -> None:
         traceback.print_exc()
         ranks.leave()
         for _ in range(_FAREWELL_SECONDS):
-            if _heard(folder) == [_attempt(task), None, None]:
+            if _heard(path) == [None, None]:
                 return
             time.sleep(1)
         raise
 
 
-def _attempt(task: slurm.Task) -> str:
-    """Names this start of the tasks, so that none takes an earlier first one's word."""
-    return f"{task.job} {task.restarts} {os.environ.get('SLURM_STEP_ID')}"
+def _path(task: slurm.Task, folder: Path) -> Path:
+    """Where the tasks of this start meet; none may take another start's word, which may end later."""
+    return folder / f"ranks-{task.job}-{task.restarts}-{os.environ.get('SLURM_STEP_ID')}.json"
 
 
 def _say(task: slurm.Task, folder: Path, host: str | None, port: int | None) -> None:
+    """Where the first task is to be met, or nulls where there is nothing (more) to do."""
     folder.mkdir(parents=True, exist_ok=True)
-    replace(folder / _NAME, json.dumps([_attempt(task), host, port]).encode())
+    path = _path(task, folder)
+    for old in folder.glob(f"ranks-{task.job}-*.json"):
+        if old != path and int(old.stem.split("-")[2]) < task.restarts:
+            old.unlink(missing_ok=True)
+    replace(path, json.dumps([host, port]).encode())
 
 
-def _heard(folder: Path) -> list[Any]:
+def _heard(path: Path) -> list[Any] | None:
     try:
-        return list(json.loads((folder / _NAME).read_text()))
+        return list(json.loads(path.read_text()))
     except (OSError, ValueError):
-        return [None]
+        return None

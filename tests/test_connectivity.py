@@ -22,7 +22,7 @@ from lottery.config import build
 from lottery.digests import digest
 from lottery.errors import Refused
 from lottery.launch import play
-from lottery.ledger import NAME, Ledger
+from lottery.ledger import NAME, Ledger, LedgerError
 from lottery.names import Job
 from lottery.recipes import Recipe, Trained
 from lottery.rewinding import State, state_of
@@ -334,6 +334,19 @@ def test_the_barrier_of_a_module_that_shows_its_loss_is_a_rise(monkeypatch: pyte
     line = Connectivity(points=3)(cell, dense)
     assert line["barrier"] == 2.5
     assert [point["test_loss"] for point in line["line"]] == [1.0, 4.0, 2.0]
+
+
+def test_what_an_analysis_found_is_found_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = job_in(tmp_path)
+    play(job)
+    before = (job.folder / "connectivity.jsonl").read_bytes()
+    # as on another kind of processor
+    monkeypatch.setattr(Connectivity, "__call__", lambda *_: {"barrier": 1.0, "steps_apart": 0, "line": []})
+    play(job)
+    assert (job.folder / "connectivity.jsonl").read_bytes() == before
+    with pytest.raises(LedgerError, match=r"connectivity.jsonl: round 0 was measured under other"):
+        play(job_in(tmp_path, "analysis.connectivity.points=5"))
+    assert (job.folder / "connectivity.jsonl").read_bytes() == before
 
 
 def test_several_processes_are_refused(tmp_path: Path) -> None:

@@ -8,20 +8,21 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from lottery import attempts, slurm
+from lottery import attempts, preemption, slurm
 from lottery.attempts import MOST, Attempts, Stuck
 from lottery.compose import composed, jobs
 from lottery.errors import Refused
 from lottery.launch import attempt
 from lottery.ledger import ERROR, JOB
 from lottery.slurm import Task
-from lottery.submission import submit, tried_here
+from lottery.submission import start, submit, tried_here
 from tests.conftest import environment
 
 SIGNALS = ("TERM", "USR1", "USR2")
@@ -180,8 +181,9 @@ def test_finished_work_is_not_begun_again(name: str, tmp_path: Path) -> None:
     ("env", "task"),
     [
         ({}, None),
-        ({"SLURM_JOB_ID": "7"}, Task("7", 0, 0, 1)),
-        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, Task("7", 0, 0, 1)),  # a batch script
+        ({"SLURM_JOB_ID": "7"}, Task("7", 0, 0, 1, step=False)),
+        # a batch script
+        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, Task("7", 0, 0, 1, step=False)),
         (
             {
                 "SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2", "SLURM_RESTART_COUNT": "3",
@@ -231,6 +233,31 @@ def test_a_start_counts_once(tmp_path: Path) -> None:
     assert attempts.read(tmp_path)["starts"] == MOST
 
 
+def test_a_batch_script_s_own_command_leaves_its_job_alone(tmp_path: Path) -> None:
+    """As in a notebook that runs as a job: to end a sweep is not to begin the notebook anew."""
+    env = environment(PYTHONPATH=str(Path(__file__).parents[1]), **pretend(tmp_path, "RUNNING"))
+    command = [sys.executable, "-m", "lottery", "run", "budget.steps=1000000", f"out={tmp_path / 'runs'}"]
+    process = subprocess.Popen(
+        command, env=env, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    assert "1 cells to run" in process.stdout.readline()
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "queued again" not in said
+    assert not (tmp_path / "asked").exists()
+
+
+def test_a_job_says_beside_the_ledger_why_it_can_not_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    monkeypatch.setattr(preemption, "guard", lambda task: None)
+    [job] = jobs([f"out={tmp_path}"])
+    with pytest.raises(SystemExit, match="but the configuration or the code now makes that"):
+        start([f"out={tmp_path}"], "another cell", job.folder)
+    assert (job.folder / ERROR).read_text().startswith("the job was submitted for another cell, but the configuration")
+
+
 DYING = """
 import os, sys
 from pathlib import Path
@@ -275,7 +302,20 @@ def test_waiting_for_another_process_is_no_failure(tmp_path: Path) -> None:
     for restarts in range(3 * MOST):
         counted = Attempts(tmp_path, Task("12", restarts, 0, 1))
         counted.begin()
-        counted.waits()
+        with counted.waiting():
+            assert Attempts(tmp_path, Task("12", restarts + 1, 0, 1)).note["starts"] == 1, "if it were killed now"
+        with suppress(InterruptedError), counted.waiting():
+            raise InterruptedError  # as a kill would, that writes nothing any more
+
+
+def test_jobs_that_die_in_turn_come_to_an_end(tmp_path: Path) -> None:
+    for restarts in range(MOST):
+        counted = Attempts(tmp_path, Task("12", restarts, 0, 1))
+        counted.begin()
+        with counted.waiting():  # until the other died
+            pass
+    with pytest.raises(Stuck):
+        Attempts(tmp_path, Task("12", MOST, 0, 1)).begin()
 
 
 def test_submitting_forgets_nothing_that_has_begun(tmp_path: Path) -> None:

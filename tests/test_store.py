@@ -575,6 +575,28 @@ def test_every_arm_of_a_seed_has_the_same_streams(cell: Callable[..., Cell]) -> 
     assert len({*orders[0], *noises[0]}) == 10
 
 
+def test_a_file_system_that_fails_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = filled(tmp_path)
+    for name in ("result.safetensors", "phase.json"):
+        path, moved = tmp_path / KEY / name, tmp_path / name
+        path.rename(moved)
+        path.mkdir()  # as unreadable as one on a server that does not answer
+        with pytest.raises(OSError, match="Is a directory"):
+            store.find(KEY)
+        path.rmdir()
+        moved.rename(path)
+    assert store.find(KEY)
+
+
+def test_gc_keeps_what_a_control_drew_on(tmp_path: Path, lottery: Callable[..., Any]) -> None:
+    command = ("run", *TINY, "arm=random_reinit", "schedule.rounds=2")
+    assert lottery(*command).returncode == 0
+    assert "removed 0 entries" in lottery("store", "gc").stdout  # the rounds of imp stand in no ledger of their own
+    executed_so_far = executed(Store(tmp_path / "runs" / "store"))
+    assert lottery("run", *TINY, "arm=imp", "schedule.rounds=1").returncode == 0
+    assert executed(Store(tmp_path / "runs" / "store")) == executed_so_far
+
+
 def test_gc_keeps_what_ledgers_need_and_what_lives(cell: Callable[..., Cell], tmp_path: Path) -> None:
     store, rewound = Store(tmp_path / "store"), cell("arm=imp", "arm.rewind=10", "schedule.rounds=1")
     run(rewound, tmp_path / "a", store)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -11,7 +12,6 @@ from typing import Any
 import torch
 import yaml
 
-from lottery import leases
 from lottery.chains import play
 from lottery.config import build
 from lottery.digests import digest
@@ -77,7 +77,7 @@ def exported(
     if seed_only and draw is None:
         raise Refused(f"--seed-only: {line['arm']} begins with weights that no seed draws; leave it out")
     seeds = Phases(cell, store).phase(current)
-    same = store.entries()[entry.key]["by"] == leases.identity()["host"]
+    same = store.entries()[entry.key]["by"] == socket.gethostname()
     info = _info(job, cell, current, seeds) | {"draw": draw}
     info["digests"] |= {"start": digest(start), "trained": digest(entry.state)}
     info["made"] |= {} if same else {"cpu": None}  # of another machine we don't know it

@@ -12,12 +12,13 @@ from lottery.config import build_recipe, fitting, identity
 from lottery.criteria import magnitude
 from lottery.digests import digest, digest_of
 from lottery.errors import Refused
+from lottery.lines import early_stop
 from lottery.pruning import Pruning
 from lottery.recipes import Budget, Phase, Recipe, Row, Trained
 from lottery.rounds import Ticket
 from lottery.scopes import everywhere
 from lottery.store import Store
-from lottery.study import Cell, Phases, Study, early_stop, sparse_weights
+from lottery.study import Cell, Phases, Study, sparse_weights
 from lottery.tickets.files import CLAIMS, Saved, unfit
 from lottery.tickets.placing import DECISIVE, RECIPE, here, local
 from lottery.tickets.trust import trusted
