@@ -36,7 +36,7 @@ def play(recipe: Recipe, pruning: Pruning, arm: Arm, seed: int, train: Train) ->
         elif arm.parent and parent:
             by = heir if arm.parent.iterative else dense
             heir = next(parent)
-            masks, cost, ends = heir.ticket.masks, by.cost(recipe), partial(_ends_with, heir)
+            masks, cost, ends = heir.ticket.masks, by.cost(recipe), partial(_ends_with, arm.parent.name, heir)
         else:
             by, living = last if arm.iterative else dense, last.ticket.masks
             if arm.early:  # each target of its own, as it was watched: of the dense network, where all is alive
@@ -51,8 +51,8 @@ def play(recipe: Recipe, pruning: Pruning, arm: Arm, seed: int, train: Train) ->
         yield last
 
 
-def _ends_with(parent: Round, current: Round) -> str | None:
-    return parent.ends
+def _ends_with(parent: str, heir: Round, current: Round) -> str | None:
+    return heir.ends and f"its parent {parent} ends here: {heir.ends}"
 
 
 def _trained_state(current: Round) -> State:

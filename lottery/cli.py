@@ -199,6 +199,8 @@ def _ticket(args: argparse.Namespace) -> int:
 
 
 def _overlap(args: argparse.Namespace) -> int:
+    if not args.study.is_dir():
+        raise FileNotFoundError(2, "no such folder", str(args.study))
     from lottery.analyses.overlap import publish
 
     publish(args.study)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from lottery.files import replace
 from lottery.results import headline, mean_interval, ordered, summary
 
 if TYPE_CHECKING:
@@ -32,8 +34,7 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
         above, below = figure.subplots(2, sharex=True, height_ratios=(2, 1))
         for arm, look in _looked(ordered(frame)):
             curve = numbers[numbers["arm"] == arm].sort_values("round")
-            few, many = curve["n"].min(), curve["n"].max()
-            label = f"{arm} (n = {many if few == many else f'{few} to {many}'})"
+            label = f"{arm} ({_count(curve)})"
             for axes, column in ((above, score), (below, "early_stop_step")):
                 _band(axes, 100 * curve["density"], curve[column], curve[f"{column}_half"], look, label)
         dense = numbers[numbers["round"] == 0]
@@ -61,7 +62,7 @@ def draw_barriers(frame: pd.DataFrame, path: Path) -> None:
         for line, look in _looked(list(dict.fromkeys(numbers["line"]))):
             curve = numbers[numbers["line"] == line]
             x = curve["k"] if by_step else 100 * curve["density"]
-            _band(axes, x, scale * curve["mean"], scale * curve["half"], look, f"{line} (n = {curve['n'].min()})")
+            _band(axes, x, scale * curve["mean"], scale * curve["half"], look, f"{line} ({_count(curve)})")
         if by_step:
             axes.set_xlabel("rewinding step k: trained together so far")
         else:
@@ -96,14 +97,22 @@ def barriers(frame: pd.DataFrame) -> pd.DataFrame:
 
 @contextmanager
 def _figure(path: Path, height: float) -> Iterator[Figure]:
-    """A figure, saved at the end."""
+    """A figure, saved at the end, whole or not at all."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(6.4, height), layout="constrained")
         yield figure
-        figure.savefig(path, dpi=160)
+        picture = BytesIO()
+        figure.savefig(picture, dpi=160, format="png")
+    replace(path, picture.getvalue())
+
+
+def _count(curve: pd.DataFrame) -> str:
+    """Of how many seeds a line's points are."""
+    few, many = curve["n"].min(), curve["n"].max()
+    return f"n = {many if few == many else f'{few} to {many}'}"
 
 
 def _looked(names: list[str]) -> list[tuple[str, tuple[str, str, str]]]:

@@ -63,8 +63,8 @@ def task(config: DictConfig) -> None:
 
 def attempt(job: Job, mine: slurm.Task | None) -> None:
     """Plays a cell; what goes wrong is left in `error.txt`."""
-    (job.folder / ERROR).unlink(missing_ok=True)
     try:
+        (job.folder / ERROR).unlink(missing_ok=True)
         play(job, mine)
     except leases.Lost as lost:  # what is written there from now on is another's
         print(f"{job.label} seed {job.seed}: {lost}", file=sys.stderr, flush=True)

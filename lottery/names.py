@@ -15,7 +15,7 @@ import yaml
 from lottery.digests import digest_of
 from lottery.durations import canonical
 from lottery.errors import Refused, nearby
-from lottery.ledger import CONFIG, ERROR, NAME, Ledger
+from lottery.ledger import CONFIG, ERROR, NAME, Ledger, LedgerError
 from lottery.user_code import user_code
 
 CONF = next(path for path in (Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf") if path.is_dir())
@@ -104,8 +104,8 @@ class Job:
         if Ledger(self.folder / NAME).lines()[-1].get("setting") != self.setting:
             return False
         try:
-            then = yaml.safe_load((self.folder / CONFIG).read_text())
-        except (OSError, yaml.YAMLError):
+            then = recorded(self.folder)
+        except (OSError, LedgerError):
             return False
         analyses, analysed = self.config.get("analysis") or {}, then.get("analysis") or {}
         if any(analysed.get(name) != node for name, node in analyses.items()):
@@ -114,6 +114,19 @@ class Job:
 
     def __str__(self) -> str:
         return f"{self.study} {self.label} seed {self.seed}"
+
+
+def recorded(folder: Path) -> dict[str, Any]:
+    """The configuration of a cell that was run, from beside its ledger. Raises LedgerError for a damaged one."""
+    path, again = folder / CONFIG, "the command that ran the cell writes it anew"
+    try:
+        config = yaml.safe_load(path.read_text())
+        lacking = sorted({*SCIENCE_GROUPS, "arm", "hardware", "stop", "seed", "store"} - config.keys())
+    except (yaml.YAMLError, UnicodeDecodeError, AttributeError) as error:
+        raise LedgerError(f"{path} is damaged: it is no configuration; {again}") from error
+    if lacking:
+        raise LedgerError(f"{path} is damaged: it lacks {', '.join(lacking)}; {again}")
+    return config
 
 
 def find(group: str, name: str, sources: tuple[str, ...] = ()) -> Path:

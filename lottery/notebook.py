@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-import yaml
 from torch import nn
 
 from lottery.calls import network
-from lottery.ledger import CONFIG, NAME, Ledger
+from lottery.ledger import NAME, Ledger
 from lottery.masks import Masks
+from lottery.names import recorded
 from lottery.seeds import derive
 from lottery.store import Entry, holding
 
@@ -22,7 +22,7 @@ def load(cell: Path | str, round: int) -> tuple[nn.Module, Masks]:
     """
     folder = Path(cell)
     entry = phase(folder, round)
-    config = yaml.safe_load((folder / CONFIG).read_text())
+    config = recorded(folder)
     with torch.random.fork_rng():
         torch.manual_seed(derive(config["seed"], "init"))
         net = network(config["model"])
@@ -37,5 +37,4 @@ def phase(cell: Path, round: int) -> Entry:
     if not 0 <= round < len(lines):
         had = f"rounds 0 to {len(lines) - 1}" if lines else "no round"
         raise FileNotFoundError(f"{folder / NAME} has {had}, not {round}")
-    recorded = Path(yaml.safe_load((folder / CONFIG).read_text())["store"])
-    return holding(folder, recorded, lines[round])[1]
+    return holding(folder, Path(recorded(folder)["store"]), lines[round])[1]

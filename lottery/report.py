@@ -11,6 +11,7 @@ import pandas as pd
 
 from lottery.errors import Refused
 from lottery.figure import BARRIER, draw, draw_barriers
+from lottery.files import replace
 from lottery.results import (
     COSTS,
     MARGIN,
@@ -42,20 +43,20 @@ def publish(paths: Iterable[Path], out: Path | None = None) -> None:
             folder = Path(os.path.relpath(Path(frame["run/ledger"].iloc[0]).resolve().parents[2]))
         else:
             folder = out / str(study) if len(studies) > 1 else out
-        print(f"\n{write(frame, folder)}")
+        print(f"\n{render(frame)}", flush=True)  # also where nothing can be written
+        write(frame, folder)
         print(f"table   {folder / 'report.md'}\nfigure  {folder / 'curve.png'}\nframe   {folder / 'results.csv'}")
 
 
-def write(frame: pd.DataFrame, folder: Path) -> str:
-    """Writes `report.md`, `results.csv`, `curve.png` and, if measured, `barrier.png`; returns the report's text."""
+def write(frame: pd.DataFrame, folder: Path) -> None:
+    """Writes `report.md`, `results.csv`, `curve.png` and, if measured, `barrier.png`, each whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = render(frame)
-    (folder / "report.md").write_text(text)
-    frame[[c for c in frame if not str(c).startswith("run/")]].to_csv(folder / "results.csv", index=False)
+    replace(folder / "report.md", render(frame).encode())
+    columns = [column for column in frame if not str(column).startswith("run/")]
+    replace(folder / "results.csv", frame[columns].to_csv(index=False).encode())
     draw(frame, folder / "curve.png")
     if BARRIER in frame:
         draw_barriers(frame, folder / "barrier.png")
-    return text
 
 
 def render(frame: pd.DataFrame) -> str:

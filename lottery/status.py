@@ -78,7 +78,7 @@ def row(cell: Facts, queue: Queue) -> list[str]:
         "running": f"round {beat.get('round')}, step {beat.get('step')} of {beat.get('last')}"
         if beat
         else "starts or waits",
-        "stopped": "the same command goes on",
+        "stopped": f"{f'job {cell.job} ended; ' if cell.job and queue is not None else ''}the same command goes on",
         "waiting": queued.state if queued.reason in ("", "None") else queued.reason,
         "finished": f"ended early: {last['stopped']}" if "stopped" in last else "",
     }

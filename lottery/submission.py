@@ -73,6 +73,9 @@ def _check(cells: Sequence[Job], launcher: Mapping[str, Any]) -> None:
     minutes, delay = launcher["timeout_min"], launcher["signal_delay_s"]
     if launcher["nodes"] != 1:
         raise Refused(f"hydra.launcher.nodes={launcher['nodes']}: a cell trains on one node")
+    for key, least in (("signal_delay_s", 0), ("array_parallelism", 1)):
+        if launcher[key] < least:
+            raise Refused(f"hydra.launcher.{key}={launcher[key]}: must be {least} or more")
     if minutes * 60 < delay + 30:  # Slurm may be early
         raise Refused(
             f"hydra.launcher.timeout_min={minutes}: leaves no time to train before the signal that comes "
@@ -80,6 +83,8 @@ def _check(cells: Sequence[Job], launcher: Mapping[str, Any]) -> None:
         )
     if "%" in str(launcher["submitit_folder"]).removesuffix("%j"):
         raise Refused(f"out={cells[0].config['out']}: Slurm reads a % in the path of a log as one of its own names")
+    if (tasks := launcher["tasks_per_node"]) != (devices := cells[0].config["hardware"]["devices"]):
+        raise Refused(f"hydra.launcher.tasks_per_node={tasks}: must be as many as hardware.devices={devices}")
     for group, key in (("numerics", "threads"), ("hardware", "devices")):
         if len({job.config[group][key] for job in cells}) > 1:
             raise Refused(f"{group}.{key}: must be the same for all cells of an array of jobs; give a command for each")

@@ -124,7 +124,7 @@ def _conclude(arguments: list[str], cells: Sequence[Job], failure: Exception | N
 def _failed(job: Job) -> str:
     """Why a cell failed, in one sentence; empty if it did not."""
     try:
-        return (job.folder / ERROR).read_text().partition("\n")[0]
+        return (job.folder / ERROR).read_text().partition("\n")[0] or f"{ERROR} is empty, as on a full disk"
     except OSError:
         return ""
 
@@ -133,13 +133,15 @@ def _suggest(arguments: list[str], cells: Sequence[Job]) -> None:
     """What is worth trying next; whatever is trained already is reused."""
 
     def instead(new: str) -> str:
-        key = new.partition("=")[0] + "="
-        return shlex.join(["lottery", "run", *(word for word in arguments if not word.startswith(key)), new])
+        key = new.partition("=")[0]
+        kept = [word for word in arguments if not word.startswith((f"{key}=", f"{key}."))]
+        return shlex.join(["lottery", "run", *kept, new])
 
     seed = max(job.seed for job in cells) + 1
     print("\nnext, reusing what is trained:")
     print(f"  {instead(f'seed={seed},{seed + 1},{seed + 2}')}    # more seeds, narrower intervals")
-    print(f"  {instead('arm=random_mask')}    # another control: the masks shuffled within each layer")
+    if not any("file" in job.config["arm"] for job in cells):  # a ticket's masks are no arm's that has a name here
+        print(f"  {instead('arm=random_mask')}    # another control: the masks shuffled within each layer")
     if any(job.choices.get("experiment") == "demo" for job in cells):
         print("and the paper's own study, what it would cost (`source .venv/bin/activate` puts lottery on the path):")
         print("  lottery run experiment=fc2019_lenet data=mnist --plan")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from lottery import load
 from lottery.ledger import NAME, Ledger, LedgerError
 from lottery.store import Store
 from lottery.study import Cell, run
@@ -88,6 +89,18 @@ def test_a_phase_whose_process_is_killed_is_taken_over_by_the_one_that_waits(ser
 
 
 # damage
+
+
+@pytest.mark.parametrize("content", [b"", b"hello\n", b"[1, 2]\n", b"\xff\xfe", b"seed: 0\n"])
+def test_a_damaged_configuration_is_no_obstacle(server: Server, tmp_path: Path, content: bytes) -> None:
+    assert server.run(tmp_path, *CELL)[0] == 0
+    [path] = (tmp_path / "runs").glob("*/*/*/config.yaml")
+    whole, lines = path.read_bytes(), results(tmp_path / "runs")
+    path.write_bytes(content)
+    with pytest.raises(LedgerError, match=rf"^{path} is damaged: it "):
+        load(path.parent, 1)
+    assert server.run(tmp_path, *CELL)[0] == 0
+    assert (path.read_bytes(), results(tmp_path / "runs")) == (whole, lines)
 
 
 def flip(path: Path) -> None:

@@ -341,6 +341,9 @@ def test_without_slurm_nothing_is_submitted(tmp_path: Path, monkeypatch: pytest.
     ("given", "sentence"),
     [
         ({"nodes": 2}, "hydra.launcher.nodes=2: a cell trains on one node"),
+        ({"signal_delay_s": -1}, "hydra.launcher.signal_delay_s=-1: must be 0 or more"),
+        ({"array_parallelism": 0}, "hydra.launcher.array_parallelism=0: must be 1 or more"),
+        ({"tasks_per_node": 3}, "hydra.launcher.tasks_per_node=3: must be as many as hardware.devices=1"),
         ({"timeout_min": 2}, "hydra.launcher.timeout_min=2: leaves no time to train before the signal that comes"),
         ({}, "numerics.threads: must be the same for all cells of an array of jobs"),
     ],

@@ -224,8 +224,7 @@ def test_the_table_holds_what_a_hand_computes(frame: pd.DataFrame) -> None:
 
 
 def test_the_report_of_a_literal_ledger(frame: pd.DataFrame, tmp_path: Path) -> None:
-    text = report.write(frame, tmp_path / "report")
-    assert text == REPORT
+    report.write(frame, tmp_path / "report")
     assert (tmp_path / "report" / "report.md").read_text() == REPORT
 
 
@@ -246,7 +245,8 @@ def test_a_report_is_read_back_equal(frame: pd.DataFrame, tmp_path: Path) -> Non
     columns = [column for column in frame if not column.startswith("run/")]
     pd.testing.assert_frame_equal(again[columns], frame[columns], check_exact=True)
     assert list(again) == [*columns, "run/ledger"]
-    assert report.write(again, tmp_path / "second") == REPORT
+    report.write(again, tmp_path / "second")
+    assert (tmp_path / "second" / "report.md").read_text() == REPORT
     assert (tmp_path / "second" / "results.csv").read_bytes() == (tmp_path / "first" / "results.csv").read_bytes()
 
 

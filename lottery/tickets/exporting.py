@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from lottery.chains import play
 from lottery.config import build
 from lottery.digests import digest
 from lottery.errors import Refused
-from lottery.ledger import CONFIG, NAME, Ledger
-from lottery.names import SCIENCE_GROUPS, Job
+from lottery.ledger import NAME, Ledger
+from lottery.names import SCIENCE_GROUPS, Job, recorded
 from lottery.plan import Lookup, NotYet
 from lottery.recipes import Phase
 from lottery.rewinding import Origin, State
@@ -62,7 +61,7 @@ def exported(
         had = f"rounds 0 to {len(lines) - 1}" if lines else "no finished round"
         raise Refused(f"--round {index}: {folder / NAME} has {had}")
     line = {key: value for key, value in lines[index].items() if key != "run"}
-    config = placed(yaml.safe_load((folder / CONFIG).read_text()), overrides)
+    config = placed(recorded(folder), overrides)
     job = Recorded(config, config["arm"], {}, tuple(sources), (), line)
     cell = build(job)
     store, _ = holding(folder, Path(config["store"]), line)
