@@ -164,8 +164,8 @@ def test_what_matches_after_a_round_that_does_not_is_luck() -> None:
 
 
 def test_the_seeds_that_are_left_decide_nothing() -> None:
-    assert results.matches_dense(made([0.9, 0.9, 0.9], {0: 0.95, 1: 0.96, 2: 0.95}), "imp", 1) == "yes"
-    assert results.matches_dense(made([0.9, 0.9, 0.9], {0: 0.95, 1: 0.96}), "imp", 1) == "undecided"
+    assert results.matches_dense(made([0.9, 0.9, 0.9], {0: 0.95, 1: 0.951, 2: 0.95}), "imp", 1) == "yes"
+    assert results.matches_dense(made([0.9, 0.9, 0.9], {0: 0.95, 1: 0.951}), "imp", 1) == "undecided"
 
 
 def test_a_loss_has_no_margin_in_points(frame: pd.DataFrame) -> None:

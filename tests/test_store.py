@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -277,6 +278,27 @@ def test_of_many_who_want_a_phase_one_trains(tmp_path: Path, monkeypatch: pytest
     assert {digest(entry.state) for entry in entries} == {digest(state())}
     assert sorted(entry.reused for entry in entries) == [False] + [True] * 5
     assert executed(Store(tmp_path)) == 10
+
+
+def test_who_waits_says_so_while_it_lasts(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    @contextmanager
+    def waiting() -> Iterator[None]:
+        said.append("waits")
+        filled(tmp_path)  # the other has trained it
+        yield
+        said.append("goes on")
+
+    (tmp_path / KEY).mkdir()
+    with leases.hold(tmp_path / KEY):
+        assert Store(tmp_path, waiting).obtain(SPEC, masks(), lambda desk: pytest.fail("trained twice")).reused
+    assert said == ["waits", "goes on"]
+    lease = leases.hold(tmp_path / "cell")
+    threading.Timer(0.1, lambda: lease.__exit__(None, None, None)).start()
+    with leases.hold(tmp_path / "cell", waiting):
+        pass
+    assert said == ["waits", "goes on"] * 2
 
 
 def test_who_was_thought_dead_takes_the_other_s_result(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
