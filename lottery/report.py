@@ -96,12 +96,11 @@ def accuracies(frame: pd.DataFrame) -> str:
         rows.append(row)
     lines += table(rows)
     if headline(frame) != "loss":  # the margin is not of its scale
-        lines += ["", "Sparsest density down to which every round matches dense "
-                  f"(margin {MARGIN * 100:g} points, paired over seeds):", ""]  # fmt: skip
+        lines += ["", f"Sparsest density that matches dense (margin {MARGIN * 100:g} points, paired over seeds):", ""]
         for arm in arms:
-            density = sparsest_match(frame, arm)
             none = "none shown" if len(seeds[arm]) > 1 else "takes two seeds at least"
-            lines.append(f"- {arm}: {none if density is None else f'{density:.2%}'}")
+            found = sparsest_match(frame, arm)
+            lines.append(f"- {arm}: " + ("{:.2%}, as {} of the {} rounds down to it".format(*found) if found else none))
     if lacking := missing(frame):
         lines += ["", "Unfinished; missing:", "", *(f"- {what}" for what in lacking)]
     return "\n".join(lines) + "\n"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -155,14 +154,17 @@ def matches_dense(
     return "no" if mean + half < -margin else "undecided"
 
 
-def sparsest_match(frame: pd.DataFrame, arm: str, margin: float = MARGIN) -> float | None:
-    """The lowest density down to which every round of an arm matches dense; None if the first pruned one does not.
+def sparsest_match(frame: pd.DataFrame, arm: str, margin: float = MARGIN) -> tuple[float, int, int] | None:
+    """The lowest density at which an arm matches dense, how many rounds down to it do, and of how many; None if none.
 
-    The rounds are tested in this order and the first that fails ends it, so that twenty rounds are no twenty chances.
+    Each round is tested alone, so one match among many rounds that do not may be luck.
     """
     rounds = frame[(frame["arm"] == arm) & (frame["round"] > 0)].groupby("round")["density"].mean()
-    found = takewhile(lambda index: matches_dense(frame, arm, int(index), margin) == "yes", sorted(rounds.index))
-    return min((float(rounds[index]) for index in found), default=None)
+    matching = {i: float(rounds[i]) for i in rounds.index if matches_dense(frame, arm, int(i), margin) == "yes"}
+    if not matching:
+        return None
+    density = min(matching.values())
+    return density, len(matching), int((rounds >= density).sum())
 
 
 def missing(frame: pd.DataFrame) -> list[str]:
