@@ -28,26 +28,33 @@ _LOOKS = [
 
 
 def draw(frame: pd.DataFrame, path: Path) -> None:
-    """Accuracy above, early-stopping step below, by density; for every arm the mean and its 95 % band."""
+    """Accuracy by density, for every arm the mean and its 95 % band; below it the early-stopping step.
+
+    The latter is left out if nearly every training was at its best at its end, where the budget stopped it.
+    """
     score, numbers = f"test_{headline(frame)}", summary(frame)
-    with _figure(path, 6.0) as figure:
-        above, below = figure.subplots(2, sharex=True, height_ratios=(2, 1))
+    stops = (frame["early_stop_step"] < frame["train_steps"]).mean() > 0.1
+    with _figure(path, 6.0 if stops else 4.2) as figure:
+        panels = figure.subplots(2 if stops else 1, sharex=True, squeeze=False, height_ratios=(2, 1) if stops else None)
+        shown = list(zip(panels[:, 0], (score, "early_stop_step"), strict=False))
         for arm, look in _looked(ordered(frame)):
             curve = numbers[numbers["arm"] == arm].sort_values("round")
-            label = f"{arm} ({_count(curve)})"
-            for axes, column in ((above, score), (below, "early_stop_step")):
+            for axes, column in shown:
+                label = f"{arm} ({_count(curve)})"
                 _band(axes, 100 * curve["density"], curve[column], curve[f"{column}_half"], look, label)
         dense = numbers[numbers["round"] == 0]
-        for axes, column in ((above, score), (below, "early_stop_step")):
+        for axes, column in shown:
             axes.axhline(dense[column].mean(), color="0.55", linewidth=0.8, zorder=0)
+        above, below = panels[0, 0], panels[-1, 0]
+        if stops:
+            below.set_ylabel("early-stopping step")
+            below.set_ylim(0, 1.05 * float(np.nanmax(frame[["train_steps", "early_stop_step"]])))
+            below.yaxis.set_major_formatter("{x:,.0f}")
         if np.isfinite(height := dense[score].mean()):
             at = ("axes fraction", "data")
             above.annotate("dense", (1, height), xycoords=at, ha="right", va="bottom", color="0.4")
         _densities(below, numbers["density"].min())
         above.set_ylabel(f"test {headline(frame)}")
-        below.set_ylabel("early-stopping step")
-        below.set_ylim(0, 1.05 * float(np.nanmax(frame[["train_steps", "early_stop_step"]])))
-        below.yaxis.set_major_formatter("{x:,.0f}")
         above.set_title(f"{frame['study'].iloc[0]}\nmean and 95 % interval over seeds", fontsize=10)
         above.legend(frameon=False)
 
@@ -84,7 +91,9 @@ def barriers(frame: pd.DataFrame) -> pd.DataFrame:
     by_step = found["k"].nunique() > 1
     if by_step:
         density = found.groupby(["arm", "round"])["density"].transform("mean")
-        found["line"] = found["arm"].str.replace(r",rewind=[^,]+", "", regex=True) + density.map(" at {:.3g}".format)
+        found["line"] = found["arm"].str.replace(r",rewind=[^,]+", "", regex=True) + (100 * density).map(
+            " at {:.3g} %".format
+        )
         found.loc[found["round"] == 0, "line"] = "dense"  # the same for every arm
         found = found.drop_duplicates(["line", "seed", "k"])
     rows = []

@@ -18,7 +18,7 @@ from lottery.store import Entry, Store
 from lottery.study import Cell, Phases
 from lottery.training import fit
 
-PROBE = 100  # optimizer steps that are timed for the estimate; nothing of them is kept
+PROBE, PROBE_SECONDS = 100, 4.0  # optimizer steps that are timed for the estimate, at the most; nothing of them is kept
 
 Key = tuple[str, str, int, int]
 """(study, label of the arm, seed, round): a phase by what it is for, since its content is not known yet"""
@@ -107,20 +107,21 @@ def to_train(cell: Cell, store: Store) -> dict[Key, int]:
 
 
 def probe(cell: Cell) -> tuple[float, float]:
-    """Seconds of an optimizer step and of an evaluation, measured on the dense network."""
+    """Seconds of an optimizer step and of an evaluation, measured on the dense network for a few seconds."""
     recipe = cell.study.recipe
     ticket = dense_ticket(recipe, cell.seed)
-    last = min(PROBE, recipe.budget.steps)
-    phase = Phase(ticket.state, ticket.masks, 0, last, order=0, noise=0)
+    print(f"{cell.study.name}: timing some steps ...", flush=True)
 
-    def timed(evaluate: bool) -> float:
+    def timed(steps: int, evaluate: bool) -> float:
+        phase = Phase(ticket.state, ticket.masks, 0, min(steps, recipe.budget.steps), order=0, noise=0)
         started = time.perf_counter()
         fit(recipe, phase, evaluate=evaluate)
         return time.perf_counter() - started
 
-    timed(False)  # the first pays for what is loaded lazily
-    plain = timed(False)
-    return plain / last, max(0.0, timed(True) - plain) / max(1, -(-last // recipe.budget.evaluate))
+    timed(1, False)  # pays for what is loaded lazily
+    steps = max(2, min(PROBE, recipe.budget.steps, int(PROBE_SECONDS / timed(1, False))))
+    plain = timed(steps, False)
+    return plain / steps, max(0.0, timed(steps, True) - plain) / max(1, -(-steps // recipe.budget.evaluate))
 
 
 def _duration(seconds: float) -> str:

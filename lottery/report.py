@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +45,8 @@ def publish(paths: Iterable[Path], out: Path | None = None) -> None:
             folder = out / str(study) if len(studies) > 1 else out
         print(f"\n{render(frame)}", flush=True)  # also where nothing can be written
         write(frame, folder)
-        print(f"table   {folder / 'report.md'}\nfigure  {folder / 'curve.png'}\nframe   {folder / 'results.csv'}")
+        pictures = ", ".join(str(folder / name) for name in _pictures(frame))
+        print(f"table   {folder / 'report.md'}\nfigure  {pictures}\nframe   {folder / 'results.csv'}")
 
 
 def write(frame: pd.DataFrame, folder: Path) -> None:
@@ -54,9 +55,13 @@ def write(frame: pd.DataFrame, folder: Path) -> None:
     replace(folder / "report.md", render(frame).encode())
     columns = [column for column in frame if not str(column).startswith("run/")]
     replace(folder / "results.csv", frame[columns].to_csv(index=False).encode())
-    draw(frame, folder / "curve.png")
-    if BARRIER in frame:
-        draw_barriers(frame, folder / "barrier.png")
+    for name, drawn in _pictures(frame).items():
+        drawn(frame, folder / name)
+
+
+def _pictures(frame: pd.DataFrame) -> Mapping[str, Callable[[pd.DataFrame, Path], None]]:
+    """What is drawn of a study."""
+    return {"curve.png": draw} | ({"barrier.png": draw_barriers} if BARRIER in frame else {})
 
 
 def render(frame: pd.DataFrame) -> str:
@@ -119,7 +124,16 @@ def analyses(frame: pd.DataFrame) -> str:
             for what, n, mean, half in found[["what", "n", "mean", "half"]].itertuples(index=False):
                 cells[what] = _plus_minus(mean, half, 4 if abs(mean) < 10 else 0) + _fewer(n, most)
             rows.append([arm, f"{found['density'].iloc[0]:.2%}", str(most), *cells.values()])
-    return "\n".join(["What analyses found (mean and 95 % interval over seeds):", "", *table(rows)]) + "\n"
+    return (
+        "\n".join(
+            [
+                "What analyses found (mean and 95 % interval over seeds; of accuracy, 0.01 is one point):",
+                "",
+                *table(rows),
+            ]
+        )
+        + "\n"
+    )
 
 
 def costs(frame: pd.DataFrame) -> str:

@@ -219,11 +219,13 @@ class Desk:
         if not path.exists():
             return None
         try:
-            return read_tensors(path)
+            found = read_tensors(path)
         except Damaged as damage:
             _log.warning(f"{damage}; the phase begins anew")
             path.unlink()
             return None
+        _log.warning(f"goes on from the checkpoint at step {found[1]['step']:,}")
+        return found
 
     def save(self, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
         """Replaces the checkpoint, if this process still holds the phase."""

@@ -195,7 +195,7 @@ def analyse(asked: Asked, ledger: Ledger, cell: Cell, current: Round, line: Mapp
     Raises LedgerError if the ledger has the round under other settings, and something else was found.
     """
     keys = ("study", "arm", "seed", "round", "rounds", "density", "data", "setting", "phase", "stopped")
-    of = {key: line[key] for key in keys if key in line} | {"how": asked.setting}
+    of = {key: line[key] for key in keys if key in line} | {"analysis": asked.setting}
     lines = ledger.lines()
     if current.index < len(lines) and of.items() <= lines[current.index].items():
         return

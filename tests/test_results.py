@@ -338,7 +338,7 @@ def test_what_analyses_found_is_a_table(frame: pd.DataFrame) -> None:
 
 
 ANALYSES = """
-What analyses found (mean and 95 % interval over seeds):
+What analyses found (mean and 95 % interval over seeds; of accuracy, 0.01 is one point):
 
 |           arm | density | n |         overlap/jaccard | overlap/steps |
 |--------------:|--------:|--:|------------------------:|--------------:|
@@ -380,11 +380,11 @@ def connected(frame: pd.DataFrame, rewound: int) -> pd.DataFrame:
 def test_barriers_by_rewinding_step(frame: pd.DataFrame, tmp_path: Path) -> None:
     both = pd.concat([connected(frame, 0), connected(frame, 200)])
     numbers = figure.barriers(both).set_index(["line", "k"])
-    lines = [f"{arm} at {density}" for arm in ("imp", "random_reinit") for density in ("0.125", "0.5")]
+    lines = [f"{arm} at {density}" for arm in ("imp", "random_reinit") for density in ("12.5 %", "50 %")]
     assert sorted(set(numbers.index)) == [(line, k) for line in sorted(["dense", *lines]) for k in (0, 200)]
     assert set(numbers["n"]) == {3}  # the dense network counts once, not for every arm
     assert numbers.loc[("dense", 0), "mean"] == pytest.approx(0.1)
-    assert numbers.loc[("imp at 0.125", 200), ["mean", "half"]].tolist() == pytest.approx(
+    assert numbers.loc[("imp at 12.5 %", 200), ["mean", "half"]].tolist() == pytest.approx(
         [0.03, half([0.02, 0.03, 0.04])]
     )
     figure.draw_barriers(both, tmp_path / "barrier.png")

@@ -103,12 +103,14 @@ def _show(args: argparse.Namespace) -> int:
 def _verify(args: argparse.Namespace) -> int:
     from lottery.errors import Refused
     from lottery.tickets.files import read
+    from lottery.tickets.trust import trusted
     from lottery.tickets.verification import TOLERANCE, verified
 
     saved = read(args.file)
     tolerance = TOLERANCE if args.tolerance is None else args.tolerance
     if not tolerance >= 0:
         raise Refused(f"--tolerance {tolerance:g}: must be a number, 0 or more")
+    trusted(saved.path, saved.info["config"], tuple(args.trust))
     print(f"{saved.path}: {_title(saved)}; training {saved.info['line']['train_steps']:,} steps", flush=True)
     verdict = verified(saved, args.overrides, tuple(args.trust), tolerance)
     if verdict.differs:
