@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,8 @@ import pandas as pd
 from lottery.errors import Refused
 from lottery.figure import BARRIER, draw, draw_barriers
 from lottery.files import replace
+from lottery.ledger import LedgerError
+from lottery.names import SCIENCE_GROUPS, recorded
 from lottery.results import (
     COSTS,
     MARGIN,
@@ -25,7 +28,8 @@ from lottery.results import (
     read,
     sparsest_match,
     summary,
-)  # fmt: skip
+)
+from lottery.tickets.trust import leaves
 
 
 def publish(paths: Iterable[Path], out: Path | None = None) -> None:
@@ -37,16 +41,34 @@ def publish(paths: Iterable[Path], out: Path | None = None) -> None:
     if out is None and (written := [path for path in paths if path.suffix == ".csv"]):
         raise Refused(f"{written[0]}: say with --out where the report of a results file shall go")
     studies = list(read(*paths).groupby("study", sort=True))
+    own = apart({str(study): Path(part["run/ledger"].iloc[0]).parent for study, part in studies})
     for study, part in studies:
         frame = part.dropna(axis="columns", how="all")  # another study's metrics
         if out is None:
             folder = Path(os.path.relpath(Path(frame["run/ledger"].iloc[0]).resolve().parents[2]))
         else:
             folder = out / str(study) if len(studies) > 1 else out
+        if own[str(study)]:
+            print(f"\nunlike the other studies here: {', '.join(own[str(study)])}")
         print(f"\n{render(frame)}", flush=True)  # also where nothing can be written
         write(frame, folder)
         pictures = ", ".join(str(folder / name) for name in _pictures(frame))
         print(f"table   {folder / 'report.md'}\nfigure  {pictures}\nframe   {folder / 'results.csv'}")
+
+
+def apart(cells: Mapping[str, Path]) -> dict[str, list[str]]:
+    """Of several studies, each by a cell of it, the settings of each that are not the same in all, as `key=value`."""
+    settings: dict[str, dict[str, Any]] = {}
+    for study, cell in cells.items():
+        try:
+            config = recorded(cell)
+        except (OSError, LedgerError):  # of a results file nothing more is known
+            config = {}
+        science = {group: config[group] for group in SCIENCE_GROUPS if group in config}
+        settings[study] = {".".join(key): value for key, value in leaves(science)}
+    keys = sorted({key for found in settings.values() for key in found})
+    differing = [key for key in keys if len({repr(found.get(key)) for found in settings.values()}) > 1]
+    return {study: [f"{key}={found[key]}" for key in differing if key in found] for study, found in settings.items()}
 
 
 def write(frame: pd.DataFrame, folder: Path) -> None:

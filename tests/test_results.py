@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
 from lottery import figure, report, results
+from lottery.compose import jobs
 from lottery.errors import Refused
 from lottery.ledger import LedgerError
 
@@ -282,6 +284,20 @@ def test_a_file_that_no_report_wrote(text: str, sentence: str, tmp_path: Path) -
     (tmp_path / "results.csv").write_text(f"{HEAD}\n")
     with pytest.raises(FileNotFoundError, match="no finished round under"):
         results.read(tmp_path / "results.csv")
+
+
+def test_studies_are_told_apart_by_their_settings(tmp_path: Path) -> None:
+    cells = {}
+    for job in jobs(["criterion=magnitude,random", "scope=everywhere", "-m"]):
+        cells[job.config["criterion"]["_target_"].rpartition(".")[2]] = folder = tmp_path / job.study
+        folder.mkdir()
+        (folder / "config.yaml").write_text(yaml.safe_dump(dict(job.config)))
+    assert report.apart(cells) == {
+        name: [f"criterion._target_=lottery.criteria.{name}"] for name in ("magnitude", "random")
+    }
+    assert report.apart({"alone": cells["random"]}) == {"alone": []}
+    (cells["random"] / "config.yaml").unlink()
+    assert report.apart(cells)["random"] == []
 
 
 def test_arms_of_two_studies_are_not_averaged(tmp_path: Path) -> None:
