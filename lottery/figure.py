@@ -43,14 +43,15 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
                 label = f"{arm} ({_count(curve)})"
                 _band(axes, 100 * curve["density"], curve[column], curve[f"{column}_half"], look, label)
         dense = numbers[numbers["round"] == 0]
-        for axes, column in shown:
+        one = frame[frame["round"] == 0].groupby("seed")[score].nunique().max() == 1  # the same for every arm
+        for axes, column in shown if one else ():
             axes.axhline(dense[column].mean(), color="0.55", linewidth=0.8, zorder=0)
         above, below = panels[0, 0], panels[-1, 0]
         if stops:
             below.set_ylabel("early-stopping step")
             below.set_ylim(0, 1.05 * float(np.nanmax(frame[["train_steps", "early_stop_step"]])))
             below.yaxis.set_major_formatter("{x:,.0f}")
-        if np.isfinite(height := dense[score].mean()):
+        if one and np.isfinite(height := dense[score].mean()):
             at = ("axes fraction", "data")
             above.annotate("dense", (1, height), xycoords=at, ha="right", va="bottom", color="0.4")
         _densities(below, numbers["density"].min())

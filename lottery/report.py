@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from lottery.comparison import apart, side_by_side
 from lottery.errors import Refused
 from lottery.figure import BARRIER, draw, draw_barriers
 from lottery.files import replace
-from lottery.ledger import LedgerError
-from lottery.names import SCIENCE_GROUPS, recorded
 from lottery.results import (
     COSTS,
     MARGIN,
@@ -29,46 +27,46 @@ from lottery.results import (
     sparsest_match,
     summary,
 )
-from lottery.tickets.trust import leaves
 
 
 def publish(paths: Iterable[Path], out: Path | None = None) -> None:
     """Prints and writes the report of every study among some folders; into its own folder if `out` is not given.
 
+    Of several studies of the same data the arms that they share are then compared, with the first study named.
     Raises Refused for a results file without `out`: such a file has no folder that is its study's alone.
     """
     paths = list(paths)
     if out is None and (written := [path for path in paths if path.suffix == ".csv"]):
         raise Refused(f"{written[0]}: say with --out where the report of a results file shall go")
-    studies = list(read(*paths).groupby("study", sort=True))
-    own = apart({str(study): Path(part["run/ledger"].iloc[0]).parent for study, part in studies})
-    for study, part in studies:
-        frame = part.dropna(axis="columns", how="all")  # another study's metrics
-        if out is None:
-            folder = Path(os.path.relpath(Path(frame["run/ledger"].iloc[0]).resolve().parents[2]))
-        else:
-            folder = out / str(study) if len(studies) > 1 else out
-        if own[str(study)]:
-            print(f"\nunlike the other studies here: {', '.join(own[str(study)])}")
-        print(f"\n{render(frame)}", flush=True)  # also where nothing can be written
-        write(frame, folder)
-        pictures = ", ".join(str(folder / name) for name in _pictures(frame))
+    frame = read(*paths)
+    cells = {str(study): Path(part["run/ledger"].iloc[0]) for study, part in frame.groupby("study", sort=True)}
+    order = sorted(cells, key=lambda study: [cells[study].is_relative_to(path) for path in paths].index(True))
+    settings = apart({study: cells[study].parent for study in order})
+    own = {study: Path(os.path.relpath(cells[study].resolve().parents[2])) for study in order}
+    for study in order:
+        part = frame[frame["study"] == study].dropna(axis="columns", how="all")  # another study's metrics
+        folder = own[study] if out is None else out / study if len(order) > 1 else out
+        if settings[study]:
+            print(f"\nunlike the other studies here: {', '.join(settings[study])}")
+        print(f"\n{render(part)}", flush=True)  # also where nothing can be written
+        write(part, folder)
+        pictures = ", ".join(str(folder / name) for name in _pictures(part))
         print(f"table   {folder / 'report.md'}\nfigure  {pictures}\nframe   {folder / 'results.csv'}")
+    if views := list(side_by_side(frame, settings)):
+        compare(views, settings, out or Path(os.path.commonpath([folder.parent for folder in own.values()])))
 
 
-def apart(cells: Mapping[str, Path]) -> dict[str, list[str]]:
-    """Of several studies, each by a cell of it, the settings of each that are not the same in all, as `key=value`."""
-    settings: dict[str, dict[str, Any]] = {}
-    for study, cell in cells.items():
-        try:
-            config = recorded(cell)
-        except (OSError, LedgerError):  # of a results file nothing more is known
-            config = {}
-        science = {group: config[group] for group in SCIENCE_GROUPS if group in config}
-        settings[study] = {".".join(key): value for key, value in leaves(science)}
-    keys = sorted({key for found in settings.values() for key in found})
-    differing = [key for key in keys if len({repr(found.get(key)) for found in settings.values()}) > 1]
-    return {study: [f"{key}={found[key]}" for key in differing if key in found] for study, found in settings.items()}
+def compare(views: Iterable[tuple[str, pd.DataFrame]], settings: Mapping[str, Sequence[str]], folder: Path) -> None:
+    """Prints and writes what `side_by_side` made of studies: `comparison.md`, and for each arm a figure."""
+    text = "".join(f"- {study}: {', '.join(found) or 'settings unknown'}\n" for study, found in settings.items())
+    pictures = []
+    for arm, view in views:
+        text += f"\n{render(view)}"
+        pictures.append(folder / f"comparison_{arm}.png")
+        draw(view, pictures[-1])
+    print(f"\n{text}", flush=True)
+    replace(folder / "comparison.md", text.encode())
+    print(f"table   {folder / 'comparison.md'}\nfigure  {', '.join(map(str, pictures))}")
 
 
 def write(frame: pd.DataFrame, folder: Path) -> None:

@@ -96,8 +96,8 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def ordered(frame: pd.DataFrame) -> list[str]:
-    """The arms: tickets first, then those to compare them with."""
-    return sorted(set(frame["arm"]), key=lambda arm: (not arm.startswith("imp"), arm))
+    """The arms as they come, by name in what `read` gives: tickets first, then those to compare them with."""
+    return sorted(frame["arm"].unique(), key=lambda arm: not arm.startswith("imp"))
 
 
 def analysed(frame: pd.DataFrame) -> pd.DataFrame:

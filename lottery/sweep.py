@@ -98,7 +98,7 @@ def _check(cells: Sequence[Job]) -> None:
 def _conclude(arguments: list[str], cells: Sequence[Job], failure: Exception | None) -> int:
     """Reports what is there, and names what failed or is missing."""
     try:
-        publish({job.folder.parent.parent for job in cells})
+        publish(dict.fromkeys(job.folder.parent.parent for job in cells))
     except OSError as error:  # a full disk must not hide which cells failed
         print(f"no report: {describe(error)}", file=sys.stderr)
         failure = failure or error

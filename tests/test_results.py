@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from lottery import figure, report, results
+from lottery import comparison, figure, report, results
 from lottery.compose import jobs
 from lottery.errors import Refused
 from lottery.ledger import LedgerError
@@ -292,12 +292,77 @@ def test_studies_are_told_apart_by_their_settings(tmp_path: Path) -> None:
         cells[job.config["criterion"]["_target_"].rpartition(".")[2]] = folder = tmp_path / job.study
         folder.mkdir()
         (folder / "config.yaml").write_text(yaml.safe_dump(dict(job.config)))
-    assert report.apart(cells) == {
+    assert comparison.apart(cells) == {
         name: [f"criterion._target_=lottery.criteria.{name}"] for name in ("magnitude", "random")
     }
-    assert report.apart({"alone": cells["random"]}) == {"alone": []}
+    assert comparison.apart({"alone": cells["random"]}) == {"alone": []}
     (cells["random"] / "config.yaml").unlink()
-    assert report.apart(cells)["random"] == []
+    assert comparison.apart(cells)["random"] == []
+
+
+def two_studies(tmp_path: Path, data: tuple[str, str] = ("d", "d")) -> list[Path]:
+    """Folders of two studies that share the arm imp; the second, first in the alphabet, has its last seed alone."""
+    other = {"imp": {2: (0.98, 0.97, 0.95)}, "one_shot": {2: (0.98, 0.97, 0.95)}}
+    folders = [ledgers(tmp_path / "runs", ACCURACY, "two"), ledgers(tmp_path / "runs", other, "one")]
+    for folder, digest in zip(folders, data, strict=True):
+        for path in folder.rglob("ledger.jsonl"):
+            lines = [json.loads(text) | {"data": digest} for text in path.read_text().splitlines()]
+            path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    return folders
+
+
+def test_studies_side_by_side_keep_the_order_they_are_named_in(tmp_path: Path) -> None:
+    frame = results.read(*two_studies(tmp_path))
+    ((arm, view),) = comparison.side_by_side(frame, {"two": ["optimizer.lr=0.1"], "one": ["optimizer.lr=0.2"]})
+    assert arm == "imp"
+    assert results.ordered(view) == ["optimizer.lr=0.1", "optimizer.lr=0.2"]
+    assert results.difference(view, ("optimizer.lr=0.1", 2), ("optimizer.lr=0.2", 2))[::2] == (pytest.approx(-0.05), 1)
+    head = next(text for text in report.render(view).splitlines() if text.startswith("| density"))
+    assert [cell.strip() for cell in head.split("|")][-2] == "optimizer.lr=0.1 - optimizer.lr=0.2"
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "names"),
+    [
+        (["criterion._target_=a.b.mine"], ["criterion._target_=c.theirs"], ["criterion=mine", "criterion=theirs"]),
+        (["scope.spare=[a.b]", "criterion._target_=x.y"], ["criterion._target_=z"],
+         ["scope.spare=[a.b] criterion=y", "criterion=z"]),
+        (["criterion._target_=a.same"], ["criterion._target_=b.same"], ["one", "two"]),  # not told apart
+        (["budget.steps=1"], [], ["one", "two"]),
+        (["model._target_=" + "m" * 40], ["model._target_=n"], ["one", "two"]),  # too wide for a table
+    ],
+)  # fmt: skip
+def test_studies_are_called_by_what_tells_them_apart(
+    one: list[str], two: list[str], names: list[str], tmp_path: Path
+) -> None:
+    frame = results.read(*two_studies(tmp_path))
+    ((_, view),) = comparison.side_by_side(frame, {"one": one, "two": two})
+    assert results.ordered(view) == names
+
+
+def test_studies_of_other_data_are_not_compared(tmp_path: Path) -> None:
+    frame = results.read(*two_studies(tmp_path, data=("d", "e")))
+    assert not list(comparison.side_by_side(frame, {"one": [], "two": []}))
+
+
+@pytest.mark.parametrize(("count", "arms"), [(7, ["imp", "random_reinit"]), (8, [])])
+def test_more_studies_than_can_be_read_are_not_compared(count: int, arms: list[str], frame: pd.DataFrame) -> None:
+    many = pd.concat([frame.assign(study=str(index), data="d") for index in range(count)])
+    settings = {str(index): [] for index in range(count)}
+    assert [arm for arm, _ in comparison.side_by_side(many, settings)] == arms
+
+
+def test_studies_compared_are_written_beside_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    two, one = two_studies(tmp_path)
+    report.publish([two, one])
+    written = (tmp_path / "runs" / "comparison.md").read_text()
+    assert written in capsys.readouterr().out
+    assert written.startswith("- two: settings unknown\n- one: settings unknown\n\n# imp of 2 studies\n")
+    assert (tmp_path / "runs" / "comparison_imp.png").read_bytes().startswith(b"\x89PNG")
+    report.publish([one, two], tmp_path / "out")
+    assert "| one - two |" in " ".join((tmp_path / "out" / "comparison.md").read_text().split())
+    report.publish([one], tmp_path / "alone")
+    assert not (tmp_path / "alone" / "comparison.md").exists()
 
 
 def test_arms_of_two_studies_are_not_averaged(tmp_path: Path) -> None:
