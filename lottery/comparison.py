@@ -33,13 +33,14 @@ def apart(cells: Mapping[str, Path]) -> dict[str, list[str]]:
 
 
 def side_by_side(frame: pd.DataFrame, settings: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, pd.DataFrame]]:
-    """For each arm that several studies of the same data have, its name and a frame whose arms are those studies.
+    """For each arm that several studies of the same data and headline have, its name and a frame of them as arms.
 
     `settings` holds what `apart` found and decides the order: the first study is the one to compare with. Of more than
     `MOST` studies nothing is compared.
     """
     names = _short(settings)
-    if "data" not in frame or frame["data"].nunique(dropna=False) > 1 or len(names) > MOST:
+    scores = [column for column in map(str, frame) if column.startswith("early_stop_test_")]
+    if "data" not in frame or frame["data"].nunique(dropna=False) > 1 or len(scores) > 1 or len(names) > MOST:
         return
     place = {study: index for index, study in enumerate(names)}
     for arm in ordered(frame):

@@ -345,6 +345,12 @@ def test_studies_of_other_data_are_not_compared(tmp_path: Path) -> None:
     assert not list(comparison.side_by_side(frame, {"one": [], "two": []}))
 
 
+def test_studies_of_another_headline_are_not_compared(tmp_path: Path) -> None:
+    frame = results.read(*two_studies(tmp_path))
+    frame["early_stop_test_loss"] = frame["test_loss"].where(frame["study"] == "one")
+    assert not list(comparison.side_by_side(frame, {"one": [], "two": []}))
+
+
 @pytest.mark.parametrize(("count", "arms"), [(7, ["imp", "random_reinit"]), (8, [])])
 def test_more_studies_than_can_be_read_are_not_compared(count: int, arms: list[str], frame: pd.DataFrame) -> None:
     many = pd.concat([frame.assign(study=str(index), data="d") for index in range(count)])
