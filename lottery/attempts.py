@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from lottery import slurm
 from lottery.errors import Said
-from lottery.files import replace
+from lottery.files import write_whole
 from lottery.ledger import JOB
 
 if TYPE_CHECKING:
@@ -96,4 +96,4 @@ class Attempts:
 
 def _write(folder: Path, note: Mapping[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    replace(folder / JOB, json.dumps(note).encode())
+    write_whole(folder / JOB, json.dumps(note).encode())

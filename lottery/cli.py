@@ -166,8 +166,8 @@ def _status(args: argparse.Namespace) -> int:
 def _report(args: argparse.Namespace) -> int:
     for path in args.runs:
         if not path.exists():
-            raise FileNotFoundError(2, "no such folder", str(path))
-    from lottery.report import publish
+            raise FileNotFoundError(2, "no such folder or results file", str(path))
+    from lottery.publishing import publish
 
     publish(args.runs, args.out)
     return 0

@@ -1,4 +1,4 @@
-"""Several studies side by side: in which settings they differ, and one arm of each as if a study had them all."""
+"""Comparison: in which settings studies differ, and one arm of several studies as if a study had them all."""
 
 from __future__ import annotations
 
@@ -9,52 +9,62 @@ from typing import Any
 import pandas as pd
 
 from lottery.ledger import LedgerError
-from lottery.names import SCIENCE_GROUPS, recorded
-from lottery.results import ordered
-from lottery.tickets.trust import leaves
+from lottery.names import recorded, science, settings
+from lottery.results import headline
 
 MOST = 7
 """studies in one comparison: more columns and lines can't be read"""
 
 
-def apart(cells: Mapping[str, Path]) -> dict[str, list[str]]:
-    """Of several studies, each by a cell of it, the settings of each that are not the same in all, as `key=value`."""
-    settings: dict[str, dict[str, Any]] = {}
+def differing(cells: Mapping[str, Path]) -> dict[str, list[str] | None]:
+    """Of several studies, each by a cell of it, the settings that are not the same in all, as `key=value`.
+
+    None for a study whose configuration can't be read; it says nothing of the others.
+    """
+    known: dict[str, dict[str, Any]] = {}
     for study, cell in cells.items():
         try:
-            config = recorded(cell)
-        except (OSError, LedgerError):  # of a results file nothing more is known
-            config = {}
-        science = {group: config[group] for group in SCIENCE_GROUPS if group in config}
-        settings[study] = {".".join(key): value for key, value in leaves(science) if key[-1] != "_partial_"}
-    keys = sorted({key for found in settings.values() for key in found})
-    differing = [key for key in keys if len({repr(found.get(key)) for found in settings.values()}) > 1]
-    return {study: [f"{key}={found[key]}" for key in differing if key in found] for study, found in settings.items()}
+            known[study] = dict(settings(science(recorded(cell))))
+        except (OSError, LedgerError):  # a results file has no configuration beside it
+            continue
+    keys = sorted({key for found in known.values() for key in found if not key.endswith("._partial_")})
+    unlike = [key for key in keys if len({repr(found.get(key, ...)) for found in known.values()}) > 1]
+    return {
+        study: [f"{key}={known[study][key]}" if key in known[study] else f"no {key}" for key in unlike]
+        if study in known
+        else None
+        for study in cells
+    }
 
 
-def side_by_side(frame: pd.DataFrame, settings: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, pd.DataFrame]]:
-    """For each arm that several studies of the same data and headline have, its name and a frame of them as arms.
+def comparable(studies: Mapping[str, pd.DataFrame]) -> list[list[str]]:
+    """Those of the same data and headline together; what the data was, older ledgers don't say."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for study, frame in studies.items():
+        data = str(frame["data"].iloc[0]) if "data" in frame else study
+        groups.setdefault((data, headline(frame)), []).append(study)
+    return list(groups.values())
 
-    `settings` holds what `apart` found and decides the order: the first study is the one to compare with. Of more than
-    `MOST` studies nothing is compared.
+
+def shared_arms(studies: Mapping[str, pd.DataFrame], called: Mapping[str, str]) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Each arm that two studies or more have, and a frame whose arms are these studies, called as given.
+
+    In that frame the studies keep their order: the first is the one to compare with.
     """
-    names = _short(settings)
-    scores = [column for column in map(str, frame) if column.startswith("early_stop_test_")]
-    if "data" not in frame or frame["data"].nunique(dropna=False) > 1 or len(scores) > 1 or len(names) > MOST:
-        return
-    place = {study: index for index, study in enumerate(names)}
-    for arm in ordered(frame):
-        part = frame[frame["arm"] == arm].sort_values("study", key=lambda column: column.map(place), kind="stable")
-        if (count := part["study"].nunique()) > 1:
-            view = part.dropna(axis="columns", how="all")
-            yield arm, view.assign(arm=part["study"].map(names), study=f"{arm} of {count} studies")
+    arms = dict.fromkeys(arm for frame in studies.values() for arm in frame["arm"])
+    for arm in arms:
+        parts = {study: frame[frame["arm"] == arm] for study, frame in studies.items()}
+        parts = {study: part for study, part in parts.items() if len(part)}
+        if len(parts) > 1:
+            frame = pd.concat([part.assign(arm=called[study]) for study, part in parts.items()], ignore_index=True)
+            yield arm, frame.assign(study=f"{arm} of {len(parts)} studies")
 
 
-def _short(settings: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Studies by the settings in which they differ, functions by their own names; by the studies' names if too long."""
-    short = {study: " ".join(map(_own_name, found)) for study, found in settings.items()}
+def called(unlike: Mapping[str, Sequence[str] | None]) -> dict[str, str]:
+    """Studies by what `differing` found, functions by their own names; by the studies' names where that won't do."""
+    short = {study: " ".join(map(_own_name, found or [])) for study, found in unlike.items()}
     told = all(0 < len(name) <= 40 for name in short.values()) and len(set(short.values())) == len(short)
-    return short if told else {study: study for study in settings}
+    return short if told else {study: study for study in unlike}
 
 
 def _own_name(setting: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -17,6 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lottery.digests import leaves
 from lottery.errors import Refused, nearby
 from lottery.names import CONF, GROUPS, OPTIONAL, Job, content, options
 
@@ -92,9 +93,9 @@ def job_of(config: DictConfig, hydra_config: Any = None) -> Job:
         resolved[key] = str(resolved[key])
     if isinstance(file := resolved["arm"].get("file"), str):
         resolved["arm"]["content"] = content(file)  # a file is what is in it, not where it lies
-    for key, value in _leaves(resolved):
+    for key, value in leaves(resolved):
         if isinstance(value, float) and not math.isfinite(value):
-            raise Refused(f"{key}={value}: must be a finite number")
+            raise Refused(f"{'.'.join(key)}={value}: must be a finite number")
     return Job(
         config=cast(dict[str, Any], resolved),
         arm=OmegaConf.to_container(plain.arm, resolve=False),  # type: ignore[arg-type]
@@ -111,15 +112,6 @@ def _command(hydra_config: Any) -> tuple[str, ...]:
     folders = [s.path for s in hydra_config.runtime.config_sources if s.provider == "command-line"]
     more = [word for folder in folders for word in ("--config-dir", folder)]
     return (*hydra_config.overrides.task, *kept, "hydra.mode=RUN", *more)
-
-
-def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Every plain value of a configuration with its key."""
-    if isinstance(value, dict | list):
-        for name, item in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _leaves(item, f"{key}.{name}" if key else str(name))
-    else:
-        yield key, value
 
 
 def _explain(error: Exception, loader: ConfigLoaderImpl, overrides: Iterable[str]) -> str:

@@ -1,10 +1,10 @@
-"""Digests: the identity of tensors and of plain data."""
+"""Digests: the identity of tensors and of plain data, and the leaves that such data has."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -35,3 +35,14 @@ def canonical(value: Any) -> str:
 def digest_of(value: Any) -> str:
     """SHA-256 of plain data."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def leaves(value: Any, key: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every plain value of nested data with the keys that lead to it. Raises ValueError for no sensible depth."""
+    if len(key) > 50:
+        raise ValueError(f"{'.'.join(key)[:40]}... goes deeper than any setting")
+    if isinstance(value, Mapping | list):
+        for name, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from leaves(item, (*key, str(name)))
+    else:
+        yield key, value

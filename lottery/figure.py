@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from lottery.files import replace
-from lottery.results import headline, mean_interval, ordered, summary
+from lottery.files import write_whole
+from lottery.results import headline, mean_interval, summary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,28 +30,30 @@ _LOOKS = [
 def draw(frame: pd.DataFrame, path: Path) -> None:
     """Accuracy by density, for every arm the mean and its 95 % band; below it the early-stopping step.
 
-    The latter is left out if nearly every training was at its best at its end, where the budget stopped it.
+    The latter is left out if nearly every training was at its best at its end, where the budget stopped it. For a
+    rewound round the end is taken for the length of its training, which leaves out the rewinding step.
     """
     score, numbers = f"test_{headline(frame)}", summary(frame)
     stops = (frame["early_stop_step"] < frame["train_steps"]).mean() > 0.1
     with _figure(path, 6.0 if stops else 4.2) as figure:
         panels = figure.subplots(2 if stops else 1, sharex=True, squeeze=False, height_ratios=(2, 1) if stops else None)
         shown = list(zip(panels[:, 0], (score, "early_stop_step"), strict=False))
-        for arm, look in _looked(ordered(frame)):
+        for arm, look in _looked(list(frame["arm"].unique())):
             curve = numbers[numbers["arm"] == arm].sort_values("round")
             for axes, column in shown:
                 label = f"{arm} ({_count(curve)})"
                 _band(axes, 100 * curve["density"], curve[column], curve[f"{column}_half"], look, label)
-        dense = numbers[numbers["round"] == 0]
-        one = frame[frame["round"] == 0].groupby("seed")[score].nunique().max() == 1  # the same for every arm
-        for axes, column in shown if one else ():
-            axes.axhline(dense[column].mean(), color="0.55", linewidth=0.8, zorder=0)
+        dense = frame[frame["round"] == 0]
+        by_seed = dense.groupby("seed")[score]
+        if one := by_seed.nunique().max() == 1 and by_seed.size().max() == frame["arm"].nunique():  # for all arms
+            for axes, column in shown:
+                axes.axhline(dense.groupby("seed")[column].first().mean(), color="0.55", linewidth=0.8, zorder=0)
         above, below = panels[0, 0], panels[-1, 0]
         if stops:
             below.set_ylabel("early-stopping step")
             below.set_ylim(0, 1.05 * float(np.nanmax(frame[["train_steps", "early_stop_step"]])))
             below.yaxis.set_major_formatter("{x:,.0f}")
-        if one and np.isfinite(height := dense[score].mean()):
+        if one and np.isfinite(height := by_seed.first().mean()):
             at = ("axes fraction", "data")
             above.annotate("dense", (1, height), xycoords=at, ha="right", va="bottom", color="0.4")
         _densities(below, numbers["density"].min())
@@ -116,7 +118,7 @@ def _figure(path: Path, height: float) -> Iterator[Figure]:
         yield figure
         picture = BytesIO()
         figure.savefig(picture, dpi=160, format="png")
-    replace(path, picture.getvalue())
+    write_whole(path, picture.getvalue())
 
 
 def _count(curve: pd.DataFrame) -> str:

@@ -28,7 +28,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, 
     text = canonical(info)
     # one entry only: safetensors writes several in no fixed order, and equal content should be equal bytes
     metadata = canonical({"info": text, "sha256": digest_of([digest(tensors), text])})
-    replace(path, safetensors.torch.save(dict(tensors), {"lottery": metadata}))
+    write_whole(path, safetensors.torch.save(dict(tensors), {"lottery": metadata}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -46,7 +46,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise Damaged(f"{path} is damaged: {error}") from error
 
 
-def replace(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
     """A file that is there whole or not at all, also after a power cut."""
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
     try:

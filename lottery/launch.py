@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import traceback
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import hydra
@@ -21,7 +21,7 @@ from lottery.calls import make
 from lottery.compose import job_of
 from lottery.config import build, build_analyses, check
 from lottery.errors import Refused, describe
-from lottery.files import replace
+from lottery.files import write_whole
 from lottery.ledger import CONFIG, ERROR, NAME, Ledger, leave_error
 from lottery.names import CONF, Job
 from lottery.progress import Progress
@@ -77,19 +77,20 @@ def attempt(job: Job, mine: slurm.Task | None) -> None:
 def play(job: Job, mine: slurm.Task | None = None) -> None:
     """Builds, checks and runs a cell, with its views; `mine` is this process as a task of Slurm's."""
     views: list[View] = []
-    store = Store(job.config["store"])
+    waiting: leases.Waiting = nullcontext
     if mine:
         attempts = Attempts(job.folder, mine)
         attempts.begin()
         views.append(attempts)
-        store.waiting = attempts.waiting
+        waiting = attempts.waiting
+    store = Store(job.config["store"], waiting)
     cell = build(job)
     check(cell)
     analyses = build_analyses(job, cell.study.recipe.data)
     job.folder.mkdir(parents=True, exist_ok=True)
     saved = OmegaConf.to_yaml(OmegaConf.create({**job.config, "store": str(Path(job.config["store"]).resolve())}))
     if not Ledger(job.folder / NAME).lines():  # else the lines that are there may be of another configuration
-        replace(job.folder / CONFIG, saved.encode())
+        write_whole(job.folder / CONFIG, saved.encode())
     tracker = make("tracking", job.config["tracking"])
     tracker.open(job, job.folder)
     views += [Progress(cell, job.folder), tracker]
@@ -97,7 +98,7 @@ def play(job: Job, mine: slurm.Task | None = None) -> None:
     try:
         with _together(job, mine):
             run(cell, job.folder, store, views, analyses)
-        replace(job.folder / CONFIG, saved.encode())
+        write_whole(job.folder / CONFIG, saved.encode())
         failed = False
     finally:
         tracker.close(failed)

@@ -29,6 +29,16 @@ def leave_error(folder: Path, sentence: str, details: str = "") -> None:
         (folder / ERROR).write_text(f"{sentence}\n\n{details}")
 
 
+def error_left(folder: Path) -> str:
+    """Why a cell failed, in one sentence; empty if nothing says that it did."""
+    try:
+        return (folder / ERROR).read_text(errors="replace").partition("\n")[0] or f"{ERROR} is empty, as on a full disk"
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return f"{ERROR} can't be read: {error.strerror}"
+
+
 class LedgerError(Said):
     """A ledger that can't be read, or that holds another result than this one."""
 

@@ -47,7 +47,7 @@ class Keeper(Protocol):
 
 
 class Loop:
-    """The optimizer steps of one phase, and what happens between chunks of them."""
+    """One phase on its way: optimizer, batches and rows; Lightning asks it for a chunk at a time."""
 
     def __init__(
         self,

@@ -26,7 +26,9 @@ GROUPS = (
 OPTIONAL = ("analysis", "experiment")
 """groups of which nothing need be chosen"""
 SCIENCE_GROUPS = tuple(g for g in GROUPS if g not in ("arm", "hardware", "tracking", *OPTIONAL))
-"""everything that can change a number, except arm and seed: what a study's digest is made of"""
+"""groups that can change a number, except arm"""
+PLACES = ("root", "workers")
+"""settings of data that say where it lies and who reads it, not what it is"""
 
 
 @dataclass(frozen=True)
@@ -51,25 +53,19 @@ class Job:
     @property
     def study(self) -> str:
         """Experiment or model, data, and a digest of everything that can change a number."""
-        science = {group: self.config[group] for group in SCIENCE_GROUPS}
-        science["data"] = {key: value for key, value in science["data"].items() if key not in ("root", "workers")}
-        devices = self.config["hardware"].get("devices", 1)
-        if devices != 1:  # sums in another order, and more with BatchNorm
-            science["devices"] = devices
-        if stop := {key: value for key, value in self.config["stop"].items() if key[0] != "_" and value is not None}:
-            science["stop"] = stop
-        if code := user_code(list(science.values())):
-            science["code"] = code
+        of = science(self.config)
+        if code := user_code(list(of.values())):
+            of["code"] = code
         stem = self.choices.get("experiment") or self.choices["model"]
-        return f"{stem}-{self.choices['data']}-{digest_of(science)[:8]}".replace("/", "_")
+        return f"{stem}-{self.choices['data']}-{digest_of(of)[:8]}".replace("/", "_")
 
     @property
     def label(self) -> str:
         """The arm's name and every setting that differs from its yaml, sorted."""
         name = self.choices["arm"]
         shipped = yaml.safe_load(find("arm", name, self.sources).read_text())
-        shipped = dict(_leaves(shipped))
-        given = dict.fromkeys(shipped) | dict(_leaves(self.arm))  # what is taken out counts as null
+        shipped = dict(settings(shipped))
+        given = dict.fromkeys(shipped) | dict(settings(self.arm))  # what is taken out counts as null
         texts = {key: _text(key, value) for key, value in sorted(given.items())}
         if file := self.arm.get("file"):
             texts["file"] = _ticket(file, self.config["arm"]["content"])
@@ -114,6 +110,27 @@ class Job:
 
     def __str__(self) -> str:
         return f"{self.study} {self.label} seed {self.seed}"
+
+
+def settings(node: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting of a node, those of nodes within it by `key.key`."""
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from settings(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
+
+
+def science(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything of a configuration that can change a number, except arm and seed."""
+    found = {group: config[group] for group in SCIENCE_GROUPS}
+    found["data"] = {key: value for key, value in found["data"].items() if key not in PLACES}
+    devices = config["hardware"].get("devices", 1)
+    if devices != 1:  # sums in another order, and more with BatchNorm
+        found["devices"] = devices
+    if stop := {key: value for key, value in config["stop"].items() if key[0] != "_" and value is not None}:
+        found["stop"] = stop
+    return found
 
 
 def recorded(folder: Path) -> dict[str, Any]:
@@ -174,15 +191,6 @@ def _ticket(file: str, content: str) -> str:
     """
     of = digest_of(file) if "${" in file else content
     return f"{re.sub(r'[^A-Za-z0-9_.-]', '', Path(file).stem)}~{of[:8]}"
-
-
-def _leaves(node: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Every setting of a node, those of nodes within it by `key.key`."""
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key}", value
 
 
 def _text(key: str, value: Any) -> str:

@@ -21,7 +21,7 @@ def sgd(
     clip_norm: float | None = None,
     fused: bool = True,
 ) -> Optimizer:
-    """SGD with momentum; `decay` and `clip_norm` as in this module's other optimizers:
+    """SGD with momentum.
 
     `weight_decay` is for `all` parameters or for `weights` alone, which leaves out biases and BatchNorm.
     `clip_norm` bounds the L2 norm of all gradients together before each step.

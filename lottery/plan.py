@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 
 from lottery.arms import Arm
@@ -12,10 +12,11 @@ from lottery.chains import play
 from lottery.config import build, check
 from lottery.digests import digest_of
 from lottery.names import Job
+from lottery.phases import phase_of, specification
 from lottery.recipes import Phase
 from lottery.rounds import Round, dense_ticket
 from lottery.store import Entry, Store
-from lottery.study import Cell, Phases
+from lottery.study import Cell
 from lottery.training import fit
 
 PROBE, PROBE_SECONDS = 100, 4.0  # optimizer steps that are timed for the estimate, at the most; nothing of them is kept
@@ -31,13 +32,17 @@ class NotYet(Exception):
         self.index = index
 
 
-class Lookup(Phases):
-    """Finds the phases of a cell in the store and trains none. Raises NotYet for a phase that is not there."""
+def lookup(cell: Cell, store: Store) -> Callable[[Round], Entry]:
+    """Finds the phases of a cell in the store and trains none; what it gives raises NotYet where one is not there."""
+    study = cell.study
 
-    def __call__(self, current: Round) -> Entry:
-        if (entry := self.store.find(digest_of(self.specification(self.phase(current))))) is None:
+    def found(current: Round) -> Entry:
+        phase = phase_of(study.recipe, cell.seed, current)
+        if (entry := store.find(digest_of(specification(study.recipe, study.identity, phase)))) is None:
             raise NotYet(current.index)
         return entry
+
+    return found
 
 
 def show(jobs: Sequence[Job]) -> None:
@@ -79,7 +84,7 @@ def to_train(cell: Cell, store: Store) -> dict[Key, int]:
     Where steps depend on FLOPs, a layer's share of them is taken for its share of the weights.
     """
     budget, schedule, parent = cell.study.recipe.budget, cell.study.pruning.schedule, cell.arm.parent
-    rounds, lookup = len(schedule), Lookup(cell, store)
+    rounds = len(schedule)
 
     def keys(arm: Arm, label: str, first: int, last: int) -> dict[Key, int]:
         dense: dict[Key, int] = {(cell.study.name, "dense", cell.seed, 0): budget.steps} if first == 0 else {}
@@ -90,7 +95,7 @@ def to_train(cell: Cell, store: Store) -> dict[Key, int]:
         }
 
     needed: dict[Key, int] = {}
-    played = play(cell.study.recipe, cell.study.pruning, cell.arm, cell.seed, lookup)
+    played = play(cell.study.recipe, cell.study.pruning, cell.arm, cell.seed, lookup(cell, store))
     for index in count():
         try:
             current = next(played)

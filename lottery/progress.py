@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lottery import slurm
-from lottery.files import replace
+from lottery.files import write_whole
 from lottery.ledger import BEAT
 from lottery.recipes import Row
 from lottery.rounds import Round
@@ -92,7 +92,7 @@ class Progress:
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         with suppress(OSError):  # a full disk is for the work itself to stumble over
-            replace(self.folder / BEAT, json.dumps(beat).encode())
+            write_whole(self.folder / BEAT, json.dumps(beat).encode())
 
 
 def _clock(seconds: float) -> str:

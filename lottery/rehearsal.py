@@ -15,11 +15,12 @@ from lottery.criteria import Evidence, score
 from lottery.data.examples import DataError
 from lottery.hardware import trainer_for
 from lottery.modules import Module
+from lottery.phases import sparse_weights
 from lottery.rewinding import Origin, State, state_of
 from lottery.rounds import initial
 from lottery.scopes import checked, choose
 from lottery.seeds import derive, generator
-from lottery.study import Cell, sparse_weights
+from lottery.study import Cell
 
 EXAMPLES = 8
 """of the first batch: a large batch of pictures on the CPU would take minutes and all of its memory"""

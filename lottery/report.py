@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from lottery.comparison import apart, side_by_side
-from lottery.errors import Refused
 from lottery.figure import BARRIER, draw, draw_barriers
-from lottery.files import replace
+from lottery.files import write_whole
 from lottery.results import (
     COSTS,
     MARGIN,
@@ -22,81 +19,46 @@ from lottery.results import (
     difference,
     headline,
     missing,
-    ordered,
-    read,
     sparsest_match,
     summary,
 )
 
 
-def publish(paths: Iterable[Path], out: Path | None = None) -> None:
-    """Prints and writes the report of every study among some folders; into its own folder if `out` is not given.
-
-    Of several studies of the same data the arms that they share are then compared, with the first study named.
-    Raises Refused for a results file without `out`: such a file has no folder that is its study's alone.
-    """
-    paths = list(paths)
-    if out is None and (written := [path for path in paths if path.suffix == ".csv"]):
-        raise Refused(f"{written[0]}: say with --out where the report of a results file shall go")
-    frame = read(*paths)
-    cells = {str(study): Path(part["run/ledger"].iloc[0]) for study, part in frame.groupby("study", sort=True)}
-    order = sorted(cells, key=lambda study: [cells[study].is_relative_to(path) for path in paths].index(True))
-    settings = apart({study: cells[study].parent for study in order})
-    own = {study: Path(os.path.relpath(cells[study].resolve().parents[2])) for study in order}
-    for study in order:
-        part = frame[frame["study"] == study].dropna(axis="columns", how="all")  # another study's metrics
-        folder = own[study] if out is None else out / study if len(order) > 1 else out
-        if settings[study]:
-            print(f"\nunlike the other studies here: {', '.join(settings[study])}")
-        print(f"\n{render(part)}", flush=True)  # also where nothing can be written
-        write(part, folder)
-        pictures = ", ".join(str(folder / name) for name in _pictures(part))
-        print(f"table   {folder / 'report.md'}\nfigure  {pictures}\nframe   {folder / 'results.csv'}")
-    if views := list(side_by_side(frame, settings)):
-        compare(views, settings, out or Path(os.path.commonpath([folder.parent for folder in own.values()])))
-
-
-def compare(views: Iterable[tuple[str, pd.DataFrame]], settings: Mapping[str, Sequence[str]], folder: Path) -> None:
-    """Prints and writes what `side_by_side` made of studies: `comparison.md`, and for each arm a figure."""
-    text = "".join(f"- {study}: {', '.join(found) or 'settings unknown'}\n" for study, found in settings.items())
-    pictures = []
-    for arm, view in views:
-        text += f"\n{render(view)}"
-        pictures.append(folder / f"comparison_{arm}.png")
-        draw(view, pictures[-1])
-    print(f"\n{text}", flush=True)
-    replace(folder / "comparison.md", text.encode())
-    print(f"table   {folder / 'comparison.md'}\nfigure  {', '.join(map(str, pictures))}")
-
-
 def write(frame: pd.DataFrame, folder: Path) -> None:
     """Writes `report.md`, `results.csv`, `curve.png` and, if measured, `barrier.png`, each whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    replace(folder / "report.md", render(frame).encode())
+    write_whole(folder / "report.md", render(frame).encode())
     columns = [column for column in frame if not str(column).startswith("run/")]
-    replace(folder / "results.csv", frame[columns].to_csv(index=False).encode())
-    for name, drawn in _pictures(frame).items():
+    write_whole(folder / "results.csv", frame[columns].to_csv(index=False).encode())
+    for name, drawn in pictures(frame).items():
         drawn(frame, folder / name)
 
 
-def _pictures(frame: pd.DataFrame) -> Mapping[str, Callable[[pd.DataFrame, Path], None]]:
+def pictures(frame: pd.DataFrame) -> Mapping[str, Callable[[pd.DataFrame, Path], None]]:
     """What is drawn of a study."""
     return {"curve.png": draw} | ({"barrier.png": draw_barriers} if BARRIER in frame else {})
 
 
 def render(frame: pd.DataFrame) -> str:
-    """The report of one study as Markdown: accuracy by density, what analyses found, and what the training cost."""
-    parts = [f"# {frame['study'].iloc[0]}\n", accuracies(frame), analyses(frame), costs(frame)]
-    return "\n".join(part for part in parts if part)
+    """The report of one study as Markdown: its tables, and what is missing."""
+    lacking = missing(frame)
+    parts = [f"# {frame['study'].iloc[0]}\n", tables(frame)]
+    parts += ["\n".join(["Unfinished; missing:", "", *(f"- {what}" for what in lacking), ""])] if lacking else []
+    return "\n".join(parts)
+
+
+def tables(frame: pd.DataFrame) -> str:
+    """Accuracy by density, what analyses found, and what the training cost."""
+    return "\n".join(part for part in (accuracies(frame), analyses(frame), costs(frame)) if part)
 
 
 def accuracies(frame: pd.DataFrame) -> str:
-    """One row a density, mean and 95 % interval over seeds for each arm; then what matches dense, and what is missing.
+    """One row a density, mean and 95 % interval over seeds for each arm; then what matches dense.
 
     Raises LedgerError for more than one study.
     """
     score = f"test_{headline(frame)}"
-    numbers, arms = summary(frame), ordered(frame)
+    numbers, arms = summary(frame), list(frame["arm"].unique())
     seeds = {arm: sorted(set(frame[frame["arm"] == arm]["seed"])) for arm in arms}
     lines = [f"- {arm}: n = {len(seeds[arm])} (seeds {', '.join(map(str, seeds[arm]))})" for arm in arms]
     lines += ["", f"Test {headline(frame)} (mean and 95 % interval over seeds) and early-stopping step:", ""]
@@ -105,7 +67,8 @@ def accuracies(frame: pd.DataFrame) -> str:
         rows[0] += [f"{arms[0]} - {other}" for other in arms[1:]]
     for index in sorted(set(numbers["round"])):
         at = numbers[numbers["round"] == index].set_index("arm")
-        row = [" / ".join(dict.fromkeys(f"{density:.2%}" for density in at["density"]))]
+        densities = [f"{at['density'][arm]:.2%}" if arm in at.index else "-" for arm in arms]
+        row = [" / ".join(densities if len({*densities} - {"-"}) > 1 else {*densities} - {"-"})]
         for arm in arms:
             if arm in at.index:
                 mean, half, n = at.loc[arm, [score, f"{score}_half", "n"]]
@@ -115,9 +78,14 @@ def accuracies(frame: pd.DataFrame) -> str:
                 row += ["-", "-"]
         for other in arms[1:]:
             mean, half, pairs = difference(frame, (arms[0], index), (other, index))
-            most = len(set(seeds[arms[0]]) & set(seeds[other]))
-            alike = pairs and index and abs(at["density"][arms[0]] / at["density"][other] - 1) <= NEAR
-            row.append(_plus_minus(mean, half, 4, sign=True) + _fewer(pairs, most) if alike else "-")
+            most = max(len(seeds[arms[0]]), len(seeds[other]))
+            one = index == 0 and mean == 0 and half in (0, np.inf)  # the same dense network
+            both = {arms[0], other} <= set(at.index)
+            if not both or one or (pairs and abs(at["density"][arms[0]] / at["density"][other] - 1) > NEAR):
+                row.append("-")
+            else:
+                paired = _plus_minus(mean, half, 4, sign=True) + _fewer(pairs, most)
+                row.append(paired if pairs else "no seed in common")
         rows.append(row)
     lines += table(rows)
     if headline(frame) != "loss":  # the margin is not of its scale
@@ -126,8 +94,6 @@ def accuracies(frame: pd.DataFrame) -> str:
             none = "none shown" if len(seeds[arm]) > 1 else "takes two seeds at least"
             found = sparsest_match(frame, arm)
             lines.append(f"- {arm}: " + ("{:.2%}, as {} of the {} rounds down to it".format(*found) if found else none))
-    if lacking := missing(frame):
-        lines += ["", "Unfinished; missing:", "", *(f"- {what}" for what in lacking)]
     return "\n".join(lines) + "\n"
 
 
@@ -138,7 +104,7 @@ def analyses(frame: pd.DataFrame) -> str:
         return ""
     names = [column for column in map(str, frame) if column in set(numbers["what"])]
     rows = [["arm", "density", "n", *names]]
-    for arm in ordered(frame):
+    for arm in frame["arm"].unique():
         for _, found in numbers[numbers["arm"] == arm].groupby("round"):
             most, cells = found["n"].max(), dict.fromkeys(names, "-")
             for what, n, mean, half in found[["what", "n", "mean", "half"]].itertuples(index=False):
@@ -162,7 +128,7 @@ def costs(frame: pd.DataFrame) -> str:
     if not len(numbers):
         return ""
     rows = [["arm", "density", "steps", "FLOPs", "dense", "FLOPs with finding", "dense"]]
-    for arm in ordered(frame):
+    for arm in frame["arm"].unique():
         for _, row in numbers[numbers["arm"] == arm].iterrows():
             flops = [f"{row[column]:.2e}".replace("e+", "e") for column in COSTS[1:]]
             rows.append([arm, f"{row['density']:.2%}", f"{row['train_steps']:,.0f}", *flops])

@@ -22,7 +22,9 @@ _TEXT = {"study", "arm", "phase", "data", "setting", "stopped"}  # a digest may 
 
 
 def read(*paths: Path | str) -> pd.DataFrame:
-    """All ledgers in or below some folders, or a report's `results.csv`: one row a round, sorted by `KEYS`.
+    """All ledgers in or below some folders, or a report's `results.csv`: one row a round.
+
+    Sorted by `KEYS`, but of arms tickets come first, then those to compare them with.
 
     What analyses measured beside a ledger are columns `<analysis>/<what>`, densities of layers `density/<layer>`,
     circumstances of the run, and the ledger's path, `run/<what>`.
@@ -32,7 +34,7 @@ def read(*paths: Path | str) -> pd.DataFrame:
     rows = [{**row, "run/ledger": str(file)} for file in files for row in _rows(file)]
     if not rows:
         raise FileNotFoundError(f"no finished round under {', '.join(map(str, paths))}")
-    frame = pd.DataFrame(rows).sort_values(KEYS, ignore_index=True)
+    frame = pd.DataFrame(rows).sort_values(KEYS, key=_tickets_first, ignore_index=True)
     frame = frame.drop_duplicates([column for column in frame if not str(column).startswith("run/")], ignore_index=True)
     for column, of in (("data", ["study"]), ("setting", ["study", "arm"])):
         for what, part in frame.groupby(of) if column in frame else ():
@@ -93,11 +95,6 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
-
-
-def ordered(frame: pd.DataFrame) -> list[str]:
-    """The arms as they come, by name in what `read` gives: tickets first, then those to compare them with."""
-    return sorted(frame["arm"].unique(), key=lambda arm: not arm.startswith("imp"))
 
 
 def analysed(frame: pd.DataFrame) -> pd.DataFrame:
@@ -182,6 +179,11 @@ def missing(frame: pd.DataFrame) -> list[str]:
                 elif (arm, seed) not in met and (done := int(last[arm, seed])) < planned:
                     lacking.append(f"{study} {arm} seed {seed}: {done} of {planned} pruned rounds")
     return lacking
+
+
+def _tickets_first(column: pd.Series) -> pd.Series:
+    """What to sort a column by."""
+    return column.map(lambda arm: f"{not arm.startswith('imp'):d}{arm}") if column.name == "arm" else column
 
 
 def _files(path: Path) -> list[Path]:

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lottery import leases, slurm
+from lottery import attempts, leases, slurm
 from lottery.errors import Refused
-from lottery.ledger import BEAT, ERROR, JOB, NAME, Ledger, LedgerError
+from lottery.ledger import BEAT, NAME, Ledger, LedgerError, error_left
 
 STATES = ("failed", "running", "stopped", "waiting", "not started", "finished")
 """in the order in which they are shown: first what may want a hand"""
@@ -147,8 +147,7 @@ def look(folder: Path) -> Facts:
     names, lines, complete, error = os.listdir(folder), [], False, ""
     held = leases.held(folder)  # before the ledger is read: who lets go has written all of it
     try:
-        if ERROR in names:  # a full disk has room for its name alone
-            error = (folder / ERROR).read_text(errors="replace").partition("\n")[0] or f"{ERROR} is empty"
+        error = error_left(folder)
         lines = Ledger(folder / NAME).lines()
         ledgers = {NAME, *(name for name in names if name.endswith(".jsonl"))}  # an analysis has one too
         complete = all(Ledger(folder / name).finished() for name in ledgers)
@@ -172,7 +171,7 @@ def look(folder: Path) -> Facts:
         held=held,
         age=time.time() - max(written) if written else None,
         beat=_plain(folder / BEAT),
-        job=str(_plain(folder / JOB).get("job", "")),
+        job=str(attempts.read(folder).get("job", "")),
     )
 
 

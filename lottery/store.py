@@ -26,13 +26,14 @@ from torch import Tensor
 
 from lottery import leases
 from lottery.digests import canonical, digest, digest_of
-from lottery.files import Damaged, read_tensors, replace, write_tensors
+from lottery.files import Damaged, read_tensors, write_tensors, write_whole
 from lottery.masks import Masks, pack, unpack
 from lottery.recipes import Row, Trained
 from lottery.rewinding import State
 
 _log = logging.getLogger(__name__)
 
+TWO_WEEKS = 14 * 86400.0  # seconds
 _RESULT, _META, _CHECKPOINT = "result.safetensors", "phase.json", "checkpoint.safetensors"
 
 
@@ -117,7 +118,7 @@ class Store:
             "masks": {name: list(mask.shape) for name, mask in masks.items()},
             "digest": digest(tensors),
         }
-        replace(folder / _META, canonical({"phase": meta, "sha256": digest_of(meta)}).encode())
+        write_whole(folder / _META, canonical({"phase": meta, "sha256": digest_of(meta)}).encode())
 
     def find(self, key: str) -> Entry | None:
         """A finished phase, verified; None if there is none. A damaged one is set aside with a word."""
@@ -163,8 +164,8 @@ class Store:
         """Bytes in the store."""
         return sum(path.stat().st_size for path in self.root.rglob("*") if path.is_file())
 
-    def gc(self, needed: set[str], unfinished_days: float = 14.0) -> tuple[int, int]:
-        """Removes finished phases that are not needed, damaged ones, and progress untouched for so many days.
+    def gc(self, needed: set[str]) -> tuple[int, int]:
+        """Removes finished phases that are not needed, damaged ones, and progress untouched for two weeks.
 
         A state kept in passing stays with the phase it belongs to. Returns entries removed and bytes freed.
         """
@@ -172,7 +173,7 @@ class Store:
         needed = needed | {key for key, meta in metas.items() if meta["spec"].get("of") in needed}
         removed = freed = 0
         for folder in sorted(path for path in self.root.iterdir() if path.is_dir()):
-            fresh = time.time() - max(p.stat().st_mtime for p in [folder, *folder.iterdir()]) < unfinished_days * 86400
+            fresh = time.time() - max(p.stat().st_mtime for p in [folder, *folder.iterdir()]) < TWO_WEEKS
             finished = folder.name in metas or ".damaged." in folder.name
             if leases.held(folder) or (fresh and not finished):
                 continue

@@ -6,28 +6,22 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
-
-import torch
 
 from lottery import leases
 from lottery.arms import Arm
 from lottery.chains import play
-from lottery.digests import digest, digest_of
 from lottery.ledger import NAME, Ledger
 from lottery.lines import circumstances, describe
 from lottery.loop import Diverged
-from lottery.masks import Masks
+from lottery.phases import phase_of, specification
 from lottery.pruning import Pruning
-from lottery.recipes import Phase, Recipe, Row
+from lottery.recipes import Recipe, Row
 from lottery.rounds import Round
-from lottery.seeds import derive
-from lottery.sparse import layers
 from lottery.store import Entry, Store
 from lottery.training import fit
-
-SCIENCE = 1  # raised whenever our own numerics change, so that older phases are not taken for newer ones
 
 
 @dataclass(frozen=True)
@@ -124,8 +118,10 @@ class Phases:
         """keys of the phases asked for, by rounds of other arms too"""
 
     def __call__(self, current: Round) -> Entry:
-        recipe, phase = self.cell.study.recipe, self.phase(current)
-        waypoints = {step: self.specification(replace(phase, last=step)) for step in current.passing}
+        study = self.cell.study
+        phase = phase_of(study.recipe, self.cell.seed, current)
+        spec = partial(specification, study.recipe, study.identity)
+        waypoints = {step: spec(replace(phase, last=step)) for step in current.passing}
 
         def watch(step: int, row: Row | None) -> None:
             self.check()
@@ -134,59 +130,15 @@ class Phases:
 
         try:
             entry = self.store.obtain(
-                self.specification(phase),
+                spec(phase),
                 phase.masks,
-                lambda desk: fit(recipe, phase, desk, waypoints, watch, evaluate=current.until is None),
+                lambda desk: fit(study.recipe, phase, desk, waypoints, watch, evaluate=current.until is None),
                 waypoints,
             )
         except Diverged as error:
             raise Diverged(f"{self.cell.label}, seed {self.cell.seed}, round {current.index}: {error}") from error
         self.drawn.add(entry.key)
         return entry
-
-    def phase(self, current: Round) -> Phase:
-        """The training of a round; its data order is the same for every arm."""
-        ticket = current.ticket
-        which = (current.index, "copy", current.copy) if current.copy else (current.index,)
-        order, noise, build = (
-            derive(self.cell.seed, *purpose) for purpose in (("order", *which), ("noise", *which), ("init",))
-        )
-        sparse = sparse_weights(self.cell.study.recipe, ticket.masks)
-        return Phase(
-            ticket.state, ticket.masks, current.first, current.last, order, noise, build, sparse, current.budget
-        )
-
-    def specification(self, phase: Phase) -> dict[str, Any]:
-        """All that the result of a phase depends on; the state at an earlier step is named by the whole it is of."""
-        recipe = self.cell.study.recipe
-        budget = phase.budget or recipe.budget
-        if phase.last < budget.steps:
-            return {"of": digest_of(self.specification(replace(phase, last=budget.steps))), "step": phase.last}
-        how: dict[str, Any] = {"sparse": list(phase.sparse)} if phase.sparse else {}
-        if recipe.hardware.devices > 1:
-            how["devices"] = recipe.hardware.devices
-        if budget != recipe.budget:  # whatever made it, these are all that training reads of it
-            how["evaluate"] = budget.evaluate
-            how["rates"] = digest_of([budget.factor(step) for step in range(phase.first, phase.last)])
-        return how | {
-            "recipe": self.cell.study.identity,
-            "science": SCIENCE,
-            "torch": torch.__version__,
-            "device": recipe.hardware.device,
-            "state": digest(phase.state),
-            "masks": digest(phase.masks),
-            "steps": [phase.first, phase.last],
-            "seeds": {"order": phase.order, "noise": phase.noise, "build": phase.build},
-        }
-
-
-def sparse_weights(recipe: Recipe, masks: Masks) -> tuple[str, ...]:
-    """The weights that train on their kept values alone: on GPUs and in mixed precision none, unmeasured there."""
-    how, measured = recipe.numerics.sparse, (recipe.numerics.precision, recipe.hardware.device) == ("32", "cpu")
-    if how == "off" or (how == "auto" and not measured):
-        return ()
-    net = recipe.sample.net
-    return layers(net, masks, recipe.optimizer(net.parameters()), everywhere=how == "on")
 
 
 def analyse(asked: Asked, ledger: Ledger, cell: Cell, current: Round, line: Mapping[str, Any]) -> None:

@@ -15,9 +15,9 @@ from typing import Any
 from lottery import attempts, preemption, slurm
 from lottery.compose import composed
 from lottery.errors import Refused, describe
-from lottery.ledger import ERROR
+from lottery.ledger import ERROR, error_left
 from lottery.names import Job
-from lottery.report import publish
+from lottery.publishing import publish
 
 
 def run(arguments: list[str]) -> int:
@@ -54,7 +54,7 @@ def _complete(arguments: list[str], cells: Sequence[Job], launcher: Mapping[str,
         studies = ", ".join(dict.fromkeys(job.study for job in cells))
         print(f"{studies}: {len(still_open)} cells to run, in {Path(cells[0].config['out'])}/", flush=True)
         for job in still_open:
-            if reason := _failed(job):
+            if reason := error_left(job.folder):
                 print(f"{job.label} seed {job.seed} is tried again; it had failed: {reason}", flush=True)
         if remote:
             submit(still_open, launcher)
@@ -106,7 +106,7 @@ def _conclude(arguments: list[str], cells: Sequence[Job], failure: Exception | N
     for job in unfinished:
         number = attempts.read(job.folder).get("job")
         where = f"; what job {number} said is in {Path(job.config['out'])}/slurm/{number}" if number else ""
-        print(f"{job}: {_failed(job) or f'did not finish{where}'}", file=sys.stderr)
+        print(f"{job}: {error_left(job.folder) or f'did not finish{where}'}", file=sys.stderr)
     if unfinished:
         from joblib.externals.loky.process_executor import TerminatedWorkerError
 
@@ -119,14 +119,6 @@ def _conclude(arguments: list[str], cells: Sequence[Job], failure: Exception | N
     if len(cells) > 1:
         _suggest(arguments, cells)
     return int(failure is not None)
-
-
-def _failed(job: Job) -> str:
-    """Why a cell failed, in one sentence; empty if it did not."""
-    try:
-        return (job.folder / ERROR).read_text().partition("\n")[0] or f"{ERROR} is empty, as on a full disk"
-    except OSError:
-        return ""
 
 
 def _suggest(arguments: list[str], cells: Sequence[Job]) -> None:

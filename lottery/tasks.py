@@ -15,7 +15,7 @@ from typing import Any
 from torch.distributed import TCPStore
 
 from lottery import ranks, slurm
-from lottery.files import replace
+from lottery.files import write_whole
 
 _FAREWELL_SECONDS = 60
 
@@ -73,7 +73,7 @@ def _say(task: slurm.Task, folder: Path, host: str | None, port: int | None) -> 
     for old in folder.glob(f"ranks-{task.job}-*.json"):
         if old != path and int(old.stem.split("-")[2]) < task.restarts:
             old.unlink(missing_ok=True)
-    replace(path, json.dumps([host, port]).encode())
+    write_whole(path, json.dumps([host, port]).encode())
 
 
 def _heard(path: Path) -> list[Any] | None:

@@ -23,6 +23,7 @@ from lottery.learning_rates import constant, cosine, multistep
 from lottery.ledger import NAME, Ledger
 from lottery.lengths import as_recipe, last_rate, same_flops
 from lottery.masks import Masks
+from lottery.phases import phase_of, specification
 from lottery.recipes import Budget, Phase, Recipe, Trained
 from lottery.rewinding import State, state_of
 from lottery.rounds import Round
@@ -397,11 +398,12 @@ def test_arms_of_one_seed_share_what_can_be_shared(cell: Callable[..., Cell], tm
 def test_keys_follow_what_training_reads_of_a_budget(cell: Callable[..., Cell], tmp_path: Path) -> None:
     """Steps, evaluations and rates; not the way in which they were said."""
     one = cell(*CURVE)
-    budget, train = one.study.recipe.budget, Phases(one, Store(tmp_path))
-    ticket = next(play(one.study.recipe, one.study.pruning, one.arm, 0, train)).ticket
+    recipe, train = one.study.recipe, Phases(one, Store(tmp_path))
+    budget = recipe.budget
+    ticket = next(play(recipe, one.study.pruning, one.arm, 0, train)).ticket
 
     def spec(other: Budget) -> dict[str, object]:
-        return train.specification(train.phase(Round(1, ticket, 0, other, train)))
+        return specification(recipe, one.study.identity, phase_of(recipe, 0, Round(1, ticket, 0, other, train)))
 
     assert spec(replace(budget)) == spec(budget)
     assert "rates" not in spec(budget)  # and so what was trained before budgets could differ is found

@@ -28,7 +28,7 @@ import json, os, signal, sys
 import lottery.files, lottery.launch, lottery.report, lottery.sweep, lottery.tracking
 from lottery import cli
 
-replace, left = lottery.files.replace, 0
+replace, left = lottery.files.write_whole, 0
 
 def dying(path, content):
     global left
@@ -56,7 +56,7 @@ for line in sys.stdin:
     os.dup2(said, 1)
     os.dup2(said, 2)
     if request["dies"]:
-        left, lottery.files.replace = request["dies"], dying
+        left, lottery.files.write_whole = request["dies"], dying
     sys.argv = ["lottery", *request["arguments"]]
     code = 70
     try:

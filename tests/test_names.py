@@ -12,14 +12,13 @@ from typing import Any
 import pytest
 import torch
 
-from lottery import ledger, study
+from lottery import ledger, phases
 from lottery.compose import jobs
 from lottery.config import build
 from lottery.digests import digest_of
 from lottery.launch import play
 from lottery.names import SCIENCE_GROUPS, Job
 from lottery.recipes import Phase
-from lottery.study import Phases
 from tests.conftest import TINY
 
 
@@ -104,10 +103,10 @@ def test_published_phase_key(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     identity = {**cell.study.identity, "data": {**cell.study.identity["data"], "content": "of the data"}}
     cell = replace(cell, study=replace(cell.study, identity=identity))
     weights, masks = {"w": torch.arange(3.0)}, {"w": torch.tensor([True, False, True])}
-    phases = Phases(cell, None)  # type: ignore[arg-type]
-    specification = phases.specification(Phase(weights, masks, first=0, last=2000, order=1, noise=2))
+    phase = Phase(weights, masks, first=0, last=2000, order=1, noise=2)
+    specification = phases.specification(cell.study.recipe, cell.study.identity, phase)
     assert digest_of(specification) == "fdef97b6bbd469dd7079c6598ecd882226833b3335506303bc1b0d9f7ad5f543"
-    assert specification["science"] == study.SCIENCE
+    assert specification["science"] == phases.SCIENCE
 
 
 NETS = """

@@ -65,5 +65,6 @@ def test_example_criterion_runs(lottery: Callable[..., subprocess.CompletedProce
     assert done.stdout.count("65.35%") >= 2
     assert "unlike the other studies here: criterion._target_=mine.criteria.movement\n" in done.stdout
     assert "criterion=movement - criterion=magnitude" in done.stdout
-    assert (tmp_path / "runs" / "comparison_imp.png").is_file()
-    assert (tmp_path / "runs" / "comparison.md").read_text() in done.stdout
+    (written,) = (tmp_path / "runs").glob("comparison-*/comparison.md")
+    assert written.read_text() in done.stdout
+    assert (written.parent / "imp.png").is_file()

@@ -260,7 +260,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         (["run", "experiment=demo", "seed=0,-1"], "seed=-1: must be a whole number, 0 or more"),
         (["run", "--plam"], "unrecognized arguments: --plam; `lottery run --help` shows what can be given"),
         (["run", "--config-dir", "nowhere"], "--config-dir nowhere: there is no such folder"),
-        (["report", "nowhere"], "nowhere: no such folder"),
+        (["report", "nowhere"], "nowhere: no such folder or results file"),
         (["store", "size", "--out", "nowhere"], "nowhere/store: no such store"),
         (["list", "armm"], "armm: there is no such group; did you mean arm? allowed: model, data, module, optimizer, "
          "criterion, scope, schedule, arm, budget, numerics, hardware, tracking, analysis, experiment"),

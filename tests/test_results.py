@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from lottery import comparison, figure, report, results
+from lottery import comparison, figure, publishing, report, results
 from lottery.compose import jobs
 from lottery.errors import Refused
 from lottery.ledger import LedgerError
@@ -257,8 +258,8 @@ def test_the_report_of_a_results_file_goes_where_one_says(frame: pd.DataFrame, t
     report.write(frame, tmp_path)
     file = tmp_path / "results.csv"
     with pytest.raises(Refused, match=r"results.csv: say with --out where the report of a results file shall go"):
-        report.publish([file])
-    report.publish([file], tmp_path / "out")
+        publishing.publish([file])
+    publishing.publish([file], tmp_path / "out")
     assert (tmp_path / "out" / "report.md").read_text() == REPORT
     assert (tmp_path / "out" / "curve.png").stat().st_size > 0
 
@@ -286,23 +287,72 @@ def test_a_file_that_no_report_wrote(text: str, sentence: str, tmp_path: Path) -
         results.read(tmp_path / "results.csv")
 
 
-def test_studies_are_told_apart_by_their_settings(tmp_path: Path) -> None:
+def configured(tmp_path: Path, *overrides: str) -> dict[str, Path]:
+    """Studies by a folder with their configuration."""
     cells = {}
-    for job in jobs(["criterion=magnitude,random", "scope=everywhere", "-m"]):
-        cells[job.config["criterion"]["_target_"].rpartition(".")[2]] = folder = tmp_path / job.study
+    for job in jobs([*overrides, "scope=everywhere", "-m"]):
+        cells[job.study] = folder = tmp_path / job.study
         folder.mkdir()
         (folder / "config.yaml").write_text(yaml.safe_dump(dict(job.config)))
-    assert comparison.apart(cells) == {
-        name: [f"criterion._target_=lottery.criteria.{name}"] for name in ("magnitude", "random")
-    }
-    assert comparison.apart({"alone": cells["random"]}) == {"alone": []}
-    (cells["random"] / "config.yaml").unlink()
-    assert comparison.apart(cells)["random"] == []
+    return cells
+
+
+CRITERIA = ("magnitude", "random")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "found"),
+    [
+        (["optimizer.lr=0.1,0.2"], [["optimizer.lr=0.1"], ["optimizer.lr=0.2"]]),
+        (["criterion=magnitude,random"], [[f"criterion._target_=lottery.criteria.{c}"] for c in CRITERIA]),
+        (["scope.spare=[],['fc*']"], [["scope.spare=[]"], ["scope.spare=['fc*']"]]),
+        (["stop.density=0.1,0.2"], [["stop.density=0.1"], ["stop.density=0.2"]]),
+        (["stop.density=null,0.2"], [["no stop.density"], ["stop.density=0.2"]]),
+        (["hardware.devices=1,2"], [["no devices"], ["devices=2"]]),
+        (["criterion=random"], [[]]),
+    ],
+)  # fmt: skip
+def test_studies_are_told_apart_by_what_their_names_are_made_of(
+    overrides: list[str], found: list[list[str]], tmp_path: Path
+) -> None:
+    assert list(comparison.differing(configured(tmp_path, *overrides)).values()) == found
+
+
+def test_where_data_lies_tells_no_studies_apart(tmp_path: Path) -> None:
+    cells = configured(tmp_path, "data=mnist") | {"b": tmp_path / "b"}
+    config = yaml.safe_load((next(iter(cells.values())) / "config.yaml").read_text())
+    cells["b"].mkdir()
+    (cells["b"] / "config.yaml").write_text(yaml.safe_dump(config | {"data": config["data"] | {"root": "elsewhere"}}))
+    assert list(comparison.differing(cells).values()) == [[], []]
+
+
+def test_a_study_that_nothing_is_known_of_tells_nothing_of_others(tmp_path: Path) -> None:
+    first, second, third = cells = configured(tmp_path, "optimizer.lr=0.1,0.2,0.3")
+    (cells[second] / "config.yaml").unlink()
+    assert comparison.differing(cells) == {first: ["optimizer.lr=0.1"], second: None, third: ["optimizer.lr=0.3"]}
+    (cells[third] / "config.yaml").write_text("damaged")
+    assert comparison.differing(cells) == {first: [], second: None, third: None}
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "names"),
+    [
+        (["criterion._target_=a.b.mine"], ["criterion._target_=c.theirs"], ["criterion=mine", "criterion=theirs"]),
+        (["scope.spare=[a.b]", "criterion._target_=x.y"], ["no scope.spare", "criterion._target_=z"],
+         ["scope.spare=[a.b] criterion=y", "no scope.spare criterion=z"]),
+        (["criterion._target_=a.same"], ["criterion._target_=b.same"], ["one", "two"]),  # not told apart
+        (["budget.steps=1"], [], ["one", "two"]),
+        (["budget.steps=1"], None, ["one", "two"]),
+        (["model._target_=" + "m" * 40], ["model._target_=n"], ["one", "two"]),  # too wide for a table
+    ],
+)  # fmt: skip
+def test_studies_are_called_by_what_tells_them_apart(one: list[str], two: list[str] | None, names: list[str]) -> None:
+    assert comparison.called({"one": one, "two": two}) == dict(zip(("one", "two"), names, strict=True))
 
 
 def two_studies(tmp_path: Path, data: tuple[str, str] = ("d", "d")) -> list[Path]:
     """Folders of two studies that share the arm imp; the second, first in the alphabet, has its last seed alone."""
-    other = {"imp": {2: (0.98, 0.97, 0.95)}, "one_shot": {2: (0.98, 0.97, 0.95)}}
+    other = {"imp": {2: (0.96, 0.97, 0.95)}, "one_shot": {2: (0.98, 0.97, 0.95)}}
     folders = [ledgers(tmp_path / "runs", ACCURACY, "two"), ledgers(tmp_path / "runs", other, "one")]
     for folder, digest in zip(folders, data, strict=True):
         for path in folder.rglob("ledger.jsonl"):
@@ -311,64 +361,71 @@ def two_studies(tmp_path: Path, data: tuple[str, str] = ("d", "d")) -> list[Path
     return folders
 
 
-def test_studies_side_by_side_keep_the_order_they_are_named_in(tmp_path: Path) -> None:
-    frame = results.read(*two_studies(tmp_path))
-    ((arm, view),) = comparison.side_by_side(frame, {"two": ["optimizer.lr=0.1"], "one": ["optimizer.lr=0.2"]})
-    assert arm == "imp"
-    assert results.ordered(view) == ["optimizer.lr=0.1", "optimizer.lr=0.2"]
-    assert results.difference(view, ("optimizer.lr=0.1", 2), ("optimizer.lr=0.2", 2))[::2] == (pytest.approx(-0.05), 1)
-    head = next(text for text in report.render(view).splitlines() if text.startswith("| density"))
-    assert [cell.strip() for cell in head.split("|")][-2] == "optimizer.lr=0.1 - optimizer.lr=0.2"
+def compared(folder: Path) -> str:
+    """The text of the one comparison in a folder, without the padding of its tables."""
+    (path,) = folder.glob("comparison-*/comparison.md")
+    return re.sub(" +", " ", path.read_text())
 
 
-@pytest.mark.parametrize(
-    ("one", "two", "names"),
-    [
-        (["criterion._target_=a.b.mine"], ["criterion._target_=c.theirs"], ["criterion=mine", "criterion=theirs"]),
-        (["scope.spare=[a.b]", "criterion._target_=x.y"], ["criterion._target_=z"],
-         ["scope.spare=[a.b] criterion=y", "criterion=z"]),
-        (["criterion._target_=a.same"], ["criterion._target_=b.same"], ["one", "two"]),  # not told apart
-        (["budget.steps=1"], [], ["one", "two"]),
-        (["model._target_=" + "m" * 40], ["model._target_=n"], ["one", "two"]),  # too wide for a table
-    ],
-)  # fmt: skip
-def test_studies_are_called_by_what_tells_them_apart(
-    one: list[str], two: list[str], names: list[str], tmp_path: Path
+def test_studies_are_compared_with_the_one_that_is_named_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    frame = results.read(*two_studies(tmp_path))
-    ((_, view),) = comparison.side_by_side(frame, {"one": one, "two": two})
-    assert results.ordered(view) == names
-
-
-def test_studies_of_other_data_are_not_compared(tmp_path: Path) -> None:
-    frame = results.read(*two_studies(tmp_path, data=("d", "e")))
-    assert not list(comparison.side_by_side(frame, {"one": [], "two": []}))
-
-
-def test_studies_of_another_headline_are_not_compared(tmp_path: Path) -> None:
-    frame = results.read(*two_studies(tmp_path))
-    frame["early_stop_test_loss"] = frame["test_loss"].where(frame["study"] == "one")
-    assert not list(comparison.side_by_side(frame, {"one": [], "two": []}))
-
-
-@pytest.mark.parametrize(("count", "arms"), [(7, ["imp", "random_reinit"]), (8, [])])
-def test_more_studies_than_can_be_read_are_not_compared(count: int, arms: list[str], frame: pd.DataFrame) -> None:
-    many = pd.concat([frame.assign(study=str(index), data="d") for index in range(count)])
-    settings = {str(index): [] for index in range(count)}
-    assert [arm for arm, _ in comparison.side_by_side(many, settings)] == arms
-
-
-def test_studies_compared_are_written_beside_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     two, one = two_studies(tmp_path)
-    report.publish([two, one])
-    written = (tmp_path / "runs" / "comparison.md").read_text()
-    assert written in capsys.readouterr().out
-    assert written.startswith("- two: settings unknown\n- one: settings unknown\n\n# imp of 2 studies\n")
-    assert (tmp_path / "runs" / "comparison_imp.png").read_bytes().startswith(b"\x89PNG")
-    report.publish([one, two], tmp_path / "out")
-    assert "| one - two |" in " ".join((tmp_path / "out" / "comparison.md").read_text().split())
-    report.publish([one], tmp_path / "alone")
-    assert not (tmp_path / "alone" / "comparison.md").exists()
+    publishing.publish([two, one])
+    said, text = capsys.readouterr().out, compared(tmp_path / "runs")
+    assert text.startswith("# Studies compared\n\n- two: settings unknown\n- one: settings unknown\n\n## imp\n")
+    assert "## one_shot" not in text
+    assert "Unfinished" not in text.partition("## imp")[2]  # a study need not have the seeds of another
+    assert text in re.sub(" +", " ", said)
+    # the dense networks differ by 0.98 - 0.96, and of three seeds one is shared
+    assert "| density | two | early stop | one | early stop | two - one |" in text
+    assert "| 100.00% | 0.9400 ± 0.0994 | 310 | 0.9600 (n = 1) | 320 | +0.0200 (n = 1) |" in text
+    (picture,) = (tmp_path / "runs").glob("comparison-*/imp.png")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+    publishing.publish([one, two], tmp_path / "out")
+    assert "| one - two |" in compared(tmp_path / "out")
+    publishing.publish([one], tmp_path / "alone")
+    assert not list((tmp_path / "alone").glob("comparison*"))
+
+
+def test_densities_of_a_row_stand_in_the_order_of_its_columns(tmp_path: Path) -> None:
+    frames = {study: results.read(folder) for study, folder in zip(("b", "a"), two_studies(tmp_path), strict=True)}
+    frames["b"].loc[frames["b"]["round"] == 1, "density"] = 0.8
+    ((_, view),) = comparison.shared_arms(frames, {"b": "b", "a": "a"})
+    assert "| 80.00% / 50.00% |" in report.accuracies(view)
+
+
+def test_a_difference_without_a_seed_in_common_says_so(tmp_path: Path) -> None:
+    frames = {study: results.read(folder) for study, folder in zip(("b", "a"), two_studies(tmp_path), strict=True)}
+    frames["a"]["seed"] = 7
+    ((_, view),) = comparison.shared_arms(frames, {"b": "b", "a": "a"})
+    assert report.accuracies(view).count("no seed in common") == 3
+
+
+def test_studies_of_other_data_or_headline_are_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    publishing.publish(two_studies(tmp_path, data=("d", "e")))
+    assert "not compared: two; no other study here is of its data and headline\n" in capsys.readouterr().out
+    frame = results.read(tmp_path / "runs").drop(columns="data")
+    assert comparison.comparable({"x": frame, "y": frame}) == [["x"], ["y"]]  # ledgers of old
+    lossy = frame.assign(data="d").rename(columns={"early_stop_test_accuracy": "early_stop_test_loss"})
+    assert comparison.comparable({"x": frame.assign(data="d"), "y": lossy, "z": lossy}) == [["x"], ["y", "z"]]
+
+
+def test_what_cannot_be_compared_or_written_is_said(
+    frame: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unlike = {str(index): [f"optimizer.lr={index}"] for index in range(8)}
+    publishing.compare(dict.fromkeys(unlike, frame), unlike, tmp_path)
+    assert "not compared: 0, 1, 2, 3, 4, 5, 6, 7; at most 7 can be\n" in capsys.readouterr().out
+    other = frame.assign(arm="other")
+    publishing.compare({"0": frame, "1": other}, unlike, tmp_path)
+    assert "not compared: 0, 1; they have no arm in common\n" in capsys.readouterr().out
+    assert not list(tmp_path.glob("comparison*"))
+    publishing.compare({"0": frame, "1": frame}, unlike, None)
+    said = capsys.readouterr().out
+    assert "- optimizer.lr=0: optimizer.lr=0 (0)\n" in said
+    assert "these studies lie in several folders; say with --out where to\n" in said
 
 
 def test_arms_of_two_studies_are_not_averaged(tmp_path: Path) -> None:

@@ -19,10 +19,11 @@ from lottery import optimizers, sparse
 from lottery.data.examples import Data, Examples
 from lottery.hardware import Hardware, Numerics
 from lottery.modules import Classifier
+from lottery.phases import phase_of, sparse_weights, specification
 from lottery.recipes import Budget, Phase, Recipe, Trained
 from lottery.rewinding import state_of
 from lottery.sparse import SparseLinear, install, layers
-from lottery.study import Cell, Phases
+from lottery.study import Cell
 from lottery.training import fit
 from tests.test_training import Memory, equal
 
@@ -198,18 +199,17 @@ def test_a_phase_s_key_says_what_trains_sparse(
     made = cell("hardware=cpu", *overrides)
     torch.manual_seed(0)
     found = {name: torch.rand(shape) < density for name, shape in LENET.items()}
-    phases = Phases(made, None)  # type: ignore[arg-type]
     state = made.study.recipe.network().state_dict()
     from lottery.rounds import Round, Ticket
 
-    current = Round(1, Ticket(state, found), 0, made.study.recipe.budget, phases)
-    specification = phases.specification(phases.phase(current))
-    assert specification.get("sparse") == expected
-    assert "sparse" not in specification["recipe"]["numerics"]
+    recipe = made.study.recipe
+    current = Round(1, Ticket(state, found), 0, recipe.budget, lambda current: Trained({}, []))
+    spec = specification(recipe, made.study.identity, phase_of(recipe, 0, current))
+    assert spec.get("sparse") == expected
+    assert "sparse" not in spec["recipe"]["numerics"]
 
 
 def test_on_a_gpu_rounds_stay_dense_unless_asked(cell: Callable[..., Cell], monkeypatch: pytest.MonkeyPatch) -> None:
-    from lottery.study import sparse_weights
 
     monkeypatch.setattr(Hardware, "device", "cuda")
     found = thinned(cell().study.recipe.sample.net, 0.1)

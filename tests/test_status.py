@@ -228,7 +228,7 @@ def test_a_cell_s_life_as_its_folder_tells_it(tmp_path: Path) -> None:
     (folder / ERROR).write_text("no space left\n\nTraceback ...\n")
     assert (told(folder), look(folder).error) == ("failed", "no space left")
     (folder / ERROR).write_text("")  # the disk had room for its name alone
-    assert (told(folder), look(folder).error) == ("failed", "error.txt is empty")
+    assert (told(folder), look(folder).error) == ("failed", "error.txt is empty, as on a full disk")
 
 
 @pytest.mark.parametrize(("done", "holds", "expected"), [(4, False, "finished"), (1, True, "running")])
@@ -491,7 +491,7 @@ def test_rounds_from_the_store_cost_a_file_every_few_seconds_at_most(
     view: Progress, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[Path] = []
-    monkeypatch.setattr(progress, "replace", lambda path, content: written.append(path))
+    monkeypatch.setattr(progress, "write_whole", lambda path, content: written.append(path))
     for _ in range(100):
         clock.now += 0.01
         view.finished(*ended(0, reused=True))
@@ -517,7 +517,7 @@ def test_a_full_disk_stops_no_training_and_is_not_tried_at_each_step(
         tried.append(path)
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(progress, "replace", full)
+    monkeypatch.setattr(progress, "write_whole", full)
     for step in range(1, 10):
         view.advanced(part(0), step, None)
     assert len(tried) == 1

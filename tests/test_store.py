@@ -27,7 +27,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lottery import leases, study
+from lottery import leases, phases
 from lottery.compose import jobs
 from lottery.config import build
 from lottery.digests import digest, digest_of
@@ -35,10 +35,11 @@ from lottery.files import write_tensors
 from lottery.hardware import Hardware
 from lottery.ledger import NAME, Ledger
 from lottery.names import Job
+from lottery.phases import phase_of, specification
 from lottery.recipes import Phase, Trained
 from lottery.rounds import Round, dense_ticket
 from lottery.store import Desk, Entry, Store
-from lottery.study import Cell, Phases, run
+from lottery.study import Cell, run
 from tests.conftest import TINY
 
 SPEC = {"what": "a phase", "steps": [0, 10]}
@@ -374,7 +375,7 @@ def job() -> Job:
 
 def key(job: Job, phase: Phase | None = None) -> str:
     cell = build(job)
-    return digest_of(Phases(cell, Store("none")).specification(phase or PHASE))
+    return digest_of(specification(cell.study.recipe, cell.study.identity, phase or PHASE))
 
 
 PHASE = Phase({"w": torch.ones(3), "b": torch.zeros(1)}, {"w": torch.tensor([True, False, True])}, 0, 30, 5, 6)
@@ -461,7 +462,7 @@ def test_every_ingredient_of_a_phase_is_in_the_key(job: Job, monkeypatch: pytest
         other.setattr(torch, "__version__", "0.0.1")
         keys.append(key(job))
     with monkeypatch.context() as other:
-        other.setattr(study, "SCIENCE", study.SCIENCE + 1)
+        other.setattr(phases, "SCIENCE", phases.SCIENCE + 1)
         keys.append(key(job))
     with monkeypatch.context() as other:
         other.setattr(Hardware, "device", "cuda")
@@ -587,10 +588,11 @@ def test_arms_with_other_rewinding_points_share_the_dense_training(cell: Callabl
 
 
 def test_every_arm_of_a_seed_has_the_same_streams(cell: Callable[..., Cell]) -> None:
-    one, other = (Phases(cell(f"arm={arm}"), Store("none")) for arm in ("imp", "random_mask"))
-    ticket = dense_ticket(one.cell.study.recipe, 0)
-    budget = one.cell.study.recipe.budget
-    trained = [[arm.phase(Round(index, ticket, 0, budget, arm)) for index in range(5)] for arm in (one, other)]
+    trained = []
+    for recipe in (cell(f"arm={arm}").study.recipe for arm in ("imp", "random_mask")):
+        ticket = dense_ticket(recipe, 0)
+        rounds = [Round(index, ticket, 0, recipe.budget, lambda current: Trained({}, [])) for index in range(5)]
+        trained.append([phase_of(recipe, 0, current) for current in rounds])
     orders, noises = ([[getattr(p, seed) for p in phases] for phases in trained] for seed in ("order", "noise"))
     assert orders[0] == orders[1]
     assert noises[0] == noises[1]

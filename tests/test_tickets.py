@@ -30,10 +30,11 @@ from lottery.files import write_tensors
 from lottery.launch import play
 from lottery.ledger import NAME, Ledger
 from lottery.names import CONF, SCIENCE_GROUPS, Job
+from lottery.phases import phase_of, specification
+from lottery.recipes import Trained
 from lottery.results import read as read_ledgers
 from lottery.rounds import Round, Ticket
-from lottery.store import Store
-from lottery.study import Cell, Phases
+from lottery.study import Cell
 from lottery.tickets.command import add_to, main
 from lottery.tickets.exporting import exported
 from lottery.tickets.files import Saved, read
@@ -508,8 +509,9 @@ def test_own_code_is_trusted_by_its_package(
 
 def key_of(cell: Cell, ticket: Ticket, index: int) -> str:
     """Of the phase that trains a ticket in a round."""
-    train = Phases(cell, Store(""))
-    return digest_of(train.specification(train.phase(Round(index, ticket, 0, cell.study.recipe.budget, train))))
+    study = cell.study
+    current = Round(index, ticket, 0, study.recipe.budget, lambda current: Trained({}, []))
+    return digest_of(specification(study.recipe, study.identity, phase_of(study.recipe, cell.seed, current)))
 
 
 def test_a_ticket_trains_on_other_data(found: Callable[..., Saved], tmp_path: Path) -> None:

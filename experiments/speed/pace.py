@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 from lottery.masks import Masks
+from lottery.phases import sparse_weights
 from lottery.recipes import Phase, Recipe, Row
-from lottery.study import sparse_weights
 from lottery.training import fit
 
 

@@ -67,9 +67,10 @@ def _export(args: argparse.Namespace) -> int:
 
 def _show(args: argparse.Namespace) -> int:
     from lottery.calls import as_yaml
+    from lottery.digests import leaves
     from lottery.errors import Refused
     from lottery.tickets.files import read
-    from lottery.tickets.trust import leaves, trusted
+    from lottery.tickets.trust import trusted
 
     saved = read(args.file)
     info, line, phase = saved.info, saved.info["line"], saved.info["phase"]

@@ -17,12 +17,13 @@ from lottery.digests import digest
 from lottery.errors import Refused
 from lottery.ledger import NAME, Ledger
 from lottery.names import SCIENCE_GROUPS, Job, recorded
-from lottery.plan import Lookup, NotYet
+from lottery.phases import phase_of
+from lottery.plan import NotYet, lookup
 from lottery.recipes import Phase
 from lottery.rewinding import Origin, State
 from lottery.rounds import Round, initial
 from lottery.store import Entry, Store, holding
-from lottery.study import Cell, Phases
+from lottery.study import Cell
 from lottery.tickets.files import FORMAT, VERSION, Saved
 from lottery.tickets.placing import RECIPE, here, placed
 from lottery.user_code import user_code
@@ -75,7 +76,7 @@ def exported(
     draw = next((d for d in draws if digest(initial(cell.study.recipe, cell.seed, *d)) == digest(start)), None)
     if seed_only and draw is None:
         raise Refused(f"--seed-only: {line['arm']} begins with weights that no seed draws; leave it out")
-    seeds = Phases(cell, store).phase(current)
+    seeds = phase_of(cell.study.recipe, cell.seed, current)
     same = store.entries()[entry.key]["by"] == socket.gethostname()
     info = _info(job, cell, current, seeds) | {"draw": draw}
     info["digests"] |= {"start": digest(start), "trained": digest(entry.state)}
@@ -97,7 +98,7 @@ def _replayed(cell: Cell, store: Store, index: int) -> tuple[Round, Entry, State
 
     study, arm = cell.study, replace(cell.arm, weights=remembered)
     try:
-        rounds = play(study.recipe, study.pruning, arm, cell.seed, Lookup(cell, store))
+        rounds = play(study.recipe, study.pruning, arm, cell.seed, lookup(cell, store))
         current = next(islice(rounds, index, None))
         entry = current.trained
     except NotYet as missing:

@@ -26,14 +26,14 @@ from torch import Tensor, nn
 from lottery import masks as _masks
 from lottery.arms import Given
 from lottery.calls import network
-from lottery.digests import digest
+from lottery.digests import digest, leaves
 from lottery.errors import Refused
 from lottery.files import Damaged, read_tensors, write_tensors
 from lottery.flops import Flops
 from lottery.masks import Masks
 from lottery.rewinding import State, state_of
 from lottery.seeds import derive
-from lottery.tickets.trust import leaves, trusted
+from lottery.tickets.trust import trusted
 
 FORMAT, VERSION = "lottery ticket", 1
 HEADER = 100_000_000  # bytes; what safetensors allows

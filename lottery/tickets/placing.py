@@ -13,10 +13,11 @@ import torch
 import yaml
 
 from lottery.errors import Refused
+from lottery.names import PLACES
+from lottery.phases import SCIENCE
 from lottery.recipes import Recipe
-from lottery.study import SCIENCE
 
-PLACES = {"data": ("root", "workers"), "hardware": ("accelerator",)}
+WHERE = {"data": PLACES, "hardware": ("accelerator",)}
 """settings that say where a training runs, not what it is"""
 RECIPE = ("model", "data", "module", "optimizer", "budget", "numerics")
 """groups that training depends on"""
@@ -39,11 +40,11 @@ def local(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]
 
 def placed(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """A configuration with `overrides` of where things lie. Raises Refused for any other."""
-    changed = {**config, **{group: dict(config[group]) for group in PLACES}}
+    changed = {**config, **{group: dict(config[group]) for group in WHERE}}
     for word in overrides:
         key, equals, value = word.partition("=")
         group, _, name = key.partition(".")
-        known = [f"{place}.{setting}" for place in PLACES for setting in PLACES[place] if setting in changed[place]]
+        known = [f"{place}.{setting}" for place in WHERE for setting in WHERE[place] if setting in changed[place]]
         if not equals or key not in known:
             raise Refused(
                 f"{word}: would change what is trained; allowed here: {', '.join(known)}; "

@@ -10,10 +10,11 @@ from typing import Any
 import yaml
 
 from lottery.compose import jobs
+from lottery.digests import leaves
 from lottery.errors import Refused
-from lottery.names import SCIENCE_GROUPS, find, options
+from lottery.names import PLACES, SCIENCE_GROUPS, find, options
 from lottery.tickets.files import Saved
-from lottery.tickets.trust import leaves, trusted
+from lottery.tickets.trust import trusted
 
 _PLAIN = r"[A-Za-z0-9_.*?-]+"  # what Hydra reads as a name within braces
 
@@ -60,7 +61,7 @@ def changes(key: str, ours: Any, theirs: Any) -> Iterator[str]:
     """
     nested = isinstance(ours, Mapping) and isinstance(theirs, Mapping)
     if nested and all(re.fullmatch(r"\w+", str(name)) for name in {*ours, *theirs}):
-        where = ("root", "workers") if key == "data" else ()
+        where = PLACES if key == "data" else ()
         for name in (name for name in theirs if name not in where):
             yield from changes(f"{key}.{name}", ours.get(name, ...), theirs[name])
         yield from (f"~{key}.{name}" for name in ours if name not in theirs)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from lottery.digests import leaves
 from lottery.errors import Refused
 from lottery.names import CONF, GROUPS
 
@@ -47,14 +48,3 @@ def shipped() -> dict[str, frozenset[str]]:
             if key[-1] == "_target_" and key[0] in (*GROUPS, "stop"):
                 found.setdefault(key[0], set()).add(value)
     return {group: frozenset(targets) for group, targets in found.items()}
-
-
-def leaves(value: Any, key: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every plain value of nested data with the keys that lead to it. Raises ValueError for no sensible depth."""
-    if len(key) > 50:
-        raise ValueError(f"{'.'.join(key)[:40]}... goes deeper than any setting")
-    if isinstance(value, Mapping | list):
-        for name, item in value.items() if isinstance(value, Mapping) else enumerate(value):
-            yield from leaves(item, (*key, str(name)))
-    else:
-        yield key, value

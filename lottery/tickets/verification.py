@@ -7,18 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from lottery.arms import Arm
 from lottery.config import build_recipe, fitting, identity
-from lottery.criteria import magnitude
 from lottery.digests import digest, digest_of
 from lottery.errors import Refused
 from lottery.lines import early_stop
-from lottery.pruning import Pruning
+from lottery.phases import sparse_weights, specification
 from lottery.recipes import Budget, Phase, Recipe, Row, Trained
 from lottery.rounds import Ticket
-from lottery.scopes import everywhere
-from lottery.store import Store
-from lottery.study import Cell, Phases, Study, sparse_weights
 from lottery.tickets.files import CLAIMS, Saved, unfit
 from lottery.tickets.placing import DECISIVE, RECIPE, here, local
 from lottery.tickets.trust import trusted
@@ -77,7 +72,7 @@ def verified(
     exact = not differs or digest(trained.state) == info["digests"]["trained"]
     compared = compare(info, trained, None if exact else tolerance)
     if not differs:  # what is recorded is all that the phase was found by, down to settings that change no bit
-        key = _key(phase, recipe, identity(config, recipe))
+        key = digest_of(specification(recipe, identity(config, recipe), phase))
         compared.insert(0, ("phase", info["line"]["phase"], key, key == info["line"]["phase"]))
     return Verification(differs, exact, compared)
 
@@ -106,12 +101,6 @@ def _phase(saved: Saved, ticket: Ticket, recipe: Recipe) -> Phase:
     sparse = tuple(how["sparse"]) if same else sparse_weights(recipe, saved.masks)
     seeds = {key: how[key] for key in ("order", "noise", "build")}
     return Phase(ticket.state, ticket.masks, how["first"], how["last"], **seeds, sparse=sparse, budget=budget)
-
-
-def _key(phase: Phase, recipe: Recipe, identity: Mapping[str, Any]) -> str:
-    """A phase's key in a store, whatever study it is of."""
-    study = Study("", recipe, Pruning(magnitude, everywhere, ()), identity)
-    return digest_of(Phases(Cell(study, Arm(""), "", 0), Store("")).specification(phase))
 
 
 def _listed(factors: Sequence[float], first: int, step: float, steps: int) -> float:
