@@ -22,6 +22,8 @@ RECIPES = {
     "fc2019_conv6": "+3.3 points at 26.4 %; 2.5 times at 15.1 %",
     "fc2019_resnet18": "rate 0.03 with warm-up: 90.5 % at 27.1 %",
     "fc2019_vgg19": "rate 0.1 with warm-up: as good as dense down to 1.5 %",
+    "frankle2020_resnet20": "rewound to step 2,000 tickets match dense down to 16.8 % (from memory)",
+    "frankle2020_vgg16": "rewound to step 1,000 tickets match dense down to 1.5 % (from memory)",
     "renda2020_resnet20": "dense 91.71 %; rewound 91.94, 91.67, 90.91 % at 51.2, 21, 10.7 %",
     "renda2020_resnet56": "dense 93.46 %; rewound 93.73, 93.99, 93.36, 92.11 % at 51.2, 21, 10.7, 3.5 %",
     "renda2020_vgg16": "dense 93.33 %",
@@ -60,7 +62,9 @@ def main() -> None:
         "Made by `python -m experiments.costs`. FLOPs are counted on the dense network, forward and backward; hours\n"
         "are an estimate from them, at 10 TFLOP/s and at least 3 ms a step. None of these ran on the machine that\n"
         "made this repository: it has no GPU, and neither CIFAR-10 nor ImageNet could be had there. Each is played\n"
-        "at toy size by `tests/test_conf.py`. Expected numbers: the papers', see the recipe's own comments.\n\n"
+        "at toy size by `tests/test_conf.py`. Expected numbers: the papers', see the recipe's own comments. Renda's\n"
+        "recipes rewind weights; fine-tuning and the learning rate's rewinding come with `arm=imp,finetune,lr_rewind`\n"
+        "(half as much again). LeNet on MNIST, `experiment=fc2019_lenet data=mnist`, takes a CPU's hours.\n\n"
         + "\n".join(rows)
         + "\n"
     )
