@@ -23,7 +23,7 @@ import tests
 from lottery import leases, status, study
 from lottery.compose import jobs
 from lottery.config import build
-from lottery.digests import digest
+from lottery.digests import digest, digest_of
 from lottery.errors import Refused
 from lottery.ledger import NAME, Ledger
 from lottery.masks import Masks
@@ -252,7 +252,7 @@ def test_what_the_store_costs_is_printed(tmp_path: Path) -> None:
 def test_another_machine_s_lease_is_respected_while_it_beats_and_followed_when_it_is_silent(
     off: float, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, key = Store(tmp_path / "store"), study.digest_of(SPEC)
+    store, key = Store(tmp_path / "store"), digest_of(SPEC)
     (tmp_path / "store" / key).mkdir(parents=True)
     beats, last = 0, 100  # of which each comes BEAT_SECONDS after the other
 
@@ -287,7 +287,7 @@ def test_another_machine_s_lease_is_respected_while_it_beats_and_followed_when_i
 def test_a_result_of_another_machine_is_taken_though_its_lease_still_beats(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, key = Store(tmp_path / "store"), study.digest_of(SPEC)
+    store, key = Store(tmp_path / "store"), digest_of(SPEC)
     (tmp_path / "store" / key).mkdir(parents=True)
     path = leave(tmp_path / "store" / key, **ELSEWHERE)
 
