@@ -182,8 +182,11 @@ def missing(frame: pd.DataFrame) -> list[str]:
 
 
 def _tickets_first(column: pd.Series) -> pd.Series:
-    """What to sort a column by."""
-    return column.map(lambda arm: f"{not arm.startswith('imp'):d}{arm}") if column.name == "arm" else column
+    """What to sort a column by; numbers in an arm's name by their size."""
+    if column.name != "arm":
+        return column
+    sized = column.str.replace(r"\d+", lambda number: number[0].zfill(9), regex=True)
+    return (~column.str.startswith("imp")).astype(int).astype(str) + sized
 
 
 def _files(path: Path) -> list[Path]:

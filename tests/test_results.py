@@ -90,6 +90,12 @@ def test_the_frame_holds_every_line_in_order(frame: pd.DataFrame) -> None:
     assert results.headline(frame) == "accuracy"
 
 
+def test_tickets_come_first_and_rewinding_steps_by_their_size(tmp_path: Path) -> None:
+    arms = ["imp", "imp,rewind=50it", "imp,rewind=200it", "finetune", "lr_rewind,rewind=9it", "lr_rewind,rewind=10it"]
+    frame = results.read(ledgers(tmp_path, {arm: {0: (0.9,)} for arm in sorted(arms)}))
+    assert list(frame["arm"]) == arms
+
+
 def test_folders_that_overlap_are_read_once_and_contradictions_refused(tmp_path: Path) -> None:
     study = ledgers(tmp_path / "a", ACCURACY)
     assert len(results.read(tmp_path, study, study / "imp" / "seed0")) == 18
