@@ -42,6 +42,8 @@ def main() -> None:
             print(f"wrote {page}")
     for file in results(arguments.root) if arguments.figures else ():
         figure, frame = file.with_name("curve.png") if file.stem == "results" else file.with_suffix(".png"), read(file)
+        if not frame["round"].any():  # nothing was pruned: no curve
+            continue
         (draw_barriers if BARRIER in frame else draw)(frame, figure)
         print(f"drew {figure}")
 

@@ -88,7 +88,7 @@ def accuracies(frame: pd.DataFrame) -> str:
                 row.append(paired if pairs else "no seed in common")
         rows.append(row)
     lines += table(rows)
-    if headline(frame) != "loss":  # the margin is not of its scale
+    if headline(frame) != "loss" and frame["round"].max() > 0:  # the margin is not of a loss's scale
         lines += ["", f"Sparsest density that matches dense (margin {MARGIN * 100:g} points, paired over seeds):", ""]
         for arm in arms:
             none = "none shown" if len(seeds[arm]) > 1 else "takes two seeds at least"

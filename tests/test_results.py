@@ -184,6 +184,11 @@ def test_a_loss_has_no_margin_in_points(frame: pd.DataFrame) -> None:
     assert "matches dense" not in report.render(of_loss)
 
 
+def test_where_nothing_was_pruned_no_density_matches(frame: pd.DataFrame) -> None:
+    assert "matches dense" in report.accuracies(frame)
+    assert "matches dense" not in report.accuracies(frame[frame["round"] == 0])
+
+
 def test_rounds_of_unlike_density_are_not_compared(frame: pd.DataFrame) -> None:
     def last(frame: pd.DataFrame) -> list[str]:
         rows = [line for line in report.render(frame).splitlines() if line.startswith("| ")]

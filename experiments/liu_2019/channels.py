@@ -61,7 +61,11 @@ def arms(seed: int, part: float, more: tuple[str, ...]) -> Iterator[pd.DataFrame
     )  # fmt: skip
     for arm, one in {"scratch_e": scratch, "scratch_b": longer, "finetune": tuned}.items():
         play(one)
-        yield lottery.read(one.folder).assign(arm=arm)
+        frame = lottery.read(one.folder).assign(arm=arm)
+        if one is tuned:  # its filters cost the wide network's training
+            for column in ("total_flops", "total_flops_dense"):
+                frame[column] += lottery.read(wide.folder)[column]
+        yield frame
 
 
 def job(*overrides: str) -> Job:
