@@ -143,7 +143,7 @@ def test_report_of_several_studies(command: Callable[..., Said], tmp_path: Path)
 
 def test_report_of_nothing(command: Callable[..., Said], tmp_path: Path) -> None:
     said = command("report", tmp_path / "nowhere")
-    assert said == (1, "", f"lottery: {tmp_path / 'nowhere'}: no such folder\n")
+    assert said == (1, "", f"lottery: {tmp_path / 'nowhere'}: no such folder or results file\n")
     (tmp_path / "empty").mkdir()
     said = command("report", tmp_path / "empty")
     assert said == (1, "", f"lottery: no finished round under {tmp_path / 'empty'}\n")
