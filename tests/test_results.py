@@ -414,6 +414,19 @@ def test_a_difference_without_a_seed_in_common_says_so(tmp_path: Path) -> None:
     assert report.accuracies(view).count("no seed in common") == 3
 
 
+def test_a_difference_of_fewer_seeds_says_how_many(frame: pd.DataFrame) -> None:
+    ((_, view), _) = comparison.shared_arms({"a": frame, "b": frame[frame["seed"] < 2]}, {"a": "a", "b": "b"})
+    assert re.sub(" +", " ", report.accuracies(view)).count("+0.0000 ± 0.0000 (n = 2) |") == 2
+
+
+def test_a_comparison_of_several_folders_is_not_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    two, one = two_studies(tmp_path)
+    one.rename(tmp_path / "one")
+    publishing.publish([two, tmp_path / "one"])
+    assert "not written, since these studies lie in several folders; say with --out where to" in capsys.readouterr().out
+    assert not list(tmp_path.rglob("comparison*"))
+
+
 def test_studies_of_other_data_or_headline_are_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     publishing.publish(two_studies(tmp_path, data=("d", "e")))
     assert "not compared: two; no other study here is of its data and headline\n" in capsys.readouterr().out
