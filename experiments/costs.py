@@ -62,9 +62,9 @@ def main() -> None:
         "Made by `python -m experiments.costs`. FLOPs are counted on the dense network, forward and backward; hours\n"
         "are an estimate from them, at 10 TFLOP/s and at least 3 ms a step. None of these ran on the machine that\n"
         "made this repository: it has no GPU, and neither CIFAR-10 nor ImageNet could be had there. Each is played\n"
-        "at toy size by `tests/test_conf.py`. Expected numbers: the papers', see the recipe's own comments. Renda's\n"
-        "recipes rewind weights; fine-tuning and the learning rate's rewinding come with `arm=imp,finetune,lr_rewind`\n"
-        "(half as much again). LeNet on MNIST, `experiment=fc2019_lenet data=mnist`, takes a CPU's hours.\n\n"
+        "at toy size by `tests/test_conf.py`. Expected numbers: the papers', see the recipe's own comments.\n"
+        "Renda's recipes rewind weights; `arm=imp,finetune,lr_rewind` has fine-tuning and the learning rate as well.\n"
+        "LeNet on MNIST needs no GPU: `lottery run experiment=fc2019_lenet data=mnist --plan` says what it costs.\n\n"
         + "\n".join(rows)
         + "\n"
     )

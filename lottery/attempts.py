@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from lottery import slurm
 from lottery.errors import Said
-from lottery.files import write_whole
+from lottery.files import plain, write_whole
 from lottery.ledger import JOB
 
 if TYPE_CHECKING:
@@ -31,11 +31,7 @@ class Stuck(Said):
 
 def read(folder: Path) -> dict[str, Any]:
     """What is known of a cell's job; empty if nothing is."""
-    try:
-        content = json.loads((folder / JOB).read_text())
-        return content if isinstance(content, dict) else {}
-    except (OSError, ValueError):
-        return {}
+    return plain(folder / JOB)
 
 
 def submitted(folder: Path, job: str) -> None:

@@ -29,12 +29,11 @@ def differing(cells: Mapping[str, Path]) -> dict[str, list[str] | None]:
             continue
     keys = sorted({key for found in known.values() for key in found if not key.endswith("._partial_")})
     unlike = [key for key in keys if len({repr(found.get(key, ...)) for found in known.values()}) > 1]
-    return {
-        study: [f"{key}={known[study][key]}" if key in known[study] else f"no {key}" for key in unlike]
-        if study in known
-        else None
-        for study in cells
-    }
+
+    def said(found: Mapping[str, Any]) -> list[str]:
+        return [f"{key}={found[key]}" if key in found else f"no {key}" for key in unlike]
+
+    return {study: said(known[study]) if study in known else None for study in cells}
 
 
 def comparable(studies: Mapping[str, pd.DataFrame]) -> list[list[str]]:
@@ -46,8 +45,8 @@ def comparable(studies: Mapping[str, pd.DataFrame]) -> list[list[str]]:
     return list(groups.values())
 
 
-def shared_arms(studies: Mapping[str, pd.DataFrame], called: Mapping[str, str]) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Each arm that two studies or more have, and a frame whose arms are these studies, called as given.
+def shared_arms(studies: Mapping[str, pd.DataFrame], names: Mapping[str, str]) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Each arm that two studies or more have, and a frame whose arms are these studies, by `names`.
 
     In that frame the studies keep their order: the first is the one to compare with.
     """
@@ -56,7 +55,7 @@ def shared_arms(studies: Mapping[str, pd.DataFrame], called: Mapping[str, str]) 
         parts = {study: frame[frame["arm"] == arm] for study, frame in studies.items()}
         parts = {study: part for study, part in parts.items() if len(part)}
         if len(parts) > 1:
-            frame = pd.concat([part.assign(arm=called[study]) for study, part in parts.items()], ignore_index=True)
+            frame = pd.concat([part.assign(arm=names[study]) for study, part in parts.items()], ignore_index=True)
             yield arm, frame.assign(study=f"{arm} of {len(parts)} studies")
 
 

@@ -33,7 +33,7 @@ def jobs(arguments: list[str]) -> list[Job]:
 def composed(arguments: list[str]) -> tuple[list[Job], dict[str, Any]]:
     """Every cell that a command line asks for, and the launcher that is to start them. Raises Refused."""
     parser = get_args_parser()
-    parser.error = _misused  # type: ignore[method-assign]
+    parser.error = _misused  # type: ignore[method-assign]  # it is Hydra's, and would print and exit
     args = parser.parse_args(arguments)
     search_path = create_config_search_path(str(CONF))
     if args.config_name or args.config_path:
@@ -98,7 +98,7 @@ def job_of(config: DictConfig, hydra_config: Any = None) -> Job:
             raise Refused(f"{'.'.join(key)}={value}: must be a finite number")
     return Job(
         config=cast(dict[str, Any], resolved),
-        arm=OmegaConf.to_container(plain.arm, resolve=False),  # type: ignore[arg-type]
+        arm=cast(dict[str, Any], OmegaConf.to_container(plain.arm, resolve=False)),
         choices={k: str(v) for k, v in choices.items() if v is not None},
         sources=tuple(path for path in folders if path != str(CONF)),
         command=_command(hydra_config),

@@ -46,6 +46,15 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise Damaged(f"{path} is damaged: {error}") from error
 
 
+def plain(path: Path) -> dict[str, Any]:
+    """A JSON file's mapping; empty if there is none to be read."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """A file that is there whole or not at all, also after a power cut."""
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")

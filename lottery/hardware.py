@@ -144,7 +144,7 @@ def trainer_for(hardware: Hardware, numerics: Numerics) -> pl.Trainer:
         return pl.Trainer(
             accelerator="gpu" if hardware.device == "cuda" else "cpu",
             **_devices(hardware),
-            precision=numerics.precision,  # type: ignore[arg-type]
+            precision=numerics.precision,  # type: ignore[arg-type]  # one of PRECISIONS, as Numerics has checked
             deterministic=numerics.deterministic,
             max_epochs=1,
             logger=False,

@@ -10,6 +10,7 @@ from typing import Any
 
 from lottery.calls import target_of
 from lottery.digests import canonical
+from lottery.names import TRAINING_GROUPS
 from lottery.user_code import user_code
 
 
@@ -18,12 +19,11 @@ def recipe_identity(config: Mapping[str, Any], content: str) -> dict[str, Any]:
 
     Durations in `config` are in steps, so that 30 and 30it are the same.
     """
-    groups = ("model", "data", "module", "optimizer", "budget", "numerics")
-    nodes = {group: _node(group, config[group]) for group in groups}
+    nodes = {group: _node(group, config[group]) for group in TRAINING_GROUPS}
     nodes["data"] |= {"root": None, "content": content}
     nodes["data"].pop("workers", None)  # how many read changes nothing of what is read
     nodes["numerics"].pop("sparse", None)  # each phase says which of its layers are sparse
-    return {**nodes, "code": user_code([config[group] for group in groups])}
+    return {**nodes, "code": user_code([config[group] for group in TRAINING_GROUPS])}
 
 
 def _node(where: str, value: Any) -> Any:

@@ -130,7 +130,8 @@ class Lease:
         while not self._done.wait(BEAT_SECONDS):
             with suppress(OSError):  # a full disk is for the work itself to stumble over
                 self._write()
-                os.fsync(self._file)  # type: ignore[arg-type]  # a network file system would keep it to itself
+                if self._file is not None:
+                    os.fsync(self._file)  # a network file system would keep it to itself
 
     def _write(self) -> None:
         with self._lock:

@@ -27,6 +27,8 @@ OPTIONAL = ("analysis", "experiment")
 """groups of which nothing need be chosen"""
 SCIENCE_GROUPS = tuple(g for g in GROUPS if g not in ("arm", "hardware", "tracking", *OPTIONAL))
 """groups that can change a number, except arm"""
+TRAINING_GROUPS = ("model", "data", "module", "optimizer", "budget", "numerics")
+"""groups that the training of a given ticket depends on"""
 PLACES = ("root", "workers")
 """settings of data that say where it lies and who reads it, not what it is"""
 
@@ -113,7 +115,7 @@ class Job:
 
 
 def settings(node: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Every setting of a node, those of nodes within it by `key.key`."""
+    """Every setting of a node, those of nodes within it by `key.key`; a list is one setting."""
     for key, value in node.items():
         if isinstance(value, Mapping):
             yield from settings(value, f"{above}{key}.")

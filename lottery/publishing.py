@@ -38,8 +38,8 @@ def publish(paths: Iterable[Path], out: Path | None = None) -> None:
             folders[study] = Path(os.path.relpath(cells[study].resolve().parents[2]))
         else:
             folders[study] = out / study if len(order) > 1 else out
-        if unlike[study]:
-            print(f"\nunlike the other studies here: {', '.join(unlike[study] or [])}")
+        if found := unlike[study]:
+            print(f"\nunlike the other studies here: {', '.join(found)}")
         print(f"\n{render(part)}", flush=True)  # also where nothing can be written
         write(part, folders[study])
         drawn = ", ".join(str(folders[study] / name) for name in pictures(part))
@@ -63,11 +63,7 @@ def compare(
     if not views:
         print(f"\nnot compared: {', '.join(studies)}; they have no arm in common")
         return
-    text = "# Studies compared\n\n"
-    for study, name in names.items():
-        found = unlike[study]
-        what = "settings unknown" if found is None else ", ".join(found) or "its code or versions differ"
-        text += f"- {name}: {what}" + (f" ({study})" if name != study else "") + "\n"
+    text = "# Studies compared\n\n" + "".join(_line(study, name, unlike[study]) for study, name in names.items())
     text += "".join(f"\n## {arm}\n\n{tables(view)}" for arm, view in views.items())
     print(f"\n{text}", flush=True)
     if folder is None:
@@ -80,3 +76,8 @@ def compare(
         draw(view, folder / f"{arm}.png")
     drawn = ", ".join(str(folder / f"{arm}.png") for arm in views)
     print(f"table   {folder / 'comparison.md'}\nfigure  {drawn}")
+
+
+def _line(study: str, name: str, unlike: Sequence[str] | None) -> str:
+    what = "settings unknown" if unlike is None else ", ".join(unlike) or "in its code alone"
+    return f"- {name}: {what}" + (f" ({study})" if name != study else "") + "\n"

@@ -5,7 +5,6 @@ Needs no PyTorch, so that looking costs nothing.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -19,6 +18,7 @@ from typing import Any
 
 from lottery import attempts, leases, slurm
 from lottery.errors import Refused
+from lottery.files import plain
 from lottery.ledger import BEAT, NAME, Ledger, LedgerError, error_left
 
 STATES = ("failed", "running", "stopped", "waiting", "not started", "finished")
@@ -170,7 +170,7 @@ def look(folder: Path) -> Facts:
         error=error,
         held=held,
         age=time.time() - max(written) if written else None,
-        beat=_plain(folder / BEAT),
+        beat=plain(folder / BEAT),
         job=str(attempts.read(folder).get("job", "")),
     )
 
@@ -182,12 +182,3 @@ def _cells(folder: Path) -> Iterator[Path]:
         for inside in os.scandir(folder):
             if inside.is_dir(follow_symlinks=False):
                 yield from _cells(Path(inside))
-
-
-def _plain(path: Path) -> dict[str, Any]:
-    """A JSON file's mapping; empty if there is none."""
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -22,9 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from lottery import leases
+from lottery.desk import CHECKPOINT, Desk
 from lottery.digests import canonical, digest, digest_of
 from lottery.files import Damaged, read_tensors, write_tensors, write_whole
 from lottery.masks import Masks, pack, unpack
@@ -34,7 +33,7 @@ from lottery.rewinding import State
 _log = logging.getLogger(__name__)
 
 TWO_WEEKS = 14 * 86400.0  # seconds
-_RESULT, _META, _CHECKPOINT = "result.safetensors", "phase.json", "checkpoint.safetensors"
+_RESULT, _META = "result.safetensors", "phase.json"
 
 
 @dataclass(frozen=True)
@@ -76,6 +75,9 @@ class Store:
             folder.mkdir(parents=True, exist_ok=True)
             return watch.take()
 
+        def keep(step: int, state: State) -> None:
+            self.publish((waypoints or {})[step], state, masks, [], executed=0)
+
         while True:
             seen: Entry | leases.Lease | None = look()
             if seen is None:
@@ -86,11 +88,11 @@ class Store:
                 return seen
             assert seen
             with seen as lease:
-                for torn in folder.glob(f".{_CHECKPOINT}.*"):  # a kill while it was being written
+                for torn in folder.glob(f".{CHECKPOINT}.*"):  # a kill while it was being written
                     torn.unlink(missing_ok=True)
                 if (entry := self.find(key)) is None:  # not finished between the look and the lease
                     try:
-                        trained = train(Desk(self, folder, lease, masks, waypoints or {}))
+                        trained = train(Desk(folder, lease, keep))
                         lease.check()
                     except leases.Lost as lost:
                         if lost.folder != folder:  # the whole cell
@@ -99,7 +101,7 @@ class Store:
                         continue
                     self.publish(spec, trained.state, masks, trained.rows, lease.note)
                     entry = Entry(trained.state, trained.rows, key, masks, lease.note, reused=False)
-                (folder / _CHECKPOINT).unlink(missing_ok=True)
+                (folder / CHECKPOINT).unlink(missing_ok=True)
                 leases.clear(folder)
                 return entry
 
@@ -198,48 +200,6 @@ def holding(cell: Path, recorded: Path, line: Mapping[str, Any]) -> tuple[Store,
         if entry := store.find(line["phase"]):
             return store, entry
     raise FileNotFoundError(f"the phase {line['phase']} of round {line['round']} is in neither {recorded} nor {beside}")
-
-
-class Desk:
-    """Where a phase in training keeps its progress: the store's `lottery.loop.Keeper`."""
-
-    def __init__(
-        self,
-        store: Store,
-        folder: Path,
-        lease: leases.Lease,
-        masks: Masks,
-        waypoints: Mapping[int, Mapping[str, Any]],
-    ) -> None:
-        self.store, self.folder, self.lease = store, folder, lease
-        self.masks, self.waypoints = masks, waypoints
-
-    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The last checkpoint; a damaged one is dropped with a word."""
-        path = self.folder / _CHECKPOINT
-        if not path.exists():
-            return None
-        try:
-            found = read_tensors(path)
-        except Damaged as damage:
-            _log.warning(f"{damage}; the phase begins anew")
-            path.unlink()
-            return None
-        _log.warning(f"goes on from the checkpoint at step {found[1]['step']:,}")
-        return found
-
-    def save(self, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
-        """Replaces the checkpoint, if this process still holds the phase."""
-        self.lease.check()
-        write_tensors(self.folder / _CHECKPOINT, tensors, info)
-
-    def reach(self, first: int, last: int) -> None:
-        """Counts the steps from `first` to `last` as executed, before they are: a kill in between loses none."""
-        self.lease.write(self.lease.note + last - first)
-
-    def pass_by(self, step: int, state: State) -> None:
-        """Keeps the state at a step under the specification that was asked for."""
-        self.store.publish(self.waypoints[step], state, self.masks, [], executed=0)
 
 
 def _read_meta(path: Path) -> dict[str, Any]:

@@ -116,7 +116,7 @@ class Tracker:
         run = wandb.init(
             project=self.project,
             entity=self.entity,
-            mode=mode,  # type: ignore[arg-type]
+            mode=mode,  # type: ignore[arg-type]  # one of MODES, as __init__ has checked
             dir=str(self.folder),
             id=run_id(job.study, job.label, job.seed),
             resume="allow",

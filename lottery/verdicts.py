@@ -61,8 +61,8 @@ def estimate(claim: Claim, values: pd.Series) -> tuple[float, float, float]:
     if not np.isfinite(values).all() or (ratio and (values <= 0).any()):
         return math.nan, math.nan, math.nan
     mean, half = mean_interval(np.log(values) if ratio else values)
-    ends = (mean, mean - half, mean + half)
-    return tuple(map(_exp, ends)) if ratio else ends  # type: ignore[return-value]
+    low, high = mean - half, mean + half
+    return (_exp(mean), _exp(low), _exp(high)) if ratio else (mean, low, high)
 
 
 def verdicts(where: Path, runs: Mapping[str, Sequence[Path]] | None = None) -> pd.DataFrame:

@@ -47,7 +47,7 @@ def lottery(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 @pytest.fixture
-def start(tmp_path: Path):  # type: ignore[no-untyped-def]
+def start(tmp_path: Path):
     """Starts the real command in `tmp_path`, in a process group of its own that is gone after the test."""
     running: list[subprocess.Popen[str]] = []
 

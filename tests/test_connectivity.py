@@ -123,7 +123,7 @@ def test_statistics_are_means_over_the_batches() -> None:
         assert norm.running_var is not None
         torch.testing.assert_close(norm.running_mean.double(), mean, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(norm.running_var.double(), variance, rtol=1e-5, atol=1e-6)
-        assert int(norm.num_batches_tracked) == 3  # type: ignore[arg-type]
+        assert int(norm.num_batches_tracked) == 3
     assert (net.norm.momentum, net.second.momentum) == (0.3, None)
     for name, tensor in net.state_dict().items():
         if "running" not in name and "tracked" not in name:
@@ -184,7 +184,7 @@ def examples_seen(monkeypatch: pytest.MonkeyPatch, statistics: int, size: int) -
         recipe, recipe.module(recipe.network()), state_of(recipe.network()), "accuracy"
     )
     together = torch.cat(seen)
-    assert torch.equal(together, recipe.data.train.inputs[: len(together)])  # type: ignore[attr-defined]
+    assert torch.equal(together, recipe.data.train.inputs[: len(together)])
     return [len(batch) for batch in seen]
 
 
@@ -208,7 +208,7 @@ def accuracy(job: Job, state: State) -> float:
     net.load_state_dict(state)
     test = recipe.data.test
     with torch.no_grad():
-        hits = net.eval()(test.inputs).argmax(1) == test.targets  # type: ignore[attr-defined]
+        hits = net.eval()(test.inputs).argmax(1) == test.targets
     return float(hits.double().mean())
 
 
@@ -250,7 +250,7 @@ def test_both_trainings_of_a_round_differ_in_order_and_noise_alone(played: Job) 
         assert one["seeds"]["noise"] != other["seeds"]["noise"]
         same = {key: value for key, value in one.items() if key not in ("seeds", "key")}
         assert same == {key: value for key, value in other.items() if key not in ("seeds", "key")}
-        states = [store.find(spec["key"]).state for spec in (one, other)]  # type: ignore[union-attr]
+        states = [store.find(spec["key"]).state for spec in (one, other)]
         measured = sorted(round(accuracy(played, state), 6) for state in states)
         line = next(
             line["line"]
@@ -314,12 +314,12 @@ def test_batchnorm_s_statistics_are_measured_anew_at_the_ends_too(tmp_path: Path
     net(torch.randn(8, 6) * 3 + 1)
     state = state_of(net)
     got = Connectivity(statistics=60)._measured(recipe, recipe.module(recipe.network()), state, "accuracy")
-    first, rest = net[0], net[2:]  # type: ignore[index]
+    first, rest = net[0], net[2:]
     data = recipe.data
     with torch.no_grad():
-        hidden = first(data.train.inputs)  # type: ignore[attr-defined]
+        hidden = first(data.train.inputs)
         mean, variance = hidden.mean(0), hidden.var(0)
-        outputs = rest((first(data.test.inputs) - mean) / (variance + 1e-5).sqrt())  # type: ignore[attr-defined]
+        outputs = rest((first(data.test.inputs) - mean) / (variance + 1e-5).sqrt())
     assert got == pytest.approx(float((outputs.argmax(1) == data.test.targets).double().mean()))
     assert digest(state) == digest(state_of(net))
 

@@ -41,7 +41,7 @@ def convolutional() -> nn.Module:
 
 def evidence_of(
     net: nn.Module, batches: list[Batch], loss: Callable = functional.cross_entropy, seed: int = 0
-) -> Evidence:  # type: ignore[type-arg]
+) -> Evidence:
     return Evidence(
         net, state_of(net), dense(prunable(net)), Counted(batches), loss, torch.Generator().manual_seed(seed)
     )
@@ -133,7 +133,7 @@ def test_snip_scores_a_pruned_weight_and_a_layer_out_of_use_zero(evidence: Evide
 @pytest.mark.parametrize("batches", [1, 2])
 def test_snip_draws_the_batches_that_it_reads_and_no_more(evidence: Evidence, batches: int) -> None:
     score(partial(snip, batches=batches), evidence)
-    assert evidence.batches.drawn == batches  # type: ignore[attr-defined]
+    assert evidence.batches.drawn == batches
 
 
 def test_snip_refuses_to_read_nothing(evidence: Evidence) -> None:

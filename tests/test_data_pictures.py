@@ -111,7 +111,7 @@ def test_batches_do_not_depend_on_workers_shares_or_interruption(root: Path, wor
     assert same(list(many.batches(7, 5, 7)), whole[5:])
     halves = [list(alone.batches(7, 2, 4, (rank, 2))) for rank in (0, 1)]
     joined = [tuple(map(torch.cat, zip(*parts, strict=True))) for parts in zip(*halves, strict=True)]
-    assert same(joined, whole[2:4])  # type: ignore[arg-type]
+    assert same(joined, whole[2:4])
     assert same(list(many.evaluation("test", 4)), list(alone.evaluation("test", 4)))
     assert (alone.digest, many.digest) == (many.digest, alone.digest)
 

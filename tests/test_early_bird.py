@@ -58,7 +58,7 @@ def test_settled_is_the_first_look_with_a_whole_window_below(distances: list[flo
 )
 def test_bad_settings(setting: dict[str, float], why: str) -> None:
     with pytest.raises(ValueError, match=why):
-        Settled(**setting)  # type: ignore[arg-type]
+        Settled(**setting)
 
 
 def job(folder: Path, *more: str) -> Job:

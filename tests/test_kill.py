@@ -225,7 +225,7 @@ def test_a_kill_costs_at_most_the_chunk_that_was_running_when_each_is_saved(
     for _ in range(2):
         already, more = begun(runs), draw.randrange(2 * CHUNK, 6 * CHUNK)
         pid = server.start(tmp_path / "killed", *command)
-        assert until(lambda: begun(runs) >= already + more, pid)  # noqa: B023
+        assert until(lambda least=already + more: begun(runs) >= least, pid)
         os.kill(pid, signal.SIGKILL)
         assert server.wait(pid) == -signal.SIGKILL
     assert server.run(tmp_path / "killed", *command)[0] == 0
@@ -259,7 +259,7 @@ def test_twenty_kills_change_nothing_and_cost_seconds(server: Server, tmp_path: 
     for attempt in range(20):
         before, already, more = notes(runs / "store"), begun(runs), draw.randrange(200) if attempt % 7 else 0
         pid = server.start(tmp_path / "killed", *command)
-        assert until(lambda: begun(runs) >= already + more, pid)  # noqa: B023
+        assert until(lambda least=already + more: begun(runs) >= least, pid)
         time.sleep(draw.uniform(0, 0.05))
         (os.killpg if attempt % 2 else os.kill)(pid, signal.SIGKILL)
         assert server.wait(pid) == -signal.SIGKILL

@@ -56,7 +56,7 @@ def dead_pid() -> int:
 # several processes
 
 
-def contend(folder: Path, gate: Path, times: int, results: multiprocessing.Queue) -> None:  # type: ignore[type-arg]
+def contend(folder: Path, gate: Path, times: int, results: multiprocessing.Queue) -> None:
     """Enters and leaves, marking its presence in a way that only one process at a time can."""
     leases._POLL_SECONDS = 0.001
     overlaps = 0
@@ -112,7 +112,7 @@ def test_of_many_threads_one_takes_a_free_lease(tmp_path: Path) -> None:
     assert not held(tmp_path)
 
 
-def hold_for_ever(folder: Path, note: int, ready: multiprocessing.Queue) -> None:  # type: ignore[type-arg]
+def hold_for_ever(folder: Path, note: int, ready: multiprocessing.Queue) -> None:
     lease = Watch(folder).take()
     assert lease
     lease.write(note)
@@ -320,8 +320,8 @@ def test_a_link_whose_answer_was_lost_is_ours(tmp_path: Path, monkeypatch: pytes
     link = os.link
 
     def asked_twice(*names: object) -> None:  # as over a network: the first answer never came
-        link(*names)  # type: ignore[arg-type]
-        link(*names)  # type: ignore[arg-type]
+        link(*names)
+        link(*names)
 
     monkeypatch.setattr(os, "link", asked_twice)
     with hold(tmp_path) as lease:

@@ -23,6 +23,7 @@ import tests
 from lottery import leases, status, study
 from lottery.compose import jobs
 from lottery.config import build
+from lottery.desk import Desk
 from lottery.digests import digest, digest_of
 from lottery.errors import Refused
 from lottery.ledger import NAME, Ledger
@@ -30,7 +31,7 @@ from lottery.masks import Masks
 from lottery.progress import Progress
 from lottery.recipes import Phase, Trained
 from lottery.rewinding import State
-from lottery.store import Desk, Store
+from lottery.store import Store
 from tests.conftest import TINY, environment
 from tests.test_leases import ELSEWHERE, Clock, clock, leave
 
@@ -90,7 +91,7 @@ def pretend(trained: Path) -> Callable[..., Trained]:
 
 def sweep(folder: Path) -> None:
     """A study of two arms, of which one needs what the other trains; every tenth cell is asked for twice at once."""
-    study.fit = pretend(folder / "trained.txt")  # type: ignore[assignment]
+    study.fit = pretend(folder / "trained.txt")
     store, works = Store(folder / "runs" / "store"), []
     arms = [build(jobs([*TINY, "schedule.rounds=1", f"arm={arm}"])[0]) for arm in ("imp", "random_mask")]
     for cell in (replace(arm, seed=seed) for seed in range(SEEDS) for arm in arms):

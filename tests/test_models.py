@@ -207,7 +207,7 @@ def test_yaml_names_its_size_and_its_last_prunable_layer_is_the_output(name: str
         assert last == "output.weight" or name in TORCHVISION
         if count == classes:
             comment = (CONF / "model" / f"{name}.yaml").read_text().splitlines()[0]
-            assert re.search(r"([\d,]+) parameters", comment)[1] == f"{size(net):,}"  # type: ignore[index]
+            assert re.search(r"([\d,]+) parameters", comment)[1] == f"{size(net):,}"
         own = {"lenet", "conv", "resnet", "vgg"} & set(job.config["model"]["_target_"].split("."))
         spared = {n for n, p in net.named_parameters() if p.ndim > 1} - prunable(net).keys()
         assert not (own and spared), "all matrices and kernels of our own networks are prunable"
@@ -267,9 +267,9 @@ def statistics_(net: nn.Module) -> nn.Module:
     for layer in net.modules():
         if isinstance(layer, nn.BatchNorm2d):
             for tensor in (layer.weight.data, layer.running_var):
-                tensor.uniform_(0.5, 1.5)  # type: ignore[union-attr]
+                tensor.uniform_(0.5, 1.5)
             for tensor in (layer.bias.data, layer.running_mean):
-                tensor.normal_()  # type: ignore[union-attr]
+                tensor.normal_()
     return net.eval()
 
 
@@ -286,7 +286,7 @@ def test_blocks_are_those_of_their_papers() -> None:
         active = rectified(block.bn1(images))
         inner = block.conv2(rectified(block.bn2(block.conv1(active))))
         torch.testing.assert_close(block(images), inner + (block.shortcut(active) if outputs == 6 else images))
-    assert isinstance(resnet.resnet(8, 1, COLOUR, 10).stage1[0].shortcut, nn.Identity)  # type: ignore[index, union-attr]
+    assert isinstance(resnet.resnet(8, 1, COLOUR, 10).stage1[0].shortcut, nn.Identity)
 
 
 @torch.no_grad()
@@ -355,7 +355,7 @@ def test_kaiming_normal_unless_another_initialisation_is_asked_for(family: Netwo
         torch.manual_seed(0)
         return float(family(COLOUR, 10, **init).get_parameter(name).detach().var())
 
-    for name in ("conv.weight",) if "resnet" in family.func.__name__ else ("conv1_1.weight",):  # type: ignore[attr-defined]
+    for name in ("conv.weight",) if "resnet" in family.func.__name__ else ("conv1_1.weight",):
         outputs = 16 if name == "conv.weight" else 64
         assert spread(name) == pytest.approx(2 / 27, rel=0.35)
         ratio = spread(name, init=gaussian_glorot_) / spread(name)

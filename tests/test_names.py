@@ -192,7 +192,7 @@ def test_network_data_and_criterion_by_import_path(guest: Path) -> None:
     assert lines[1]["layer_densities"] == {"1.weight": 72 / 90, "2.weight": 12 / 15}
     cell = build(toy(guest, *BY_PATH))
     criterion = cell.study.pruning.criterion
-    assert (criterion.func.__name__, criterion.keywords) == ("first", {"sign": -1})  # type: ignore[attr-defined]
+    assert (criterion.func.__name__, criterion.keywords) == ("first", {"sign": -1})
     assert cell.study.recipe.data.train.inputs.shape == (20, 2, 3, 3)
 
 

@@ -136,7 +136,7 @@ def test_parameters_that_took_others_places_are_clipped() -> None:
     optimizer.param_groups[0]["params"] = now
     optimizer.step()
     torch.testing.assert_close(now[0].detach(), -torch.tensor([0.6, 0.8]))
-    assert before[0].grad.tolist() == [3.0, 4.0]  # type: ignore[union-attr]
+    assert before[0].grad.tolist() == [3.0, 4.0]
 
 
 @pytest.mark.parametrize("build", [sgd, adam, adamw])

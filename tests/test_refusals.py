@@ -276,8 +276,8 @@ def test_the_command_says_it_on_one_line(
 
 def test_the_real_command(lottery: Callable[..., object], tmp_path: Path) -> None:
     ended = lottery("run", *TINY, "model._target_=torchvision.models.resnet19")
-    assert ended.returncode == 1  # type: ignore[attr-defined]
-    said = ended.stderr  # type: ignore[attr-defined]
+    assert ended.returncode == 1
+    said = ended.stderr
     assert said.startswith("lottery: model._target_=torchvision.models.resnet19: can't be imported; did you mean ")
     assert said.count("\n") == 1
     assert not (tmp_path / "runs").exists()

@@ -141,7 +141,7 @@ def test_tied_weights_and_optimizer_groups_survive_a_checkpoint(tmp_path: Path) 
     from lottery.training import fit
 
     class Counting(torch.optim.SGD):
-        def step(self, closure=None):  # type: ignore[no-untyped-def]
+        def step(self, closure=None):
             for group in self.param_groups:
                 group["taken"] = group.get("taken", 0) + 1
                 group["lr"] /= group["taken"]  # a rate that depends on it
@@ -164,10 +164,10 @@ def test_tied_weights_and_optimizer_groups_survive_a_checkpoint(tmp_path: Path) 
         def __init__(self, stops: bool) -> None:
             self.stops = stops
 
-        def load(self):  # type: ignore[no-untyped-def]
+        def load(self):
             return read_tensors(tmp_path / "c") if (tmp_path / "c").exists() and not self.stops else None
 
-        def save(self, tensors, info):  # type: ignore[no-untyped-def]
+        def save(self, tensors, info):
             if self.stops:
                 write_tensors(tmp_path / "c", tensors, info)
                 raise Stops

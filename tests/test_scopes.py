@@ -30,7 +30,7 @@ LENET = {"fc1.weight": (300, 784), "fc2.weight": (100, 300), "output.weight": (1
 
 
 @st.composite
-def networks(draw: Callable) -> tuple[Scores, Masks]:  # type: ignore[type-arg]
+def networks(draw: Callable) -> tuple[Scores, Masks]:
     shapes = draw(st.lists(array_shapes(min_dims=1, max_dims=3, max_side=5), min_size=1, max_size=4))
     names = [f"{index}.weight" for index in range(len(shapes))]
     scores = [torch.from_numpy(draw(arrays(np.float32, shape, elements=SCORES))) for shape in shapes]

@@ -31,7 +31,7 @@ Parts = tuple[list[Tensor], list[Tensor]]
 
 
 @st.composite
-def parts(draw: Callable) -> Parts:  # type: ignore[type-arg]
+def parts(draw: Callable) -> Parts:
     scores, alive = [], []
     usual, lives = draw(st.sampled_from(DTYPES)), st.booleans() if draw(st.booleans()) else st.just(True)
     for size in draw(st.lists(st.integers(0, 40), min_size=1, max_size=4)):

@@ -221,7 +221,7 @@ def test_on_a_gpu_rounds_stay_dense_unless_asked(cell: Callable[..., Cell], monk
 def test_what_numerics_refuse(sparse: str, precision: str) -> None:
     with pytest.raises(ValueError, match=rf"^sparse={sparse}: "):
         Numerics(precision=precision, sparse=sparse)
-    assert [Numerics(sparse=value).sparse for value in (True, False)] == ["on", "off"]  # type: ignore[arg-type]
+    assert [Numerics(sparse=value).sparse for value in (True, False)] == ["on", "off"]
 
 
 def test_a_layer_that_is_used_twice_or_has_hooks_stays_dense() -> None:

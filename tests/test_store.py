@@ -30,6 +30,7 @@ from torch import Tensor
 from lottery import leases, phases
 from lottery.compose import jobs
 from lottery.config import build
+from lottery.desk import Desk
 from lottery.digests import digest, digest_of
 from lottery.files import write_tensors
 from lottery.hardware import Hardware
@@ -38,7 +39,7 @@ from lottery.names import Job
 from lottery.phases import phase_of, specification
 from lottery.recipes import Phase, Trained
 from lottery.rounds import Round, dense_ticket
-from lottery.store import Desk, Entry, Store
+from lottery.store import Entry, Store
 from lottery.study import Cell, run
 from tests.conftest import TINY
 
@@ -163,11 +164,11 @@ def test_a_damaged_checkpoint_is_dropped_or_reads_the_same(place: int, flip: int
         assert not (root / KEY / "checkpoint.safetensors").exists()
 
 
-def desk(root: Path, masks: Mapping[str, Tensor] | None = None) -> Desk:
-    lease = leases.Watch(root).take()
+def desk(folder: Path) -> Desk:
+    lease = leases.Watch(folder).take()
     assert lease
     with lease:
-        return Desk(Store(root), root, lease, dict(masks or {}), {})
+        return Desk(folder, lease, lambda step, state: None)
 
 
 def test_damage_is_named_and_the_phase_trained_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -402,9 +402,12 @@ def test_no_row_is_missing_or_repeated_under_any_interruptions(
     stretches = [Stretch(index) for index in range(ROUNDS)]
     for events, back, overtaken in [*stops, (1000, 0, False)]:
         left, tracker = iter(range(events)), Tracker()
-        stop = lambda left=left: next(left, None) is None  # noqa: E731
-        tracker._init = lambda mode, stop=stop: Run(rows, stop=stop)  # type: ignore[method-assign, assignment]
-        tracker.open(SimpleNamespace(), folder)  # type: ignore[arg-type]
+
+        def stop(left: Iterator[int] = left) -> bool:
+            return next(left, None) is None
+
+        tracker._init = lambda mode, stop=stop: Run(rows, stop=stop)
+        tracker.open(SimpleNamespace(), folder)
         at = follow(tracker, stretches, stop)
         tracker.close(failed=True)
         if at is not None:
@@ -425,7 +428,7 @@ def follow(tracker: Tracker, stretches: list[Stretch], stop: Callable[[], bool])
                 if stop():
                     return stretch
                 stretch.done += 1
-                tracker.advanced(stretch.current, int(row["step"]), row)  # type: ignore[arg-type]
+                tracker.advanced(stretch.current, int(row["step"]), row)
             if stop():
                 return stretch
             tracker.finished(stretch.line, stretch.rows)

@@ -180,7 +180,7 @@ def test_dense_training_is_a_plain_loop_too() -> None:
 class NormalisedSGD(SGD):
     """Divides by the norm of all gradients: no weight moves by its own gradient alone."""
 
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:
         gradients = [p.grad for group in self.param_groups for p in group["params"]]
         norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
         for gradient in gradients:
@@ -327,7 +327,7 @@ def test_each_step_takes_the_budget_s_learning_rate_in_every_group(first: int) -
     taken: list[list[float]] = []
 
     class Noting(SGD):
-        def step(self, closure: None = None) -> None:  # type: ignore[override]
+        def step(self, closure: None = None) -> None:
             taken.append([group["lr"] for group in self.param_groups])
             super().step()
 

@@ -45,7 +45,7 @@ def claim(quantity: str, value: float = 0.0, bound: Bound = ">=", not_run: str =
     parts = points.split(" ")
     sides = [Point(arm, float(density)) for arm, density in (part.split("@") for part in parts[::2])]
     operator = parts[1] if len(parts) > 1 else ""
-    return Claim("C1", "a claim", "small", column, tuple(sides), operator, value, bound, "section 2", not_run)  # type: ignore[arg-type]
+    return Claim("C1", "a claim", "small", column, tuple(sides), operator, value, bound, "section 2", not_run)
 
 
 def verdict(of: Claim, frame: pd.DataFrame) -> pd.Series:

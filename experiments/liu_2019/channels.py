@@ -44,6 +44,7 @@ def arms(seed: int, part: float, more: tuple[str, ...]) -> Iterator[pd.DataFrame
     common = (*RECIPE, f"seed={seed}", *more)
     wide = job(*common, "schedule.densities=[]")
     play(wide)
+    before = lottery.read(wide.folder).iloc[0]
     thin = f"model.width={WIDE * part:g}"
     scratch = job(*common, thin, "schedule.densities=[]")
     share = cost(scratch) / cost(wide)
@@ -64,7 +65,7 @@ def arms(seed: int, part: float, more: tuple[str, ...]) -> Iterator[pd.DataFrame
         frame = lottery.read(one.folder).assign(arm=arm)
         if one is tuned:  # its filters cost the wide network's training
             for column in ("total_flops", "total_flops_dense"):
-                frame[column] += lottery.read(wide.folder)[column]
+                frame[column] += before[column]
         yield frame
 
 

@@ -115,7 +115,7 @@ class Pictures:
         device = torch.device(self.device)
         # keys name the files, so that no worker needs the list of them
         loader: DataLoader[Any] = DataLoader(
-            self.views,  # type: ignore[arg-type]
+            self.views,  # type: ignore[arg-type]  # asked by key, where a Dataset is asked by index
             batch_sampler=batches,
             collate_fn=_as_it_is,
             num_workers=self.workers,

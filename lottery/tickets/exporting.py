@@ -16,7 +16,7 @@ from lottery.config import build
 from lottery.digests import digest
 from lottery.errors import Refused
 from lottery.ledger import NAME, Ledger
-from lottery.names import SCIENCE_GROUPS, Job, recorded
+from lottery.names import SCIENCE_GROUPS, TRAINING_GROUPS, Job, recorded
 from lottery.phases import phase_of
 from lottery.plan import NotYet, lookup
 from lottery.recipes import Phase
@@ -25,7 +25,7 @@ from lottery.rounds import Round, initial
 from lottery.store import Entry, Store, holding
 from lottery.study import Cell
 from lottery.tickets.files import FORMAT, VERSION, Saved
-from lottery.tickets.placing import RECIPE, here, placed
+from lottery.tickets.placing import here, placed
 from lottery.user_code import user_code
 
 
@@ -132,7 +132,7 @@ def _info(job: Recorded, cell: Cell, current: Round, phase: Phase) -> dict[str, 
             "ticket": digest(phase.state),
             "masks": digest(phase.masks),
             "data": recipe.data.digest,
-            "code": user_code([config[group] for group in RECIPE]),
+            "code": user_code([config[group] for group in TRAINING_GROUPS]),
         },
         "made": {**here(recipe), "devices": recipe.hardware.devices},
     }

@@ -13,14 +13,12 @@ import torch
 import yaml
 
 from lottery.errors import Refused
-from lottery.names import PLACES
+from lottery.names import PLACES, TRAINING_GROUPS
 from lottery.phases import SCIENCE
 from lottery.recipes import Recipe
 
 WHERE = {"data": PLACES, "hardware": ("accelerator",)}
 """settings that say where a training runs, not what it is"""
-RECIPE = ("model", "data", "module", "optimizer", "budget", "numerics")
-"""groups that training depends on"""
 DECISIVE = ("device", "devices", "torch", "cpu", "science")
 """what bits depend on besides the recipe"""
 
@@ -30,7 +28,7 @@ def local(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]
 
     `overrides` may say where things lie. Raises Refused for one that would change what is trained.
     """
-    changed = {group: dict(config[group]) for group in (*RECIPE, "hardware")}
+    changed = {group: dict(config[group]) for group in (*TRAINING_GROUPS, "hardware")}
     kind = changed["hardware"].get("accelerator")
     changed["hardware"] |= {"devices": 1, "accelerator": "cpu" if kind == "cpu" else "auto", "trainer": {}}
     if "root" in changed["data"]:

@@ -11,11 +11,12 @@ from lottery.config import build_recipe, fitting, identity
 from lottery.digests import digest, digest_of
 from lottery.errors import Refused
 from lottery.lines import early_stop
+from lottery.names import TRAINING_GROUPS
 from lottery.phases import sparse_weights, specification
 from lottery.recipes import Budget, Phase, Recipe, Row, Trained
 from lottery.rounds import Ticket
 from lottery.tickets.files import CLAIMS, Saved, unfit
-from lottery.tickets.placing import DECISIVE, RECIPE, here, local
+from lottery.tickets.placing import DECISIVE, here, local
 from lottery.tickets.trust import trusted
 from lottery.training import fit
 from lottery.user_code import user_code
@@ -65,7 +66,7 @@ def verified(
         raise Refused(f"{saved.path}: headline={info['headline']!s:.40}: its module shows {recipe.sample.headline}")
     now = {**here(recipe), "devices": 1}
     differs = [f"{key} {info['made'][key]} there, {now[key]} here" for key in DECISIVE if info["made"][key] != now[key]]
-    if (code := user_code([info["config"][group] for group in RECIPE])) != info["digests"]["code"]:
+    if (code := user_code([info["config"][group] for group in TRAINING_GROUPS])) != info["digests"]["code"]:
         differs.append(f"code of {', '.join(code)}")
     phase = _phase(saved, ticket, recipe)
     trained = fit(recipe, phase, watch=watch)
