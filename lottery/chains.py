@@ -10,7 +10,7 @@ from lottery.pruning import Pruning, prune, settled, stop_reason
 from lottery.recipes import Recipe
 from lottery.rewinding import Origin, State
 from lottery.rounds import Ends, Round, Ticket, Train, dense_round, initial
-from lottery.scopes import Target, checked
+from lottery.scopes import checked
 from lottery.seeds import generator
 
 
@@ -27,32 +27,35 @@ def play(recipe: Recipe, pruning: Pruning, arm: Arm, seed: int, train: Train) ->
     beginning = arm.given.start if arm.given else dense.ticket.state
     start = dense.cut(arm.rewind).trained.state if arm.rewind else beginning
     ends: Ends = partial(stop_reason, recipe, pruning.stop, dense)
-    last = heir = dense
+    finder = arm.parent or arm  # whose masks they are
+    last = found = dense
     for index, target in enumerate(pruning.schedule, start=1):
         if last.ends:
             return
         if arm.given:
             by, masks, cost = dense, arm.given.masks, arm.given.cost
-        elif arm.parent and parent:
-            by = heir if arm.parent.iterative else dense
-            heir = next(parent)
-            masks, cost, ends = heir.ticket.masks, by.cost(recipe), partial(_ends_with, arm.parent.name, heir)
         else:
-            by, living = last if arm.iterative else dense, last.ticket.masks
-            if arm.early:  # each target of its own, as it was watched: of the dense network, where all is alive
-                target, living = Target(target.density, keep=target.density), dense.ticket.masks
-                by = settled(recipe, pruning, arm.early, dense, start, target, seed)
-            masks, cost = prune(recipe, pruning, by, living, start, target, seed), by.cost(recipe)
+            by, living = found if finder.iterative else dense, found.ticket.masks
+            if finder.early:  # each target by itself, as its masks were watched
+                target, living = target.of_dense(), dense.ticket.masks
+                by = settled(recipe, pruning, finder.early, dense, start, target, seed)
+            if parent:
+                found = next(parent)
+                masks, ends = found.ticket.masks, partial(_ends_with, finder.name, found)
+            else:
+                masks = prune(recipe, pruning, by, living, start, target, seed)
+            cost = by.cost(recipe)
         masks = checked(arm.masks(masks, generator(seed, "masks", arm.name, index)), like=masks)
         reinit = partial(initial, recipe, seed, "reinit", index)
         state = arm.weights(Origin(start, partial(_trained_state, by), reinit, masks))
         budget = arm.length(recipe.budget, recipe.share(masks))
         last = Round(index, Ticket.of(state, masks), arm.first, budget, train, before=cost, stop=ends)
+        found = found if parent else last
         yield last
 
 
-def _ends_with(parent: str, heir: Round, current: Round) -> str | None:
-    return heir.ends and f"its parent {parent} ends here: {heir.ends}"
+def _ends_with(parent: str, found: Round, current: Round) -> str | None:
+    return found.ends and f"its parent {parent} ends here: {found.ends}"
 
 
 def _trained_state(current: Round) -> State:

@@ -130,16 +130,17 @@ def build_arm(job: Job, data: Data, steps: int) -> Arm:
         return make("arm", node | {"name": job.label})
     yamls = {name: shipped_arm(name, job.sources) for name in options("arm", job.sources)}
     pruning = [name for name, arm in yamls.items() if not arm.get("parent") and "file" not in arm]
-    if parent not in options("arm", job.sources):
+    if parent not in yamls:
         raise Refused(f"arm.parent={as_yaml(parent)}: there is no such arm; {nearby(str(parent), pruning)}")
     if parent not in pruning:
         raise Refused(f"arm.parent={parent}: it has no masks of its own; allowed: {', '.join(pruning)}")
-    shipped = shipped_arm(parent, job.sources)
+    shipped = yamls[parent]
     shipped.pop("parent", None)
     rewind = job.config["arm"].get("rewind", 0)
     name = parent if rewind == shipped["rewind"] else f"{parent},rewind={canonical(rewind)}"
     shipped = {key: node["rewind"] if value == "${.rewind}" else value for key, value in shipped.items()}
     shipped |= {"name": name, "rewind": node["rewind"]}
+    shipped = _durations("arm.parent", shipped, data)
     return make("arm", node | {"name": job.label, "parent": make("arm.parent", shipped)})
 
 

@@ -26,10 +26,10 @@ Key = tuple[str, str, int, int]
 
 
 class NotYet(Exception):
-    """A phase that is not in the store; `index` is its round."""
+    """A phase that is not in the store: the training of `round`."""
 
-    def __init__(self, index: int) -> None:
-        self.index = index
+    def __init__(self, current: Round) -> None:
+        self.round = current
 
 
 def lookup(cell: Cell, store: Store) -> Callable[[Round], Entry]:
@@ -39,7 +39,7 @@ def lookup(cell: Cell, store: Store) -> Callable[[Round], Entry]:
     def found(current: Round) -> Entry:
         phase = phase_of(study.recipe, cell.seed, current)
         if (entry := store.find(digest_of(specification(study.recipe, study.identity, phase)))) is None:
-            raise NotYet(current.index)
+            raise NotYet(current)
         return entry
 
     return found
@@ -81,33 +81,44 @@ def show(jobs: Sequence[Job]) -> None:
 def to_train(cell: Cell, store: Store) -> dict[Key, int]:
     """The phases that a cell needs and the store lacks, those of its parent included, and their steps.
 
-    Where steps depend on FLOPs, a layer's share of them is taken for its share of the weights.
+    Where steps depend on FLOPs, a layer's share of them is taken for its share of the weights; and
+    all rounds of the schedule are counted, though a stopping condition may end the chain earlier.
     """
-    budget, schedule, parent = cell.study.recipe.budget, cell.study.pruning.schedule, cell.arm.parent
-    rounds = len(schedule)
+    study, budget, pruning = cell.study.name, cell.study.recipe.budget, cell.study.pruning
+    rounds = len(pruning.schedule)
 
-    def keys(arm: Arm, label: str, first: int, last: int) -> dict[Key, int]:
-        dense: dict[Key, int] = {(cell.study.name, "dense", cell.seed, 0): budget.steps} if first == 0 else {}
-        return dense | {
-            (cell.study.name, label, cell.seed, index): arm.length(budget, schedule[index - 1].density).steps
+    def pruned(arm: Arm, first: int, last: int) -> dict[Key, int]:
+        return {
+            (study, arm.name, cell.seed, index): arm.length(budget, pruning.schedule[index - 1].density).steps
             - arm.first
             for index in range(max(first, 1), last + 1)
         }
 
+    def of_parent(arm: Arm, first: int) -> dict[Key, int]:
+        if pruning.stop.below_dense is not None:  # it is measured in every round
+            return pruned(arm, first, rounds)
+        return pruned(arm, first, rounds - 1) if arm.iterative else {}
+
     needed: dict[Key, int] = {}
-    played = play(cell.study.recipe, cell.study.pruning, cell.arm, cell.seed, lookup(cell, store))
+    played = play(cell.study.recipe, pruning, cell.arm, cell.seed, lookup(cell, store))
     for index in count():
         try:
             current = next(played)
         except StopIteration:
             return needed
         except NotYet as missing:  # this round's masks wait for the training of an earlier round
-            before = keys(parent, parent.name, missing.index, rounds - 1) if parent else {}
-            return needed | keys(cell.arm, cell.label, index, rounds) | before
-        try:
-            _ = current.trained
-        except NotYet:
-            needed |= keys(cell.arm, cell.label, index, index)
+            late = missing.round
+            if late.until is not None and not needed:  # of a dense training that is there, but did not keep this step
+                needed[study, f"dense to step {late.until}", cell.seed, 0] = late.until
+            before = of_parent(cell.arm.parent, late.index) if cell.arm.parent else {}
+            return needed | pruned(cell.arm, index, rounds) | before
+        for what in ("trained", "ends"):  # the second may ask what its parent measured
+            try:
+                getattr(current, what)
+            except NotYet as missing:
+                whose = cell.arm if missing.round is current else cell.arm.parent or cell.arm
+                dense = {(study, "dense", cell.seed, 0): budget.steps}
+                needed |= pruned(whose, index, index) if index else dense
     return needed
 
 

@@ -199,15 +199,21 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     if path.suffix == ".csv":
         return _written(path)
     found = {beside.stem: Ledger(beside).lines() for beside in sorted(path.parent.glob("*.jsonl")) if beside != path}
-    return [_flat(line) | _analysed(line["round"], found) for line in Ledger(path).lines()]
+    rows = []
+    for line in Ledger(path).lines():
+        beside = {name: lines[line["round"]] for name, lines in found.items() if line["round"] < len(lines)}
+        row = _flat(line) | _analysed(beside)
+        row["run/drew"] = [key for of in (line, *beside.values()) for key in of.get("run", {}).get("drew", ())]
+        rows.append(row)
+    return rows
 
 
-def _analysed(index: int, found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+def _analysed(lines: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The numbers that analyses have for a round; what is not a number stays in their own ledgers."""
     return {
         f"{name}/{key}": value
-        for name, lines in found.items()
-        for key, value in (lines[index].items() if index < len(lines) else ())
+        for name, line in lines.items()
+        for key, value in line.items()
         if isinstance(value, int | float) and key not in (*KEYS, "rounds", "density")
     }
 

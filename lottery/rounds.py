@@ -52,7 +52,7 @@ class Round:
 
     @property
     def last(self) -> int:
-        return self.until or self.budget.steps
+        return self.budget.steps if self.until is None else self.until
 
     @cached_property
     def trained(self) -> Trained:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 import torch
@@ -21,6 +21,10 @@ class Target:
     """kept share of all prunable weights after this round, in [0, 1]"""
     keep: float
     """kept share of the weights alive now, in [0, 1]: a paper's 1 - p"""
+
+    def of_dense(self) -> Target:
+        """The same density, of a network in which all weights are alive."""
+        return replace(self, keep=self.density)
 
 
 Scope = Callable[[Scores, Masks, Target], Masks]

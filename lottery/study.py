@@ -86,14 +86,13 @@ def run(
         for current in play(study.recipe, study.pruning, cell.arm, cell.seed, phases):
             started = time.time()
             line = describe(cell, current)
-            line["run"] = circumstances(current, started) | {"drew": sorted(phases.drawn - {line["phase"]})}
-            phases.drawn.clear()
+            line["run"] = circumstances(current, started) | {"drew": phases.drew(but=line["phase"])}
             lease.check()
             ledger.record(line)
             for view in views:
                 view.finished(line, current.trained.rows)
             for name, asked in (analyses or {}).items():
-                analyse(asked, Ledger(folder / f"{name}.jsonl"), cell, current, line)
+                analyse(asked, Ledger(folder / f"{name}.jsonl"), phases, current, line)
         leases.clear(folder)
 
 
@@ -114,8 +113,7 @@ class Phases:
         self, cell: Cell, store: Store, views: Sequence[View] = (), check: Callable[[], None] = lambda: None
     ) -> None:
         self.cell, self.store, self.views, self.check = cell, store, views, check
-        self.drawn = set[str]()
-        """keys of the phases asked for, by rounds of other arms too"""
+        self.asked = set[str]()
 
     def __call__(self, current: Round) -> Entry:
         study = self.cell.study
@@ -137,11 +135,17 @@ class Phases:
             )
         except Diverged as error:
             raise Diverged(f"{self.cell.label}, seed {self.cell.seed}, round {current.index}: {error}") from error
-        self.drawn.add(entry.key)
+        self.asked.add(entry.key)
         return entry
 
+    def drew(self, but: str = "") -> list[str]:
+        """Keys of the phases asked for since this was last called, those of other arms' rounds among them."""
+        found = sorted(self.asked - {but})
+        self.asked.clear()
+        return found
 
-def analyse(asked: Asked, ledger: Ledger, cell: Cell, current: Round, line: Mapping[str, Any]) -> None:
+
+def analyse(asked: Asked, ledger: Ledger, phases: Phases, current: Round, line: Mapping[str, Any]) -> None:
     """Records what an analysis finds of a round, once: on another kind of node a last digit might differ.
 
     Raises LedgerError if the ledger has the round under other settings, and something else was found.
@@ -151,4 +155,5 @@ def analyse(asked: Asked, ledger: Ledger, cell: Cell, current: Round, line: Mapp
     lines = ledger.lines()
     if current.index < len(lines) and of.items() <= lines[current.index].items():
         return
-    ledger.record({**of, **asked.analysis(cell, current)})
+    found = asked.analysis(phases.cell, current)
+    ledger.record({**of, **found, "run": {"drew": phases.drew()}})

@@ -463,7 +463,7 @@ def test_controls_are_no_parents(parent: str) -> None:
     assert not {*allowed.split(", ")} & {"finetune_parent", "scratch_e", "scratch_b", "same_sign", "constant", "ticket"}
 
 
-@pytest.mark.parametrize("parent", ["one_shot", "lr_rewind", "finetune"])
+@pytest.mark.parametrize("parent", ["one_shot", "lr_rewind", "finetune", "early_bird"])
 def test_every_arm_that_prunes_is_a_parent(parent: str) -> None:
     """Its own yaml says how it prunes."""
     child = build(jobs([*TINY, "arm=scratch_e", f"arm.parent={parent}"])[0]).arm

@@ -10,15 +10,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lottery import chains
 from lottery import masks as _masks
 from lottery.compose import jobs
 from lottery.config import build
+from lottery.digests import digest
 from lottery.early_bird import Settled, distance
 from lottery.launch import play
 from lottery.ledger import NAME, Ledger
-from lottery.names import Job
+from lottery.names import CONF, Job
 from lottery.notebook import phase
-from lottery.rounds import dense_round
+from lottery.rounds import Round, dense_round
 from lottery.store import Store
 from lottery.study import Phases
 from tests.conftest import TINY
@@ -96,6 +98,27 @@ def test_the_looks_are_kept_in_passing(tmp_path: Path) -> None:
     play(own)
     executed = sum(meta["executed"] for meta in Store(own.config["store"]).entries().values())
     assert executed == 60 * 4  # round 0 and three rounds; nothing a second time
+
+
+@pytest.mark.parametrize("child", ["finetune_parent", "scratch_e"])
+def test_a_control_begins_and_pays_where_its_parent_was_cut(tmp_path: Path, child: str) -> None:
+    yaml = tmp_path / "c" / "arm" / "early.yaml"
+    yaml.parent.mkdir(parents=True)
+    looks = "every: 10it, threshold: 0.2, window: 2"
+    yaml.write_text((CONF / "arm/early_bird.yaml").read_text().replace("every: 1ep, threshold: 0.1, window: 5", looks))
+
+    def rounds(*arm: str) -> list[Round]:
+        cell = build(own := job(tmp_path, *arm, "--config-dir", str(yaml.parents[1])))
+        phases = Phases(cell, Store(own.config["store"]))
+        return list(chains.play(cell.study.recipe, cell.study.pruning, cell.arm, cell.seed, phases))
+
+    parents, controls = rounds("arm=early"), rounds(f"arm={child}", "arm.parent=early")
+    for parent, control in zip(parents[1:], controls[1:], strict=True):
+        assert digest(parent.ticket.masks) == digest(control.ticket.masks)
+        assert parent.before == control.before
+        assert (digest(parent.ticket.state) == digest(control.ticket.state)) == (child == "finetune_parent")
+    whole = build(job(tmp_path)).study.recipe.flops(parents[0].ticket.masks) * 60
+    assert 0 < parents[1].before.dense < whole.dense  # it was cut
 
 
 def test_with_a_parent_it_is_refused(tmp_path: Path) -> None:

@@ -622,6 +622,16 @@ def test_gc_keeps_what_a_control_drew_on(tmp_path: Path, lottery: Callable[..., 
     assert executed(Store(tmp_path / "runs" / "store")) == executed_so_far
 
 
+@pytest.mark.parametrize("later", [False, True])
+def test_gc_keeps_what_an_analysis_trained(tmp_path: Path, lottery: Callable[..., Any], later: bool) -> None:
+    command = ("run", *TINY, "arm=imp", "schedule.rounds=1")
+    if later:
+        assert lottery(*command).returncode == 0
+    assert lottery(*command, "analysis=connectivity", "analysis.connectivity.points=3").returncode == 0
+    assert len(Store(tmp_path / "runs" / "store").entries()) == 2 + 2  # one of the two copies is the round itself
+    assert "removed 0 entries" in lottery("store", "gc").stdout
+
+
 def test_gc_keeps_what_ledgers_need_and_what_lives(cell: Callable[..., Cell], tmp_path: Path) -> None:
     store, rewound = Store(tmp_path / "store"), cell("arm=imp", "arm.rewind=10", "schedule.rounds=1")
     run(rewound, tmp_path / "a", store)

@@ -108,6 +108,6 @@ def everything(
     tracker.open(job, job.folder)
     turns = Turns(cell, optimizer, steps, evaluate)
     with redirect_stdout(StringIO()):
-        run(cell, job.folder, Store(job.config["store"]), [Progress(cell), tracker, turns])
+        run(cell, job.folder, Store(job.config["store"]), [Progress(cell, job.folder), tracker, turns])
     tracker.close(failed=False)
     return turns.ratios[1:]  # the first is warming up

@@ -8,7 +8,6 @@ from typing import Any
 from lottery.early_bird import Settled
 from lottery.pruning import drift
 from lottery.rounds import Round, dense_round
-from lottery.scopes import Target
 from lottery.study import Cell
 
 
@@ -22,8 +21,7 @@ class EarlyBird:
         if current.index == 0:
             return {"settled_step": None, "distances": []}
         recipe, pruning = cell.study.recipe, cell.study.pruning
-        dense, density = dense_round(recipe, cell.seed, current.train), pruning.schedule[current.index - 1].density
-        target = Target(density, keep=density)  # of the dense network, where all is alive
+        dense, target = dense_round(recipe, cell.seed, current.train), pruning.schedule[current.index - 1].of_dense()
         found = drift(recipe, pruning, self.when, dense, dense.ticket.state, target, cell.seed)
         return {
             "settled_step": self.when.step(found),

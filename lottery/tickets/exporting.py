@@ -103,8 +103,8 @@ def _replayed(cell: Cell, store: Store, index: int) -> tuple[Round, Entry, State
         entry = current.trained
     except NotYet as missing:
         raise Refused(
-            f"{store.root}: has no phase of round {missing.index} of {cell.label}, seed {cell.seed}, as it would be "
-            "trained now; if nothing has changed since, the command that trained it will do so again"
+            f"{store.root}: has no phase of round {missing.round.index} of {cell.label}, seed {cell.seed}, as it would "
+            "be trained now; if nothing has changed since, the command that trained it will do so again"
         ) from missing
     assert isinstance(entry, Entry)
     return current, entry, starts[-1] if starts else current.ticket.state
