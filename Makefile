@@ -37,7 +37,7 @@ lint: setup ## style, types, and the walls between modules
 tables: setup ## write the tables of experiments/ again, from the committed results and claims
 	$(BIN)/python -m experiments.tables
 
-reproduce-quick: setup ## the papers' studies in small, on digits, with their verdicts: some ten minutes
+reproduce-quick: setup ## the papers' studies in small, on digits, with their verdicts: twelve minutes
 	$(BIN)/python -m experiments.quick
 
 bench: setup ## measure speed against a bare PyTorch loop, as ratios

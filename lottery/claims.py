@@ -51,6 +51,11 @@ class Claim:
     not_run: str
 
     @property
+    def quantity(self) -> str:
+        """The column at its points."""
+        return f"{self.column}: " + f" {self.operator} ".join(map(str, self.points))
+
+    @property
     def claimed(self) -> str:
         """The value with its bound."""
         return f"{self.value:g} ± {self.bound:g}" if isinstance(self.bound, float) else f"{self.bound} {self.value:g}"
@@ -86,7 +91,7 @@ def _claim(at: str, line: Mapping[str, str]) -> Claim:
     for column in COLUMNS[:-1]:
         if not line[column]:
             raise Refused(f"{at}, {column}: it is empty")
-    if Path(line["results"]).name != line["results"] or line["results"].endswith(".csv"):
+    if Path(line["results"]).name != line["results"] or line["results"].endswith((".csv", ".")):
         raise Refused(f"{at}, results: {line['results']} is not the bare name of a results file, like fashion_mnist")
     found = _QUANTITY.fullmatch(line["quantity"])
     if not found:

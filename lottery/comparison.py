@@ -19,7 +19,7 @@ MOST = 7
 def differing(cells: Mapping[str, Path]) -> dict[str, list[str] | None]:
     """Of several studies, each by a cell of it, the settings that are not the same in all, as `key=value`.
 
-    None for a study whose configuration can't be read; it says nothing of the others.
+    None for a study whose configuration can't be read, or that of all others; it says nothing of the rest.
     """
     known: dict[str, dict[str, Any]] = {}
     for study, cell in cells.items():
@@ -27,6 +27,8 @@ def differing(cells: Mapping[str, Path]) -> dict[str, list[str] | None]:
             known[study] = dict(settings(science(recorded(cell))))
         except (OSError, LedgerError):  # a results file has no configuration beside it
             continue
+    if len(known) < 2 <= len(cells):  # nothing to compare with
+        known = {}
     keys = sorted({key for found in known.values() for key in found if not key.endswith("._partial_")})
     unlike = [key for key in keys if len({repr(found.get(key, ...)) for found in known.values()}) > 1]
 

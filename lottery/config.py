@@ -130,7 +130,7 @@ def build_arm(job: Job, data: Data, steps: int) -> Arm:
         return make("arm", node | {"name": job.label})
     yamls = {name: shipped_arm(name, job.sources) for name in options("arm", job.sources)}
     pruning = [name for name, arm in yamls.items() if not arm.get("parent") and "file" not in arm]
-    if parent not in yamls:
+    if not isinstance(parent, str) or parent not in yamls:
         raise Refused(f"arm.parent={as_yaml(parent)}: there is no such arm; {nearby(str(parent), pruning)}")
     if parent not in pruning:
         raise Refused(f"arm.parent={parent}: it has no masks of its own; allowed: {', '.join(pruning)}")

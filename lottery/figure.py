@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from lottery.files import write_whole
-from lottery.results import headline, mean_interval, summary
+from lottery.intervals import mean_interval, summary
+from lottery.results import headline
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,16 +26,24 @@ _LOOKS = [
     ("#0072B2", "o", "-"), ("#D55E00", "s", "--"), ("#009E73", "^", "-."), ("#CC79A7", "D", ":"),
     ("#E69F00", "v", "--"), ("#56B4E9", "P", "-."), ("#000000", "X", ":"),
 ]  # fmt: skip
+_USUAL = {
+    "imp": 0, "random_reinit": 1, "random_mask": 2, "one_shot": 3, "finetune": 4, "finetune_parent": 4,
+    "lr_rewind": 5, "scratch_e": 5, "scratch_b": 6,
+}  # fmt: skip
+"""which look an arm has in every figure"""
 
 
 def draw(frame: pd.DataFrame, path: Path) -> None:
     """Accuracy by density, for every arm the mean and its 95 % band; below it the early-stopping step.
 
-    The latter is left out if nearly every training was at its best at its end, where the budget stopped it. For a
-    rewound round the end is taken for the length of its training, which leaves out the rewinding step.
+    The latter is left out if nearly every training was at its best at its end, where the budget stopped it, and if some
+    were given more steps than others. For a rewound round the end is taken for the length of its training, which leaves
+    out the rewinding step.
     """
     score, numbers = f"test_{headline(frame)}", summary(frame)
-    stops = (frame["early_stop_step"] < frame["train_steps"]).mean() > 0.1
+    pruned = frame[frame["round"] > 0]
+    alike = pruned["train_steps"].nunique() <= 1
+    stops = alike and (frame["early_stop_step"] < frame["train_steps"]).mean() > 0.1
     with _figure(path, 6.0 if stops else 4.2) as figure:
         panels = figure.subplots(2 if stops else 1, sharex=True, squeeze=False, height_ratios=(2, 1) if stops else None)
         shown = list(zip(panels[:, 0], (score, "early_stop_step"), strict=False))
@@ -128,8 +137,13 @@ def _count(curve: pd.DataFrame) -> str:
 
 
 def _looked(names: list[str]) -> list[tuple[str, tuple[str, str, str]]]:
-    """Each with a look of its own, as far as they go."""
-    return list(zip(names, _LOOKS * len(names), strict=False))
+    """Each with a look of its own, as far as they go; usual arms with the one that they have in every figure."""
+    taken: dict[str, int] = {}
+    for name in names:
+        if (usual := _USUAL.get(name.partition(",")[0], -1)) not in (-1, *taken.values()):
+            taken[name] = usual
+    free = iter([number for number in range(len(_LOOKS)) if number not in taken.values()] + list(range(len(names))))
+    return [(name, _LOOKS[(taken[name] if name in taken else next(free)) % len(_LOOKS)]) for name in names]
 
 
 def _densities(axes: Axes, least: float) -> None:
@@ -138,7 +152,7 @@ def _densities(axes: Axes, least: float) -> None:
 
     axes.set_xscale("log")
     axes.invert_xaxis()
-    axes.set_xticks([tick for tick in (100, 50, 20, 10, 5, 2, 1, 0.5, 0.2, 0.1) if tick >= 100 * least * 0.9])
+    axes.set_xticks([tick for tick in (100, 50, 20, 10, 5, 2, 1, 0.5, 0.2, 0.1) if tick >= 100 * least * 0.8])
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("density: kept weights (%)")

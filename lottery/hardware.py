@@ -1,4 +1,4 @@
-"""Numerics, which change bits and so belong to a study, and hardware, which does not."""
+"""Numerics, which belong to a study since they change bits, and hardware, of which only kind and number do."""
 
 from __future__ import annotations
 

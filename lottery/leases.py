@@ -3,8 +3,8 @@
 A folder holds `lease.1`, `lease.2`, ...; the highest number is in force. Taking over from number n means
 creating n+1, which `os.link` lets only one process do. Nothing is ever renamed over or removed while work
 is going on, so a process that was thought dead sees a higher number and stops. What this relies on, on one
-machine or a shared file system: `link` fails if the name exists; a reader sees a written file whole. Clocks of
-several machines are never compared.
+machine or a shared file system: `link` fails if the name exists; a reader sees a written file whole. No lease is
+taken over by the clock of another machine (`held`, which only decides what may be cleared away, allows a day for it).
 """
 
 from __future__ import annotations

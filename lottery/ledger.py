@@ -62,7 +62,7 @@ class Ledger:
                     if lines and _result(line) == _result(lines[-1]):
                         continue
                     raise ValueError(f"it says round {line['round']}, not {len(lines)}")
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise LedgerError(f"{self.path}, line {number} is damaged: {error}; move the file away") from error
             lines.append(line)
         return lines

@@ -141,10 +141,15 @@ def recorded(folder: Path) -> dict[str, Any]:
     try:
         config = yaml.safe_load(path.read_text())
         lacking = sorted({*SCIENCE_GROUPS, "arm", "hardware", "stop", "seed", "store"} - config.keys())
+        wrong = [
+            group
+            for group in (*SCIENCE_GROUPS, "arm", "hardware", "stop")
+            if group not in lacking and not isinstance(config[group], Mapping)
+        ]
     except (yaml.YAMLError, UnicodeDecodeError, AttributeError) as error:
         raise LedgerError(f"{path} is damaged: it is no configuration; {again}") from error
-    if lacking:
-        raise LedgerError(f"{path} is damaged: it lacks {', '.join(lacking)}; {again}")
+    if lacking or wrong:
+        raise LedgerError(f"{path} is damaged: it lacks {', '.join(lacking or wrong)}; {again}")
     return config
 
 

@@ -47,13 +47,14 @@ class Progress:
             if now > self.mark[2]:
                 self.rate = (step - self.mark[1]) / (now - self.mark[2])
             if now - self.shown >= EVERY_SECONDS:
-                self._show(f"{self._round(current.index)}  step {step:,}/{current.last:,}{self._left(steps)}")
+                again = f", copy {current.copy}" if current.copy else ""  # an analysis trains it once more
+                self._show(f"{self._round(current.index)}{again}  step {step:,}/{current.last:,}{self._left(steps)}")
         if now - self.beaten >= EVERY_SECONDS:
             self._beat(current.index, step, current.last, steps)
 
     def finished(self, line: Mapping[str, Any], rows: Sequence[Row]) -> None:
         reused, left = line["run"]["reused"], 0 if "stopped" in line else self.rounds - line["round"]
-        how = "from the store" if reused else f"{self.rate:,.0f} steps/s" if self.rate else "done"
+        how = "from the store" if reused else _pace(self.rate) if self.rate else "done"
         score = f"test {self.headline} {line[f'test_{self.headline}']:.4f}"
         steps = left * line["train_steps"]
         more = f", about {_clock(steps / self.rate)} left" if left and self.rate else ""
@@ -68,7 +69,7 @@ class Progress:
         return f"round {index:2}/{self.rounds}"
 
     def _left(self, steps: int) -> str:
-        return f"  {self.rate:,.0f} steps/s, about {_clock(steps / self.rate)} left" if self.rate else ""
+        return f"  {_pace(self.rate)}, about {_clock(steps / self.rate)} left" if self.rate else ""
 
     def _show(self, text: str) -> None:
         self.shown = time.monotonic()
@@ -93,6 +94,14 @@ class Progress:
         }
         with suppress(OSError):  # a full disk is for the work itself to stumble over
             write_whole(self.folder / BEAT, json.dumps(beat).encode())
+
+
+def _pace(rate: float) -> str:
+    """
+    >>> _pace(1234.5), _pace(0.21)
+    ('1,234 steps/s', '0.2 steps/s')
+    """
+    return f"{rate:,.0f} steps/s" if rate >= 10 else f"{rate:.1f} steps/s"
 
 
 def _clock(seconds: float) -> str:

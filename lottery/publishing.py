@@ -21,7 +21,7 @@ def publish(paths: Iterable[Path], out: Path | None = None) -> None:
     """Prints and writes the report of every study among some folders; into its own folder if `out` is not given.
 
     Several studies of the same data are then compared, with the one named first.
-    Raises Refused for a results file without `out`: such a file has no folder that is its study's alone.
+    Raises Refused for a results file or a stray ledger without `out`: it has no folder that is its study's alone.
     """
     paths = list(paths)
     if out is None and (written := [path for path in paths if path.suffix == ".csv"]):
@@ -35,7 +35,7 @@ def publish(paths: Iterable[Path], out: Path | None = None) -> None:
         # without the columns that only other studies have
         studies[study] = part = frame[frame["study"] == study].dropna(axis="columns", how="all")
         if out is None:
-            folders[study] = Path(os.path.relpath(cells[study].resolve().parents[2]))
+            folders[study] = _of_study(cells[study], part.iloc[0])
         else:
             folders[study] = out / study if len(order) > 1 else out
         if found := unlike[study]:
@@ -48,6 +48,15 @@ def publish(paths: Iterable[Path], out: Path | None = None) -> None:
         parents = {folders[study].resolve().parent for study in group}
         folder = Path(os.path.relpath(parents.pop())) if len(parents) == 1 else None
         compare({study: studies[study] for study in group}, unlike, folder)
+
+
+def _of_study(ledger: Path, row: pd.Series) -> Path:
+    """The folder of a study, from a cell's ledger in it. Raises Refused for a ledger that lies elsewhere."""
+    seed, arm, study, *_ = ledger.resolve().parents
+    if (arm.name, seed.name) != (row["arm"], f"seed{row['seed']}"):
+        place = f"{row['arm']}/seed{row['seed']}/{ledger.name}"
+        raise Refused(f"{ledger}: does not lie at {place} of a study; say with --out where its report shall go")
+    return Path(os.path.relpath(study))
 
 
 def compare(

@@ -10,18 +10,8 @@ import pandas as pd
 
 from lottery.figure import BARRIER, draw, draw_barriers
 from lottery.files import write_whole
-from lottery.results import (
-    COSTS,
-    MARGIN,
-    NEAR,
-    analysed,
-    cost,
-    difference,
-    headline,
-    missing,
-    sparsest_match,
-    summary,
-)
+from lottery.intervals import COSTS, MARGIN, NEAR, analysed, cost, difference, sparsest_match, summary
+from lottery.results import headline, missing
 
 
 def write(frame: pd.DataFrame, folder: Path) -> None:
@@ -127,14 +117,14 @@ def costs(frame: pd.DataFrame) -> str:
     numbers = cost(frame)
     if not len(numbers):
         return ""
-    rows = [["arm", "density", "steps", "FLOPs", "dense", "FLOPs with finding", "dense"]]
+    rows = [["arm", "density", "steps", "FLOPs", "were it dense", "FLOPs with finding", "were it all dense"]]
     for arm in frame["arm"].unique():
         for _, row in numbers[numbers["arm"] == arm].iterrows():
             flops = [f"{row[column]:.2e}".replace("e+", "e") for column in COSTS[1:]]
             rows.append([arm, f"{row['density']:.2%}", f"{row['train_steps']:,.0f}", *flops])
     lines = [
         "Training cost, mean over seeds: a round alone, and with all training that was needed to find its ticket.",
-        "FLOPs are in proportion to each layer's density; dense: of the same steps with every weight.",
+        "FLOPs are in proportion to each layer's density; were it dense: of the same steps with every weight.",
         "",
         *table(rows),
     ]

@@ -130,9 +130,10 @@ def _suggest(arguments: list[str], cells: Sequence[Job]) -> None:
         return shlex.join(["lottery", "run", *kept, new])
 
     seed = max(job.seed for job in cells) + 1
+    arms = {job.choices["arm"] for job in cells}
     print("\nnext, reusing what is trained:")
     print(f"  {instead(f'seed={seed},{seed + 1},{seed + 2}')}    # more seeds, narrower intervals")
-    if not any("file" in job.config["arm"] for job in cells):  # a ticket's masks are no arm's that has a name here
+    if not (arms & {"random_mask", "ticket"}):  # a ticket's masks are no arm's that has a name here
         print(f"  {instead('arm=random_mask')}    # another control: the masks shuffled within each layer")
     if any(job.choices.get("experiment") == "demo" for job in cells):
         print("and the paper's own study, what it would cost (`source .venv/bin/activate` puts lottery on the path):")

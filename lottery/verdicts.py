@@ -12,7 +12,8 @@ import pandas as pd
 
 from lottery.claims import EXPECTED, Bound, Claim, Point, read_claims
 from lottery.errors import Refused, nearby
-from lottery.results import NEAR, mean_interval, one_study, read
+from lottery.intervals import NEAR, mean_interval
+from lottery.results import one_study, read
 
 Verdict = Literal["holds", "does not hold", "undecided", "not run here"]
 
@@ -58,6 +59,8 @@ def estimate(claim: Claim, values: pd.Series) -> tuple[float, float, float]:
     and one seed with a small denominator does not rule the mean. NaN where that has no meaning.
     """
     ratio = claim.operator == "/"
+    if len(values) > 1 and values.nunique() == 1:  # sums and logarithms would move it off its bound by a last digit
+        return (float(values.iloc[0]),) * 3
     if not np.isfinite(values).all() or (ratio and (values <= 0).any()):
         return math.nan, math.nan, math.nan
     mean, half = mean_interval(np.log(values) if ratio else values)
@@ -72,6 +75,9 @@ def verdicts(where: Path, runs: Mapping[str, Sequence[Path]] | None = None) -> p
     Raises Refused for a file that can't be read or a name that no claim has, LedgerError for several studies in one.
     """
     path = where / EXPECTED if where.is_dir() else where
+    if not path.exists():
+        below = ", ".join(str(found.parent) for found in sorted(where.glob(f"*/{EXPECTED}")))
+        raise Refused(f"{path}: there is no such file of claims{f'; there are some in {below}' if below else ''}")
     claims = read_claims(path)
     names = list(dict.fromkeys(claim.results for claim in claims))
     if unknown := [name for name in runs or () if name not in names]:
@@ -84,10 +90,11 @@ def verdicts(where: Path, runs: Mapping[str, Sequence[Path]] | None = None) -> p
 
 
 def judged(claims: Sequence[Claim], frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """One row a claim: id, claim, claimed, measured, n, verdict, reason (of one not run or not judged) and where."""
+    """One row a claim: id, claim, quantity, claimed, measured, n, verdict, reason (if not run or judged) and where."""
     rows = []
     for claim in claims:
-        row = {"id": claim.id, "claim": claim.claim, "claimed": claim.claimed, "measured": "-", "n": 0}
+        of = {"id": claim.id, "claim": claim.claim, "quantity": claim.quantity, "claimed": claim.claimed}
+        row = {**of, "measured": "-", "n": 0}
         try:
             if claim.results not in frames:
                 raise Unmeasured(f"{claim.results}.csv is not there")
@@ -137,12 +144,12 @@ def _at(frame: pd.DataFrame, column: str, point: Point) -> pd.Series:
 
 
 def _exp(value: float) -> float:
-    return math.exp(value) if value < 700 else math.inf
+    return math.exp(value) if value < 709 else math.inf
 
 
 def _shown(n: int, mean: float, low: float, high: float) -> str:
     """Mean and interval, to two digits of its narrower half."""
-    if math.isnan(mean):
+    if not math.isfinite(mean):
         return "no finite number"
     half = min(mean - low, high - mean)
     scale = half if 0 < half < math.inf else abs(mean) / 100

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lottery.results import difference, mean_interval, read
+from lottery.intervals import difference, mean_interval
+from lottery.results import read
 
 COMMITTED = Path(__file__).parent.parent / "experiments" / "demo" / "results.csv"
 

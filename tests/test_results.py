@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from lottery import comparison, figure, publishing, report, results
+from lottery import comparison, figure, intervals, publishing, report, results
 from lottery.compose import jobs
 from lottery.errors import Refused
 from lottery.ledger import LedgerError
@@ -62,7 +62,7 @@ def frame(tmp_path: Path) -> pd.DataFrame:
 @pytest.mark.parametrize(("freedom", "quantile"), [(1, 12.706), (2, 4.303), (4, 2.776), (9, 2.262), (30, 2.042)])
 def test_interval_has_the_published_width(freedom: int, quantile: float) -> None:
     values = np.linspace(0.8, 0.9, freedom + 1)
-    mean, half = results.mean_interval(values)
+    mean, half = intervals.mean_interval(values)
     deviation = math.sqrt(sum((value - 0.85) ** 2 for value in values) / freedom)
     assert mean == pytest.approx(0.85)
     assert round(half / deviation * math.sqrt(freedom + 1), 3) == quantile
@@ -71,13 +71,13 @@ def test_interval_has_the_published_width(freedom: int, quantile: float) -> None
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 1000), min_size=2, max_size=12).filter(lambda values: len(set(values)) > 1))
 def test_interval_is_that_of_the_t_test(values: list[int]) -> None:
-    mean, half = results.mean_interval(values)
+    mean, half = intervals.mean_interval(values)
     low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     assert (mean - half, mean + half) == pytest.approx((low, high), rel=1e-9, abs=1e-9)
 
 
 def test_one_value_has_no_interval() -> None:
-    assert results.mean_interval([0.5]) == (0.5, math.inf)
+    assert intervals.mean_interval([0.5]) == (0.5, math.inf)
 
 
 def test_the_frame_holds_every_line_in_order(frame: pd.DataFrame) -> None:
@@ -133,30 +133,30 @@ def test_matches_dense(differences: list[float], verdict: str) -> None:
     # seeds differ by far more than the arms do: only pairing sees through it
     dense = [0.5, 0.9, 0.7]
     frame = made(dense, {seed: dense[seed] + difference for seed, difference in enumerate(differences)})
-    assert results.matches_dense(frame, "imp", 1) == verdict
-    assert results.matches_dense(frame, "imp", 0) == "yes"
+    assert intervals.matches_dense(frame, "imp", 1) == verdict
+    assert intervals.matches_dense(frame, "imp", 0) == "yes"
 
 
 def test_the_margin_decides() -> None:
     frame = made([0.5, 0.9, 0.7], {0: 0.490, 1: 0.889, 2: 0.688})
-    assert [results.matches_dense(frame, "imp", 1, margin) for margin in (0.005, 0.011, 0.02)] == [
+    assert [intervals.matches_dense(frame, "imp", 1, margin) for margin in (0.005, 0.011, 0.02)] == [
         "no", "undecided", "yes",
     ]  # fmt: skip
 
 
 def test_difference_pairs_by_seed() -> None:
     frame = made([0.5, 0.9, 0.7, 0.6], {3: 0.61, 0: 0.52, 1: 0.93})
-    mean, half, pairs = results.difference(frame, ("imp", 1), ("imp", 0))
+    mean, half, pairs = intervals.difference(frame, ("imp", 1), ("imp", 0))
     assert (round(mean, 12), pairs) == (0.02, 3)
     assert half == pytest.approx(4.302653 * 0.01 / math.sqrt(3), rel=1e-6)
-    back = results.difference(frame, ("imp", 0), ("imp", 1))
+    back = intervals.difference(frame, ("imp", 0), ("imp", 1))
     assert back == pytest.approx((-mean, half, 3))
 
 
 def test_sparsest_match(frame: pd.DataFrame) -> None:
-    assert results.sparsest_match(frame, "imp", margin=0.02) == (0.5, 1, 1)
-    assert results.sparsest_match(frame, "imp", margin=0.3) == (0.125, 2, 2)
-    assert results.sparsest_match(frame, "random_reinit") is None
+    assert intervals.sparsest_match(frame, "imp", margin=0.02) == (0.5, 1, 1)
+    assert intervals.sparsest_match(frame, "imp", margin=0.3) == (0.125, 2, 2)
+    assert intervals.sparsest_match(frame, "random_reinit") is None
 
 
 def chain(*differences: float) -> pd.DataFrame:
@@ -168,14 +168,14 @@ def chain(*differences: float) -> pd.DataFrame:
 
 
 def test_how_many_rounds_match_tells_luck_from_a_ticket() -> None:
-    assert results.sparsest_match(chain(0.0, 0.01, -0.1, 0.02, -0.1), "imp") == (0.0625, 3, 4)
+    assert intervals.sparsest_match(chain(0.0, 0.01, -0.1, 0.02, -0.1), "imp") == (0.0625, 3, 4)
     assert "- imp: 6.25%, as 3 of the 4 rounds down to it" in report.render(chain(0.0, 0.01, -0.1, 0.02, -0.1))
-    assert results.sparsest_match(chain(-0.1, -0.02), "imp") is None
+    assert intervals.sparsest_match(chain(-0.1, -0.02), "imp") is None
 
 
 def test_the_seeds_that_are_left_decide_nothing() -> None:
-    assert results.matches_dense(made([0.9, 0.9, 0.9], {0: 0.95, 1: 0.951, 2: 0.95}), "imp", 1) == "yes"
-    assert results.matches_dense(made([0.9, 0.9, 0.9], {0: 0.95, 1: 0.951}), "imp", 1) == "undecided"
+    assert intervals.matches_dense(made([0.9, 0.9, 0.9], {0: 0.95, 1: 0.951, 2: 0.95}), "imp", 1) == "yes"
+    assert intervals.matches_dense(made([0.9, 0.9, 0.9], {0: 0.95, 1: 0.951}), "imp", 1) == "undecided"
 
 
 def test_a_loss_has_no_margin_in_points(frame: pd.DataFrame) -> None:
@@ -275,17 +275,37 @@ def test_the_report_of_a_results_file_goes_where_one_says(frame: pd.DataFrame, t
     assert (tmp_path / "out" / "curve.png").stat().st_size > 0
 
 
-HEAD = "study,arm,seed,round,rounds,density"
+HEAD = "study,arm,seed,round,rounds,density,train_steps,early_stop_step,test_accuracy,early_stop_test_accuracy"
+WHOLE = {
+    "study": "s", "arm": "imp", "seed": "0", "round": "0", "rounds": "2", "density": "1", "train_steps": "600",
+    "early_stop_step": "300", "test_accuracy": "0.9", "early_stop_test_accuracy": "1",
+}  # fmt: skip
+
+
+def row(**changed: str) -> str:
+    """A line of a results file, as a spreadsheet writes numbers."""
+    return ",".join((WHOLE | changed).values())
 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("id,claim\nC1,x\n", r"line 2: no study, so it is no results.csv of a report"),
+        ("id,claim\nC1,x\n", r"line 2: no study, so it is no round's result"),
         (f"{HEAD}\ns,imp,0,0,2\n", "line 2 has not as many fields as the first line"),
-        (f"{HEAD}\ns,imp,0,0,2,1.0\ns,imp,0,1,2,0.5,9\n", "line 3 has not as many fields as the first line"),
-        (f"{HEAD}\ns,imp,zero,0,2,1.0\n", "line 2: no seed, so"),
-        (f"{HEAD}\n,imp,0,0,2,1.0\n", "line 2: no study, so"),
+        (f"{HEAD}\n{row()}\n{row(round='1')},9\n", "line 3 has not as many fields as the first line"),
+        (f"{HEAD}\n{row(seed='zero')}\n", "line 2: no seed, so"),
+        (f"{HEAD}\n{row(seed='-1')}\n", "line 2: no seed, so"),
+        (f"{HEAD}\n{row(rounds='1.5')}\n", "line 2: no rounds, so"),
+        (f"{HEAD}\n{row(study='')}\n", "line 2: no study, so"),
+        (f"{HEAD}\n{row(study='../up')}\n", "line 2: no study, so"),
+        (f"{HEAD}\n{row(arm='..')}\n", "line 2: no arm, so"),
+        (f"{HEAD}\n{row(arm=chr(27) + '[2J')}\n", "line 2: no arm, so"),
+        (f"{HEAD}\n{row(test_accuracy='')}\n", "line 2: test_accuracy is no finite number"),
+        (f"{HEAD}\n{row(test_accuracy='96%')}\n", "line 2: test_accuracy is no finite number"),
+        (f"{HEAD}\n{row(early_stop_step='inf')}\n", "line 2: early_stop_step is no finite number"),
+        (f"{HEAD}\n{row(train_steps='9' * 400)}\n", "line 2: train_steps is no finite number"),
+        (f"{HEAD}\n{row(density='7.5')}\n", "line 2: density=7.5 is not within 0 and 1"),
+        (f"{HEAD.rpartition(',')[0]}\n{row().rpartition(',')[0]}\n", r"line 2: no early_stop_test_\*, so"),
         (f'{HEAD}\n"s,imp', "is no results.csv of a report: unexpected end of data"),
     ],
 )
@@ -296,6 +316,52 @@ def test_a_file_that_no_report_wrote(text: str, sentence: str, tmp_path: Path) -
     (tmp_path / "results.csv").write_text(f"{HEAD}\n")
     with pytest.raises(FileNotFoundError, match="no finished round under"):
         results.read(tmp_path / "results.csv")
+
+
+def test_a_results_file_that_a_spreadsheet_wrote(tmp_path: Path) -> None:
+    (tmp_path / "results.csv").write_text(f"\ufeff{HEAD}\n{row()}\n", encoding="utf-8")
+    [read] = results.read(tmp_path / "results.csv").to_dict("records")
+    assert (read["study"], read["density"], read["test_accuracy"]) == ("s", 1.0, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"study": "another"}, "line 3 is of another cell than line 1; move the file away"),
+        ({"study": "../../evil"}, "line 3: no study, so it is no round's result"),
+        ({"layer_densities": []}, "line 3 is damaged: its layer_densities or run are none; move the file away"),
+        ({"run": []}, "line 3 is damaged: its layer_densities or run are none; move the file away"),
+        ({"phase": ["x"]}, "line 3: phase is neither a number nor a text"),
+        ({"arm": 7}, "line 3: no arm, so it is no round's result"),
+        ({"test_accuracy": math.nan}, "line 3: test_accuracy is no finite number"),
+        ({"total_flops": 10**400}, "line 3: total_flops is neither a number nor a text"),
+    ],
+)
+def test_a_ledger_with_a_line_that_is_none(changed: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    path = ledgers(tmp_path, {"imp": {0: ACCURACY["imp"][0]}}) / "imp" / "seed0" / "ledger.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:2], json.dumps(json.loads(lines[2]) | changed), ""]))
+    with pytest.raises(LedgerError) as refused:
+        results.read(tmp_path)
+    assert str(refused.value) == f"{path}, {sentence}"
+
+
+def test_a_ledger_nested_without_end_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "ledger.jsonl").write_text("[" * 100_000 + "\n")
+    with pytest.raises(LedgerError, match="line 1 is damaged"):
+        results.read(tmp_path)
+
+
+def test_a_stray_ledger_is_reported_where_one_says(tmp_path: Path) -> None:
+    lying = ledgers(tmp_path / "a", {"imp": {0: ACCURACY["imp"][0]}}) / "imp" / "seed0" / "ledger.jsonl"
+    stray = tmp_path / "b" / "c" / "copied" / "ledger.jsonl"
+    stray.parent.mkdir(parents=True)
+    stray.write_bytes(lying.read_bytes())
+    with pytest.raises(Refused, match="say with --out where its report shall go"):
+        publishing.publish([stray.parent])
+    assert {path for path in tmp_path.rglob("*.*") if path.is_file()} == {lying, stray}
+    publishing.publish([stray.parent], tmp_path / "out")
+    assert (tmp_path / "out" / "report.md").exists()
 
 
 def configured(tmp_path: Path, *overrides: str) -> dict[str, Path]:
@@ -342,7 +408,7 @@ def test_a_study_that_nothing_is_known_of_tells_nothing_of_others(tmp_path: Path
     (cells[second] / "config.yaml").unlink()
     assert comparison.differing(cells) == {first: ["optimizer.lr=0.1"], second: None, third: ["optimizer.lr=0.3"]}
     (cells[third] / "config.yaml").write_text("damaged")
-    assert comparison.differing(cells) == {first: [], second: None, third: None}
+    assert comparison.differing(cells) == dict.fromkeys(cells)  # nothing to compare with
 
 
 @pytest.mark.parametrize(
@@ -459,13 +525,13 @@ def test_arms_of_two_studies_are_not_averaged(tmp_path: Path) -> None:
     assert len(both) == 36
     for average in (
         report.render,
-        results.summary,
-        results.cost,
+        intervals.summary,
+        intervals.cost,
         lambda frame: report.write(frame, tmp_path / "out"),
         lambda frame: figure.draw(frame, tmp_path / "curve.png"),
-        lambda frame: results.difference(frame, ("imp", 1), ("imp", 0)),
-        lambda frame: results.matches_dense(frame, "imp", 1),
-        lambda frame: results.sparsest_match(frame, "imp"),
+        lambda frame: intervals.difference(frame, ("imp", 1), ("imp", 0)),
+        lambda frame: intervals.matches_dense(frame, "imp", 1),
+        lambda frame: intervals.sparsest_match(frame, "imp"),
     ):
         with pytest.raises(LedgerError, match=r"^these are results of 2 studies, a, b; give those of one alone$"):
             average(both)

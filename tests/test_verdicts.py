@@ -235,6 +235,20 @@ def test_ratios_without_a_meaning_decide_nothing(first: list[float], second: lis
     assert (row["measured"], row["verdict"]) == ("no finite number", "undecided")
 
 
+@pytest.mark.parametrize("bound", [">=", "<=", 0.0])
+def test_seeds_that_agree_on_the_bound_are_within_it(bound: Bound) -> None:
+    frame = played({"imp": {1: [1e10] * 3, 0.5: [3e10] * 3}}, "total_flops")
+    row = verdict(claim("total_flops: imp@0.5 / imp@1", 3, bound), frame)
+    assert (row["measured"], row["verdict"]) == ("3.000 [3.000, 3.000]", "holds")
+    frame = played({"imp": {1: [0.2] * 3}})
+    assert verdict(claim("test_accuracy: imp@1", 0.2, bound), frame)["verdict"] == "holds"
+
+
+def test_a_ratio_beyond_all_numbers_is_shown() -> None:
+    frame = played({"imp": {1: [1e-4, 1.1e-4], 0.5: [1e304, 1e304]}})
+    assert verdict(claim("test_accuracy: imp@0.5 / imp@1"), frame)["verdict"] in ("holds", "undecided")
+
+
 def test_two_studies_are_not_averaged() -> None:
     frame = played({"imp": {1: [0.9, 0.9]}})
     with pytest.raises(LedgerError, match="results of 2 studies, s, t;"):

@@ -1,4 +1,4 @@
-"""Predefined channel pruning of Liu et al. 2019: `python -m experiments.liu_2019.channels` writes channels_*.csv.
+"""Predefined channel pruning of Liu et al. 2019, as `python -m experiments.liu_2019.channels`.
 
 The pruned architecture is ResNet-8 with a part of its channels. Fine-tuning begins with the filters of the trained wide
 network that have the largest L1 norms (Li et al. 2017), Scratch-E and Scratch-B with fresh weights. Where several
@@ -23,20 +23,20 @@ from lottery.config import build
 from lottery.launch import play
 from lottery.names import Job
 
-HERE = Path(__file__).parent
 WIDE, PARTS, SEEDS = 0.5, {"channels_70": 0.7, "channels_50": 0.5}, (0, 1, 2)
 NETWORK = ("depth", "width", "shape", "classes")
 RECIPE = ("experiment=liu2019_resnet8", "hydra.mode=RUN", "arm=imp", "optimizer.lr=0.1", "tracking.mode=disabled")
 
 
 def main(*more: str) -> None:
-    """Trains what is not in the store; `more` are overrides such as data.root=DIR or out=DIR."""
+    """Trains what is not in the store and writes channels_*.csv into `out`; `more` are overrides such as out=DIR."""
+    out = Path(job(*RECIPE, *more).config["out"])
     for name, part in PARTS.items():
         frames = [frame for seed in SEEDS for frame in arms(seed, part, more)]
         together = pd.concat(frames).assign(study=f"liu2019_{name}", setting="")
-        together.drop(columns=[c for c in together if str(c).startswith("run/")]).to_csv(
-            HERE / f"{name}.csv", index=False
-        )
+        together = together.drop(columns=[column for column in together if str(column).startswith("run/")])
+        together.to_csv(out / f"{name}.csv", index=False)
+        print(f"wrote {out / f'{name}.csv'}", flush=True)
 
 
 def arms(seed: int, part: float, more: tuple[str, ...]) -> Iterator[pd.DataFrame]:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from lottery.intervals import mean_interval
 from lottery.ledger import NAME, Ledger
 from lottery.masks import Masks, kept
 from lottery.notebook import phase
 from lottery.report import table
-from lottery.results import mean_interval
 
 FILE = "overlap.csv"
 
@@ -60,7 +60,6 @@ def compare(study: Path) -> pd.DataFrame:
 def publish(study: Path) -> None:
     """Writes every pair into the study's folder and prints the mean over pairs of each kind."""
     frame = compare(study)
-    frame.to_csv(study / FILE, index=False)
     rows = [["round", "density", "between", "pairs", "in common", "by chance"]]
     for (index, what), part in frame.groupby(["round", "between"], sort=True):
         mean, half = mean_interval(part["shared"])
@@ -70,4 +69,5 @@ def publish(study: Path) -> None:
         rows.append([str(index), density, str(what), str(len(part)), common, chance])
     print("Kept weights in common over those of the sparser mask; an interval where each pair has a seed of its own.\n")
     print("\n".join(table(rows)))
+    frame.to_csv(study / FILE, index=False)
     print(f"\nframe   {study / FILE}")
