@@ -544,14 +544,14 @@ def test_a_round_of_arms_with_unlike_densities_names_both(frame: pd.DataFrame) -
 
 COST = """
 Training cost, mean over seeds: a round alone, and with all training that was needed to find its ticket.
-FLOPs are in proportion to each layer's density; dense: of the same steps with every weight.
+FLOPs are in proportion to each layer's density; were it dense: of the same steps with every weight.
 
-|           arm | density | steps |   FLOPs |   dense | FLOPs with finding |   dense |
-|--------------:|--------:|------:|--------:|--------:|-------------------:|--------:|
-|           imp | 100.00% |   600 | 2.00e12 | 2.00e12 |            2.00e12 | 2.00e12 |
-|           imp |  50.00% |   600 | 1.00e12 | 2.00e12 |            3.00e12 | 4.00e12 |
-|           imp |  12.50% |   600 | 2.50e11 | 2.00e12 |            3.25e12 | 6.00e12 |
-| random_reinit | 100.00% |   600 | 2.00e12 | 2.00e12 |            2.00e12 | 2.00e12 |
+|           arm | density | steps |   FLOPs | were it dense | FLOPs with finding | were it all dense |
+|--------------:|--------:|------:|--------:|--------------:|-------------------:|------------------:|
+|           imp | 100.00% |   600 | 2.00e12 |       2.00e12 |            2.00e12 |           2.00e12 |
+|           imp |  50.00% |   600 | 1.00e12 |       2.00e12 |            3.00e12 |           4.00e12 |
+|           imp |  12.50% |   600 | 2.50e11 |       2.00e12 |            3.25e12 |           6.00e12 |
+| random_reinit | 100.00% |   600 | 2.00e12 |       2.00e12 |            2.00e12 |           2.00e12 |
 |"""
 
 

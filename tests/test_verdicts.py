@@ -357,8 +357,8 @@ def test_large_numbers_are_short() -> None:
 def folder(tmp_path: Path) -> Path:
     """Claims with the results of `ACCURACY` beside them."""
     lines = [
-        "A,imp beats its twin,small,test_accuracy: imp@0.5 - random_reinit@0.5,0,>=,a|b,",
-        "B,the twin matches dense,small,test_accuracy: random_reinit@0.125 - imp@1,-0.005,>=,c,",
+        "A,imp wins,small,test_accuracy: imp@0.5 - random_reinit@0.5,0,>=,a|b,",
+        "B,twin,small,test_accuracy: random_reinit@0.125 - imp@1,-0.005,>=,c,",
         "C,another data set,large,test_accuracy: imp@0.5,0.9,0.01,d,too large",
     ]
     written(tmp_path, HEAD, *lines)
@@ -368,11 +368,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 TABLE = """\
-| id | claim | claimed | measured [95 % interval] | n | verdict | source |
-| --- | --- | --- | --- | --- | --- | --- |
-| A | imp beats its twin | >= 0 | 0.070 [0.004, 0.136] | 3 | holds | a\\|b |
-| B | the twin matches dense | >= -0.005 | -0.220 [-0.270, -0.170] | 3 | does not hold | c |
-| C | another data set | 0.9 ± 0.01 | - | 0 | not run here: too large | d |
+| id | claim | quantity | claimed | measured [95 % interval] | n | verdict | source |
+| --- | --- | --- | --- | --- | --- | --- | --- |
+| A | imp wins | test_accuracy: imp@0.5 - random_reinit@0.5 | >= 0 | 0.070 [0.004, 0.136] | 3 | holds | a\\|b |
+| B | twin | test_accuracy: random_reinit@0.125 - imp@1 | >= -0.005 | -0.220 [-0.270, -0.170] | 3 | does not hold | c |
+| C | another data set | test_accuracy: imp@0.5 | 0.9 ± 0.01 | - | 0 | not run here: too large | d |
 """
 
 
@@ -415,7 +415,12 @@ def test_the_command(folder: Path, command: Callable[..., str], monkeypatch: pyt
     (folder / "small.csv").rename(folder / "moved.csv")
     said = command("expected.csv", "small=runs/*", "large=moved.csv").splitlines()
     assert said[:4] == TABLE.splitlines()[:4]
-    assert said[4:] == ["| C | another data set | 0.9 ± 0.01 | 0.950 [0.875, 1.025] | 3 | undecided | d |"]
+    assert said[4:] == [
+        "| C | another data set | test_accuracy: imp@0.5 | 0.9 ± 0.01 | 0.950 [0.875, 1.025] | 3 | undecided | d |"
+    ]
+    assert command("..", code=1).startswith(
+        "lottery: ../expected.csv: there is no such file of claims; there are some in "
+    )
     for word, sentence in (
         ("small", "small is not NAME=RUNS, like fashion_mnist=runs/fc2019_lenet-fashion_mnist-0a1b2c3d"),
         ("small=none-*", "none-*: no such folder or results file"),
