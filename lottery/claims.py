@@ -41,12 +41,14 @@ class Claim:
 
     id: str
     claim: str
-    results: str  # the stem of a results file
+    results: str
+    """the stem of a results file"""
     column: str
     points: tuple[Point, ...]
     operator: Operator
     value: float
-    bound: Bound  # a number is the tolerance around value
+    bound: Bound
+    """a number is the tolerance around value"""
     where: str
     not_run: str
 

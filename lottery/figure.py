@@ -98,8 +98,7 @@ def barriers(frame: pd.DataFrame) -> pd.DataFrame:
     A row a point: the line it is of, where it lies, n, mean and half-width.
     """
     found = frame.dropna(subset=[BARRIER])
-    whole = found[found["round"] == 0]["train_steps"].max()
-    found = found.assign(k=whole - found["connectivity/steps_apart"], line=found["arm"])
+    found = found.assign(k=found["connectivity/steps_together"], line=found["arm"])
     by_step = found["k"].nunique() > 1
     if by_step:
         density = found.groupby(["arm", "round"])["density"].transform("mean")

@@ -57,7 +57,7 @@ def task(config: DictConfig) -> None:
         if not job.finished():
             attempt(job, mine)
     finally:
-        if mine and mine.count > 1:
+        if mine:
             tasks.dismiss(mine, job.folder)
 
 

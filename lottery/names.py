@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ class Job:
     def seed(self) -> int:
         return self.config["seed"]
 
-    @property
+    @cached_property
     def study(self) -> str:
         """Experiment or model, data, and a digest of everything that can change a number."""
         of = science(self.config)
@@ -61,7 +62,7 @@ class Job:
         stem = self.choices.get("experiment") or self.choices["model"]
         return f"{stem}-{self.choices['data']}-{digest_of(of)[:8]}".replace("/", "_")
 
-    @property
+    @cached_property
     def label(self) -> str:
         """The arm's name and every setting that differs from its yaml, sorted."""
         name = self.choices["arm"]
@@ -80,7 +81,7 @@ class Job:
         """Where the cell's ledger lives."""
         return Path(self.config["out"]) / self.study / self.label / f"seed{self.seed}"
 
-    @property
+    @cached_property
     def setting(self) -> str:
         """Digest of all that pruning and the arm are made of, its parent and a user's own code among it."""
         # a ticket is named by the label, and each seed may have its own

@@ -87,8 +87,6 @@ def drift(
 
 def stop_reason(recipe: Recipe, stop: Stop, dense: Round, current: Round) -> str | None:
     """Why a chain ends with this round; None if it goes on."""
-    if stop == Stop():
-        return None
     density, metric = _masks.density(current.ticket.masks), recipe.sample.headline
     if stop.below_dense is None:  # how thin a network is can be told without training it
         return stop.reason(density, {}, {}, metric)

@@ -21,8 +21,10 @@ from lottery.compose import jobs
 from lottery.config import build
 from lottery.digests import digest
 from lottery.errors import Refused
+from lottery.hardware import trainer_for
 from lottery.launch import play
 from lottery.ledger import NAME, Ledger, LedgerError
+from lottery.modules import Module
 from lottery.names import Job
 from lottery.recipes import Recipe, Trained
 from lottery.rewinding import State, state_of
@@ -174,6 +176,13 @@ def test_statistics_are_of_no_more_examples_than_asked_for(monkeypatch: pytest.M
     assert sum(examples_seen(monkeypatch, statistics=30, size=20)) == 30
 
 
+def evaluating(recipe: Recipe) -> Module:
+    """A module as evaluation needs it."""
+    module = recipe.module(recipe.network())
+    module.trainer = trainer_for(recipe.hardware, recipe.numerics)
+    return module
+
+
 def examples_seen(monkeypatch: pytest.MonkeyPatch, statistics: int, size: int) -> list[int]:
     """Sizes of the batches, the first of the 60 training examples in order."""
     recipe: Recipe = batchnorm_recipe()
@@ -181,7 +190,7 @@ def examples_seen(monkeypatch: pytest.MonkeyPatch, statistics: int, size: int) -
     monkeypatch.setattr(connectivity, "batch", lambda shape: size)
     monkeypatch.setattr(connectivity, "measure_statistics", lambda net, inputs: seen.extend(inputs))
     Connectivity(statistics=statistics)._measured(
-        recipe, recipe.module(recipe.network()), state_of(recipe.network()), "accuracy"
+        evaluating(recipe), recipe.data, state_of(recipe.network()), "accuracy"
     )
     together = torch.cat(seen)
     assert torch.equal(together, recipe.data.train.inputs[: len(together)])
@@ -233,7 +242,7 @@ def test_a_line_for_each_round_with_the_ledger_s_accuracy_at_its_beginning(playe
         }
         assert [point["place"] for point in line["line"]] == [0, 0.5, 1]
         assert line["line"][0]["test_accuracy"] == of["test_accuracy"]
-        assert line["steps_apart"] == 30
+        assert line["steps_together"] == 0
         heights = [point["test_accuracy"] for point in line["line"]]
         assert line["barrier"] == round(max(0.0, (heights[0] + heights[2]) / 2 - min(heights)), 9)
 
@@ -296,7 +305,7 @@ def test_the_dense_network_parts_at_the_rewinding_point(tmp_path: Path) -> None:
     job = job_in(tmp_path, "arm.rewind=10", "schedule.rounds=0")
     play(job)
     (line,) = found(job)
-    assert line["steps_apart"] == 20
+    assert line["steps_together"] == 10
     one, other = entries(job, [10, 30])
     assert one["state"] == other["state"]
     cell = build(job)
@@ -313,7 +322,7 @@ def test_batchnorm_s_statistics_are_measured_anew_at_the_ends_too(tmp_path: Path
     net = recipe.network()
     net(torch.randn(8, 6) * 3 + 1)
     state = state_of(net)
-    got = Connectivity(statistics=60)._measured(recipe, recipe.module(recipe.network()), state, "accuracy")
+    got = Connectivity(statistics=60)._measured(evaluating(recipe), recipe.data, state, "accuracy")
     first, rest = net[0], net[2:]
     data = recipe.data
     with torch.no_grad():
@@ -341,7 +350,7 @@ def test_what_an_analysis_found_is_found_once(tmp_path: Path, monkeypatch: pytes
     play(job)
     before = (job.folder / "connectivity.jsonl").read_bytes()
     # as on another kind of processor
-    monkeypatch.setattr(Connectivity, "__call__", lambda *_: {"barrier": 1.0, "steps_apart": 0, "line": []})
+    monkeypatch.setattr(Connectivity, "__call__", lambda *_: {"barrier": 1.0, "steps_together": 0, "line": []})
     play(job)
     assert (job.folder / "connectivity.jsonl").read_bytes() == before
     with pytest.raises(LedgerError, match=r"connectivity.jsonl: round 0 was measured under other"):

@@ -606,8 +606,8 @@ def test_the_figure_is_a_picture(seeds: tuple[int, ...], tmp_path: Path) -> None
 def connected(frame: pd.DataFrame, rewound: int) -> pd.DataFrame:
     """The frame with the barriers that two copies from that step on might have."""
     label = f",rewind={rewound}it" if rewound else ""
-    apart, barrier = 600 - rewound, (frame["round"] + frame["seed"]) / (100 if rewound else 10)
-    columns = {figure.BARRIER: barrier, "connectivity/steps_apart": apart}
+    barrier = (frame["round"] + frame["seed"]) / (100 if rewound else 10)
+    columns = {figure.BARRIER: barrier, "connectivity/steps_together": rewound}
     return frame.assign(arm=frame["arm"] + label, **columns)
 
 

@@ -15,6 +15,7 @@ import pytorch_lightning
 import torch
 
 from experiments.speed.paired import median
+from lottery.tickets.placing import cpu_model
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,4 @@ def table(measured: Sequence[Measured]) -> str:
 
 def machine() -> str:
     versions = f"Python {platform.python_version()}, torch {torch.__version__}"
-    return f"{_processor()}, {os.cpu_count()} cores, {versions}, Lightning {pytorch_lightning.__version__}"
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
+    return f"{cpu_model()}, {os.cpu_count()} cores, {versions}, Lightning {pytorch_lightning.__version__}"

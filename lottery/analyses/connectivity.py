@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lottery.data.examples import Data
 from lottery.evaluation import batch, measure
 from lottery.hardware import trainer_for
 from lottery.modules import Module
-from lottery.recipes import Recipe
 from lottery.rewinding import State
 from lottery.rounds import Round, Ticket
 from lottery.seeds import derive
@@ -51,18 +51,18 @@ class Connectivity:
         with torch.random.fork_rng():
             torch.manual_seed(derive(cell.seed, "init"))  # a network may draw what it keeps outside its state
             module = recipe.module(recipe.network())
-        line = [self._measured(recipe, module, mixed(ends[0].state, ends[1].state, place), metric) for place in places]
+        module.trainer = trainer_for(recipe.hardware, recipe.numerics)
+        module.to(recipe.hardware.device)
+        data = recipe.data.to(recipe.hardware.device)
+        line = [self._measured(module, data, mixed(ends[0].state, ends[1].state, place), metric) for place in places]
         return {
             "barrier": barrier(line, smaller_is_better=metric == "loss"),
-            "steps_apart": current.last - current.first,
+            "steps_together": current.first,
             "line": [{"place": place, f"test_{metric}": value} for place, value in zip(places, line, strict=True)],
         }
 
-    def _measured(self, recipe: Recipe, module: Module, state: State, metric: str) -> float:
-        module.trainer = trainer_for(recipe.hardware, recipe.numerics)
+    def _measured(self, module: Module, data: Data, state: State, metric: str) -> float:
         module.net.load_state_dict(state)
-        module.to(recipe.hardware.device)
-        data = recipe.data.to(recipe.hardware.device)
         wanted = min(self.statistics, len(data.train))
         parts = -(-wanted // batch(data.shape))  # of one size, since every batch weighs the same
         inputs = (inputs for inputs, _ in data.evaluation("train", wanted // parts))

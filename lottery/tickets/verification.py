@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ from lottery.errors import Refused
 from lottery.lines import early_stop
 from lottery.names import TRAINING_GROUPS
 from lottery.phases import sparse_weights, specification
-from lottery.recipes import Budget, Phase, Recipe, Row, Trained
+from lottery.recipes import Budget, Phase, Recipe, Trained
 from lottery.rounds import Ticket
 from lottery.tickets.files import CLAIMS, Saved, unfit
 from lottery.tickets.placing import DECISIVE, here, local
@@ -45,7 +45,6 @@ def verified(
     overrides: Sequence[str] = (),
     trust: tuple[str, ...] = (),
     tolerance: float = TOLERANCE,
-    watch: Callable[[int, Row | None], None] = lambda step, row: None,
 ) -> Verification:
     """Trains a ticket as it was trained and compares: bit for bit, or within `tolerance` on another machine.
 
@@ -69,7 +68,7 @@ def verified(
     if (code := user_code([info["config"][group] for group in TRAINING_GROUPS])) != info["digests"]["code"]:
         differs.append(f"code of {', '.join(code)}")
     phase = _phase(saved, ticket, recipe)
-    trained = fit(recipe, phase, watch=watch)
+    trained = fit(recipe, phase)
     exact = not differs or digest(trained.state) == info["digests"]["trained"]
     compared = compare(info, trained, None if exact else tolerance)
     if not differs:  # what is recorded is all that the phase was found by, down to settings that change no bit
