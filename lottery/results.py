@@ -97,12 +97,12 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         where = f"{path}, line {number}"
         if not (isinstance(line.get("layer_densities"), dict) and isinstance(line.get("run", {}), dict)):
             raise LedgerError(f"{where} is damaged: its layer_densities or run are none; move the file away")
-        beside = {name: lines[line["round"]] for name, lines in found.items() if line["round"] < len(lines)}
+        beside = {name: others[line["round"]] for name, others in found.items() if line["round"] < len(others)}
         row = _checked(where, _flat(line) | _analysed(beside))
         if any(line[key] != lines[0][key] for key in ("study", "arm", "seed")):
             raise LedgerError(f"{where} is of another cell than line 1; move the file away")
         row |= {f"run/{key}": value for key, value in line.get("run", {}).items()}
-        row["run/drew"] = [key for of in (line, *beside.values()) for key in of.get("run", {}).get("drew", ())]
+        row["run/drew"] = [key for of in (line, *beside.values()) for key in _drew(of)]
         rows.append(row)
     return rows
 
@@ -115,6 +115,12 @@ def _analysed(lines: dict[str, dict[str, Any]]) -> dict[str, Any]:
         for key, value in line.items()
         if isinstance(value, int | float) and key not in (*KEYS, "rounds", "density")
     }
+
+
+def _drew(line: dict[str, Any]) -> list[str]:
+    """Keys of the phases that a line is made of, besides its own."""
+    run = line.get("run")
+    return list(run.get("drew", ())) if isinstance(run, dict) else []
 
 
 def _flat(line: dict) -> dict:
@@ -147,7 +153,8 @@ def _checked(where: str, row: dict[str, Any]) -> dict[str, Any]:
             raise LedgerError(f"{where}: {key} is neither a number nor a text")
     if not 0 <= row["density"] <= 1:
         raise LedgerError(f"{where}: density={row['density']} is not within 0 and 1")
-    return row | {key: float(row[key]) for key in ("density", *scores)}  # spreadsheets write 1.0 as 1
+    as_written = {key: int(row[key]) for key in _COUNTS} | {key: float(row[key]) for key in ("density", *scores)}
+    return row | as_written  # spreadsheets write 1.0 as 1, and 1 as 1.0
 
 
 def _written(path: Path) -> list[dict[str, Any]]:

@@ -319,9 +319,9 @@ def test_a_file_that_no_report_wrote(text: str, sentence: str, tmp_path: Path) -
 
 
 def test_a_results_file_that_a_spreadsheet_wrote(tmp_path: Path) -> None:
-    (tmp_path / "results.csv").write_text(f"\ufeff{HEAD}\n{row()}\n", encoding="utf-8")
+    (tmp_path / "results.csv").write_text(f"\ufeff{HEAD}\n{row(seed='3.0')}\n", encoding="utf-8")
     [read] = results.read(tmp_path / "results.csv").to_dict("records")
-    assert (read["study"], read["density"], read["test_accuracy"]) == ("s", 1.0, 0.9)
+    assert (read["study"], read["seed"], read["density"], read["test_accuracy"]) == ("s", 3, 1.0, 0.9)
 
 
 @pytest.mark.parametrize(
