@@ -208,7 +208,7 @@ def _overlap(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from lottery.names import GROUPS, options
+    from lottery.catalogue import GROUPS, options
 
     if args.group and args.group not in GROUPS:
         raise Refused(f"{args.group}: there is no such group; {nearby(args.group, list(GROUPS))}")

@@ -17,9 +17,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lottery.catalogue import CONF, GROUPS, OPTIONAL, options
 from lottery.digests import leaves
 from lottery.errors import Refused, nearby
-from lottery.names import CONF, GROUPS, OPTIONAL, Job, content, options
+from lottery.names import Job, content
 
 TOP = sorted({*GROUPS, "out", "store", "seed", "stop"})
 """keys at the top of a configuration"""

@@ -9,18 +9,20 @@ from typing import Any
 
 from lottery.arms import Arm
 from lottery.calls import as_yaml, make, network
+from lottery.catalogue import options, shipped_arm
+from lottery.cells import Cell, Study
 from lottery.data.examples import Data, DataError
 from lottery.digests import digest_of
 from lottery.durations import canonical, in_steps
 from lottery.errors import Refused, nearby
 from lottery.identity import recipe_identity
 from lottery.masks import density
-from lottery.names import Job, options, shipped_arm
+from lottery.names import Job
 from lottery.pruning import Pruning
 from lottery.recipes import Recipe
 from lottery.rehearsal import Misfit, rehearse
 from lottery.scopes import Target
-from lottery.study import Asked, Cell, Study
+from lottery.study import Asked
 from lottery.tickets.files import read, unfit
 from lottery.user_code import user_code
 

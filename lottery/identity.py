@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lottery.calls import target_of
+from lottery.catalogue import TRAINING_GROUPS
 from lottery.digests import canonical
-from lottery.names import TRAINING_GROUPS
 from lottery.user_code import user_code
 
 

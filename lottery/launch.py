@@ -18,12 +18,13 @@ from omegaconf import DictConfig, OmegaConf
 from lottery import leases, slurm, tasks
 from lottery.attempts import Attempts
 from lottery.calls import make
+from lottery.catalogue import CONF
 from lottery.compose import job_of
 from lottery.config import build, build_analyses, check
 from lottery.errors import Refused, describe
 from lottery.files import write_whole
 from lottery.ledger import CONFIG, ERROR, NAME, Ledger, leave_error
-from lottery.names import CONF, Job
+from lottery.names import Job
 from lottery.progress import Progress
 from lottery.ranks import gathered
 from lottery.store import Store

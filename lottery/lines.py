@@ -6,17 +6,15 @@ import socket
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
 from lottery import masks
+from lottery.cells import Cell
 from lottery.recipes import Row
 from lottery.rounds import Round
 from lottery.store import Entry
-
-if TYPE_CHECKING:
-    from lottery.study import Cell
 
 
 def describe(cell: Cell, current: Round) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from itertools import count
 
 from lottery.arms import Arm
+from lottery.cells import Cell
 from lottery.chains import play
 from lottery.config import build, check
 from lottery.digests import digest_of
@@ -16,7 +17,6 @@ from lottery.phases import phase_of, specification
 from lottery.recipes import Phase
 from lottery.rounds import Round, dense_ticket
 from lottery.store import Entry, Store
-from lottery.study import Cell
 from lottery.training import fit
 
 PROBE, PROBE_SECONDS = 100, 4.0  # optimizer steps that are timed for the estimate, at the most; nothing of them is kept

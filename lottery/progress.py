@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from lottery import slurm
+from lottery.cells import Cell
 from lottery.files import write_whole
 from lottery.ledger import BEAT
 from lottery.recipes import Row
 from lottery.rounds import Round
-from lottery.study import Cell
 
 EVERY_SECONDS = 5.0
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lottery import masks, sparse
 from lottery.calls import located
+from lottery.cells import Cell
 from lottery.criteria import Evidence, score
 from lottery.data.examples import DataError
 from lottery.hardware import trainer_for
@@ -20,7 +21,6 @@ from lottery.rewinding import Origin, State, state_of
 from lottery.rounds import initial
 from lottery.scopes import checked, choose
 from lottery.seeds import derive, generator
-from lottery.study import Cell
 
 EXAMPLES = 8
 """of the first batch: a large batch of pictures on the CPU would take minutes and all of its memory"""

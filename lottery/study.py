@@ -11,40 +11,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lottery import leases
-from lottery.arms import Arm
+from lottery.cells import Cell
 from lottery.chains import play
 from lottery.ledger import NAME, Ledger
 from lottery.lines import circumstances, describe
 from lottery.loop import Diverged
 from lottery.phases import phase_of, specification
-from lottery.pruning import Pruning
-from lottery.recipes import Recipe, Row
+from lottery.recipes import Row
 from lottery.rounds import Round
 from lottery.store import Entry, Store
 from lottery.training import fit
-
-
-@dataclass(frozen=True)
-class Study:
-    """Everything that can change a number except arm and seed."""
-
-    name: str
-    recipe: Recipe
-    pruning: Pruning
-    identity: Mapping[str, Any]
-    """the recipe as plain data: what a phase of training depends on besides its ticket, steps and seeds"""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One arm of a study under one seed: one ledger, one W&B run."""
-
-    study: Study
-    arm: Arm
-    label: str
-    seed: int
-    setting: str = ""
-    """digest of all that pruning and the arm are made of, a user's own code among it: the same for every seed"""
 
 
 class Analysis(Protocol):

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from lottery.cells import Cell
 from lottery.compose import jobs
 from lottery.config import build
-from lottery.study import Cell
 
 torch.set_num_threads(1)  # two threads on two cores make these small tensors slower, not faster
 

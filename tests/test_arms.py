@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim import SGD
 
 from lottery.arms import Arm
+from lottery.cells import Cell
 from lottery.chains import play
 from lottery.compose import jobs
 from lottery.config import build, check
@@ -29,7 +30,7 @@ from lottery.rewinding import State, state_of
 from lottery.rounds import Round
 from lottery.seeds import derive
 from lottery.store import Store
-from lottery.study import Cell, Phases, run
+from lottery.study import Phases, run
 from lottery.training import fit
 from tests.conftest import TINY
 from tests.test_rounds import PRUNING, ROUNDS, STEPS, WEIGHTS, assert_equal, initialised, network

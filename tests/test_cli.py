@@ -15,10 +15,10 @@ import torch
 
 import lottery as package
 from lottery import cli, masks
+from lottery.catalogue import CONF, GROUPS
 from lottery.compose import jobs
 from lottery.launch import play
 from lottery.ledger import NAME, Ledger
-from lottery.names import CONF, GROUPS
 from tests.conftest import TINY, environment
 from tests.test_results import ACCURACY, REPORT, STUDY, ledgers
 

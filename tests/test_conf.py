@@ -16,13 +16,13 @@ from torch import nn
 
 from lottery import masks
 from lottery.calls import make
+from lottery.catalogue import CONF, GROUPS, options
 from lottery.cli import main
 from lottery.compose import composed, jobs
 from lottery.config import build, check
 from lottery.criteria import Evidence, score
 from lottery.launch import play
 from lottery.ledger import NAME, Ledger
-from lottery.names import CONF, GROUPS, options
 from lottery.scopes import Target
 from tests import tiny_sets
 from tests.conftest import TINY

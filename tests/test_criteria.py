@@ -13,10 +13,10 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lottery.catalogue import find, options
 from lottery.criteria import Criterion, Evidence, Scores, magnitude, random, score, snip
 from lottery.data.examples import Data, Examples
 from lottery.masks import apply_, dense, prunable
-from lottery.names import find, options
 from lottery.pruning import ScoringBatches
 from lottery.rewinding import state_of
 

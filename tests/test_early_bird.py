@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 
 from lottery import chains
 from lottery import masks as _masks
+from lottery.catalogue import CONF
 from lottery.compose import jobs
 from lottery.config import build
 from lottery.digests import digest
 from lottery.early_bird import Settled, distance
 from lottery.launch import play
 from lottery.ledger import NAME, Ledger
-from lottery.names import CONF, Job
+from lottery.names import Job
 from lottery.notebook import phase
 from lottery.rounds import Round, dense_round
 from lottery.store import Store

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from lottery import load
+from lottery.cells import Cell
 from lottery.ledger import NAME, Ledger, LedgerError
 from lottery.store import Store
-from lottery.study import Cell, run
+from lottery.study import run
 from tests.test_kill import (
     CELL,
     Server,

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from lottery.cells import Cell
 from lottery.ledger import NAME, Ledger
 from lottery.phases import SCIENCE
 from lottery.store import Store
-from lottery.study import Cell, run
+from lottery.study import run
 
 # Wide enough for other processors and library versions, far too narrow for another algorithm.
 GOLDEN = {

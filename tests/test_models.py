@@ -17,6 +17,7 @@ from scipy.stats import kstest
 from torch import Tensor, nn
 
 from lottery.calls import network
+from lottery.catalogue import CONF
 from lottery.compose import jobs
 from lottery.masks import prunable
 from lottery.models import lenet, resnet
@@ -27,7 +28,6 @@ from lottery.models.pretrained import pretrained
 from lottery.models.resnet import wide_resnet
 from lottery.models.vgg import vgg
 from lottery.models.vision import torchvision_model
-from lottery.names import CONF
 
 GREY, COLOUR = (1, 28, 28), (3, 32, 32)
 YAMLS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))

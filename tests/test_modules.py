@@ -16,6 +16,7 @@ from torch.nn import functional
 from torch.optim import SGD
 
 from lottery import evaluation
+from lottery.cells import Cell
 from lottery.data.examples import Data, Examples
 from lottery.hardware import Hardware
 from lottery.ledger import NAME
@@ -23,7 +24,7 @@ from lottery.modules import Classifier, Module
 from lottery.recipes import Budget, Phase, Recipe
 from lottery.rewinding import state_of
 from lottery.store import Store
-from lottery.study import Cell, run
+from lottery.study import run
 from lottery.training import fit
 
 

@@ -13,11 +13,12 @@ import pytest
 import torch
 
 from lottery import ledger, phases
+from lottery.catalogue import SCIENCE_GROUPS
 from lottery.compose import jobs
 from lottery.config import build
 from lottery.digests import digest_of
 from lottery.launch import play
-from lottery.names import SCIENCE_GROUPS, Job
+from lottery.names import Job
 from lottery.recipes import Phase
 from tests.conftest import TINY
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lottery.cells import Cell
 from lottery.config import check
 from lottery.errors import Refused
 from lottery.optimizers import adam, adamw, sgd
-from lottery.study import Cell
 
 Build = Callable[[Iterable[nn.Parameter]], Optimizer]
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from lottery.cells import Cell
 from lottery.plan import to_train
 from lottery.store import Store
-from lottery.study import Cell, run
+from lottery.study import run
 
 LOOKS = ("arm.early.every=10", "arm.early.window=1")
 

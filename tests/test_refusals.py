@@ -17,10 +17,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from lottery import cli, config
+from lottery.catalogue import CONF
 from lottery.compose import job_of, jobs
 from lottery.config import build, check
 from lottery.errors import Refused
-from lottery.names import CONF, Job
+from lottery.names import Job
 from tests.conftest import TINY
 
 TOP = (

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from lottery.cells import Cell
 from lottery.compose import jobs
 from lottery.config import build
 from lottery.launch import play
@@ -18,7 +19,7 @@ from lottery.ledger import NAME, Ledger, LedgerError
 from lottery.names import Job
 from lottery.results import read
 from lottery.store import Store
-from lottery.study import Cell, run
+from lottery.study import run
 from lottery.user_code import user_code
 from tests.conftest import TINY
 

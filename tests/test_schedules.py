@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from lottery.names import find, options
+from lottery.catalogue import find, options
 from lottery.schedules import Schedule, explicit, geometric, one_shot
 from lottery.scopes import Target
 

@@ -15,9 +15,9 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from lottery.catalogue import find, options
 from lottery.criteria import Scores
 from lottery.masks import Masks, density, kept
-from lottery.names import find, options
 from lottery.schedules import geometric
 from lottery.scopes import Scope, Target, everywhere, layerwise, rates
 

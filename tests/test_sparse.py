@@ -16,6 +16,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from lottery import masks as _masks
 from lottery import optimizers, sparse
+from lottery.cells import Cell
 from lottery.data.examples import Data, Examples
 from lottery.hardware import Hardware, Numerics
 from lottery.modules import Classifier
@@ -23,7 +24,6 @@ from lottery.phases import phase_of, sparse_weights, specification
 from lottery.recipes import Budget, Phase, Recipe, Trained
 from lottery.rewinding import state_of
 from lottery.sparse import SparseLinear, install, layers
-from lottery.study import Cell
 from lottery.training import fit
 from tests.test_training import Memory, equal
 

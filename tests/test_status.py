@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 
 from lottery import cli, leases, progress, slurm, status, study
+from lottery.cells import Cell
 from lottery.ledger import BEAT, ERROR, JOB, NAME
 from lottery.progress import Progress
 from lottery.results import read
 from lottery.slurm import Queued
 from lottery.status import LINES, STATES, Facts, look, report, row, show, span, state
 from lottery.store import Store
-from lottery.study import Cell
 from tests.conftest import environment
 from tests.test_leases import ELSEWHERE, dead_pid, leave
 from tests.test_ledger import line

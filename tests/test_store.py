@@ -28,6 +28,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lottery import leases, phases
+from lottery.cells import Cell
 from lottery.compose import jobs
 from lottery.config import build
 from lottery.desk import Desk
@@ -40,7 +41,7 @@ from lottery.phases import phase_of, specification
 from lottery.recipes import Phase, Trained
 from lottery.rounds import Round, dense_ticket
 from lottery.store import Entry, Store
-from lottery.study import Cell, run
+from lottery.study import run
 from tests.conftest import TINY
 
 SPEC = {"what": "a phase", "steps": [0, 10]}

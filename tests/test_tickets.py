@@ -22,6 +22,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lottery import masks as _masks
+from lottery.catalogue import CONF, SCIENCE_GROUPS
+from lottery.cells import Cell
 from lottery.compose import jobs
 from lottery.config import build, check
 from lottery.digests import digest, digest_of
@@ -29,12 +31,11 @@ from lottery.errors import Refused
 from lottery.files import write_tensors
 from lottery.launch import play
 from lottery.ledger import NAME, Ledger
-from lottery.names import CONF, SCIENCE_GROUPS, Job
+from lottery.names import Job
 from lottery.phases import phase_of, specification
 from lottery.recipes import Trained
 from lottery.results import read as read_ledgers
 from lottery.rounds import Round, Ticket
-from lottery.study import Cell
 from lottery.tickets.command import add_to, main
 from lottery.tickets.exporting import exported
 from lottery.tickets.files import Saved, read

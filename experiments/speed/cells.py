@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from lottery import masks as _masks
+from lottery.cells import Cell
 from lottery.compose import jobs
 from lottery.data.augmentations import pad_crop_flip
 from lottery.data.examples import Data, Examples
@@ -22,7 +23,6 @@ from lottery.launch import play
 from lottery.masks import Masks
 from lottery.names import Job
 from lottery.store import Store
-from lottery.study import Cell
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 

@@ -19,13 +19,14 @@ from experiments.speed.cells import lenet, pruned, resnet20
 from experiments.speed.rows import Row, at_least
 from lottery import masks as _masks
 from lottery.calls import make
+from lottery.cells import Cell
 from lottery.config import build
 from lottery.names import Job
 from lottery.progress import Progress
 from lottery.recipes import Phase
 from lottery.recipes import Row as Line
 from lottery.store import Store
-from lottery.study import Cell, run
+from lottery.study import run
 from lottery.training import fit
 
 SEGMENTS, SEGMENT = 40, 200  # of the training loop alone

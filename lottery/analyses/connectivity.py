@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lottery.cells import Cell
 from lottery.data.examples import Data
 from lottery.evaluation import batch, measure
 from lottery.hardware import trainer_for
@@ -23,7 +24,6 @@ from lottery.modules import Module
 from lottery.rewinding import State
 from lottery.rounds import Round, Ticket
 from lottery.seeds import derive
-from lottery.study import Cell
 
 
 @dataclass(frozen=True)

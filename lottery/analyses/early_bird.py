@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from lottery.cells import Cell
 from lottery.early_bird import Settled
 from lottery.pruning import drift
 from lottery.rounds import Round, dense_round
-from lottery.study import Cell
 
 
 @dataclass(frozen=True)

@@ -11,19 +11,20 @@ from typing import Any
 
 import torch
 
+from lottery.catalogue import SCIENCE_GROUPS, TRAINING_GROUPS
+from lottery.cells import Cell
 from lottery.chains import play
 from lottery.config import build
 from lottery.digests import digest
 from lottery.errors import Refused
 from lottery.ledger import NAME, Ledger
-from lottery.names import SCIENCE_GROUPS, TRAINING_GROUPS, Job, recorded
+from lottery.names import Job, recorded
 from lottery.phases import phase_of
 from lottery.plan import NotYet, lookup
 from lottery.recipes import Phase
 from lottery.rewinding import Origin, State
 from lottery.rounds import Round, initial
 from lottery.store import Entry, Store, holding
-from lottery.study import Cell
 from lottery.tickets.files import FORMAT, VERSION, Saved
 from lottery.tickets.placing import here, placed
 from lottery.user_code import user_code

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 import yaml
 
+from lottery.catalogue import PLACES, TRAINING_GROUPS
 from lottery.errors import Refused
-from lottery.names import PLACES, TRAINING_GROUPS
 from lottery.phases import SCIENCE
 from lottery.recipes import Recipe
 

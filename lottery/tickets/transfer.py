@@ -9,10 +9,10 @@ from typing import Any
 
 import yaml
 
+from lottery.catalogue import PLACES, SCIENCE_GROUPS, find, options
 from lottery.compose import jobs
 from lottery.digests import leaves
 from lottery.errors import Refused
-from lottery.names import PLACES, SCIENCE_GROUPS, find, options
 from lottery.tickets.files import Saved
 from lottery.tickets.trust import trusted
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
+from lottery.catalogue import CONF, GROUPS
 from lottery.digests import leaves
 from lottery.errors import Refused
-from lottery.names import CONF, GROUPS
 
 
 def trusted(where: Path | str, config: Mapping[str, Any], packages: tuple[str, ...] = ()) -> None:

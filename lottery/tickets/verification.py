@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from lottery.catalogue import TRAINING_GROUPS
 from lottery.config import build_recipe, fitting, identity
 from lottery.digests import digest, digest_of
 from lottery.errors import Refused
 from lottery.lines import early_stop
-from lottery.names import TRAINING_GROUPS
 from lottery.phases import sparse_weights, specification
 from lottery.recipes import Budget, Phase, Recipe, Trained
 from lottery.rounds import Ticket

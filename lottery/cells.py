@@ -1,0 +1,34 @@
+"""Cells: an arm of a study under one seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lottery.arms import Arm
+from lottery.pruning import Pruning
+from lottery.recipes import Recipe
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything that can change a number except arm and seed."""
+
+    name: str
+    recipe: Recipe
+    pruning: Pruning
+    identity: Mapping[str, Any]
+    """the recipe as plain data: what a phase of training depends on besides its ticket, steps and seeds"""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One arm of a study under one seed: one ledger, one W&B run."""
+
+    study: Study
+    arm: Arm
+    label: str
+    seed: int
+    setting: str = ""
+    """digest of all that pruning and the arm are made of, a user's own code among it: the same for every seed"""
