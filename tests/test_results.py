@@ -603,6 +603,18 @@ def test_the_figure_is_a_picture(seeds: tuple[int, ...], tmp_path: Path) -> None
     assert 10_000 < len(content) < 300_000
 
 
+def test_an_arm_looks_the_same_in_every_figure() -> None:
+    first = dict(figure._looked(["imp", "random_reinit"]))
+    second = dict(figure._looked(["imp,rewind=5it", "mine", "random_mask", "random_reinit", "theirs"]))
+    assert second["random_reinit"] == first["random_reinit"]
+    assert second["imp,rewind=5it"] == first["imp"]
+    for names in ([*second], ["imp", "imp,rewind=5it", "finetune", "finetune_parent", "a", "b", "c"]):
+        looks = figure._looked(names)
+        assert [name for name, _ in looks] == names
+        assert len({look for _, look in looks}) == len(names)
+    assert len(figure._looked([f"arm{number}" for number in range(20)])) == 20
+
+
 def connected(frame: pd.DataFrame, rewound: int) -> pd.DataFrame:
     """The frame with the barriers that two copies from that step on might have."""
     label = f",rewind={rewound}it" if rewound else ""
