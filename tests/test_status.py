@@ -419,7 +419,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def part(index: int, first: int = 0, last: int = 500) -> Any:
-    return SimpleNamespace(index=index, first=first, last=last)
+    return SimpleNamespace(index=index, first=first, last=last, copy=0)
 
 
 def ended(index: int, reused: bool = False, **more: Any) -> tuple[dict[str, Any], list[dict[str, float]]]:
