@@ -176,8 +176,9 @@ def test_closed_batches_leave_no_worker(root: Path) -> None:
 
 
 SCRIPT = """
-import sys
+import signal, sys
 from lottery.data.folders import folder
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may ignore it
 if __name__ == "__main__":
     data = folder(sys.argv[1], 10, 10, [3, 32, 32], 5, [0.5] * 3, [0.2] * 3, resize=36, workers=2)
     batches = data.batches(0, 0, 10**6)
