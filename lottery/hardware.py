@@ -140,7 +140,7 @@ def trainer_for(hardware: Hardware, numerics: Numerics) -> pl.Trainer:
     torch.set_num_threads(numerics.threads)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*GPU available but not used.*")
+        warnings.filterwarnings("ignore", ".*GPU available but not used.*")  # hardware=cpu asked for that
         return pl.Trainer(
             accelerator="gpu" if hardware.device == "cuda" else "cpu",
             **_devices(hardware),

@@ -128,16 +128,12 @@ def recorded(folder: Path) -> dict[str, Any]:
     path, again = folder / CONFIG, "the command that ran the cell writes it anew"
     try:
         config = yaml.safe_load(path.read_text())
-        lacking = sorted({*SCIENCE_GROUPS, "arm", "hardware", "stop", "seed", "store"} - config.keys())
-        wrong = [
-            group
-            for group in (*SCIENCE_GROUPS, "arm", "hardware", "stop")
-            if group not in lacking and not isinstance(config[group], Mapping)
-        ]
+        groups = {g for g in (*SCIENCE_GROUPS, "arm", "hardware", "stop") if not isinstance(config.get(g), Mapping)}
+        lacking = sorted(groups | ({"seed", "store"} - config.keys()))
     except (yaml.YAMLError, UnicodeDecodeError, AttributeError) as error:
         raise LedgerError(f"{path} is damaged: it is no configuration; {again}") from error
-    if lacking or wrong:
-        raise LedgerError(f"{path} is damaged: it lacks {', '.join(lacking or wrong)}; {again}")
+    if lacking:
+        raise LedgerError(f"{path} is damaged: it lacks {', '.join(lacking)}; {again}")
     return config
 
 

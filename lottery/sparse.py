@@ -90,7 +90,7 @@ class SparseLinear(nn.Module):
         for name, tensor in places.items():
             self.register_buffer(name, tensor, persistent=False)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*beta state.*")
+            warnings.filterwarnings("ignore", ".*beta state.*")  # PyTorch says so of every CSR tensor
             # no buffer, because distributed training can't copy sparse ones
             self.pattern = torch.sparse_csr_tensor(
                 self.rows, self.columns, torch.zeros_like(self.values.detach()[0]), self.shape, check_invariants=True
