@@ -19,6 +19,8 @@ from lottery.config import build
 
 torch.set_num_threads(1)  # two threads on two cores make these small tensors slower, not faster
 
+collect_ignore = ["then"]  # files of an older version, for test_then.py
+
 TINY = ("data=digits", "budget.steps=30", "budget.evaluate=10", "schedule.rounds=2", "tracking.mode=disabled")
 """overrides of a cell that takes a fraction of a second"""
 
