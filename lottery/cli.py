@@ -8,7 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
-from lottery.errors import Refused, describe, nearby
+from lottery.errors import Once, Refused, describe, nearby
 from lottery.tickets.command import add_to
 
 _EPILOG = """examples:
@@ -65,7 +65,7 @@ def main() -> None:
     run.add_argument("overrides", nargs=argparse.REMAINDER)
     listing = commands.add_parser("list", help="name every experiment, model, data set, criterion, arm, ...")
     listing.add_argument("group", nargs="?", help="only this group")
-    listing.add_argument("--config-dir", help="a folder of yours, as in `lottery run`")
+    listing.add_argument("--config-dir", action=Once, help="a folder of yours, as in `lottery run`")
     status = commands.add_parser("status", help="what became of each cell, here and in Slurm's queue")
     status.add_argument("runs", nargs="+", type=Path, help="studies' folders, or a folder of studies")
     status.add_argument("--all", action="store_true", help="show every cell, however many there are")
