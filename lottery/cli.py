@@ -6,6 +6,7 @@ import argparse
 import os
 import signal
 import sys
+from difflib import get_close_matches
 from pathlib import Path
 
 from lottery.errors import Once, Refused, describe, nearby
@@ -210,9 +211,14 @@ def _overlap(args: argparse.Namespace) -> int:
 def _list(args: argparse.Namespace) -> int:
     from lottery.catalogue import GROUPS, options
 
-    if args.group and args.group not in GROUPS:
-        raise Refused(f"{args.group}: there is no such group; {nearby(args.group, list(GROUPS))}")
     sources = (args.config_dir,) if args.config_dir else ()
+    if args.group and args.group not in GROUPS:
+        groups = {option: group for group in GROUPS for option in options(group, sources)}
+        if like := get_close_matches(args.group, groups, n=1):
+            also = f"; `lottery list {groups[like[0]]}` has {like[0]}"
+        else:
+            also = ""
+        raise Refused(f"{args.group}: there is no such group; {nearby(args.group, list(GROUPS))}{also}")
     for group in [args.group] if args.group else GROUPS:
         print(group)
         for name, sentence in options(group, sources).items():

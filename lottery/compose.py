@@ -143,7 +143,8 @@ def job_of(config: DictConfig, hydra_config: Any = None, options: Options | None
     if not isinstance(config.get("stop"), DictConfig):
         raise Refused("stop: must hold density and below_dense, each null where it is no condition")
     plain = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    _all_known(plain, list(hydra_config.overrides.task), choices.get("experiment"))
+    words = cast(list[str], OmegaConf.to_container(hydra_config.overrides.task, resolve=False))
+    _all_known(plain, words, choices.get("experiment"))
     for path, text in leaves(OmegaConf.to_container(plain, resolve=False)):
         if isinstance(text, str) and re.search(r"\$\{\s*now:", text):
             raise Refused(f"{'.'.join(path)}={text}: changes with the time, so that no command could go on with it")
