@@ -45,7 +45,7 @@ COMPOSITION = {
     "hydra.run.dir=x": "must stay ${out}; out= says where runs lie",
     "hydra.job.chdir=true": "must stay false; out= says where runs lie",
     "out=runs/${now:%H}": "changes with the time, so that no command could go on with it",
-    "out={a:1}": "must be a folder",
+    "out=[1]": "must be a folder",
     "optimizer.lrr=1": "optimizer has no such key; did you mean lr? allowed: clip_norm, decay, fused, lr, "
     "weight_decay; to add one, write +optimizer.lrr=1",
     "schedule.rouns=3": "schedule has no such key; did you mean rounds? allowed: keep, rounds; "
