@@ -2,41 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from lottery.errors import Refused, nearby
-
 CONF = next(path for path in (Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf") if path.is_dir())
-GROUPS = (
-    "model", "data", "module", "optimizer", "criterion", "scope", "schedule",
-    "arm", "budget", "numerics", "hardware", "tracking", "analysis", "experiment",
-)  # fmt: skip
-OPTIONAL = ("analysis", "experiment")
+_MAIN: dict[str, Any] = yaml.safe_load((CONF / "config.yaml").read_text())
+_CHOSEN = {
+    group: option
+    for entry in _MAIN["defaults"]
+    if isinstance(entry, dict)
+    for group, option in entry.items()
+    if not group.startswith("override ")
+}
+GROUPS = tuple(_CHOSEN)
+"""the groups of `conf/`, as the defaults list of config.yaml names them: a new one is added there alone"""
+OPTIONAL = tuple(group for group, option in _CHOSEN.items() if option is None)
 """groups of which nothing need be chosen"""
-SCIENCE_GROUPS = tuple(g for g in GROUPS if g not in ("arm", "hardware", "tracking", *OPTIONAL))
-"""groups that can change a number, except arm"""
-TRAINING_GROUPS = ("model", "data", "module", "optimizer", "budget", "numerics")
-"""groups that the training of a given ticket depends on"""
+TOP = tuple(sorted({*GROUPS, *_MAIN} - {"defaults", "hydra"}))
+"""keys at the top of a configuration"""
+FIXED: dict[str, Any] = _MAIN["hydra"]
+"""settings of Hydra's that all runs share"""
+SCIENCE_GROUPS = tuple(g for g in GROUPS if g not in ("arm", "hardware", "tracking", "analysis", "experiment"))
+"""groups that can change a number, except arm: all that are not said to be none, since forgetting must be safe"""
+TRAINING_GROUPS = tuple(g for g in SCIENCE_GROUPS if g not in ("criterion", "scope", "schedule"))
+"""groups that the training of a given ticket depends on: all of science that are not said to be none"""
 PLACES = ("root", "workers")
 """settings of data that say where it lies and who reads it, not what it is"""
 
 
-def find(group: str, name: str, sources: tuple[str, ...] = ()) -> Path:
-    """The yaml of an option. Raises Refused, naming those nearby, if there is none."""
-    folders = [Path(source) / group for source in (*sources, str(CONF))]
-    for folder in folders:
-        if (path := folder / f"{name}.yaml").is_file():
-            return path
-    known = sorted({path.stem for folder in folders if folder.is_dir() for path in folder.glob("*.yaml")})
-    raise Refused(f"{group}={name}: there is no such {group}; {nearby(name, known)}")
+def chosen(groups: Iterable[str], config: Mapping[str, Any]) -> dict[str, Any]:
+    """The nodes of those groups of which something is chosen.
 
-
-def shipped_arm(name: str, sources: tuple[str, ...] = ()) -> dict[str, Any]:
-    """An arm as its yaml has it."""
-    return {"rewind": 0, **yaml.safe_load(find("arm", name, sources).read_text())}
+    So an optional group that is new takes no part in the names and digests of whatever does not choose from it.
+    """
+    return {group: config[group] for group in groups if group not in OPTIONAL or config.get(group) is not None}
 
 
 def options(group: str, sources: tuple[str, ...] = ()) -> dict[str, str]:

@@ -6,9 +6,10 @@ import argparse
 import os
 import signal
 import sys
+from difflib import get_close_matches
 from pathlib import Path
 
-from lottery.errors import Refused, describe, nearby
+from lottery.errors import Once, Refused, describe, nearby
 from lottery.tickets.command import add_to
 
 _EPILOG = """examples:
@@ -65,7 +66,7 @@ def main() -> None:
     run.add_argument("overrides", nargs=argparse.REMAINDER)
     listing = commands.add_parser("list", help="name every experiment, model, data set, criterion, arm, ...")
     listing.add_argument("group", nargs="?", help="only this group")
-    listing.add_argument("--config-dir", help="a folder of yours, as in `lottery run`")
+    listing.add_argument("--config-dir", action=Once, help="a folder of yours, as in `lottery run`")
     status = commands.add_parser("status", help="what became of each cell, here and in Slurm's queue")
     status.add_argument("runs", nargs="+", type=Path, help="studies' folders, or a folder of studies")
     status.add_argument("--all", action="store_true", help="show every cell, however many there are")
@@ -210,9 +211,14 @@ def _overlap(args: argparse.Namespace) -> int:
 def _list(args: argparse.Namespace) -> int:
     from lottery.catalogue import GROUPS, options
 
-    if args.group and args.group not in GROUPS:
-        raise Refused(f"{args.group}: there is no such group; {nearby(args.group, list(GROUPS))}")
     sources = (args.config_dir,) if args.config_dir else ()
+    if args.group and args.group not in GROUPS:
+        groups = {option: group for group in GROUPS for option in options(group, sources)}
+        if like := get_close_matches(args.group, groups, n=1):
+            also = f"; `lottery list {groups[like[0]]}` has {like[0]}"
+        else:
+            also = ""
+        raise Refused(f"{args.group}: there is no such group; {nearby(args.group, list(GROUPS))}{also}")
     for group in [args.group] if args.group else GROUPS:
         print(group)
         for name, sentence in options(group, sources).items():

@@ -9,22 +9,19 @@ from typing import Any
 
 from lottery.arms import Arm
 from lottery.calls import as_yaml, make, network
-from lottery.catalogue import options, shipped_arm
 from lottery.cells import Cell, Study
 from lottery.data.examples import Data, DataError
-from lottery.digests import digest_of
-from lottery.durations import canonical, in_steps
-from lottery.errors import Refused, nearby
+from lottery.durations import in_steps
+from lottery.errors import Refused
 from lottery.identity import recipe_identity
 from lottery.masks import density
-from lottery.names import Job
+from lottery.names import Job, steady
 from lottery.pruning import Pruning
 from lottery.recipes import Recipe
 from lottery.rehearsal import Misfit, rehearse
 from lottery.scopes import Target
 from lottery.study import Asked
 from lottery.tickets.files import read, unfit
-from lottery.user_code import user_code
 
 
 def build(job: Job) -> Cell:
@@ -51,9 +48,6 @@ def build_recipe(config: Mapping[str, Any]) -> Recipe:
     data = make("data", config["data"])
     if not isinstance(data, Data):
         raise Refused(f"data._target_={config['data']['_target_']}: must give a lottery.data.examples.Data")
-    rate = config["optimizer"].get("lr", 0.0)
-    if not isinstance(rate, int | float) or isinstance(rate, bool) or rate < 0:
-        raise Refused(f"optimizer.lr={as_yaml(rate)}: must be a number, 0 or more")
     return Recipe(
         data=data,
         network=partial(network, config["model"]),
@@ -104,17 +98,16 @@ def build_analyses(job: Job, data: Data) -> dict[str, Asked]:
     return {
         name: Asked(
             make(f"analysis.{name}", _durations(f"analysis.{name}", node, data)),
-            digest_of([node, user_code([node])])[:16],
+            steady(node, "analysis", job.folder.parent.glob(f"seed*/{name}.jsonl")),
         )
         for name, node in nodes.items()
     }
 
 
 def build_arm(job: Job, data: Data, steps: int) -> Arm:
-    """The arm, its parent built from the parent's own yaml with the same rewinding point."""
+    """The arm and its parent, which has the same rewinding point."""
     node = {"rewind": 0, "first": 0, **job.config["arm"]}
-    parent = node.pop("parent", None)
-    node = _durations("arm", node, data)
+    node = _durations("arm", {key: value for key, value in node.items() if key not in ("parent", "content")}, data)
     for key in ("rewind", "first"):
         if not 0 <= node[key] < steps:
             given = as_yaml(job.config["arm"].get(key, 0))
@@ -123,27 +116,15 @@ def build_arm(job: Job, data: Data, steps: int) -> Arm:
             )
     if "file" in node:
         file, model = node.pop("file"), str(job.config["model"].get("_target_"))
-        node.pop("content", None)
         if not isinstance(file, str):
             raise Refused(f"arm.file={as_yaml(file)}: must be a file that `lottery ticket export` wrote")
         # what is configured here to be trained is trusted; nothing else that the file names is
         node["given"] = read(file).given(trust=(model,))
-    if parent is None:
-        return make("arm", node | {"name": job.label})
-    yamls = {name: shipped_arm(name, job.sources) for name in options("arm", job.sources)}
-    pruning = [name for name, arm in yamls.items() if not arm.get("parent") and "file" not in arm]
-    if not isinstance(parent, str) or parent not in yamls:
-        raise Refused(f"arm.parent={as_yaml(parent)}: there is no such arm; {nearby(str(parent), pruning)}")
-    if parent not in pruning:
-        raise Refused(f"arm.parent={parent}: it has no masks of its own; allowed: {', '.join(pruning)}")
-    shipped = yamls[parent]
-    shipped.pop("parent", None)
-    rewind = job.config["arm"].get("rewind", 0)
-    name = parent if rewind == shipped["rewind"] else f"{parent},rewind={canonical(rewind)}"
-    shipped = {key: node["rewind"] if value == "${.rewind}" else value for key, value in shipped.items()}
-    shipped |= {"name": name, "rewind": node["rewind"]}
-    shipped = _durations("arm.parent", shipped, data)
-    return make("arm", node | {"name": job.label, "parent": make("arm.parent", shipped)})
+    if job.parent:
+        parent = {**job.parent.node, "name": job.parent.label}
+        parent.pop("parent", None)
+        node["parent"] = make("arm.parent", _durations("arm.parent", parent, data))
+    return make("arm", node | {"name": job.label})
 
 
 def _durations(where: str, node: Mapping[str, Any], data: Data) -> dict[str, Any]:

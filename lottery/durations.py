@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
+
+NAMED = ("rewind", "first", "every")
+"""settings of arms and analyses that are durations as a bare number, too"""
 
 
 def canonical(duration: int | str) -> str:
@@ -27,3 +32,35 @@ def in_steps(duration: int | str, steps_per_epoch: int) -> int:
     """
     text = canonical(duration)
     return int(text[:-2]) * (steps_per_epoch if text.endswith("ep") else 1)
+
+
+def uniform(value: Any, key: str = "") -> Any:
+    """Plain data with every duration in one spelling, so that data that mean the same are equal.
+
+    >>> uniform({"rewind": 500, "early": {"every": "1ep"}, "length": {"steps": "10it"}})
+    {'rewind': '500it', 'early': {'every': '1ep'}, 'length': {'steps': 10}}
+    """
+    if isinstance(value, Mapping):
+        return {name: uniform(item, str(name)) for name, item in value.items()}
+    if isinstance(value, list):
+        return [uniform(item, key) for item in value]
+    if key not in NAMED:
+        return bare(value)
+    try:
+        text = canonical(value)
+    except ValueError:  # building the arm says so, with the name of the setting
+        return value
+    return 0 if text == "0it" else text  # as shipped yamls write them: ledgers have digests of these
+
+
+def bare(value: Any) -> Any:
+    """Plain data with every duration in steps as a bare number.
+
+    >>> bare({"rewind": "500it", "every": "1ep"})
+    {'rewind': 500, 'every': '1ep'}
+    """
+    if isinstance(value, Mapping):
+        return {name: bare(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [bare(item) for item in value]
+    return int(value[:-2]) if isinstance(value, str) and re.fullmatch(r"[0-9][0-9_]*it", value) else value

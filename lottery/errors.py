@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 from difflib import get_close_matches
+from typing import Any
 
 
 class Said(Exception):
@@ -24,6 +26,17 @@ def describe(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         return f"the code that was called ended the program with sys.exit({error.code!r})"
     return f"{type(error).__name__}: {error}"
+
+
+class Once(argparse.Action):
+    """A flag that is refused when it is given twice, where argparse would take the last value in silence."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, args: argparse.Namespace, value: Any, flag: str | None = None
+    ) -> None:
+        if (before := getattr(args, self.dest)) is not None:
+            parser.error(f"{flag}: is given twice, as {before} and {value}; only one can be taken")
+        setattr(args, self.dest, value)
 
 
 def nearby(name: str, known: list[str]) -> str:

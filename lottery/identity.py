@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lottery.calls import target_of
-from lottery.catalogue import TRAINING_GROUPS
+from lottery.catalogue import TRAINING_GROUPS, chosen
 from lottery.digests import canonical
 from lottery.user_code import user_code
 
@@ -19,11 +19,12 @@ def recipe_identity(config: Mapping[str, Any], content: str) -> dict[str, Any]:
 
     Durations in `config` are in steps, so that 30 and 30it are the same.
     """
-    nodes = {group: _node(group, config[group]) for group in TRAINING_GROUPS}
+    of = chosen(TRAINING_GROUPS, config)
+    nodes = {group: _node(group, node) for group, node in of.items()}
     nodes["data"] |= {"root": None, "content": content}
     nodes["data"].pop("workers", None)  # how many read changes nothing of what is read
     nodes["numerics"].pop("sparse", None)  # each phase says which of its layers are sparse
-    return {**nodes, "code": user_code([config[group] for group in TRAINING_GROUPS])}
+    return {**nodes, "code": user_code(list(of.values()))}
 
 
 def _node(where: str, value: Any) -> Any:

@@ -19,7 +19,7 @@ from lottery import leases, slurm, tasks
 from lottery.attempts import Attempts
 from lottery.calls import make
 from lottery.catalogue import CONF
-from lottery.compose import job_of
+from lottery.compose import VERSION, job_of
 from lottery.config import build, build_analyses, check
 from lottery.errors import Refused, describe
 from lottery.files import write_whole
@@ -39,7 +39,7 @@ def launch(arguments: list[str]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us as they are
     os.environ[_MAIN] = str(os.getpid())
     sys.argv = ["lottery run", *arguments]
-    hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
+    hydra.main(version_base=VERSION, config_path=str(CONF), config_name="config")(task)()
 
 
 def task(config: DictConfig) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -13,12 +14,24 @@ from typing import Any
 
 import yaml
 
-from lottery.catalogue import PLACES, SCIENCE_GROUPS, find, shipped_arm
+from lottery.catalogue import OPTIONAL, PLACES, SCIENCE_GROUPS, chosen
 from lottery.digests import digest_of
-from lottery.durations import canonical
+from lottery.durations import NAMED, bare, canonical, uniform
 from lottery.errors import Refused
 from lottery.ledger import CONFIG, ERROR, NAME, Ledger, LedgerError
 from lottery.user_code import user_code
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The arm whose masks a cell uses, as plain data."""
+
+    label: str
+    """what it is called where it is an arm of its own"""
+    shipped: Mapping[str, Any]
+    """as its own yaml has it, interpolations left as they are"""
+    node: Mapping[str, Any]
+    """with the cell's rewinding point, interpolations resolved"""
 
 
 @dataclass(frozen=True)
@@ -29,10 +42,12 @@ class Job:
     """the whole configuration, interpolations resolved"""
     arm: Mapping[str, Any]
     """the arm as configured, interpolations left as they are"""
+    shipped: Mapping[str, Any]
+    """the arm as its own yaml has it, interpolations left as they are"""
+    parent: Parent | None
+    """None: it finds its own masks"""
     choices: Mapping[str, str]
     """option chosen in each group"""
-    sources: tuple[str, ...]
-    """folders of configuration, the first to win"""
     command: tuple[str, ...]
     """arguments of `lottery run` that ask for this cell alone"""
 
@@ -52,16 +67,7 @@ class Job:
     @cached_property
     def label(self) -> str:
         """The arm's name and every setting that differs from its yaml, sorted."""
-        name = self.choices["arm"]
-        shipped = yaml.safe_load(find("arm", name, self.sources).read_text())
-        shipped = dict(settings(shipped))
-        given = dict.fromkeys(shipped) | dict(settings(self.arm))  # what is taken out counts as null
-        texts = {key: _text(key, value) for key, value in sorted(given.items())}
-        if file := self.arm.get("file"):
-            texts["file"] = _ticket(file, self.config["arm"]["content"])
-        differs = [f"{key}={text}" for key, text in texts.items() if text != _text(key, shipped.get(key))]
-        label = ",".join([name, *differs]).replace("/", "_")  # it is the name of a folder
-        return label if len(label) <= 150 else f"{label[:140]}~{digest_of(label)[:8]}"
+        return label(self.choices["arm"], self.arm, self.shipped, self.config["arm"].get("content", ""))
 
     @property
     def folder(self) -> Path:
@@ -74,9 +80,9 @@ class Job:
         # a ticket is named by the label, and each seed may have its own
         arm = {key: value for key, value in self.config["arm"].items() if key not in ("file", "content")}
         nodes = [*(self.config[group] for group in ("criterion", "scope", "schedule")), arm]
-        if parent := self.config["arm"].get("parent"):
-            nodes.append(shipped_arm(parent, self.sources))
-        return digest_of([nodes, user_code(nodes)])[:16]
+        if self.parent:
+            nodes.append({"rewind": 0, **self.parent.shipped})
+        return steady(nodes, "setting", self.folder.parent.glob(f"seed*/{NAME}"))
 
     def finished(self) -> bool:
         """Whether the cell's ledger is complete, for what is configured now.
@@ -93,13 +99,46 @@ class Job:
             then = recorded(self.folder)
         except (OSError, LedgerError):
             return False
-        analyses, analysed = self.config.get("analysis") or {}, then.get("analysis") or {}
+        analyses, analysed = uniform(self.config.get("analysis") or {}), uniform(then.get("analysis") or {})
         if any(analysed.get(name) != node for name, node in analyses.items()):
             return False
-        return all(then.get(group) == self.config[group] for group in (*SCIENCE_GROUPS, "arm", "stop"))
+        if uniform(then.get("arm")) != uniform(self.config["arm"]):
+            return False
+        return all(then.get(group) == self.config.get(group) for group in (*SCIENCE_GROUPS, "stop"))
 
     def __str__(self) -> str:
         return f"{self.study} {self.label} seed {self.seed}"
+
+
+def label(name: str, arm: Mapping[str, Any], shipped: Mapping[str, Any], content: str = "") -> str:
+    """What an arm is called: its name and every setting that differs from its yaml, sorted.
+
+    >>> label("imp", {"rewind": "500", "iterative": False}, {"rewind": 0})
+    'imp,iterative=false,rewind=500it'
+    """
+    before = dict(settings(shipped))
+    given = dict.fromkeys(before) | dict(settings(arm))  # what is taken out counts as null
+    texts = {key: _text(key, value) for key, value in sorted(given.items())}
+    if file := arm.get("file"):
+        texts["file"] = _ticket(file, content)
+    differs = [f"{key}={text}" for key, text in texts.items() if text != _text(key, before.get(key))]
+    whole = ",".join([name, *differs]).replace("/", "_")  # it is the name of a folder
+    return whole if len(whole) <= 150 else f"{whole[:140]}~{digest_of(whole)[:8]}"
+
+
+def steady(node: Any, key: str, ledgers: Iterable[Path]) -> str:
+    """Digest of plain data and of a user's own code that it names, the same for every spelling of a duration.
+
+    It used to tell 10 from 10it. Where a ledger's `key` is the digest of another spelling, that one is kept, so that
+    its cell can go on and its seeds are one arm with those to come.
+    """
+    code = user_code(node)
+    digest, *others = dict.fromkeys(digest_of([of, code])[:16] for of in (uniform(node), node, bare(node)))
+    for path in ledgers if others else ():
+        with suppress(LedgerError):  # whoever reads that cell says what is wrong with it
+            if (lines := Ledger(path).lines()) and lines[-1].get(key) in others:
+                return str(lines[-1][key])
+    return digest
 
 
 def settings(node: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
@@ -113,7 +152,7 @@ def settings(node: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, An
 
 def science(config: Mapping[str, Any]) -> dict[str, Any]:
     """Everything of a configuration that can change a number, except arm and seed."""
-    found = {group: config[group] for group in SCIENCE_GROUPS}
+    found = chosen(SCIENCE_GROUPS, config)
     found["data"] = {key: value for key, value in found["data"].items() if key not in PLACES}
     devices = config["hardware"].get("devices", 1)
     if devices != 1:  # sums in another order, and more with BatchNorm
@@ -128,7 +167,8 @@ def recorded(folder: Path) -> dict[str, Any]:
     path, again = folder / CONFIG, "the command that ran the cell writes it anew"
     try:
         config = yaml.safe_load(path.read_text())
-        groups = {g for g in (*SCIENCE_GROUPS, "arm", "hardware", "stop") if not isinstance(config.get(g), Mapping)}
+        needed = {*SCIENCE_GROUPS, "arm", "hardware", "stop"} - {*OPTIONAL}
+        groups = {g for g in needed if not isinstance(config.get(g), Mapping)}
         lacking = sorted(groups | ({"seed", "store"} - config.keys()))
     except (yaml.YAMLError, UnicodeDecodeError, AttributeError) as error:
         raise LedgerError(f"{path} is damaged: it is no configuration; {again}") from error
@@ -160,6 +200,7 @@ def _ticket(file: str, content: str) -> str:
 
 
 def _text(key: str, value: Any) -> str:
-    if key.rpartition(".")[2] in ("rewind", "first", "every") and str(value)[:1].isdigit():
-        return canonical(value)
+    if key.rpartition(".")[2] in NAMED:
+        with suppress(ValueError):
+            return canonical(value)
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True, separators=(",", ":"))

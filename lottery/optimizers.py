@@ -26,7 +26,7 @@ def sgd(
     `weight_decay` is for `all` parameters or for `weights` alone, which leaves out biases and BatchNorm.
     `clip_norm` bounds the L2 norm of all gradients together before each step.
     """
-    groups = _groups(parameters, decay)
+    groups, lr = _groups(parameters, decay), _rate(lr)
     fused = fused and clip_norm is None
     optimizer = torch.optim.SGD(groups, lr, momentum, weight_decay=weight_decay, nesterov=nesterov, fused=fused)
     return _clipped(optimizer, clip_norm)
@@ -43,7 +43,7 @@ def adam(
     fused: bool = True,
 ) -> Optimizer:
     """Adam (Kingma & Ba 2015); its `weight_decay` is an L2 penalty. Further arguments as in `sgd`."""
-    groups, pair = _groups(parameters, decay), _pair(betas)
+    groups, lr, pair = _groups(parameters, decay), _rate(lr), _pair(betas)
     fused = fused and clip_norm is None
     optimizer = torch.optim.Adam(groups, lr, pair, eps, weight_decay, fused=fused)
     return _clipped(optimizer, clip_norm)
@@ -60,7 +60,7 @@ def adamw(
     fused: bool = True,
 ) -> Optimizer:
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019). Further arguments as in `sgd`."""
-    groups, pair = _groups(parameters, decay), _pair(betas)
+    groups, lr, pair = _groups(parameters, decay), _rate(lr), _pair(betas)
     fused = fused and clip_norm is None
     optimizer = torch.optim.AdamW(groups, lr, pair, eps, weight_decay, fused=fused)
     return _clipped(optimizer, clip_norm)
@@ -76,6 +76,12 @@ def _groups(parameters: Iterable[nn.Parameter], decay: str) -> list[dict[str, An
     weights = {"params": [parameter for parameter in everything if parameter.ndim > 1]}
     others = {"params": [parameter for parameter in everything if parameter.ndim <= 1], "weight_decay": 0.0}
     return [group for group in (weights, others) if group["params"]]
+
+
+def _rate(lr: float) -> float:
+    if not lr >= 0:
+        raise ValueError(f"lr={lr:g}: must be a number, 0 or more")
+    return lr
 
 
 def _pair(betas: Sequence[float]) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lottery import attempts, preemption, slurm
-from lottery.compose import composed
+from lottery.compose import by_experiment, composed
 from lottery.errors import Refused, describe
 from lottery.ledger import ERROR, error_left
 from lottery.names import Job
@@ -71,13 +71,15 @@ def _train(arguments: list[str]) -> Exception | None:
     from lottery.launch import launch
 
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    try:
-        launch(arguments)
-    except Exception as error:
-        if wants_traceback:
-            raise
-        return error
-    return None
+    failure = None
+    for part in by_experiment(arguments):
+        try:
+            launch(part)
+        except Exception as error:
+            if wants_traceback:
+                raise
+            failure = failure or error
+    return failure
 
 
 def _check(cells: Sequence[Job]) -> None:

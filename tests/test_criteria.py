@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lottery.catalogue import find, options
+from lottery.catalogue import CONF, options
 from lottery.criteria import Criterion, Evidence, Scores, magnitude, random, score, snip
 from lottery.data.examples import Data, Examples
 from lottery.masks import apply_, dense, prunable
@@ -165,7 +165,7 @@ def test_random_is_uniform_and_drawn_anew_for_each_layer_and_round() -> None:
 @pytest.fixture(params=sorted(options("criterion")))
 def criterion(request: pytest.FixtureRequest) -> Criterion:
     """Each shipped criterion, as its yaml configures it."""
-    return instantiate(OmegaConf.load(find("criterion", request.param)))
+    return instantiate(OmegaConf.load(CONF / "criterion" / f"{request.param}.yaml"))
 
 
 def test_every_criterion_scores_each_prunable_weight(criterion: Criterion, evidence: Evidence) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,16 +14,19 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
+import lottery
 from lottery import ledger, phases
-from lottery.catalogue import SCIENCE_GROUPS
+from lottery.catalogue import CONF, SCIENCE_GROUPS
 from lottery.compose import jobs
 from lottery.config import build
 from lottery.digests import digest_of
 from lottery.launch import play
 from lottery.names import Job
+from lottery.plan import show
 from lottery.recipes import Phase
-from tests.conftest import TINY
+from tests.conftest import TINY, environment
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +44,7 @@ def job() -> Job:
         (["arm=imp", "arm.rewind=2ep"], "imp,rewind=2ep"),
         (["arm=imp", "arm.rewind=500", "arm.first=7"], "imp,first=7it,rewind=500it"),
         (["arm=random_reinit", "arm.rewind=500"], "random_reinit,rewind=500it"),
+        (["arm=imp", "arm.rewind=0it"], "imp"),
         (["arm=random_mask", "arm.weights._target_=lottery.rewinding.to_fresh"],
          'random_mask,weights._target_=lottery.rewinding.to_fresh'),
     ],
@@ -179,6 +186,100 @@ def test_a_folder_of_ones_own(guest: Path) -> None:
     control = toy(guest, "arm=random_reinit", "arm.parent=mine", *own)
     assert control.label == "random_reinit,parent=mine"
     assert played(control)[1]["layer_densities"] == lines[1]["layer_densities"]
+
+
+def test_an_arm_that_builds_on_ours(guest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One yaml with a defaults list is all that an arm costs."""
+    (guest / "conf/arm/mine.yaml").write_text("# Mine\ndefaults: [imp]\niterative: false\nfirst: ${budget.warmup}\n")
+    job = toy(guest, "arm=mine", "--config-dir", str(guest / "conf"))
+    assert job.label == "mine"
+    assert (job.shipped["iterative"], job.shipped["first"]) == (False, "${budget.warmup}")
+    assert not {"defaults"} & job.shipped.keys()
+    show([job])
+    assert "mine seed 0: 2 rounds, 2 phases to train (8 steps)" in capsys.readouterr().out
+    lines = played(job)
+    assert [line["arm"] for line in lines] == ["mine", "mine"]
+    assert job.finished()
+    control = toy(guest, "arm=random_reinit", "arm.parent=mine", "arm.rewind=2", "--config-dir", str(guest / "conf"))
+    parent = build(control).arm.parent
+    assert parent
+    assert (control.label, parent.name) == ("random_reinit,parent=mine,rewind=2it", "mine,rewind=2it")
+    assert (parent.iterative, parent.first, parent.rewind) == (False, 0, 2)
+    again = toy(guest, "arm=mine", "arm.iterative=true", "--config-dir", str(guest / "conf"))
+    assert again.label == "mine,iterative=true"
+
+
+@pytest.mark.parametrize(("rewind", "name"), [("0it", "imp"), ("0", "imp"), ("7", "imp,rewind=7it"), ("7it", None)])
+def test_a_parent_is_called_as_the_arm_itself_is(rewind: str, name: str | None) -> None:
+    [control], [arm] = (jobs([f"arm={of}", f"arm.rewind={rewind}"]) for of in ("random_mask", "imp"))
+    assert control.parent
+    assert control.parent.label == arm.label == (name or "imp,rewind=7it")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "setting"),
+    [
+        ([], "2c11551c036a993f"),
+        (["experiment=demo", "arm=random_reinit"], "5108f88dde9b511d"),
+        (["arm.rewind=100it"], "7df9de30d27f80f4"),
+        (["arm.rewind=100"], "7df9de30d27f80f4"),
+    ],
+)
+def test_published_settings(overrides: list[str], setting: str) -> None:
+    """Ledgers hold these digests: a change here parts new seeds from old ones."""
+    assert {job.setting for job in jobs(overrides)} == {setting}
+
+
+def test_spelling_of_a_duration_is_no_other_setting(tmp_path: Path) -> None:
+    def job(rewind: str, seed: int = 0) -> Job:
+        return jobs([f"arm.rewind={rewind}", f"seed={seed}", f"out={tmp_path}"])[0]
+
+    first = job("100")
+    first.folder.mkdir(parents=True)
+    old = "d44dcc255c326aef"  # what a ledger says that was written when 100 and 100it were told apart
+    (first.folder / ledger.NAME).write_text(f'{{"round": 0, "rounds": 0, "setting": "{old}"}}\n')
+    (first.folder / ledger.CONFIG).write_text(yaml.safe_dump(dict(first.config)))
+    for again in (job("100"), job("100it"), job("100it", seed=1)):
+        assert again.setting == old
+    assert job("100").finished()
+    assert job("100it").finished()
+    assert not job("100it", seed=1).finished()
+    assert job("101").setting != old
+
+
+def test_a_sweep_over_experiments_is_each_one_s_own_sweep() -> None:
+    together = jobs(["experiment=demo,fc2019_lenet", "schedule.rounds=1", "-m"])
+    alone = [job for name in ("demo", "fc2019_lenet") for job in jobs([f"experiment={name}", "schedule.rounds=1"])]
+    assert [str(job) for job in together] == [str(job) for job in alone]
+    assert len(together) == 6 + 10
+
+
+NEW_GROUP = """
+import json
+from lottery.catalogue import GROUPS, OPTIONAL, SCIENCE_GROUPS, TRAINING_GROUPS, options
+from lottery.compose import jobs
+[plain], [grown] = jobs([]), jobs(["growth=regrow"])
+print(json.dumps([GROUPS[-1], OPTIONAL, SCIENCE_GROUPS[-1], TRAINING_GROUPS[-1], options("growth"), plain.study,
+                  grown.study != plain.study, grown.config["growth"]]))
+"""
+
+
+def test_a_new_group_is_named_in_one_place(tmp_path: Path) -> None:
+    """The defaults list of conf/config.yaml; as nothing of it is chosen, no name moves."""
+    shutil.copytree(Path(lottery.__file__).parent, tmp_path / "lottery")
+    shutil.copytree(CONF, tmp_path / "conf")
+    main = tmp_path / "conf" / "config.yaml"
+    main.write_text(main.read_text().replace("  - experiment: null\n", "  - experiment: null\n  - growth: null\n"))
+    (tmp_path / "conf" / "growth").mkdir()
+    (tmp_path / "conf" / "growth" / "regrow.yaml").write_text("# Grows\n_target_: mine.regrow\n")
+    ended = subprocess.run(
+        [sys.executable, "-c", NEW_GROUP], cwd=tmp_path, env=environment(PYTHONPATH=str(tmp_path)),
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    name = "lenet_300_100-digits-f4003c6b"
+    expected = ["growth", ["analysis", "experiment", "growth"], "growth", "growth", {"regrow": "Grows"}, name, True]
+    assert json.loads(ended.stdout) == [*expected, {"_target_": "mine.regrow"}]
 
 
 BY_PATH = (

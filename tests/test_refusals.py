@@ -10,13 +10,14 @@ from urllib.error import URLError
 
 import pytest
 import pytorch_lightning as pl
+import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from lottery import cli, config
+from lottery import catalogue, cli, config
 from lottery.catalogue import CONF
 from lottery.compose import job_of, jobs
 from lottery.config import build, check
@@ -24,23 +25,27 @@ from lottery.errors import Refused
 from lottery.names import Job
 from tests.conftest import TINY
 
-TOP = (
-    "analysis, arm, budget, criterion, data, experiment, hardware, model, module, numerics, optimizer, out, schedule, "
-    "scope, seed, stop, store, tracking"
-)
+TOP = ", ".join(catalogue.TOP)
+ARMS = sorted(catalogue.options("arm"))
+NODES = {name: yaml.safe_load((CONF / "arm" / f"{name}.yaml").read_text()) for name in ARMS}
+PRUNING = ", ".join(name for name, node in NODES.items() if node["parent"] is None and "file" not in node)
 RESNET = "model._target_=torchvision.models.resnet18"
 
 # ends in "...": what follows is a list that another library's version decides
 COMPOSITION = {
     "model=lenet": "there is no such model; did you mean lenet_300_100 or lenet_5?",
-    "arm=imq": "there is no such arm; did you mean imp? allowed: constant, early_bird, finetune, finetune_parent, imp, "
-    "lr_rewind, one_shot, random_mask, random_reinit, same_sign, scratch_b, scratch_e, ticket",
-    "arm=null": "must be one of constant, early_bird, finetune, finetune_parent, imp, lr_rewind, one_shot, "
-    "random_mask, random_reinit, same_sign, scratch_b, scratch_e, ticket",
+    "arm=imq": f"there is no such arm; did you mean imp? allowed: {', '.join(ARMS)}",
+    "arm=null": f"must be one of {', '.join(ARMS)}",
     "experiment=demoo": "there is no such experiment; did you mean demo?",
     "modl=lenet_300_100": "there is no such key; did you mean model or module?",
     "seeed=1": "there is no such key; did you mean seed?",
     "+width=1": f"there is no such key; allowed: {TOP}",
+    "+model@teacher=lenet_5": f"there is no such key as teacher; allowed: {TOP}",
+    "hydra.sweep.dir=x": "must stay ${out}; out= says where runs lie",
+    "hydra.run.dir=x": "must stay ${out}; out= says where runs lie",
+    "hydra.job.chdir=true": "must stay false; out= says where runs lie",
+    "out=runs/${now:%H}": "changes with the time, so that no command could go on with it",
+    "out=[1]": "must be a folder",
     "optimizer.lrr=1": "optimizer has no such key; did you mean lr? allowed: clip_norm, decay, fused, lr, "
     "weight_decay; to add one, write +optimizer.lrr=1",
     "schedule.rouns=3": "schedule has no such key; did you mean rounds? allowed: keep, rounds; "
@@ -71,7 +76,7 @@ VALUES = {
     "module._target_=lottery.modules.Clasifier": "can't be imported; did you mean Classifier? "
     "allowed: Classifier, Module",
     "optimizer.lr=-1": "must be a number, 0 or more",
-    "optimizer.lr=abc": "must be a number, 0 or more",
+    "optimizer.lr=abc": "must be a number",
     "optimizer.lr=nan": "must be a finite number",
     "optimizer.fused=maybe": "must be true or false",
     "budget.steps=0": "must be at least 1 step",
@@ -88,8 +93,8 @@ VALUES = {
     "arm.rewind=-1": "must be a step from 0 to 29, before the last (budget.steps=30)",
     "arm.rewind=30": "must be a step from 0 to 29, before the last (budget.steps=30)",
     "arm.rewind=abc": "must be a duration such as 500, 500it or 2ep",
-    "arm.parent=imq": "there is no such arm; did you mean imp? allowed: early_bird, finetune, imp, lr_rewind, one_shot",
-    "arm.parent=random_mask": "it has no masks of its own; allowed: early_bird, finetune, imp, lr_rewind, one_shot",
+    "arm.parent=imq": f"there is no such arm; did you mean imp? allowed: {PRUNING}",
+    "arm.parent=random_mask": f"it has no masks of its own; allowed: {PRUNING}",
     "arm.weights=abc": "must be a node with a _target_",
     "numerics.precision=8": "must be one of 32, bf16-mixed, 16-mixed",
     "numerics.threads=0": "must be at least 1",
@@ -200,6 +205,21 @@ def test_a_rate_that_only_a_later_round_breaks() -> None:
     assert said == "scope: 2 x the rate 0.777778 of output.weight lies outside [0, 1]"
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("# @package _global_\noptimiser: {lr: 0.5}\n", "optimiser: there is no such key; did you mean optimizer?"),
+        ("# @package _global_\nlr: 0.5\n", f"lr: there is no such key; allowed: {TOP}"),
+        ("optimizer: {lr: 0.5}\nseed: 3\n", "experiment=mine: experiment.optimizer, experiment.seed would be read by "
+         "nobody; the yaml's first line must be `# @package _global_`"),
+    ],
+)  # fmt: skip
+def test_a_yaml_says_nothing_that_nobody_reads(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(text)
+    assert sentence(lambda *o: jobs(list(o)), "experiment=mine", "--config-dir", str(tmp_path)) == said
+
+
 @pytest.mark.parametrize("batch", [60, 1])
 def test_parts_that_do_not_go_together(configured: Callable[..., Job], batch: int) -> None:
     said = sentence(configured, "model.shape=[1,4,4]", f"data.batch_size={batch}")
@@ -263,8 +283,13 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         (["run", "--config-dir", "nowhere"], "--config-dir nowhere: there is no such folder"),
         (["report", "nowhere"], "nowhere: no such folder or results file"),
         (["store", "size", "--out", "nowhere"], "nowhere/store: no such store"),
-        (["list", "armm"], "armm: there is no such group; did you mean arm? allowed: model, data, module, optimizer, "
-         "criterion, scope, schedule, arm, budget, numerics, hardware, tracking, analysis, experiment"),
+        (["run", "--config-dir", ".", "--config-dir", ".."], "--config-dir: is given twice, as . and ..; only one can "
+         "be taken; `lottery run --help` shows what can be given"),
+        (["run", "--experimental-rerun", "x"], "--experimental-rerun: reads a pickle, which is never trusted; the "
+         "command itself goes on"),
+        (["list", "armm"], f"armm: there is no such group; did you mean arm? allowed: {', '.join(catalogue.GROUPS)}"),
+        (["list", "layers"], f"layers: there is no such group; allowed: {', '.join(catalogue.GROUPS)}; "
+         "`lottery list scope` has layerwise"),
     ],
 )  # fmt: skip
 def test_the_command_says_it_on_one_line(

@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from lottery.catalogue import find, options
+from lottery.catalogue import CONF, options
 from lottery.criteria import Scores
 from lottery.masks import Masks, density, kept
 from lottery.schedules import geometric
@@ -224,7 +224,7 @@ def test_a_pruned_weight_is_not_revived_by_the_highest_score() -> None:
 @pytest.fixture(params=sorted(options("scope")))
 def scope(request: pytest.FixtureRequest) -> Scope:
     """Each shipped scope, as its yaml configures it."""
-    return instantiate(OmegaConf.load(find("scope", request.param)))
+    return instantiate(OmegaConf.load(CONF / "scope" / f"{request.param}.yaml"))
 
 
 @pytest.mark.parametrize("levels", [1, 3, 10**6])

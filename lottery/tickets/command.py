@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lottery.errors import Once
+
 if TYPE_CHECKING:
     from lottery.tickets.files import Saved
 
@@ -31,7 +33,7 @@ def add_to(commands: Any) -> None:
     export.add_argument("--round", type=int, required=True)
     export.add_argument("-o", "--output", type=Path, help="the file (default: ARM_seedK_rR.safetensors)")
     export.add_argument("--seed-only", action="store_true", help="the seed of the start weights in place of them")
-    export.add_argument("--config-dir", help="a folder of yours, as in `lottery run`")
+    export.add_argument("--config-dir", action=Once, help="a folder of yours, as in `lottery run`")
     show = actions.add_parser("show", help="what a file says of itself")
     verify = actions.add_parser("verify", help="train it once more and compare; exits 1 if a claim does not hold")
     run = actions.add_parser("run", help="train it under its recipe, changed as you like", add_help=False)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from lottery.catalogue import SCIENCE_GROUPS, TRAINING_GROUPS
+from lottery.catalogue import SCIENCE_GROUPS, TRAINING_GROUPS, chosen
 from lottery.cells import Cell
 from lottery.chains import play
 from lottery.config import build
@@ -24,6 +24,7 @@ from lottery.plan import NotYet, lookup
 from lottery.recipes import Phase
 from lottery.rewinding import Origin, State
 from lottery.rounds import Round, initial
+from lottery.shipped import options_of, parent_of
 from lottery.store import Entry, Store, holding
 from lottery.tickets.files import FORMAT, VERSION, Saved
 from lottery.tickets.placing import here, placed
@@ -64,7 +65,8 @@ def exported(
         raise Refused(f"--round {index}: {folder / NAME} has {had}")
     line = {key: value for key, value in lines[index].items() if key != "run"}
     config = placed(recorded(folder), overrides)
-    job = Recorded(config, config["arm"], {}, tuple(sources), (), line)
+    parent = parent_of(config, options_of(sources))
+    job = Recorded(config, config["arm"], config["arm"], parent, choices={}, command=(), line=line)
     cell = build(job)
     store, _ = holding(folder, Path(config["store"]), line)
     current, entry, start = _replayed(cell, store, index)
@@ -114,7 +116,7 @@ def _replayed(cell: Cell, store: Store, index: int) -> tuple[Round, Entry, State
 def _info(job: Recorded, cell: Cell, current: Round, phase: Phase) -> dict[str, Any]:
     """What the file says, but for what depends on the trained weights and on the start."""
     config, recipe = job.config, cell.study.recipe
-    kept = {group: config[group] for group in (*SCIENCE_GROUPS, "arm", "hardware", "stop", "seed")}
+    kept = chosen((*SCIENCE_GROUPS, "arm", "hardware", "stop", "seed"), config)
     if "root" in config["data"]:  # whose files they were is nobody's business
         kept["data"] = {**config["data"], "root": None}
     return {
@@ -133,7 +135,7 @@ def _info(job: Recorded, cell: Cell, current: Round, phase: Phase) -> dict[str, 
             "ticket": digest(phase.state),
             "masks": digest(phase.masks),
             "data": recipe.data.digest,
-            "code": user_code([config[group] for group in TRAINING_GROUPS]),
+            "code": user_code(list(chosen(TRAINING_GROUPS, config).values())),
         },
         "made": {**here(recipe), "devices": recipe.hardware.devices},
     }

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import yaml
 
-from lottery.catalogue import PLACES, TRAINING_GROUPS
+from lottery.catalogue import PLACES, TRAINING_GROUPS, chosen
 from lottery.errors import Refused
 from lottery.phases import SCIENCE
 from lottery.recipes import Recipe
@@ -28,7 +28,7 @@ def local(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]
 
     `overrides` may say where things lie. Raises Refused for one that would change what is trained.
     """
-    changed = {group: dict(config[group]) for group in (*TRAINING_GROUPS, "hardware")}
+    changed = {group: dict(node) for group, node in chosen((*TRAINING_GROUPS, "hardware"), config).items()}
     kind = changed["hardware"].get("accelerator")
     changed["hardware"] |= {"devices": 1, "accelerator": "cpu" if kind == "cpu" else "auto", "trainer": {}}
     if "root" in changed["data"]:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-from lottery.catalogue import PLACES, SCIENCE_GROUPS, find, options
-from lottery.compose import jobs
+from lottery.catalogue import PLACES, SCIENCE_GROUPS, chosen
+from lottery.compose import jobs, parsed
 from lottery.digests import leaves
 from lottery.errors import Refused
+from lottery.shipped import Options, options_of
 from lottery.tickets.files import Saved
 from lottery.tickets.trust import trusted
 
@@ -36,18 +36,17 @@ def arguments(saved: Saved, given: Sequence[str], trust: tuple[str, ...] = ()) -
     if "experiment" in said:
         return [*own, *given]
     own += [f"seed={config['seed']}"] * ("seed" not in said)
-    folders = [word for word in given if Path(word).is_dir()][:1]  # what follows --config-dir
-    flags = [flag for folder in folders for flag in ("--config-dir", folder)]
-    choices = [f"{group}={_nearest(group, config[group], tuple(folders))}" for group in SCIENCE_GROUPS]
+    folder = parsed(given).config_dir
+    flags, options = (["--config-dir", folder], options_of([folder])) if folder else ([], options_of([]))
+    recipe = chosen(SCIENCE_GROUPS, config)
+    choices = [f"{group}={_nearest(group, node, options)}" for group, node in recipe.items()]
     settings: list[str] = []
-    for groups in (["data"], [g for g in (*SCIENCE_GROUPS, "stop") if g != "data"]):  # others may depend on the data
+    for groups in (["data"], [g for g in (*recipe, "stop") if g != "data"]):  # others may depend on the data
         [job] = jobs([*flags, *choices, *settings])
         for group in groups:
             settings += changes(group, job.config[group], config[group])
     [job] = jobs([*flags, *choices, *settings])
-    if left := [
-        word for group in (*SCIENCE_GROUPS, "stop") for word in changes(group, job.config[group], config[group])
-    ]:
+    if left := [word for group in (*recipe, "stop") for word in changes(group, job.config[group], config[group])]:
         raise Refused(f"{saved.path}: its recipe can't be written as a command: {left[0]} does not say it")
     kept = [word for word in [*choices, *settings] if not _overruled(word.lstrip("+~").partition("=")[0], said)]
     return [*own, *kept, *given]
@@ -100,12 +99,12 @@ def _overruled(key: str, said: set[str]) -> bool:
     return any(key == other or key.startswith(f"{other}.") for other in said)
 
 
-def _nearest(group: str, node: Mapping[str, Any], sources: tuple[str, ...]) -> str:
+def _nearest(group: str, node: Mapping[str, Any], options: Options) -> str:
     """The option whose yaml says most nearly the same."""
 
     def distance(name: str) -> tuple[bool, int]:
-        shipped = yaml.safe_load(find(group, name, sources).read_text())
+        shipped = options(group, name)
         same = set(map(str, leaves(shipped))) ^ set(map(str, leaves(node)))
         return shipped.get("_target_") != node.get("_target_"), len(same)
 
-    return min(options(group, sources), key=distance)
+    return min(options.names(group), key=distance)

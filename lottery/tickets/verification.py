@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from lottery.catalogue import TRAINING_GROUPS
+from lottery.catalogue import TRAINING_GROUPS, chosen
 from lottery.config import build_recipe, fitting, identity
 from lottery.digests import digest, digest_of
 from lottery.errors import Refused
@@ -65,7 +65,7 @@ def verified(
         raise Refused(f"{saved.path}: headline={info['headline']!s:.40}: its module shows {recipe.sample.headline}")
     now = {**here(recipe), "devices": 1}
     differs = [f"{key} {info['made'][key]} there, {now[key]} here" for key in DECISIVE if info["made"][key] != now[key]]
-    if (code := user_code([info["config"][group] for group in TRAINING_GROUPS])) != info["digests"]["code"]:
+    if (code := user_code(list(chosen(TRAINING_GROUPS, info["config"]).values()))) != info["digests"]["code"]:
         differs.append(f"code of {', '.join(code)}")
     phase = _phase(saved, ticket, recipe)
     trained = fit(recipe, phase)
