@@ -26,7 +26,7 @@ ASKED = (
     "data._target_=then.squares", "data.shape=[1,4,4]", "~data.val_size", "~data.test_size", "data.classes=2",
     "data.batch_size=16", "model._target_=then.net", "optimizer=sgd", "budget.steps=30", "budget.evaluate=10",
     "budget.learning_rate._target_=lottery.learning_rates.multistep", "+budget.learning_rate.milestones=[1500]",
-    "schedule.rounds=2", "arm.rewind=10", "tracking.mode=disabled", "stop.density=0.01", "hardware.accelerator=cpu",
+    "schedule.rounds=2", "arm.rewind=10it", "tracking.mode=disabled", "stop.density=0.01", "hardware.accelerator=cpu",
 )  # fmt: skip
 
 
