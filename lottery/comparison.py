@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from lottery.ledger import LedgerError
+from lottery.metrics import headline
 from lottery.names import recorded, science, settings
-from lottery.results import headline
 
 MOST = 7
 """studies in one comparison: more columns and lines can't be read"""
@@ -43,7 +43,7 @@ def comparable(studies: Mapping[str, pd.DataFrame]) -> list[list[str]]:
     groups: dict[tuple[str, str], list[str]] = {}
     for study, frame in studies.items():
         data = str(frame["data"].iloc[0]) if "data" in frame else study
-        groups.setdefault((data, headline(frame)), []).append(study)
+        groups.setdefault((data, headline(frame).name), []).append(study)
     return list(groups.values())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -15,10 +16,12 @@ BATCH, VALUES = 2000, 2**22
 """at most so many inputs at a time, of so many values together: large pictures would fill the memory"""
 
 
-def measure(module: Module, data: Data, part: str) -> dict[str, float]:
+def measure(module: Module, data: Data, part: str) -> dict[str, Any]:
     """Mean loss and every metric over `train`, `val` or `test`, in evaluation mode; leaves the module training.
 
-    Each rank looks at its share, and all come to the same values.
+    A metric that is no finite number, as R2 of constant predictions, is None: it must not end a chain of rounds whose
+    loss is sound, and neither JSON nor a mean has room for it. Each rank looks at its share, and all come to the same
+    values.
     """
     metrics = {name: metric.to(module.device) for name, metric in module.metrics().items()}
     total = torch.zeros(2, dtype=torch.float64, device=module.device)  # of losses and of examples
@@ -32,9 +35,13 @@ def measure(module: Module, data: Data, part: str) -> dict[str, float]:
                 metric.update(outputs, targets)
     module.train()
     ranks.sum_(total)
-    # torchmetrics computes in float32: seven digits are all it knows
-    values = {name: float(f"{float(metric.compute()):.7g}") for name, metric in metrics.items()}
+    values = {name: _digits(float(metric.compute())) for name, metric in metrics.items()}
     return {"loss": float(total[0] / total[1])} | values
+
+
+def _digits(value: float) -> float | None:
+    """Seven digits, all that is known of a value in float32, as torchmetrics computes."""
+    return float(f"{value:.7g}") if math.isfinite(value) else None
 
 
 def batch(shape: Sequence[int]) -> int:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from lottery.digests import digest_of
 from lottery.files import write_whole
 from lottery.intervals import mean_interval, summary
-from lottery.results import headline
+from lottery.metrics import headline
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,11 +28,13 @@ _LOOKS = [
     ("#0072B2", "o", "-"), ("#D55E00", "s", "--"), ("#009E73", "^", "-."), ("#CC79A7", "D", ":"),
     ("#E69F00", "v", "--"), ("#56B4E9", "P", "-."), ("#000000", "X", ":"),
 ]  # fmt: skip
+_INSIDE = 8
+"""lines at the most whose names fit among the curves"""
 _USUAL = {
     "imp": 0, "random_reinit": 1, "random_mask": 2, "one_shot": 3, "finetune": 4, "finetune_parent": 4,
     "lr_rewind": 5, "scratch_e": 5, "scratch_b": 6,
 }  # fmt: skip
-"""which look an arm has in every figure"""
+"""The looks of the arms in the first studies' committed figures. Nothing is to be added: others have theirs by name."""
 
 
 def draw(frame: pd.DataFrame, path: Path) -> None:
@@ -40,14 +44,16 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
     were given more steps than others. For a rewound round the end is taken for the length of its training, which leaves
     out the rewinding step.
     """
-    score, numbers = f"test_{headline(frame)}", summary(frame)
+    metric, numbers = headline(frame), summary(frame)
+    score = f"test_{metric.name}"
     pruned = frame[frame["round"] > 0]
     alike = pruned["train_steps"].nunique() <= 1
     stops = alike and (frame["early_stop_step"] < frame["train_steps"]).mean() > 0.1
-    with _figure(path, 6.0 if stops else 4.2) as figure:
+    arms = _looked(frame["arm"].unique())
+    with _figure(path, 6.0 if stops else 4.2, len(arms)) as figure:
         panels = figure.subplots(2 if stops else 1, sharex=True, squeeze=False, height_ratios=(2, 1) if stops else None)
         shown = list(zip(panels[:, 0], (score, "early_stop_step"), strict=False))
-        for arm, look in _looked(list(frame["arm"].unique())):
+        for arm, look in arms.items():
             curve = numbers[numbers["arm"] == arm].sort_values("round")
             for axes, column in shown:
                 label = f"{arm} ({_count(curve)})"
@@ -63,35 +69,36 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
             below.set_ylim(0, 1.05 * float(np.nanmax(frame[["train_steps", "early_stop_step"]])))
             below.yaxis.set_major_formatter("{x:,.0f}")
         if one and np.isfinite(height := by_seed.first().mean()):
-            at = ("axes fraction", "data")
-            above.annotate("dense", (1, height), xycoords=at, ha="right", va="bottom", color="0.4")
+            at = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+            above.annotate("dense", (1, height), (3, 0), **at, va="center", color="0.4")  # beside all curves
         _densities(below, numbers["density"].min())
-        above.set_ylabel(f"test {headline(frame)}")
-        if headline(frame) == "accuracy":  # an interval may reach further, no accuracy does
-            above.set_ylim(top=min(above.get_ylim()[1], 1.0))
-        above.set_title(f"{frame['study'].iloc[0]}\nmean and 95 % interval over seeds", fontsize=10)
-        above.legend(frameon=False)
+        above.set_ylabel(f"test {metric.name}{'' if metric.higher_is_better else ' (lower is better)'}")
+        if metric.share:  # an interval may reach further, no share does
+            bottom, top = above.get_ylim()
+            above.set_ylim(max(bottom, 0.0), min(top, 1.0))
+        _name(figure, above, frame)
 
 
 def draw_barriers(frame: pd.DataFrame, path: Path) -> None:
     """The barriers of linear mode connectivity, mean and 95 % band, as `barriers` has them."""
     numbers, metric = barriers(frame), headline(frame)
-    unit, scale = ("loss", 1) if metric == "loss" else (f"points of {metric}", 100)
+    unit, scale = (f"points of {metric.name}", 100) if metric.share else (metric.name, 1)
     by_step = "k" in numbers
-    with _figure(path, 4.2) as figure:
+    lines = list(dict.fromkeys(numbers["line"]))
+    with _figure(path, 4.2, len(lines)) as figure:
         axes = figure.subplots()
-        for line, look in _looked(list(dict.fromkeys(numbers["line"]))):
+        looks = {line: look for look, line in enumerate(lines)} if by_step else _looked(frame["arm"].unique())
+        for line in lines:
             curve = numbers[numbers["line"] == line]
             x = curve["k"] if by_step else 100 * curve["density"]
-            _band(axes, x, scale * curve["mean"], scale * curve["half"], look, f"{line} ({_count(curve)})")
+            _band(axes, x, scale * curve["mean"], scale * curve["half"], looks[line], f"{line} ({_count(curve)})")
         if by_step:
             axes.set_xlabel("rewinding step k: trained together so far")
         else:
             _densities(axes, numbers["density"].min())
         axes.axhline(0, color="0.55", linewidth=0.8, zorder=0)
         axes.set_ylabel(f"barrier ({unit})")
-        axes.set_title(f"{frame['study'].iloc[0]}\nmean and 95 % interval over seeds", fontsize=10)
-        axes.legend(frameon=False)
+        _name(figure, axes, frame)
 
 
 def barriers(frame: pd.DataFrame) -> pd.DataFrame:
@@ -118,17 +125,29 @@ def barriers(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 @contextmanager
-def _figure(path: Path, height: float) -> Iterator[Figure]:
-    """A figure, saved at the end, whole or not at all."""
+def _figure(path: Path, height: float, lines: int) -> Iterator[Figure]:
+    """A figure with room for the names of its lines, saved at the end, whole or not at all."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(6.4, height), layout="constrained")
+        below = 0.11 * lines if lines > _INSIDE else 0.0
+        figure = Figure(figsize=(6.4, height + below), layout="constrained")
         yield figure
         picture = BytesIO()
         figure.savefig(picture, dpi=160, format="png")
     write_whole(path, picture.getvalue())
+
+
+def _name(figure: Figure, axes: Axes, frame: pd.DataFrame) -> None:
+    """The title, and the names of the lines; long ones are broken, since they would leave the axes no room."""
+    axes.set_title(f"{fill(frame['study'].iloc[0], 70)}\nmean and 95 % interval over seeds", fontsize=10)
+    handles, labels = axes.get_legend_handles_labels()
+    labels = [fill(label, 60) for label in labels]
+    if len(labels) > _INSIDE:  # they would cover the curves
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    else:
+        axes.legend(handles, labels, frameon=False)
 
 
 def _count(curve: pd.DataFrame) -> str:
@@ -137,31 +156,45 @@ def _count(curve: pd.DataFrame) -> str:
     return f"n = {many if few == many else f'{few} to {many}'}"
 
 
-def _looked(names: list[str]) -> list[tuple[str, tuple[str, str, str]]]:
-    """Each with a look of its own, as far as they go; usual arms with the one that they have in every figure."""
-    taken: dict[str, int] = {}
-    for name in names:
-        if (usual := _USUAL.get(name.partition(",")[0], -1)) not in (-1, *taken.values()):
-            taken[name] = usual
-    free = iter([number for number in range(len(_LOOKS)) if number not in taken.values()] + list(range(len(names))))
-    return [(name, _LOOKS[(taken[name] if name in taken else next(free)) % len(_LOOKS)]) for name in names]
+def _looked(arms: Iterable[str]) -> dict[str, int]:
+    """The look of each arm, none twice as far as they go: the same whatever other arms there are, if it is free.
+
+    Ask for all arms of a study at once, and each looks the same in every figure of it.
+    """
+    arms, taken, every = list(arms), dict[str, int](), len(_LOOKS)
+    for arm in arms:
+        if (usual := _USUAL.get(arm.partition(",")[0], -1)) not in (-1, *taken.values()):
+            taken[arm] = usual
+    for arm in sorted(set(arms) - set(taken)):
+        first = int(digest_of(arm), 16)
+        turns = [lap * every + (first + turn) % every for lap in range(2) for turn in range(every)]
+        taken[arm] = next((look for look in turns if look not in taken.values()), turns[0])
+    return {arm: taken[arm] for arm in arms}
 
 
 def _densities(axes: Axes, least: float) -> None:
     """Makes the horizontal axis one of densities, in per cent, on a scale of logarithms, from dense to sparse."""
-    from matplotlib.ticker import NullFormatter
+    from matplotlib.ticker import MaxNLocator, NullFormatter
 
     axes.set_xscale("log")
     axes.invert_xaxis()
-    axes.set_xticks([tick for tick in (100, 50, 20, 10, 5, 2, 1, 0.5, 0.2, 0.1) if tick >= 100 * least * 0.8])
+    ticks = [10.0**power * of for power in range(2, -5, -1) for of in (1, 0.5, 0.2) if 10.0**power * of >= 80 * least]
+    if len(ticks) > 2 or least == 1:
+        axes.set_xticks(ticks)
+    else:  # so near to dense an axis of logarithms is nearly an even one
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("density: kept weights (%)")
 
 
-def _band(axes: Axes, x: pd.Series, y: pd.Series, half: pd.Series, look: tuple[str, str, str], label: str) -> None:
-    """A line with its interval; none is drawn for one seed."""
-    colour, marker, dash = look
+def _band(axes: Axes, x: pd.Series, y: pd.Series, half: pd.Series, look: int, label: str) -> None:
+    """A line with its interval; none is drawn for one seed. On their second round looks have hollow markers."""
+    lap, number = divmod(look, len(_LOOKS))
+    colour, marker, dash = _LOOKS[number]
+    face = "white" if lap % 2 else colour
     half = half.replace(np.inf, 0)
-    axes.plot(x, y, color=colour, marker=marker, linestyle=dash, markersize=5, label=label)
+    axes.plot(x, y, color=colour, marker=marker, markerfacecolor=face, linestyle=dash, markersize=5, label=label)
     axes.fill_between(x, y - half, y + half, color=colour, alpha=0.18, linewidth=0)
+    if len(x) == 1:  # a band of one point can't be seen
+        axes.vlines(x, y - half, y + half, color=colour, linewidth=1)

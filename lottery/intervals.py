@@ -9,15 +9,15 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from lottery.results import headline, one_study
+from lottery.metrics import headline
+from lottery.results import one_study
 
-MARGIN = 0.005  # half a point of accuracy: what "matches dense" allows, unless stated
 NEAR = 0.03  # two densities that differ by no more than this share of one count as the same: papers round
 COSTS = ["train_steps", "train_flops", "train_flops_dense", "total_flops", "total_flops_dense"]
 
 
 def mean_interval(values: Iterable[float]) -> tuple[float, float]:
-    """Mean and half the width of its 95 % t-interval; infinite for fewer than two values.
+    """Mean and half the width of its 95 % t-interval, which is infinite for fewer than two values; NaN for none.
 
     >>> mean, half = mean_interval([1.0, 2.0, 3.0])
     >>> round(mean, 3), round(half, 3)
@@ -25,23 +25,27 @@ def mean_interval(values: Iterable[float]) -> tuple[float, float]:
     """
     values = np.asarray(list(values), dtype=float)
     if len(values) < 2:
-        return float(values.mean()), float("inf")
+        return float(values.mean()) if len(values) else float("nan"), float("inf")
     return float(values.mean()), float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
-    """Per arm and round: n, density, and mean and half-width of accuracy and early stop."""
+    """Per arm and round: n, density, and mean and half-width of the headline on test data and of the early stop.
+
+    Of the headline over the n seeds where it is a finite number, of the early stop over all.
+    """
     one_study(frame)
-    score = f"test_{headline(frame)}"
+    score = f"test_{headline(frame).name}"
     rows = []
     for (arm, index), cells in frame.groupby(["arm", "round"], sort=True):
-        mean, half = mean_interval(cells[score])
+        values = cells[score].dropna()
+        mean, half = mean_interval(values)
         stop, stop_half = mean_interval(cells["early_stop_step"])
         rows.append(
             {
                 "arm": arm,
                 "round": index,
-                "n": len(cells),
+                "n": len(values),
                 "density": cells["density"].mean(),
                 score: mean,
                 f"{score}_half": half,
@@ -77,7 +81,7 @@ def cost(frame: pd.DataFrame) -> pd.DataFrame:
 def difference(frame: pd.DataFrame, first: tuple[str, int], second: tuple[str, int]) -> tuple[float, float, int]:
     """Paired difference of test scores, (arm, round) minus (arm, round): mean, half-width, seeds that have both."""
     one_study(frame)
-    score = f"test_{headline(frame)}"
+    score = f"test_{headline(frame).name}"
     sides = [
         frame[(frame["arm"] == arm) & (frame["round"] == index)].set_index("seed")[score]
         for arm, index in (first, second)
@@ -89,24 +93,29 @@ def difference(frame: pd.DataFrame, first: tuple[str, int], second: tuple[str, i
 
 
 def matches_dense(
-    frame: pd.DataFrame, arm: str, index: int, margin: float = MARGIN
+    frame: pd.DataFrame, arm: str, index: int, margin: float | None = None
 ) -> Literal["yes", "no", "undecided"]:
-    """Whether the paired difference to the dense network lies above minus the margin, by its 95 % interval.
+    """Whether an arm is worse than the dense network by less than the margin, by the paired difference's 95 % interval.
 
-    *yes* if all of the interval does, *no* if none of it does, *undecided* if it straddles, or if a seed lacks the
-    round: those whose chains ended early may be the worst.
+    *yes* if all of the interval says so, *no* if none of it does, *undecided* if it straddles, or if a seed lacks the
+    round or its score: those whose chains ended early may be the worst. Where less is better, less is not worse.
+    Raises ValueError without a margin for a metric that is no share in [0, 1]: half a point is nothing on its scale.
     """
+    metric = headline(frame)
+    if (margin := metric.margin if margin is None else margin) is None:
+        raise ValueError(f"{metric.name} is no share in [0, 1], so no margin is defined for it: give one")
     mean, half, pairs = difference(frame, (arm, index), (arm, 0))
     if index == 0:
         return "yes"
-    if pairs < difference(frame, (arm, 0), (arm, 0))[2]:
+    if pairs < len(frame[(frame["arm"] == arm) & (frame["round"] == 0)]):
         return "undecided"
-    if mean - half > -margin:
+    gain = metric.gain(mean)
+    if gain - half > -margin:
         return "yes"
-    return "no" if mean + half < -margin else "undecided"
+    return "no" if gain + half < -margin else "undecided"
 
 
-def sparsest_match(frame: pd.DataFrame, arm: str, margin: float = MARGIN) -> tuple[float, int, int] | None:
+def sparsest_match(frame: pd.DataFrame, arm: str, margin: float | None = None) -> tuple[float, int, int] | None:
     """The lowest density at which an arm matches dense, how many rounds down to it do, and of how many; None if none.
 
     Each round is tested alone, so one match among many rounds that do not may be luck.

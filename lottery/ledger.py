@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lottery.errors import Said
+from lottery.metrics import BETTER, SCALE
 
 NAME = "ledger.jsonl"
 CONFIG = "config.yaml"
@@ -95,7 +96,7 @@ class Ledger:
     def finished(self) -> bool:
         """Whether every planned round is there, or one that met a stopping condition."""
         lines = self.lines()
-        return bool(lines) and (lines[-1]["round"] == lines[-1]["rounds"] or "stopped" in lines[-1])
+        return bool(lines) and is_last(lines[-1])
 
     def _whole(self) -> list[bytes]:
         try:
@@ -104,5 +105,14 @@ class Ledger:
             return []
 
 
+def is_last(line: Mapping[str, Any]) -> bool:
+    """Whether a chain ends with this round: the last one planned, or one that met a stopping condition.
+
+    Takes a row of a frame as well, where a line that says nothing of stopping has a NaN.
+    """
+    return line["round"] == line["rounds"] or isinstance(line.get("stopped"), str)
+
+
 def _result(line: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in line.items() if key != "run"}
+    """What two runs must agree in; how to read the headline is no result, and lines of older versions do not say it."""
+    return {key: value for key, value in line.items() if key not in ("run", BETTER, SCALE)}

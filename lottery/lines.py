@@ -12,6 +12,7 @@ from torch import nn
 
 from lottery import masks
 from lottery.cells import Cell
+from lottery.modules import headline_of
 from lottery.recipes import Row
 from lottery.rounds import Round
 from lottery.store import Entry
@@ -23,31 +24,36 @@ def describe(cell: Cell, current: Round) -> dict[str, Any]:
     assert isinstance(entry, Entry)
     last, best = entry.rows[-1], early_stop(entry.rows)
     module = cell.study.recipe.sample
+    headline = headline_of(module)
     measured = {name: value for name, value in sorted(last.items()) if name.startswith(("test_", "val_"))}
     steps = current.last - current.first
     own = cell.study.recipe.flops(found) * steps
     whole = current.cost(cell.study.recipe)
-    return {
-        "study": cell.study.name,
-        "arm": cell.label,
-        "seed": cell.seed,
-        "round": current.index,
-        "rounds": len(cell.study.pruning.schedule),
-        "density": masks.density(found),
-        "train_steps": steps,
-        "train_flops": own.scaled,
-        "train_flops_dense": own.dense,
-        "total_flops": whole.scaled,
-        "total_flops_dense": whole.dense,
-        **measured,
-        "early_stop_step": best["step"],
-        f"early_stop_test_{module.headline}": best[f"test_{module.headline}"],
-        "compression_ratio": compression_ratio(module.net, entry),
-        "layer_densities": masks.layer_densities(found),
-        "phase": entry.key,
-        "data": cell.study.recipe.data.digest[:16],
-        "setting": cell.setting,
-    } | ({"stopped": current.ends} if current.ends else {})
+    return (
+        {
+            "study": cell.study.name,
+            "arm": cell.label,
+            "seed": cell.seed,
+            "round": current.index,
+            "rounds": len(cell.study.pruning.schedule),
+            "density": masks.density(found),
+            "train_steps": steps,
+            "train_flops": own.scaled,
+            "train_flops_dense": own.dense,
+            "total_flops": whole.scaled,
+            "total_flops_dense": whole.dense,
+            **measured,
+            "early_stop_step": best["step"],
+            f"early_stop_test_{headline.name}": best[f"test_{headline.name}"],
+            "compression_ratio": compression_ratio(module.net, entry),
+            "layer_densities": masks.layer_densities(found),
+            "phase": entry.key,
+            "data": cell.study.recipe.data.digest[:16],
+            "setting": cell.setting,
+        }
+        | headline.columns()
+        | ({"stopped": current.ends} if current.ends else {})
+    )
 
 
 def circumstances(current: Round, started: float) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from torch.optim import Optimizer
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
+from lottery.metrics import LOSS, Headline
+
 if TYPE_CHECKING:
     from lottery.loop import Loop
 
@@ -25,8 +27,9 @@ class Module(pl.LightningModule):
     """
 
     headline: str
-    """name of the metric that reports and plots show: one of `metrics` or `loss`; where a verdict is given, higher is
-    better and the scale [0, 1]"""
+    """name of the metric that the module is judged by, one of `metrics` or `loss`"""
+    higher_is_better: bool | None = None
+    """whether a higher headline is better, for one whose metric does not say so itself"""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -82,12 +85,42 @@ class Classifier(Module):
         return {"accuracy": accuracy} | ({"top5": _TopFive()} if self.classes > 5 else {})
 
 
+def headline_of(module: Module) -> Headline:
+    """The metric that a module is judged by: which way it gets better, and whether it is a share in [0, 1].
+
+    The module's own word counts, else that of its metric as torchmetrics has it, else what the name tells.
+    Raises ValueError for names that no ledger can hold, and for a headline that nothing is known of.
+    """
+    name, metrics = getattr(module, "headline", None), module.metrics()
+    if slashed := [each for each in metrics if "/" in each]:
+        raise ValueError(
+            f"its metric {slashed[0]!r} has a / in its name, as only what analyses find has; "
+            f"call it {slashed[0].replace('/', '_')!r}"
+        )
+    if LOSS in metrics:
+        raise ValueError(f"one of its metrics is called {LOSS!r}, as the mean loss is, which is always measured")
+    if name not in (*metrics, LOSS):
+        raise ValueError(f"its headline is {name!r}; it measures {', '.join([*metrics, LOSS])}")
+    metric, usual = metrics.get(name), Headline.named(name)
+    bounds = [getattr(metric, f"plot_{side}_bound", None) for side in ("lower", "upper")]
+    higher, known = getattr(metric, "higher_is_better", None), name in (LOSS, "accuracy")
+    higher = higher if module.higher_is_better is None else module.higher_is_better
+    if higher is None and not known:
+        raise ValueError(
+            f"its headline {name!r} does not say whether higher or lower is better; write higher_is_better = True or "
+            f"False into {type(module).__name__} or into the metric's class"
+        )
+    share = usual.share if known else bounds == [0, 1]
+    return Headline(name, usual.higher_is_better if higher is None else higher, share)
+
+
 class _TopFive(Metric):
     """Share of the examples whose class is among the five largest outputs.
 
     The same as torchmetrics' own, which takes four times as long: a tenth of a small network's evaluation.
     """
 
+    higher_is_better, plot_lower_bound, plot_upper_bound = True, 0.0, 1.0
     hits: Tensor
     total: Tensor
 

@@ -17,7 +17,8 @@ from typing import Any
 from lottery import slurm
 from lottery.cells import Cell
 from lottery.files import write_whole
-from lottery.ledger import BEAT
+from lottery.ledger import BEAT, is_last
+from lottery.modules import headline_of
 from lottery.recipes import Row
 from lottery.rounds import Round
 
@@ -30,7 +31,7 @@ class Progress:
     def __init__(self, cell: Cell, folder: Path) -> None:
         self.rounds = len(cell.study.pruning.schedule)
         self.name = f"{cell.label} seed {cell.seed}"
-        self.headline = cell.study.recipe.sample.headline
+        self.headline = headline_of(cell.study.recipe.sample)
         self.folder = folder
         self.shown = time.monotonic()
         self.beaten = -math.inf  # so that the first chunk tells a cell that has begun from one that waits
@@ -53,9 +54,11 @@ class Progress:
             self._beat(current.index, step, current.last, steps)
 
     def finished(self, line: Mapping[str, Any], rows: Sequence[Row]) -> None:
-        reused, left = line["run"]["reused"], 0 if "stopped" in line else self.rounds - line["round"]
+        reused, left = line["run"]["reused"], 0 if is_last(line) else self.rounds - line["round"]
         how = "from the store" if reused else _pace(self.rate) if self.rate else "done"
-        score = f"test {self.headline} {line[f'test_{self.headline}']:.4f}"
+        value = line[f"test_{self.headline.name}"]
+        shown = "is no finite number" if value is None else f"{value:{'.4f' if self.headline.share else '.4g'}}"
+        score = f"test {self.headline.name} {shown}"
         steps = left * line["train_steps"]
         more = f", about {_clock(steps / self.rate)} left" if left and self.rate else ""
         self._show(f"{self._round(line['round'])}  density {line['density']:7.2%}  {score}  {how}{more}")

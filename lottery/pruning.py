@@ -13,6 +13,7 @@ from lottery.criteria import Criterion, Evidence, score
 from lottery.data.examples import Data
 from lottery.early_bird import Settled, distance
 from lottery.masks import Masks
+from lottery.modules import headline_of
 from lottery.recipes import Recipe
 from lottery.rewinding import State
 from lottery.rounds import Round
@@ -87,7 +88,7 @@ def drift(
 
 def stop_reason(recipe: Recipe, stop: Stop, dense: Round, current: Round) -> str | None:
     """Why a chain ends with this round; None if it goes on."""
-    density, metric = _masks.density(current.ticket.masks), recipe.sample.headline
+    density, metric = _masks.density(current.ticket.masks), headline_of(recipe.sample)
     if stop.below_dense is None:  # how thin a network is can be told without training it
         return stop.reason(density, {}, {}, metric)
     return stop.reason(density, current.trained.rows[-1], dense.trained.rows[-1], metric)

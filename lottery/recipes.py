@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,8 +20,9 @@ from lottery.masks import Masks
 from lottery.modules import Module
 from lottery.rewinding import State
 
-Row = dict[str, float]
-"""What one evaluation measured: `step`, `train_loss`, and `val_` and `test_` of loss and each metric."""
+Row = dict[str, Any]
+"""What one evaluation measured: `step`, `train_loss`, and `val_` and `test_` of loss and each metric, all numbers, but
+None for a metric that is no finite one."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from lottery.cells import Cell
 from lottery.criteria import Evidence, score
 from lottery.data.examples import DataError
 from lottery.hardware import trainer_for
-from lottery.modules import Module
+from lottery.modules import Module, headline_of
 from lottery.phases import sparse_weights
 from lottery.rewinding import Origin, State, state_of
 from lottery.rounds import initial
@@ -68,13 +68,11 @@ def rehearse(cell: Cell) -> None:
             idle = [name for name, parameter in module.net.named_parameters() if parameter.grad is None]
             if idle and recipe.hardware.devices > 1:
                 raise Misfit(f"model: {idle[0]} takes no part in the loss; several processes need that of all")
-            metrics = module.metrics()
-            for metric in metrics.values():
+            for metric in module.metrics().values():
                 metric.update(outputs.detach(), targets)
                 float(metric.compute())
-        if getattr(module, "headline", None) not in (*metrics, "loss"):
-            known = ", ".join([*metrics, "loss"])
-            raise Misfit(f"module: its headline is {getattr(module, 'headline', None)!r}; it measures {known}")
+        with _part("module"):
+            headline_of(module)
         if loss.ndim or not loss.isfinite():
             raise Misfit(f"module: its loss on the first batch is {loss.tolist()}, not one finite number")
         with _part("optimizer"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import pandas as pd
 
 from lottery.figure import BARRIER, draw, draw_barriers
 from lottery.files import write_whole
-from lottery.intervals import COSTS, MARGIN, NEAR, analysed, cost, difference, sparsest_match, summary
-from lottery.results import headline, missing
+from lottery.intervals import COSTS, NEAR, analysed, cost, difference, sparsest_match, summary
+from lottery.metrics import headline
+from lottery.results import missing
 
 
 def write(frame: pd.DataFrame, folder: Path) -> None:
@@ -26,7 +28,8 @@ def write(frame: pd.DataFrame, folder: Path) -> None:
 
 def pictures(frame: pd.DataFrame) -> Mapping[str, Callable[[pd.DataFrame, Path], None]]:
     """What is drawn of a study."""
-    return {"curve.png": draw} | ({"barrier.png": draw_barriers} if BARRIER in frame else {})
+    measured = BARRIER in frame and frame[BARRIER].notna().any()
+    return {"curve.png": draw} | ({"barrier.png": draw_barriers} if measured else {})
 
 
 def render(frame: pd.DataFrame) -> str:
@@ -43,15 +46,18 @@ def tables(frame: pd.DataFrame) -> str:
 
 
 def accuracies(frame: pd.DataFrame) -> str:
-    """One row a density, mean and 95 % interval over seeds for each arm; then what matches dense.
+    """One row a density, mean and 95 % interval over seeds for each arm; then what matches dense, where a margin says.
 
     Raises LedgerError for more than one study.
     """
-    score = f"test_{headline(frame)}"
+    metric = headline(frame)
+    score = f"test_{metric.name}"
     numbers, arms = summary(frame), list(frame["arm"].unique())
+    digits = 4 if metric.share else _digits(numbers[score])
     seeds = {arm: sorted(set(frame[frame["arm"] == arm]["seed"])) for arm in arms}
     lines = [f"- {arm}: n = {len(seeds[arm])} (seeds {', '.join(map(str, seeds[arm]))})" for arm in arms]
-    lines += ["", f"Test {headline(frame)} (mean and 95 % interval over seeds) and early-stopping step:", ""]
+    way = "" if metric.higher_is_better else "lower is better; "
+    lines += ["", f"Test {metric.name} ({way}mean and 95 % interval over seeds) and early-stopping step:", ""]
     rows = [["density", *(column for arm in arms for column in (arm, "early stop"))]]
     if len(arms) > 1:
         rows[0] += [f"{arms[0]} - {other}" for other in arms[1:]]
@@ -62,8 +68,9 @@ def accuracies(frame: pd.DataFrame) -> str:
         for arm in arms:
             if arm in at.index:
                 mean, half, n = at.loc[arm, [score, f"{score}_half", "n"]]
-                row.append(_plus_minus(mean, half, 4) + _fewer(n, len(seeds[arm])))
-                row.append(f"{at.loc[arm, 'early_stop_step']:,.0f}")
+                row.append(_plus_minus(mean, half, digits) + _fewer(n, len(seeds[arm])))
+                stop, stop_half = at.loc[arm, ["early_stop_step", "early_stop_step_half"]]
+                row.append(_plus_minus(stop, stop_half, 0))
             else:
                 row += ["-", "-"]
         for other in arms[1:]:
@@ -74,17 +81,31 @@ def accuracies(frame: pd.DataFrame) -> str:
             if not both or one or (pairs and abs(at["density"][arms[0]] / at["density"][other] - 1) > NEAR):
                 row.append("-")
             else:
-                paired = _plus_minus(mean, half, 4, sign=True) + _fewer(pairs, most)
+                paired = _plus_minus(mean, half, digits, sign=True) + _fewer(pairs, most)
                 row.append(paired if pairs else "no seed in common")
         rows.append(row)
     lines += table(rows)
-    if headline(frame) != "loss" and frame["round"].max() > 0:  # the margin is not of a loss's scale
-        lines += ["", f"Sparsest density that matches dense (margin {MARGIN * 100:g} points, paired over seeds):", ""]
-        for arm in arms:
-            none = "none shown" if len(seeds[arm]) > 1 else "takes two seeds at least"
-            found = sparsest_match(frame, arm)
-            lines.append(f"- {arm}: " + ("{:.2%}, as {} of the {} rounds down to it".format(*found) if found else none))
-    return "\n".join(lines) + "\n"
+    if lost := int(frame[score].isna().sum()):
+        of = f"{lost} of the {len(frame)} rounds of all seeds"
+        lines += ["", f"In {of} test {metric.name} is no finite number; means and differences leave them out."]
+    return "\n".join([*lines, *matches(frame)]) + "\n"
+
+
+def matches(frame: pd.DataFrame) -> list[str]:
+    """The sparsest density of each arm that matches dense, or why none can be named; nothing if nothing was pruned."""
+    metric = headline(frame)
+    if not frame["round"].any():
+        return []
+    if metric.margin is None:
+        why = f"half a point is a margin for metrics within 0 and 1, and {metric.name} is none"
+        return ["", f"Which densities match dense is not judged: {why}."]
+    margin = f"margin {metric.margin * 100:g} points, paired over seeds"
+    lines = ["", f"Sparsest density that matches dense ({margin}):", ""]
+    for arm, cells in frame.groupby("arm", sort=False):
+        none = "none shown" if cells["seed"].nunique() > 1 else "takes two seeds at least"
+        found = sparsest_match(frame, str(arm))
+        lines.append(f"- {arm}: " + ("{:.2%}, as {} of the {} rounds down to it".format(*found) if found else none))
+    return lines
 
 
 def analyses(frame: pd.DataFrame) -> str:
@@ -93,7 +114,8 @@ def analyses(frame: pd.DataFrame) -> str:
     if not len(numbers):
         return ""
     names = [column for column in map(str, frame) if column in set(numbers["what"])]
-    rows = [["arm", "density", "n", *names]]
+    rows, metric = [["arm", "density", "n", *names]], headline(frame)
+    points = f"; of {metric.name}, 0.01 is one point" if metric.share else ""
     for arm in frame["arm"].unique():
         for _, found in numbers[numbers["arm"] == arm].groupby("round"):
             most, cells = found["n"].max(), dict.fromkeys(names, "-")
@@ -103,7 +125,7 @@ def analyses(frame: pd.DataFrame) -> str:
     return (
         "\n".join(
             [
-                "What analyses found (mean and 95 % interval over seeds; of accuracy, 0.01 is one point):",
+                f"What analyses found (mean and 95 % interval over seeds{points}):",
                 "",
                 *table(rows),
             ]
@@ -132,8 +154,16 @@ def costs(frame: pd.DataFrame) -> str:
 
 
 def _plus_minus(mean: float, half: float, digits: int, sign: bool = False) -> str:
+    if np.isnan(mean):
+        return "no number"
     plus = "+" if sign else ""
     return f"{mean:{plus},.{digits}f}" + (f" ± {half:,.{digits}f}" if np.isfinite(half) else " (n = 1)")
+
+
+def _digits(means: pd.Series) -> int:
+    """How many decimals show four digits of the largest mean, four at least: a metric may be of any scale."""
+    largest = means.abs().max()
+    return max(4, 3 - math.floor(math.log10(largest))) if largest > 0 else 4
 
 
 def _fewer(n: float, seeds: int) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from lottery.ledger import NAME, Ledger, LedgerError
+from lottery.ledger import NAME, Ledger, LedgerError, is_last
 
 KEYS = ["study", "arm", "seed", "round"]
 _NAMES, _COUNTS, _NUMBERS = ("study", "arm"), ("seed", "round", "rounds"), ("density", "train_steps", "early_stop_step")
@@ -51,24 +52,18 @@ def one_study(frame: pd.DataFrame) -> None:
         raise LedgerError(f"these are results of {len(studies)} studies, {', '.join(studies)}; give those of one alone")
 
 
-def headline(frame: pd.DataFrame) -> str:
-    """The metric that the module names as its own."""
-    return next(c.removeprefix("early_stop_test_") for c in map(str, frame) if c.startswith("early_stop_test_"))
-
-
 def missing(frame: pd.DataFrame) -> list[str]:
     """What an unfinished study still lacks, as far as its ledgers know: cells never begun, rounds not yet played."""
     lacking = []
     for study, part in frame.groupby("study", sort=True):
-        last = part.groupby(["arm", "seed"])["round"].max()
-        ended = part[part["stopped"].notna()] if "stopped" in part else part.iloc[:0]
-        met = set(zip(ended["arm"], ended["seed"], strict=True))  # a stopping condition
+        lines = part.sort_values("round").to_dict("records")
+        last = {(line["arm"], line["seed"]): {str(key): value for key, value in line.items()} for line in lines}
         for arm in sorted(set(part["arm"])):
-            planned = int(part[part["arm"] == arm]["rounds"].iloc[0])
             for seed in sorted(set(part["seed"])):
-                if (arm, seed) not in last:
+                if (line := last.get((arm, seed))) is None:
                     lacking.append(f"{study} {arm} seed {seed}: not begun")
-                elif (arm, seed) not in met and (done := int(last[arm, seed])) < planned:
+                elif not is_last(line):
+                    done, planned = line["round"], line["rounds"]
                     lacking.append(f"{study} {arm} seed {seed}: {done} of {planned} pruned rounds")
     return lacking
 
@@ -145,16 +140,19 @@ def _checked(where: str, row: dict[str, Any]) -> dict[str, Any]:
     scores = [key.removeprefix("early_stop_") for key in row if key.startswith("early_stop_test_")]
     if not scores:
         raise LedgerError(f"{where}: no early_stop_test_*, so it is no round's result")
-    for key in (*_NUMBERS, *scores, *(f"early_stop_{score}" for score in scores)):
-        if not number(key):
+    measured = (*scores, *(f"early_stop_{score}" for score in scores))
+    for key in (*_NUMBERS, *measured):
+        undefined = key in measured and key in row and row[key] is None  # a metric may be no finite number
+        if not number(key) and not undefined:
             raise LedgerError(f"{where}: {key} is no finite number")
     for key, value in row.items():
         if not isinstance(value, str | int | float | None) or (isinstance(value, int) and abs(value) > 1e300):
             raise LedgerError(f"{where}: {key} is neither a number nor a text")
     if not 0 <= row["density"] <= 1:
         raise LedgerError(f"{where}: density={row['density']} is not within 0 and 1")
-    as_written = {key: int(row[key]) for key in _COUNTS} | {key: float(row[key]) for key in ("density", *scores)}
-    return row | as_written  # spreadsheets write 1.0 as 1, and 1 as 1.0
+    row |= {key: int(row[key]) for key in _COUNTS}  # spreadsheets write 1 as 1.0, and 1.0 as 1
+    row |= {key: float(row[key]) for key in ("density", *scores) if row[key] is not None}
+    return {key: math.nan if value is None else value for key, value in row.items()}
 
 
 def _written(path: Path) -> list[dict[str, Any]]:
@@ -175,7 +173,7 @@ def _written(path: Path) -> list[dict[str, Any]]:
 
 def _value(text: str) -> Any:
     if text in ("", "True", "False"):
-        return {"": float("nan")}.get(text, text == "True")
+        return {"": None}.get(text, text == "True")
     for kind in (int, float):
         try:
             return kind(text)

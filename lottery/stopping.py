@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from lottery.metrics import Headline
 
 
 @dataclass(frozen=True)
@@ -13,7 +16,8 @@ class Stop:
     density: float | None = None
     """stop as soon as no more than this is kept, in (0, 1)"""
     below_dense: float | None = None
-    """stop as soon as the module's own metric on validation data falls more than this below the dense network's"""
+    """stop as soon as the metric that the module is judged by is on validation data worse than the dense network's by
+    more than this; a round where it is no finite number can't be compared, and stops nothing"""
 
     def __post_init__(self) -> None:
         if self.density is not None and not 0 < self.density < 1:
@@ -21,20 +25,20 @@ class Stop:
         if self.below_dense is not None and not self.below_dense >= 0:
             raise ValueError(f"below_dense={self.below_dense}: must be 0 or more")
 
-    def reason(self, density: float, now: Mapping[str, float], dense: Mapping[str, float], metric: str) -> str | None:
+    def reason(self, density: float, now: Mapping[str, Any], dense: Mapping[str, Any], metric: Headline) -> str | None:
         """Why a chain ends with a round of this density, from its last row and the dense network's; None if not.
 
-        >>> Stop(density=0.1).reason(0.09, {}, {}, "accuracy")
+        >>> Stop(density=0.1).reason(0.09, {}, {}, Headline.named("accuracy"))
         'density 0.09 is within stop.density=0.1'
         """
         if self.density is not None and density <= self.density:
             return f"density {density:.4g} is within stop.density={self.density:g}"
         if self.below_dense is not None:
-            name = f"val_{metric}"
-            sign, side = (-1, "above") if metric == "loss" else (1, "below")
-            if sign * now[name] < sign * dense[name] - self.below_dense:
+            name, side = f"val_{metric.name}", "below" if metric.higher_is_better else "above"
+            value, whole = now[name], dense[name]
+            if None not in (value, whole) and metric.gain(value) < metric.gain(whole) - self.below_dense:
                 return (
-                    f"{name} {now[name]:.4g} is more than stop.below_dense={self.below_dense:g} {side} the dense "
-                    f"network's {dense[name]:.4g}"
+                    f"{name} {value:.4g} is more than stop.below_dense={self.below_dense:g} {side} the dense "
+                    f"network's {whole:.4g}"
                 )
         return None

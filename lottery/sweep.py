@@ -86,6 +86,7 @@ def _check(cells: Sequence[Job]) -> None:
     """Builds one cell of each kind: what can't work is said before any worker starts."""
     from lottery.calls import make
     from lottery.config import build, build_analyses, check
+    from lottery.tracking import unheeded
 
     try:
         for job in {(job.study, job.label): job for job in cells}.values():
@@ -93,6 +94,8 @@ def _check(cells: Sequence[Job]) -> None:
             check(cell)
             build_analyses(job, cell.study.recipe.data)
             make("tracking", job.config["tracking"])
+        if any(job.config["tracking"].get("mode") != "disabled" for job in cells) and (said := unheeded(os.environ)):
+            print(said, file=sys.stderr)
     except SystemExit as stop:  # from a user's own code: it would end this command with nothing said
         raise Refused(describe(stop)) from stop
 

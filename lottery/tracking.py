@@ -16,11 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from lottery.digests import digest_of
+from lottery.ledger import is_last
 from lottery.names import Job
 from lottery.recipes import Row
 from lottery.rounds import Round
 
 MODES = ("offline", "online", "disabled")
+MOST_OF_JOB_TYPE, MOST_OF_PROJECT = 64, 128  # characters that W&B takes
+UNHEEDED = ("WANDB_DIR", "WANDB_JOB_TYPE", "WANDB_NAME", "WANDB_RESUME", "WANDB_RUN_GROUP", "WANDB_RUN_ID")
+"""variables of W&B's that set what is settled here: a restarted cell must find its run again"""
 INIT_SECONDS = 30  # the longest wait for a server at the start; then the run is kept offline
 FINISH_SECONDS = 30
 
@@ -30,12 +34,28 @@ def run_id(study: str, label: str, seed: int) -> str:
     return digest_of([study, label, seed])[:16]
 
 
+def job_type(label: str) -> str:
+    """An arm's label as W&B takes it; a longer one would be refused when it is synced, after the training."""
+    return label if len(label) <= MOST_OF_JOB_TYPE else f"{label[: MOST_OF_JOB_TYPE - 9]}~{digest_of(label)[:8]}"
+
+
+def unheeded(environment: Mapping[str, str]) -> str:
+    """Which variables of W&B's do not count, in one sentence; empty if none is set."""
+    names = " and ".join(name for name in UNHEEDED if environment.get(name))
+    return names and f"{names} not heeded: a cell's W&B run lies in its folder, named and grouped by study and arm"
+
+
 class Tracker:
     """Shows a cell's rounds and evaluations in one W&B run, which begins with the first that it has not yet shown."""
 
     def __init__(self, mode: str = "offline", project: str = "lottery", entity: str | None = None) -> None:
         if mode not in MODES:
-            raise ValueError(f"mode={mode}: must be one of {', '.join(MODES)}")
+            raise ValueError(f"mode={mode}: must be one of {', '.join(MODES)}{_whence('WANDB_MODE', mode)}")
+        if not 0 < len(project) <= MOST_OF_PROJECT or set(project) & set("/\\#?%:"):
+            raise ValueError(
+                f"project={project}: must be a name of 1 to {MOST_OF_PROJECT} characters without / \\ # ? % and :"
+                f"{_whence('WANDB_PROJECT', project)}"
+            )
         self.mode, self.project, self.entity = mode, project, entity
         self.run: Any = None
         self.begun, self.following = False, -1
@@ -64,8 +84,8 @@ class Tracker:
         numbers = {key: value for key, value in line.items() if isinstance(value, int | float)}
         layers = {f"density/{name}": value for name, value in line["layer_densities"].items()}
         self._tell(lambda run: run.log({f"round/{key}": value for key, value in {**numbers, **layers}.items()}))
-        if line["round"] == line["rounds"]:
-            kept = ("density", "compression_ratio", *(k for k in line if k.startswith(("test_", "early_stop_"))))
+        if is_last(line):
+            kept = ("density", "compression_ratio", *(k for k in numbers if k.startswith(("test_", "early_stop_"))))
             self._tell(lambda run: run.summary.update({f"final/{key}": line[key] for key in kept}))
         steps = self.shown["before"] + line["train_steps"]
         self.shown = {"round": line["round"], "step": steps, "before": steps, "gaps": []}
@@ -122,7 +142,7 @@ class Tracker:
             resume="allow",
             reinit="create_new",
             group=job.study,
-            job_type=job.label,
+            job_type=job_type(job.label),
             name=f"{job.label}/seed{job.seed}",
             config={**job.config, "study": job.study, "arm_label": job.label},
             settings=wandb.Settings(
@@ -148,7 +168,7 @@ class Tracker:
             self.shown["step"] = step
         else:
             return
-        values = {f"train/{k}": v for k, v in row.items() if k != "step"} | {"train/step": step}
+        values = {f"train/{k}": v for k, v in row.items() if k != "step" and v is not None} | {"train/step": step}
         self._tell(lambda run: run.log(values))
         self._keep()
 
@@ -167,6 +187,11 @@ class Tracker:
         with suppress(OSError):  # a full disk: some rows may come twice after a restart
             temporary.write_text(json.dumps(self.shown))
             temporary.replace(self.cursor)
+
+
+def _whence(variable: str, value: str) -> str:
+    """Names the variable that a value came from, since its user has typed no key."""
+    return f"; the variable {variable} says so" if os.environ.get(variable) == value else ""
 
 
 def _say(text: str) -> None:

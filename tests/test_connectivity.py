@@ -36,19 +36,19 @@ from tests.test_rounds import recipe as batchnorm_recipe
 
 
 @pytest.mark.parametrize(
-    ("line", "smaller_is_better", "height"),
+    ("line", "height"),
     [
-        ([0.9, 0.6, 0.8], False, 0.25),
-        ([0.9, 0.9, 0.8], False, 0.05),  # an end is a point, too
-        ([0.8, 0.9, 0.9, 0.8], False, 0.0),
-        ([0.5, 0.25, 0.125, 0.5, 0.75], False, 0.5),
-        ([1.0, 3.0, 2.0], True, 1.5),
-        ([1.0, 0.5, 1.0], True, 0.0),
-        ([1.0, 1.25, 2.0], True, 0.5),
+        ([0.9, 0.6, 0.8], 0.25),
+        ([0.9, 0.9, 0.8], 0.05),  # an end is a point, too
+        ([0.8, 0.9, 0.9, 0.8], 0.0),
+        ([0.5, 0.25, 0.125, 0.5, 0.75], 0.5),
+        ([-1.0, -3.0, -2.0], 1.5),  # of a loss, with its sign turned
+        ([-1.0, -0.5, -1.0], 0.0),
+        ([-1.0, -1.25, -2.0], 0.5),
     ],
 )
-def test_barriers(line: list[float], smaller_is_better: bool, height: float) -> None:
-    assert barrier(line, smaller_is_better) == height
+def test_barriers(line: list[float], height: float) -> None:
+    assert barrier(line) == height
 
 
 values = st.floats(0, 1, width=32)
@@ -58,13 +58,11 @@ lines = st.lists(values, min_size=3, max_size=12)
 @given(lines)
 def test_a_barrier_is_the_same_from_both_sides_and_never_negative(line: list[float]) -> None:
     assert barrier(line) == barrier(line[::-1]) >= 0
-    mirrored = barrier([1 - value for value in line], smaller_is_better=True)
-    assert barrier(line) == pytest.approx(mirrored, abs=2e-9)
 
 
 @given(values, st.integers(3, 12))
 def test_a_level_line_has_no_barrier(value: float, points: int) -> None:
-    assert barrier([value] * points) == barrier([value] * points, smaller_is_better=True) == 0
+    assert barrier([value] * points) == barrier([-value] * points) == 0
 
 
 @given(lines, st.data())
@@ -343,6 +341,17 @@ def test_the_barrier_of_a_module_that_shows_its_loss_is_a_rise(monkeypatch: pyte
     line = Connectivity(points=3)(cell, dense)
     assert line["barrier"] == 2.5
     assert [point["test_loss"] for point in line["line"]] == [1.0, 4.0, 2.0]
+
+
+def test_a_line_with_a_point_that_is_no_number_has_no_barrier(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe: Recipe = batchnorm_recipe()
+    cell: Any = SimpleNamespace(study=SimpleNamespace(recipe=recipe), arm=Arm("imp"), seed=0)
+    dense = dense_round(recipe, 0, lambda current: Trained(current.ticket.state, []))
+    heights = iter([0.5, None, 0.5])
+    monkeypatch.setattr(Connectivity, "_measured", lambda *_: next(heights))
+    line = Connectivity(points=3)(cell, dense)
+    assert line["barrier"] is None
+    assert [point["test_accuracy"] for point in line["line"]] == [0.5, None, 0.5]
 
 
 def test_what_an_analysis_found_is_found_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -14,14 +14,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import SGD
+from torchmetrics import MeanAbsoluteError, Metric
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassHammingDistance
 
 from lottery import evaluation
 from lottery.cells import Cell
+from lottery.config import check
 from lottery.data.examples import Data, Examples
+from lottery.errors import Refused
 from lottery.hardware import Hardware
 from lottery.ledger import NAME
-from lottery.modules import Classifier, Module
+from lottery.metrics import Headline, headline
+from lottery.modules import Classifier, Module, headline_of
+from lottery.progress import Progress
 from lottery.recipes import Budget, Phase, Recipe
+from lottery.report import render, write
+from lottery.results import read
 from lottery.rewinding import state_of
 from lottery.store import Store
 from lottery.study import run
@@ -105,10 +113,64 @@ def test_a_module_without_loss_or_metrics_says_so(missing: str) -> None:
         _ = module.metrics() if missing == "metrics" else module.loss(torch.zeros(1), torch.zeros(1))
 
 
+class Measuring(Module):
+    """A module of the metrics that it is given."""
+
+    def __init__(self, metrics: dict[str, Metric], headline: str, higher: bool | None = None) -> None:
+        super().__init__(nn.Identity())
+        self.given, self.headline, self.higher_is_better = metrics, headline, higher
+
+    def metrics(self) -> dict[str, Metric]:
+        return self.given
+
+
+class Silent(MeanAbsoluteError):
+    """A metric that says nothing of itself."""
+
+    higher_is_better = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    ("metric", "name", "own", "known"),
+    [
+        (MulticlassAccuracy(3), "accuracy", None, (True, True)),
+        (MulticlassF1Score(3), "f1", None, (True, True)),
+        (MulticlassHammingDistance(3), "error", None, (False, True)),
+        (MeanAbsoluteError(), "mae", None, (False, False)),
+        (Silent(), "accuracy", None, (True, True)),  # the name tells
+        (Silent(), "gap", False, (False, False)),
+        (Silent(), "gap", True, (True, False)),
+        (MeanAbsoluteError(), "gain", True, (True, False)),  # the module's own word counts
+        (MulticlassAccuracy(3), "loss", None, (False, False)),
+    ],
+)
+def test_which_way_a_headline_gets_better(
+    metric: Metric, name: str, own: bool | None, known: tuple[bool, bool]
+) -> None:
+    found = headline_of(Measuring({name if name != "loss" else "accuracy": metric}, name, own))
+    assert found == Headline(name, *known)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "headline", "sentence"),
+    [
+        (["gap"], "gap", "its headline 'gap' does not say whether higher or lower is better; write higher_is_better = "
+         "True or False into Measuring or into the metric's class"),
+        (["a/b", "c"], "c", "its metric 'a/b' has a / in its name, as only what analyses find has; call it 'a_b'"),
+        (["loss"], "loss", "one of its metrics is called 'loss', as the mean loss is, which is always measured"),
+        (["a"], "b", "its headline is 'b'; it measures a, loss"),
+    ],
+)  # fmt: skip
+def test_a_module_that_no_report_could_judge(metrics: list[str], headline: str, sentence: str) -> None:
+    with pytest.raises(ValueError) as refused:
+        headline_of(Measuring({name: Silent() for name in metrics}, headline))
+    assert str(refused.value) == sentence
+
+
 OWN = '''
 import torch
 from torch.nn import functional
-from torchmetrics import MeanAbsoluteError
+from torchmetrics import MeanAbsoluteError, Metric
 
 from lottery.data.examples import Data, Examples
 from lottery.modules import Module
@@ -133,23 +195,66 @@ class Regressor(Module):
 
     def metrics(self):
         return {"mae": MeanAbsoluteError()}
+
+
+class Undefined(Metric):
+    """No number on 15 examples, those of validation and test; infinite on others."""
+
+    higher_is_better = True
+
+    def __init__(self):
+        super().__init__()
+        self.add_state("seen", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, outputs, targets):
+        self.seen += len(targets)
+
+    def compute(self):
+        return torch.tensor(float("nan" if self.seen == 15 else "inf"))
+
+
+class Degenerate(Regressor):
+    headline = "r2"
+
+    def metrics(self):
+        return {"r2": Undefined(), "mae": MeanAbsoluteError()}
+
+
+class Unsaid(Regressor):
+    headline = "gap"
+
+    def metrics(self):
+        class Gap(MeanAbsoluteError):
+            higher_is_better = None
+        return {"gap": Gap()}
 '''
 
+REGRESSION = (
+    "module._target_=my_regression.parts.Regressor", "~module.classes", "~module.label_smoothing",
+    "+module.delta=0.7", "model.classes=1",
+    "data._target_=my_regression.parts.waves", "~data.val_size", "~data.test_size", "+data.noise=0.5",
+    "data.shape=[4]", "data.classes=null", "data.batch_size=10",
+)  # fmt: skip
 
-def test_a_regression_of_one_s_own_goes_all_the_way(
-    cell: Callable[..., Cell], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+
+@pytest.fixture
+def regression(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A package of one's own with a regression in it."""
     package = tmp_path / "my_regression"
     package.mkdir()
     (package / "__init__.py").write_text("")
     (package / "parts.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
-    own = cell(
-        "module._target_=my_regression.parts.Regressor", "~module.classes", "~module.label_smoothing",
-        "+module.delta=0.7", "model.classes=1",
-        "data._target_=my_regression.parts.waves", "~data.val_size", "~data.test_size", "+data.noise=0.5",
-        "data.shape=[4]", "data.classes=null", "data.batch_size=10",
-    )  # fmt: skip
+    yield
+    for name in [name for name in sys.modules if name.split(".")[0] == "my_regression"]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+def test_a_regression_of_one_s_own_goes_all_the_way(
+    regression: None, cell: Callable[..., Cell], tmp_path: Path
+) -> None:
+    own = cell(*REGRESSION)
+    check(own)
     store = Store(tmp_path / "store")
     run(own, tmp_path / "cell", store)
     lines = [json.loads(line) for line in (tmp_path / "cell" / NAME).read_text().splitlines()]
@@ -170,6 +275,55 @@ def test_a_regression_of_one_s_own_goes_all_the_way(
         best = min(entry.rows, key=lambda row: row["val_loss"])
         assert line["early_stop_test_mae"] == best["test_mae"]
         assert math.isfinite(line["val_mae"])
+        assert (line["headline_better"], line["headline_scale"]) == ("lower", "other")
     assert lines[0]["density"] == 1 > lines[1]["density"] > lines[2]["density"]
-    for name in [name for name in sys.modules if name.split(".")[0] == "my_regression"]:
-        monkeypatch.delitem(sys.modules, name)
+    frame = read(tmp_path / "cell")
+    assert headline(frame) == Headline("mae", higher_is_better=False, share=False)
+    write(frame, tmp_path / "report")
+    assert headline(read(tmp_path / "report" / "results.csv")) == headline(frame)
+
+
+def test_a_line_that_was_written_before_it_said_which_way_is_better_is_the_same_result(
+    regression: None, cell: Callable[..., Cell], tmp_path: Path
+) -> None:
+    own, store, path = cell(*REGRESSION), Store(tmp_path / "store"), tmp_path / "cell" / NAME
+    run(own, tmp_path / "cell", store)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    older = [{key: value for key, value in line.items() if not key.startswith("headline_")} for line in lines]
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in older[:2]))
+    run(own, tmp_path / "cell", store)
+    again = [json.loads(line) for line in path.read_text().splitlines()]
+    assert again[:2] == older[:2]
+    assert {**again[2], "run": None} == {**lines[2], "run": None}
+    assert not headline(read(tmp_path / "cell")).higher_is_better  # one line that says so is enough
+
+
+def test_a_headline_that_is_no_number_ends_nothing(
+    regression: None, cell: Callable[..., Cell], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = cell(*REGRESSION, "module._target_=my_regression.parts.Degenerate", "hardware.checkpoint_seconds=1e-6")
+    check(own)
+    store, folder = Store(tmp_path / "store"), tmp_path / "cell"
+    run(own, folder, store, [Progress(own, folder)])
+    lines = [json.loads(line) for line in (folder / NAME).read_text().splitlines()]
+    assert [line["round"] for line in lines] == [0, 1, 2]
+    for line in lines:
+        assert {line[key] for key in ("test_r2", "val_r2", "early_stop_test_r2")} == {None}
+        assert math.isfinite(line["test_mae"])
+    assert "test r2 is no finite number" in capsys.readouterr().out
+    frame = read(folder)
+    assert frame["test_r2"].isna().all()
+    report = render(frame)
+    assert (
+        "In 3 of the 3 rounds of all seeds test r2 is no finite number; means and differences leave them out." in report
+    )
+    assert report.count("no number") == 3
+    write(frame, tmp_path / "report")
+    assert render(read(tmp_path / "report" / "results.csv")) == report
+
+
+def test_a_headline_that_nobody_can_judge_is_refused_before_training(
+    regression: None, cell: Callable[..., Cell]
+) -> None:
+    with pytest.raises(Refused, match=r"^module: its headline 'gap' does not say whether higher or lower is better; w"):
+        check(cell(*REGRESSION, "module._target_=my_regression.parts.Unsaid"))

@@ -21,6 +21,7 @@ from lottery import comparison, figure, intervals, publishing, report, results
 from lottery.compose import jobs
 from lottery.errors import Refused
 from lottery.ledger import LedgerError
+from lottery.metrics import Headline, headline
 
 STUDY = "demo-digits-12345678"
 DENSITY = (1.0, 0.5, 0.125)
@@ -87,7 +88,7 @@ def test_the_frame_holds_every_line_in_order(frame: pd.DataFrame) -> None:
     assert frame["test_accuracy"].tolist() == [score for arm in ACCURACY.values() for s in arm.values() for score in s]
     assert frame["density/fc.weight"].tolist() == list(DENSITY) * 6
     assert set(frame["run/host"]) == {"h"}
-    assert results.headline(frame) == "accuracy"
+    assert headline(frame) == Headline("accuracy", higher_is_better=True, share=True)
 
 
 def test_tickets_come_first_and_rewinding_steps_by_their_size(tmp_path: Path) -> None:
@@ -178,10 +179,96 @@ def test_the_seeds_that_are_left_decide_nothing() -> None:
     assert intervals.matches_dense(made([0.9, 0.9, 0.9], {0: 0.95, 1: 0.951}), "imp", 1) == "undecided"
 
 
-def test_a_loss_has_no_margin_in_points(frame: pd.DataFrame) -> None:
-    of_loss = frame.rename(columns={"early_stop_test_accuracy": "early_stop_test_loss"})
-    assert "matches dense" in report.render(frame)
-    assert "matches dense" not in report.render(of_loss)
+def of_metric(frame: pd.DataFrame, name: str, **said: str) -> pd.DataFrame:
+    """The frame with the scores under another name, and what the lines say of it."""
+    columns = {f"{part}_accuracy": f"{part}_{name}" for part in ("val", "test", "early_stop_test")}
+    return frame.drop(columns=["test_loss", "val_loss"]).rename(columns=columns).assign(**said)
+
+
+LOWER = {"headline_better": "lower", "headline_scale": "other"}
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "found"),
+    [
+        ("accuracy", {}, (True, True)),
+        ("loss", {}, (False, False)),
+        ("mae", {}, (True, True)),  # what older ledgers left open
+        ("mae", LOWER, (False, False)),
+        ("error", {"headline_better": "lower"}, (False, True)),
+    ],
+)
+def test_the_headline_is_what_the_lines_say(
+    name: str, said: dict[str, str], found: tuple[bool, bool], frame: pd.DataFrame
+) -> None:
+    assert headline(of_metric(frame, name, **said)) == Headline(name, *found)
+    assert Headline(name, *found).columns() == (said if name != "mae" or said else {})
+
+
+def test_what_leaves_the_interval_is_no_share(frame: pd.DataFrame) -> None:
+    frame = of_metric(frame, "r2")
+    frame.loc[0, "test_r2"] = np.nan
+    assert headline(frame).share
+    frame.loc[0, "test_r2"] = -0.1
+    assert headline(frame) == Headline("r2", higher_is_better=True, share=False)
+
+
+@pytest.mark.parametrize(
+    ("differences", "verdict"),
+    [
+        ([0.4, 0.41, 0.42], "no"),  # dense error 0.1, pruned 0.5
+        ([-0.04, -0.041, -0.042], "yes"),
+        ([0.004, 0.0041, 0.0042], "yes"),  # within the margin
+        ([0.010, -0.010, 0.0], "undecided"),
+    ],
+)
+def test_a_higher_error_matches_no_dense_network(differences: list[float], verdict: str) -> None:
+    dense = [0.5, 0.1, 0.3]
+    frame = made(dense, {seed: dense[seed] + difference for seed, difference in enumerate(differences)})
+    error = of_metric(frame, "error", headline_better="lower")
+    assert intervals.matches_dense(error, "imp", 1) == verdict
+    assert (intervals.sparsest_match(error, "imp") is not None) == (verdict == "yes")
+    assert "Test error (lower is better; mean and 95 % interval over seeds)" in report.render(error)
+
+
+def test_half_a_point_is_no_margin_on_another_scale(frame: pd.DataFrame) -> None:
+    mae = of_metric(frame, "mae", **LOWER)
+    with pytest.raises(ValueError, match=r"^mae is no share in \[0, 1\], so no margin is defined for it: give one$"):
+        intervals.matches_dense(mae, "imp", 1)
+    assert intervals.matches_dense(mae, "imp", 1, margin=0.2) == "yes"
+    for other, name in ((mae, "mae"), (of_metric(frame, "loss"), "loss")):
+        text = report.render(other)
+        assert text.endswith(
+            "\nWhich densities match dense is not judged: half a point is a margin for metrics within 0 and 1, "
+            f"and {name} is none.\n"
+        )
+        assert "points" not in text
+    assert "margin 0.5 points" in report.render(frame)
+
+
+def test_small_numbers_of_another_scale_keep_their_digits(frame: pd.DataFrame) -> None:
+    small = of_metric(frame, "mae", **LOWER)
+    small["test_mae"] /= 1e6
+    assert "| 0.0000009500 ± 0.0000000745 |" in report.render(small)
+
+
+def test_seeds_without_a_number_are_left_out_and_said(frame: pd.DataFrame) -> None:
+    frame.loc[(frame["arm"] == "imp") & (frame["round"] == 1) & (frame["seed"] == 2), "test_accuracy"] = np.nan
+    frame.loc[(frame["arm"] == "imp") & (frame["round"] == 2), "test_accuracy"] = np.nan
+    text = re.sub(" +", " ", report.render(frame))
+    assert "| 50.00% | 0.9350 ± 0.1906 (n = 2) | 160 ± 25 | 0.8800 ± 0.0497 | 160 ± 25 | +0.0550" in text
+    assert "| 12.50% | no number | 210 ± 25 | 0.7200 ± 0.0497 | 210 ± 25 | no seed in common |" in text
+    said = "In 4 of the 18 rounds of all seeds test accuracy is no finite number; means and differences leave them out."
+    assert said in text
+    assert intervals.matches_dense(frame, "imp", 1) == "undecided"
+    assert intervals.matches_dense(frame, "imp", 2) == "undecided"
+
+
+def test_a_dense_network_without_a_number_leaves_undecided() -> None:
+    frame = made([0.9, 0.9, 0.9], {0: 0.95, 1: 0.951, 2: 0.95})
+    assert intervals.matches_dense(frame, "imp", 1) == "yes"
+    frame.loc[0, "test_accuracy"] = np.nan
+    assert intervals.matches_dense(frame, "imp", 1) == "undecided"
 
 
 def test_where_nothing_was_pruned_no_density_matches(frame: pd.DataFrame) -> None:
@@ -229,9 +316,9 @@ def test_the_table_holds_what_a_hand_computes(frame: pd.DataFrame) -> None:
         expected = [
             f"{DENSITY[index]:.2%}",
             f"{sum(ticket) / 3:.4f} ± {half(ticket):.4f}",
-            str(STOP[index] + 10),
+            f"{STOP[index] + 10} ± 25",
             f"{sum(control) / 3:.4f} ± {half(control):.4f}",
-            str(STOP[index] + 10),
+            f"{STOP[index] + 10} ± 25",
             f"{sum(apart) / 3:+.4f} ± {half(apart):.4f}" if index else "-",
         ]
         assert [cell.strip() for cell in row] == expected
@@ -300,7 +387,7 @@ def row(**changed: str) -> str:
         (f"{HEAD}\n{row(study='../up')}\n", "line 2: no study, so"),
         (f"{HEAD}\n{row(arm='..')}\n", "line 2: no arm, so"),
         (f"{HEAD}\n{row(arm=chr(27) + '[2J')}\n", "line 2: no arm, so"),
-        (f"{HEAD}\n{row(test_accuracy='')}\n", "line 2: test_accuracy is no finite number"),
+        (f"{HEAD}\n{row(test_accuracy='nan')}\n", "line 2: test_accuracy is no finite number"),
         (f"{HEAD}\n{row(test_accuracy='96%')}\n", "line 2: test_accuracy is no finite number"),
         (f"{HEAD}\n{row(early_stop_step='inf')}\n", "line 2: early_stop_step is no finite number"),
         (f"{HEAD}\n{row(train_steps='9' * 400)}\n", "line 2: train_steps is no finite number"),
@@ -456,7 +543,7 @@ def test_studies_are_compared_with_the_one_that_is_named_first(
     assert text in re.sub(" +", " ", said)
     # the dense networks differ by 0.98 - 0.96, and of three seeds one is shared
     assert "| density | two | early stop | one | early stop | two - one |" in text
-    assert "| 100.00% | 0.9400 ± 0.0994 | 310 | 0.9600 (n = 1) | 320 | +0.0200 (n = 1) |" in text
+    assert "| 100.00% | 0.9400 ± 0.0994 | 310 ± 25 | 0.9600 (n = 1) | 320 (n = 1) | +0.0200 (n = 1) |" in text
     (picture,) = (tmp_path / "runs").glob("comparison-*/imp.png")
     assert picture.read_bytes().startswith(b"\x89PNG")
 
@@ -593,6 +680,36 @@ def test_a_number_that_not_every_seed_has_says_so(tmp_path: Path) -> None:
     assert [cell.endswith("(n = 2)") for cell in (ticket, control, apart)] == [True, False, True]
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "densities",
+    [(1.0,), (1.0, 0.95, 0.9), (1.0, 0.5, 0.25), (1.0, 0.01, 0.0001)],
+    ids=["dense", "near", "usual", "thin"],
+)
+def test_every_range_of_densities_has_ticks(densities: tuple[float, ...]) -> None:
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    figure._band(axes, 100 * pd.Series(densities), pd.Series(densities), pd.Series(densities) / 9, 0, "imp")
+    figure._densities(axes, min(densities))
+    high, low = axes.get_xlim()
+    shown = [tick for tick in axes.get_xticks() if low <= tick <= high]
+    assert len(shown) >= min(3, len(densities))
+    assert max(shown) == pytest.approx(100)
+    assert min(shown) <= 120 * min(densities)
+
+
+@pytest.mark.parametrize("name", ["short", "long" * 40])
+def test_names_leave_room_for_the_curves(name: str, tmp_path: Path) -> None:
+    played = {f"{arm}{name}": ACCURACY["imp"] for arm in "abcdefghi"}
+    for arms in (2, 9):  # a figure without room for its axes is a warning, which is an error here
+        some = dict(list(played.items())[:arms])
+        frame = results.read(
+            ledgers(tmp_path / str(arms), {arm[:150]: seeds for arm, seeds in some.items()}, "s" * 120)
+        )
+        figure.draw(frame, tmp_path / "curve.png")
+
+
 @pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
 def test_the_figure_is_a_picture(seeds: tuple[int, ...], tmp_path: Path) -> None:
     played = {arm: {seed: scores[seed] for seed in seeds} for arm, scores in ACCURACY.items()}
@@ -604,15 +721,17 @@ def test_the_figure_is_a_picture(seeds: tuple[int, ...], tmp_path: Path) -> None
 
 
 def test_an_arm_looks_the_same_in_every_figure() -> None:
-    first = dict(figure._looked(["imp", "random_reinit"]))
-    second = dict(figure._looked(["imp,rewind=5it", "mine", "random_mask", "random_reinit", "theirs"]))
+    first = figure._looked(["imp", "random_reinit", "mine"])
+    second = figure._looked(["imp,rewind=5it", "mine", "random_mask", "random_reinit", "theirs"])
     assert second["random_reinit"] == first["random_reinit"]
     assert second["imp,rewind=5it"] == first["imp"]
+    assert second["mine"] == first["mine"]  # though no table has it
     for names in ([*second], ["imp", "imp,rewind=5it", "finetune", "finetune_parent", "a", "b", "c"]):
         looks = figure._looked(names)
-        assert [name for name, _ in looks] == names
-        assert len({look for _, look in looks}) == len(names)
-    assert len(figure._looked([f"arm{number}" for number in range(20)])) == 20
+        assert list(looks) == names
+        assert len({*looks.values()}) == len(names)
+    many = figure._looked([f"arm{number}" for number in range(20)])
+    assert (len(many), len({*many.values()})) == (20, 14)
 
 
 def connected(frame: pd.DataFrame, rewound: int) -> pd.DataFrame:
@@ -655,9 +774,9 @@ Test accuracy (mean and 95 % interval over seeds) and early-stopping step:
 
 | density |             imp | early stop |   random_reinit | early stop | imp - random_reinit |
 |--------:|----------------:|-----------:|----------------:|-----------:|--------------------:|
-| 100.00% | 0.9400 ± 0.0994 |        310 | 0.9400 ± 0.0994 |        310 |                   - |
-|  50.00% | 0.9500 ± 0.0745 |        160 | 0.8800 ± 0.0497 |        160 |    +0.0700 ± 0.0657 |
-|  12.50% | 0.8600 ± 0.0896 |        210 | 0.7200 ± 0.0497 |        210 |    +0.1400 ± 0.0657 |
+| 100.00% | 0.9400 ± 0.0994 |   310 ± 25 | 0.9400 ± 0.0994 |   310 ± 25 |                   - |
+|  50.00% | 0.9500 ± 0.0745 |   160 ± 25 | 0.8800 ± 0.0497 |   160 ± 25 |    +0.0700 ± 0.0657 |
+|  12.50% | 0.8600 ± 0.0896 |   210 ± 25 | 0.7200 ± 0.0497 |   210 ± 25 |    +0.1400 ± 0.0657 |
 
 Sparsest density that matches dense (margin 0.5 points, paired over seeds):
 

@@ -14,12 +14,14 @@ from lottery.config import build, check
 from lottery.errors import Refused
 from lottery.launch import play
 from lottery.ledger import NAME, Ledger
+from lottery.metrics import Headline
 from lottery.names import Job
 from lottery.results import missing, read
 from lottery.stopping import Stop
 from lottery.store import Store
 from tests.conftest import TINY
 
+ACCURACY = Headline.named("accuracy")
 HALVES = (*TINY, "schedule.rounds=4", "schedule.keep=0.5", "scope.output=1")  # densities 1, 1/2, 1/4, 1/8, 1/16
 
 
@@ -46,28 +48,41 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
 def test_reasons_at_the_edge() -> None:
     density, below = Stop(density=0.25), Stop(below_dense=0.25)
-    assert density.reason(0.2500001, {}, {}, "accuracy") is None
-    assert density.reason(0.25, {}, {}, "accuracy") == "density 0.25 is within stop.density=0.25"
+    assert density.reason(0.2500001, {}, {}, ACCURACY) is None
+    assert density.reason(0.25, {}, {}, ACCURACY) == "density 0.25 is within stop.density=0.25"
     dense = {"val_accuracy": 0.75, "test_accuracy": 1.0}
-    assert below.reason(0.01, {"val_accuracy": 0.5, "test_accuracy": 0.0}, dense, "accuracy") is None
+    assert below.reason(0.01, {"val_accuracy": 0.5, "test_accuracy": 0.0}, dense, ACCURACY) is None
     said = "val_accuracy 0.4375 is more than stop.below_dense=0.25 below the dense network's 0.75"
-    assert below.reason(0.9, {"val_accuracy": 0.4375, "test_accuracy": 1.0}, dense, "accuracy") == said
-    assert below.reason(0.9, {"val_accuracy": 1.0}, dense, "accuracy") is None
-    assert Stop().reason(1e-9, {}, {}, "accuracy") is None
+    assert below.reason(0.9, {"val_accuracy": 0.4375, "test_accuracy": 1.0}, dense, ACCURACY) == said
+    assert below.reason(0.9, {"val_accuracy": 1.0}, dense, ACCURACY) is None
+    assert Stop().reason(1e-9, {}, {}, ACCURACY) is None
 
 
 def test_any_of_two_conditions_is_enough() -> None:
     both, dense = Stop(density=0.25, below_dense=0.25), {"val_f1": 0.75}
-    assert str(both.reason(0.25, {"val_f1": 0.75}, dense, "f1")).startswith("density ")
-    assert str(both.reason(0.3, {"val_f1": 0.25}, dense, "f1")).startswith("val_f1 ")
-    assert both.reason(0.3, {"val_f1": 0.75}, dense, "f1") is None
+    assert str(both.reason(0.25, {"val_f1": 0.75}, dense, Headline.named("f1"))).startswith("density ")
+    assert str(both.reason(0.3, {"val_f1": 0.25}, dense, Headline.named("f1"))).startswith("val_f1 ")
+    assert both.reason(0.3, {"val_f1": 0.75}, dense, Headline.named("f1")) is None
 
 
 def test_a_loss_is_worse_where_it_is_higher() -> None:
     """A module may show its loss, which is then what falls behind by rising."""
     stop = Stop(below_dense=0.5)
-    assert stop.reason(0.3, {"val_loss": 2.0}, {"val_loss": 1.0}, "loss")
-    assert stop.reason(0.3, {"val_loss": 0.25}, {"val_loss": 1.0}, "loss") is None
+    assert stop.reason(0.3, {"val_loss": 2.0}, {"val_loss": 1.0}, Headline.named("loss"))
+    assert stop.reason(0.3, {"val_loss": 0.25}, {"val_loss": 1.0}, Headline.named("loss")) is None
+
+
+def test_an_error_is_worse_where_it_is_higher_and_a_score_where_it_is_lower() -> None:
+    stop, error = Stop(below_dense=0.05), Headline("mae", higher_is_better=False, share=False)
+    said = "val_mae 0.2 is more than stop.below_dense=0.05 above the dense network's 0.1"
+    assert stop.reason(0.3, {"val_mae": 0.2}, {"val_mae": 0.1}, error) == said
+    assert stop.reason(0.3, {"val_mae": 0.01}, {"val_mae": 0.1}, error) is None
+    assert stop.reason(0.3, {"val_mae": 0.01}, {"val_mae": 0.1}, Headline("mae", True, False)) is not None
+
+
+@pytest.mark.parametrize(("now", "dense"), [(None, 0.5), (0.5, None), (None, None)])
+def test_what_is_no_number_stops_no_chain(now: float | None, dense: float | None) -> None:
+    assert Stop(below_dense=0.0).reason(0.3, {"val_accuracy": now}, {"val_accuracy": dense}, ACCURACY) is None
 
 
 def test_the_first_round_that_is_thin_enough_is_the_last(job: Callable[..., Job], no_training: Callable) -> None:

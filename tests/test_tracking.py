@@ -175,6 +175,68 @@ def test_summary_holds_the_last_round(shown: Job) -> None:
     assert final.keys() >= wanted
 
 
+def test_summary_holds_the_last_round_of_a_chain_that_a_condition_ended(tmp_path: Path) -> None:
+    job = tiny(tmp_path, "stop.density=0.9", "schedule.rounds=4")
+    play(job)
+    last = lines(job)[-1]
+    assert (last["round"], "stopped" in last) == (1, True)
+    (summary,) = records(segments(job)[0], "--summary")
+    final = {key[6:]: value for key, value in summary["summary"].items() if key.startswith("final/")}
+    assert final["test_accuracy"] == last["test_accuracy"]
+    assert final["density"] == last["density"]
+
+
+def test_what_is_no_number_is_not_shown(tmp_path: Path) -> None:
+    rows: list[dict[str, float]] = []
+    tracker, shown = Tracker(), Run(rows)
+    tracker._init = lambda mode: shown
+    tracker.open(SimpleNamespace(), tmp_path)
+    line = {"round": 0, "rounds": 0, "density": 1.0, "compression_ratio": 1.0, "train_steps": 5, "layer_densities": {}}
+    tracker.finished(line | {"test_r2": None, "test_loss": 2.0}, [{"step": 5, "val_r2": None, "val_loss": 1.0}])
+    assert rows[0] == {"train/val_loss": 1.0, "train/step": 5}
+    assert rows[1]["round/test_loss"] == 2.0
+    assert "round/test_r2" not in rows[1]
+    assert shown.summary == {"final/density": 1.0, "final/compression_ratio": 1.0, "final/test_loss": 2.0}
+
+
+def test_a_long_label_is_shortened_to_a_job_type_of_its_own() -> None:
+    assert tracking.job_type("imp,rewind=500it") == "imp,rewind=500it"
+    assert tracking.job_type("a" * 64) == "a" * 64
+    assert tracking.job_type("a" * 65) == f"{'a' * 55}~7db9df37"
+    assert tracking.job_type("a" * 66) != tracking.job_type("a" * 65)
+    assert len(tracking.job_type("b" * 150)) == 64
+
+
+@pytest.mark.parametrize("name", ["a/b", "a\\b", "a#b", "a?b", "a%b", "a:b", "", "x" * 129])
+def test_a_project_that_no_server_takes_is_refused(name: str) -> None:
+    with pytest.raises(ValueError) as refused:
+        Tracker(project=name)
+    assert str(refused.value) == f"project={name}: must be a name of 1 to 128 characters without / \\ # ? % and :"
+    Tracker(project="x" * 128)
+
+
+def test_variables_of_wandb_count_where_nothing_is_configured(monkeypatch: pytest.MonkeyPatch) -> None:
+    for key, value in (("MODE", "disabled"), ("PROJECT", "mine"), ("ENTITY", "us")):
+        monkeypatch.setenv(f"WANDB_{key}", value)
+    by_variables = jobs([])[0]
+    assert [by_variables.config["tracking"][key] for key in ("mode", "project", "entity")] == ["disabled", "mine", "us"]
+    assert jobs(["tracking.mode=online"])[0].config["tracking"]["mode"] == "online"
+    for key in ("MODE", "PROJECT", "ENTITY"):
+        monkeypatch.delenv(f"WANDB_{key}")
+    plain = jobs([])[0]
+    assert plain.study == by_variables.study
+    assert [plain.config["tracking"][key] for key in ("mode", "project", "entity")] == ["offline", "lottery", None]
+    monkeypatch.setenv("WANDB_MODE", "shared")
+    with pytest.raises(ValueError, match=r"^mode=shared: must be one of .*disabled; the variable WANDB_MODE says so$"):
+        Tracker(mode="shared")
+
+
+def test_variables_of_wandb_that_do_not_count_are_named() -> None:
+    assert tracking.unheeded({"WANDB_MODE": "offline", "WANDB_RUN_ID": ""}) == ""
+    said = "not heeded: a cell's W&B run lies in its folder, named and grouped by study and arm"
+    assert tracking.unheeded({"WANDB_RUN_GROUP": "g", "WANDB_DIR": "d"}) == f"WANDB_DIR and WANDB_RUN_GROUP {said}"
+
+
 def test_phases_from_the_store_give_all_rows(shown: Job, tmp_path: Path) -> None:
     job = tiny(tmp_path, "seed=3", f"store={shown.config['store']}")
     play(job)

@@ -20,7 +20,7 @@ from lottery.cells import Cell
 from lottery.data.examples import Data
 from lottery.evaluation import batch, measure
 from lottery.hardware import trainer_for
-from lottery.modules import Module
+from lottery.modules import Module, headline_of
 from lottery.rewinding import State
 from lottery.rounds import Round, Ticket
 from lottery.seeds import derive
@@ -47,21 +47,24 @@ class Connectivity:
             start = Ticket.of(current.cut(cell.arm.rewind).trained.state, current.ticket.masks)
             current = replace(current, ticket=start, first=cell.arm.rewind, passing=())
         ends = [replace(current, copy=copy).trained for copy in (0, 1)]
-        metric, places = recipe.sample.headline, [step / (self.points - 1) for step in range(self.points)]
+        metric, places = headline_of(recipe.sample), [step / (self.points - 1) for step in range(self.points)]
         with torch.random.fork_rng():
             torch.manual_seed(derive(cell.seed, "init"))  # a network may draw what it keeps outside its state
             module = recipe.module(recipe.network())
         module.trainer = trainer_for(recipe.hardware, recipe.numerics)
         module.to(recipe.hardware.device)
         data = recipe.data.to(recipe.hardware.device)
-        line = [self._measured(module, data, mixed(ends[0].state, ends[1].state, place), metric) for place in places]
+        line = [
+            self._measured(module, data, mixed(ends[0].state, ends[1].state, place), metric.name) for place in places
+        ]
+        gains = [metric.gain(value) for value in line if value is not None]  # a value may be no finite number
         return {
-            "barrier": barrier(line, smaller_is_better=metric == "loss"),
+            "barrier": barrier(gains) if len(gains) == len(line) else None,
             "steps_together": current.first,
-            "line": [{"place": place, f"test_{metric}": value} for place, value in zip(places, line, strict=True)],
+            "line": [{"place": place, f"test_{metric.name}": value} for place, value in zip(places, line, strict=True)],
         }
 
-    def _measured(self, module: Module, data: Data, state: State, metric: str) -> float:
+    def _measured(self, module: Module, data: Data, state: State, metric: str) -> float | None:
         module.net.load_state_dict(state)
         wanted = min(self.statistics, len(data.train))
         parts = -(-wanted // batch(data.shape))  # of one size, since every batch weighs the same
@@ -78,14 +81,14 @@ def mixed(one: State, other: State, place: float) -> State:
     }
 
 
-def barrier(line: Sequence[float], smaller_is_better: bool = False) -> float:
-    """How far the worst point of a line lies on the wrong side of the mean of its ends; 0 if none does.
+def barrier(line: Sequence[float]) -> float:
+    """How far the worst point of a line, of values of which more is better, lies below the mean of its ends, or 0.
 
     >>> barrier([0.9, 0.6, 0.8])
     0.25
     """
     middle = (line[0] + line[-1]) / 2
-    return round(max(0.0, max(line) - middle if smaller_is_better else middle - min(line)), 9)
+    return round(max(0.0, middle - min(line)), 9)
 
 
 def measure_statistics(net: nn.Module, inputs: Iterable[Tensor]) -> None:

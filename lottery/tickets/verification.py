@@ -84,7 +84,9 @@ def compare(info: Mapping[str, Any], trained: Trained, tolerance: float | None) 
     found = {**last, "early_stop_step": best["step"], f"early_stop_{headline}": best[headline]}
     if tolerance is not None:
         recorded, score = line.get(headline), found[headline]
-        return [(headline, recorded, score, isinstance(recorded, float) and abs(recorded - score) <= tolerance)]
+        numbers = isinstance(recorded, float) and isinstance(score, float)
+        agree = abs(recorded - score) <= tolerance if numbers else headline in line and recorded == score
+        return [(headline, recorded, score, agree)]
     claims = {name: value for name, value in line.items() if name.startswith(CLAIMS)}
     rows = [(name, value, found.get(name), value == found.get(name)) for name, value in claims.items()]
     state = digest(trained.state)
