@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from lottery.errors import Refused, nearby
+from lottery.rooms import named, roomless
 
 CONF = next(path for path in (Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf") if path.is_dir())
 GROUPS = (
@@ -23,6 +25,15 @@ TRAINING_GROUPS = ("model", "data", "module", "optimizer", "budget", "numerics")
 PLACES = ("root", "workers")
 """settings of data that say where it lies and who reads it, not what it is"""
 
+UNNAMED = {"hardware": "lottery.hardware.Hardware", "stop": "lottery.stopping.Stop"}
+"""what changes no number by being called, so that no name says it; someone's own in its place might"""
+
+
+def foreign(group: str, config: Mapping[str, Any]) -> bool:
+    """Whether a configuration calls someone's own code where ours would not be named."""
+    own = UNNAMED[group]
+    return roomless(str(config.get(group, {}).get("_target_", own))) != own
+
 
 def find(group: str, name: str, sources: tuple[str, ...] = ()) -> Path:
     """The yaml of an option. Raises Refused, naming those nearby, if there is none."""
@@ -36,7 +47,7 @@ def find(group: str, name: str, sources: tuple[str, ...] = ()) -> Path:
 
 def shipped_arm(name: str, sources: tuple[str, ...] = ()) -> dict[str, Any]:
     """An arm as its yaml has it."""
-    return {"rewind": 0, **yaml.safe_load(find("arm", name, sources).read_text())}
+    return named({"rewind": 0, **yaml.safe_load(find("arm", name, sources).read_text())})
 
 
 def options(group: str, sources: tuple[str, ...] = ()) -> dict[str, str]:

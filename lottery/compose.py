@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lottery.catalogue import CONF, GROUPS, OPTIONAL, options
 from lottery.digests import leaves
 from lottery.errors import Refused, nearby
-from lottery.names import Job, content
+from lottery.names import Job, content, files_of
 
 TOP = sorted({*GROUPS, "out", "store", "seed", "stop"})
 """keys at the top of a configuration"""
@@ -94,6 +94,8 @@ def job_of(config: DictConfig, hydra_config: Any = None) -> Job:
         resolved[key] = str(resolved[key])
     if isinstance(file := resolved["arm"].get("file"), str):
         resolved["arm"]["content"] = content(file)  # a file is what is in it, not where it lies
+    if named := files_of(cast(dict[str, Any], resolved)):
+        resolved["files"] = named  # recorded beside the ledger, so that other content is no finished cell
     for key, value in leaves(resolved):
         if isinstance(value, float) and not math.isfinite(value):
             raise Refused(f"{'.'.join(key)}={value}: must be a finite number")

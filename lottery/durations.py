@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import Annotated
+
+DURATION = "a duration"
+
+Steps = Annotated[int, DURATION]
+"""Optimizer steps: an argument that is annotated so may be written as a duration wherever a yaml names its function."""
 
 
 def canonical(duration: int | str) -> str:

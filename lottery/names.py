@@ -7,17 +7,17 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from lottery.catalogue import PLACES, SCIENCE_GROUPS, find, shipped_arm
-from lottery.digests import digest_of
+from lottery.catalogue import PLACES, SCIENCE_GROUPS, find, foreign, shipped_arm
+from lottery.digests import digest_of, file_digest, files
 from lottery.durations import canonical
 from lottery.errors import Refused
 from lottery.ledger import CONFIG, ERROR, NAME, Ledger, LedgerError
+from lottery.rooms import named
 from lottery.user_code import user_code
 
 
@@ -36,6 +36,10 @@ class Job:
     command: tuple[str, ...]
     """arguments of `lottery run` that ask for this cell alone"""
 
+    def __post_init__(self) -> None:
+        for name in ("config", "arm"):  # no name or digest depends on the rooms that our modules lie in
+            object.__setattr__(self, name, named(getattr(self, name)))
+
     @property
     def seed(self) -> int:
         return self.config["seed"]
@@ -53,7 +57,7 @@ class Job:
     def label(self) -> str:
         """The arm's name and every setting that differs from its yaml, sorted."""
         name = self.choices["arm"]
-        shipped = yaml.safe_load(find("arm", name, self.sources).read_text())
+        shipped = named(yaml.safe_load(find("arm", name, self.sources).read_text()))
         shipped = dict(settings(shipped))
         given = dict.fromkeys(shipped) | dict(settings(self.arm))  # what is taken out counts as null
         texts = {key: _text(key, value) for key, value in sorted(given.items())}
@@ -93,6 +97,8 @@ class Job:
             then = recorded(self.folder)
         except (OSError, LedgerError):
             return False
+        if then.get("files", self.config.get("files")) != self.config.get("files"):
+            return False
         analyses, analysed = self.config.get("analysis") or {}, then.get("analysis") or {}
         if any(analysed.get(name) != node for name, node in analyses.items()):
             return False
@@ -120,7 +126,22 @@ def science(config: Mapping[str, Any]) -> dict[str, Any]:
         found["devices"] = devices
     if stop := {key: value for key, value in config["stop"].items() if key[0] != "_" and value is not None}:
         found["stop"] = stop
+    if foreign("stop", config):
+        found["stop"] = config["stop"]
+    if foreign("hardware", config):
+        found["hardware"] = {k: v for k, v in config["hardware"].items() if k not in ("accelerator", "devices")}
     return found
+
+
+def files_of(config: Mapping[str, Any]) -> dict[str, str]:
+    """Digests of the files that a configuration names besides data and ticket, whose content is told otherwise."""
+    nodes = {group: config.get(group) or {} for group in (*SCIENCE_GROUPS, "arm", "stop", "analysis")}
+    for group, told in (("data", PLACES), ("arm", ("file", "content"))):
+        nodes[group] = {key: value for key, value in nodes[group].items() if key not in told}
+    try:
+        return files(nodes)
+    except OSError as error:
+        raise Refused(f"{error.filename}: is named as a setting and can't be read ({error.strerror})") from error
 
 
 def recorded(folder: Path) -> dict[str, Any]:
@@ -134,13 +155,13 @@ def recorded(folder: Path) -> dict[str, Any]:
         raise LedgerError(f"{path} is damaged: it is no configuration; {again}") from error
     if lacking:
         raise LedgerError(f"{path} is damaged: it lacks {', '.join(lacking)}; {again}")
-    return config
+    return named(config)
 
 
 def content(file: str) -> str:
     """Digest of a ticket's file. Raises Refused if it can't be read."""
     try:
-        return sha256(Path(file).read_bytes()).hexdigest()
+        return file_digest(file)
     except OSError as error:
         raise Refused(
             f"arm.file={file}: can't be read ({error.strerror}); `lottery ticket export` writes one"

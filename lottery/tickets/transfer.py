@@ -13,6 +13,7 @@ from lottery.catalogue import PLACES, SCIENCE_GROUPS, find, options
 from lottery.compose import jobs
 from lottery.digests import leaves
 from lottery.errors import Refused
+from lottery.rooms import named
 from lottery.tickets.files import Saved
 from lottery.tickets.trust import trusted
 
@@ -25,8 +26,8 @@ def arguments(saved: Saved, given: Sequence[str], trust: tuple[str, ...] = ()) -
     A group that is given comes as its yaml has it, an experiment brings all of them. Raises Refused for
     a configuration that may not be trusted.
     """
-    config = saved.info["config"]
-    trusted(saved.path, config, trust)
+    trusted(saved.path, saved.info["config"], trust)
+    config = named(saved.info["config"])
     said = {word.lstrip("+~").partition("=")[0] for word in given if not word.startswith("-")}
     first = saved.info["phase"]["first"]
     own = ["arm=ticket", f"arm.file={literal(str(saved.path))}"]
@@ -104,7 +105,7 @@ def _nearest(group: str, node: Mapping[str, Any], sources: tuple[str, ...]) -> s
     """The option whose yaml says most nearly the same."""
 
     def distance(name: str) -> tuple[bool, int]:
-        shipped = yaml.safe_load(find(group, name, sources).read_text())
+        shipped = named(yaml.safe_load(find(group, name, sources).read_text()))
         same = set(map(str, leaves(shipped))) ^ set(map(str, leaves(node)))
         return shipped.get("_target_") != node.get("_target_"), len(same)
 
