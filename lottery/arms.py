@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from lottery.durations import Steps
 from lottery.early_bird import Settled
 from lottery.flops import Flops
 from lottery.lengths import Length, as_recipe
@@ -39,9 +40,9 @@ class Arm:
     """what the kept weights are set to"""
     masks: Callable[[Masks, torch.Generator], Masks] = as_found
     """what is done to the masks first, with a generator of the round's own"""
-    rewind: int = 0
+    rewind: Steps = 0
     """the rewinding point, a step of the dense training"""
-    first: int = 0
+    first: Steps = 0
     """step of the recipe that a pruned round begins with: learning rate and data order go on from there"""
     length: Length = as_recipe
     """how long a pruned round trains"""

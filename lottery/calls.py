@@ -6,45 +6,32 @@ import inspect
 import json
 import re
 import sys
-import types
-import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from hydra._internal.utils import _locate  # unlike get_object, it logs nothing
 from torch import nn
 
+from lottery import durations
+from lottery.annotations import awaited, hints_of, inner, is_duration, misfit, takes_null
 from lottery.data.examples import DataError
 from lottery.errors import Refused, nearby
-
-_KINDS: dict[Any, str] = {
-    int: "a whole number", float: "a number", str: "text", bool: "true or false", types.NoneType: "null",
-    Sequence: "a list", Iterable: "a list", list: "a list", tuple: "a list", Mapping: "names with values",
-    dict: "names with values", Callable: "a node with a _target_",
-}  # fmt: skip
-"""what an argument annotated so is in a yaml"""
-
-_LATER = {
-    "model": 0, "module": 1, "optimizer": 1, "criterion": 1, "scope": 3, "learning_rate": 2, "weights": 1, "masks": 2,
-    "init": 1, "augment": 2, "length": 2,
-}  # fmt: skip
-"""nodes that are functions, and how many arguments they are called with later"""
+from lottery.rooms import defined, homes, roomed, roomless
 
 
-def make(where: str, node: Mapping[str, Any]) -> Any:
-    """Calls what a node names with its arguments; prepares the call if it says `_partial_` or its role is a function's.
+def make(where: str, node: Mapping[str, Any], wanted: Any = None) -> Any:
+    """Calls what a node names with its arguments; prepares the call if `wanted`, an annotation, asks for a function.
 
-    Names, types and values are checked first. Raises Refused, naming the key.
+    Names, types and values are checked first. `_partial_` in a node overrules the annotation. Raises Refused, naming
+    the key.
     """
     target, arguments = target_of(where, node)
-    arguments = {
-        key: make(f"{where}.{key}", value) if isinstance(value, Mapping) and "_target_" in value else value
-        for key, value in arguments.items()
-    }
-    role = where.rpartition(".")[2]
-    if node.get("_partial_", role in _LATER):
-        return partial(target, **_checked(where, target, arguments, _LATER.get(role)))
+    hints = hints_of(target)
+    arguments = {key: _made(f"{where}.{key}", value, hints.get(key)) for key, value in arguments.items()}
+    prepared, later = awaited(wanted)
+    if node.get("_partial_", prepared):
+        return partial(target, **_checked(where, target, arguments, later if prepared else None))
     arguments = _checked(where, target, arguments, 0)
     try:
         return target(**arguments)
@@ -60,6 +47,44 @@ def make(where: str, node: Mapping[str, Any]) -> Any:
         raise Refused(located(where, error)) from error
 
 
+def _made(where: str, value: Any, hint: Any) -> Any:
+    """An argument with every node in it made."""
+    if isinstance(value, Mapping):
+        if "_target_" in value:
+            return make(where, value, hint)
+        return {key: _made(f"{where}.{key}", item, inner(hint)) for key, item in value.items()}
+    return [_made(where, item, inner(hint)) for item in value] if isinstance(value, list) else value
+
+
+def with_steps(where: str, node: Mapping[str, Any], steps_per_epoch: int) -> dict[str, Any]:
+    """A node with each argument that is annotated as Steps in optimizer steps, as plain data still."""
+    target, arguments = target_of(where, node)
+    hints = hints_of(target)
+    return {**node, **{k: _with_steps(f"{where}.{k}", v, hints.get(k), steps_per_epoch) for k, v in arguments.items()}}
+
+
+def _with_steps(where: str, value: Any, hint: Any, steps_per_epoch: int) -> Any:
+    if is_duration(hint) and not (value is None and takes_null(hint)):
+        return in_steps(where, value, steps_per_epoch)
+    if isinstance(value, Mapping):
+        if "_target_" in value:
+            return with_steps(where, value, steps_per_epoch)
+        return {key: _with_steps(f"{where}.{key}", item, inner(hint), steps_per_epoch) for key, item in value.items()}
+    return (
+        [_with_steps(where, item, inner(hint), steps_per_epoch) for item in value] if isinstance(value, list) else value
+    )
+
+
+def in_steps(where: str, value: Any, steps_per_epoch: int) -> int:
+    """A duration of a configuration in optimizer steps. Raises Refused for what is none."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    try:
+        return durations.in_steps(value, steps_per_epoch)
+    except ValueError as error:
+        raise Refused(f"{where}={as_yaml(value)}: must be a duration such as 500, 500it or 2ep") from error
+
+
 def network(node: Mapping[str, Any]) -> nn.Module:
     """The network of a `model` node, its weights drawn from torch's global generator."""
     net = make("model", {**node, "_partial_": False})
@@ -73,25 +98,31 @@ def target_of(where: str, node: Mapping[str, Any]) -> tuple[Callable[..., Any], 
     path = node.get("_target_")
     if not isinstance(path, str):
         raise Refused(f"{where}._target_={as_yaml(path)}: must be the import path of a function")
-    module, _, name = path.rpartition(".")
     try:
-        target = _locate(path)
+        target = _locate(roomed(path))
     except Exception as error:  # whatever importing a user's module raises
-        members = vars(sys.modules[module]).items() if module in sys.modules else ()
-        # what belongs to the module, and not what it imported for its own use
-        known = sorted(
-            n
-            for n, v in members
-            if callable(v) and n[0] != "_" and f"{getattr(v, '__module__', '')}.".startswith(f"{module}.")
-        )
         cause = error.__cause__ or error
-        reason = nearby(name, known) if known else f"{type(cause).__name__}: {cause}".split("\n")[0]
+        known = _callables(path)
+        reason = nearby(path.rpartition(".")[2], known) if known else f"{type(cause).__name__}: {cause}".split("\n")[0]
         raise Refused(f"{where}._target_={path}: can't be imported; {reason}") from error
     if not callable(target):
         raise Refused(
             f"{where}._target_={path}: must be the import path of a function, not of a {type(target).__name__}"
         )
     return target, arguments
+
+
+def _callables(path: str) -> list[str]:
+    """What might have been meant: the functions and classes of a path's module, without those that it imported."""
+    if own := homes(path):
+        return sorted(set().union(*map(defined, own)))
+    module = path.rpartition(".")[0]
+    members = vars(sys.modules[module]).items() if module in sys.modules else ()
+    return sorted(
+        name
+        for name, value in members
+        if callable(value) and name[0] != "_" and f"{getattr(value, '__module__', '')}.".startswith(f"{module}.")
+    )
 
 
 def _checked(where: str, target: Callable[..., Any], arguments: dict[str, Any], later: int | None) -> dict[str, Any]:
@@ -117,47 +148,11 @@ def _checked(where: str, target: Callable[..., Any], arguments: dict[str, Any], 
             signature.bind(*[None] * later, **arguments)
     except TypeError as error:
         raise Refused(f"{where}: {_name(target)}: {error}") from error
-    try:
-        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    except Exception:  # annotations that can't be resolved tell us nothing
-        return arguments
+    hints = hints_of(target)
     for key, value in arguments.items():
-        if key in hints and not _fits(value, hints[key]):
-            wanted = typing.get_args(hints[key]) if _is_union(hints[key]) else (hints[key],)
-            kinds = dict.fromkeys(_KINDS[_plain(hint)] for hint in wanted if _plain(hint) in _KINDS)
-            of = [_KINDS[item] + "s" for item in typing.get_args(wanted[0]) if item in (int, float)]
-            inner = f" of {of[0].partition(' ')[2]}" if of and "a list" in kinds else ""
-            raise Refused(f"{where}.{key}={as_yaml(value)}: must be {' or '.join(kinds)}{inner}")
+        if key in hints and (must := misfit(value, hints[key])):
+            raise Refused(f"{where}.{key}={as_yaml(value)}: must be {must}")
     return {key: str(value) if hints.get(key) is str else value for key, value in arguments.items()}
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value from a yaml can be what an annotation asks for; annotations not known here say nothing."""
-    if _is_union(hint):
-        hints = typing.get_args(hint)
-        known = [h for h in hints if _plain(h) in _KINDS]
-        scalar = value is None or isinstance(value, str | int | float)
-        return any(_fits(value, h) for h in (known if known and scalar else hints))
-    plain = _plain(hint)
-    if plain not in _KINDS:
-        return True
-    if plain is str:
-        return isinstance(value, str | int | float) and not isinstance(value, bool)
-    if _KINDS[plain] == "a list":
-        inner = [h for h in typing.get_args(hint) if h is not ...][:1]
-        return isinstance(value, list | tuple) and all(_fits(item, h) for h in inner for item in value)
-    if isinstance(value, bool) and plain is not bool:
-        return False
-    return isinstance(value, int | float if plain is float else plain)
-
-
-def _is_union(hint: Any) -> bool:
-    return typing.get_origin(hint) in (typing.Union, types.UnionType)
-
-
-def _plain(hint: Any) -> Any:
-    """The class behind an annotation such as `Sequence[int]`."""
-    return typing.get_origin(hint) or hint
 
 
 def _no_such(
@@ -175,7 +170,7 @@ def as_yaml(value: Any) -> str:
 
 
 def _name(target: Callable[..., Any]) -> str:
-    return f"{target.__module__}.{getattr(target, '__qualname__', target)}"
+    return roomless(f"{target.__module__}.{getattr(target, '__qualname__', target)}")
 
 
 def located(where: str, error: Exception) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from lottery.rooms import roomless
+
 CONF = next(path for path in (Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf") if path.is_dir())
 _MAIN: dict[str, Any] = yaml.safe_load((CONF / "config.yaml").read_text())
 _CHOSEN = {
@@ -31,6 +33,15 @@ TRAINING_GROUPS = tuple(g for g in SCIENCE_GROUPS if g not in ("criterion", "sco
 """groups that the training of a given ticket depends on: all of science that are not said to be none"""
 PLACES = ("root", "workers")
 """settings of data that say where it lies and who reads it, not what it is"""
+
+UNNAMED = {"hardware": "lottery.hardware.Hardware", "stop": "lottery.stopping.Stop"}
+"""what changes no number by being called, so that no name says it; someone's own in its place might"""
+
+
+def foreign(group: str, config: Mapping[str, Any]) -> bool:
+    """Whether a configuration calls someone's own code where ours would not be named."""
+    own = UNNAMED[group]
+    return roomless(str(config.get(group, {}).get("_target_", own))) != own
 
 
 def chosen(groups: Iterable[str], config: Mapping[str, Any]) -> dict[str, Any]:

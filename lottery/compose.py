@@ -26,7 +26,7 @@ from lottery.catalogue import CONF, FIXED, GROUPS, OPTIONAL, TOP
 from lottery.digests import leaves
 from lottery.errors import Once, Refused, nearby
 from lottery.explain import explain
-from lottery.names import Job, content
+from lottery.names import Job, content, files_of
 from lottery.shipped import Options, parent_of
 
 VERSION = "1.3"
@@ -159,6 +159,8 @@ def job_of(config: DictConfig, hydra_config: Any = None, options: Options | None
         resolved[key] = str(resolved[key])
     if isinstance(file := resolved["arm"].get("file"), str):
         resolved["arm"]["content"] = content(file)  # a file is what is in it, not where it lies
+    if files := files_of(cast(dict[str, Any], resolved)):
+        resolved["files"] = files  # recorded beside the ledger, so that other content is no finished cell
     for path, value in leaves(resolved):
         if isinstance(value, float) and not math.isfinite(value):
             raise Refused(f"{'.'.join(path)}={value}: must be a finite number")

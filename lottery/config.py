@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from lottery.annotations import hints_of
 from lottery.arms import Arm
-from lottery.calls import as_yaml, make, network
+from lottery.calls import as_yaml, in_steps, make, network, with_steps
+from lottery.catalogue import TRAINING_GROUPS
 from lottery.cells import Cell, Study
 from lottery.data.examples import Data, DataError
-from lottery.durations import in_steps
+from lottery.digests import digest_of, files
 from lottery.errors import Refused
 from lottery.identity import recipe_identity
 from lottery.masks import density
@@ -19,9 +23,14 @@ from lottery.names import Job, steady
 from lottery.pruning import Pruning
 from lottery.recipes import Recipe
 from lottery.rehearsal import Misfit, rehearse
+from lottery.rooms import named
+from lottery.schedules import checked_schedule
 from lottery.scopes import Target
 from lottery.study import Asked
 from lottery.tickets.files import read, unfit
+from lottery.user_code import user_code
+
+TRAINING = tuple(group for group in TRAINING_GROUPS if group not in ("model", "data"))
 
 
 def build(job: Job) -> Cell:
@@ -32,11 +41,12 @@ def build(job: Job) -> Cell:
     recipe = build_recipe(config)
     arm = build_arm(job, recipe.data, recipe.budget.steps)
     pruning = Pruning(
-        criterion=make("criterion", config["criterion"]),
-        scope=make("scope", config["scope"]),
-        schedule=make("schedule", config["schedule"]),
-        stop=make("stop", config["stop"]),
+        **{group: _made(group, config, Pruning, recipe.data) for group in ("criterion", "scope", "schedule", "stop")},
     )
+    try:
+        pruning = replace(pruning, schedule=checked_schedule(pruning.schedule))
+    except ValueError as error:
+        raise Refused(f"schedule: {error}") from error
     if arm.given:  # its only round; nothing is pruned for it
         pruning = replace(pruning, schedule=(Target(density(arm.given.masks), keep=1.0),))
     study = Study(job.study, recipe, pruning, identity(config, recipe))
@@ -45,24 +55,47 @@ def build(job: Job) -> Cell:
 
 def build_recipe(config: Mapping[str, Any]) -> Recipe:
     """What every phase of a configured study has in common. Raises Refused."""
-    data = make("data", config["data"])
-    if not isinstance(data, Data):
-        raise Refused(f"data._target_={config['data']['_target_']}: must give a lottery.data.examples.Data")
+    data = _data(config["data"])
     return Recipe(
         data=data,
         network=partial(network, config["model"]),
-        module=make("module", config["module"]),
-        optimizer=make("optimizer", config["optimizer"]),
-        budget=make("budget", _durations("budget", config["budget"], data)),
-        numerics=make("numerics", config["numerics"]),
-        hardware=make("hardware", config["hardware"]),
+        **{group: _made(group, config, Recipe, data) for group in (*TRAINING, "hardware")},
     )
+
+
+_read: dict[str, Data] = {}
+"""the data sets that were built last, by what they were built from"""
+
+
+def _data(node: Mapping[str, Any]) -> Data:
+    """The data of a node, read once for all cells that this process builds: reading and hashing may take minutes."""
+    if found := _read.get(_source(node)):
+        return found
+    data = make("data", node)
+    if not isinstance(data, Data):
+        raise Refused(f"data._target_={node['_target_']}: must give a lottery.data.examples.Data")
+    while len(_read) > 1:  # each may fill a good part of the memory
+        del _read[next(iter(_read))]
+    return _read.setdefault(_source(node), data)  # asked for again, since a download changes the folder
+
+
+def _source(node: Mapping[str, Any]) -> str:
+    """Digest of all that a data set is built from, as far as can be told without reading it."""
+    there: list[Any] = []
+    with suppress(OSError, TypeError):  # what can't be looked at, building it will refuse
+        there = sorted([entry.name, entry.stat().st_mtime_ns] for entry in os.scandir(node.get("root", os.devnull)))
+    return digest_of([named(node), user_code([node]), files(node), there])
+
+
+def _made(group: str, config: Mapping[str, Any], whole: type, data: Data) -> Any:
+    """What a group configures, as the whole that it is part of asks for it."""
+    return make(group, with_steps(group, config[group], data.steps_per_epoch), hints_of(whole)[group])
 
 
 def identity(config: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
     """What training depends on besides its ticket, steps and seeds."""
-    budget = _durations("budget", config["budget"], recipe.data)
-    return recipe_identity({**config, "budget": budget}, recipe.data.digest)
+    nodes = {group: with_steps(group, config[group], recipe.data.steps_per_epoch) for group in TRAINING}
+    return recipe_identity({**config, **nodes}, recipe.data.digest)
 
 
 def check(cell: Cell) -> None:
@@ -97,7 +130,7 @@ def build_analyses(job: Job, data: Data) -> dict[str, Asked]:
         raise Refused(f"hardware.devices={devices}: goes without an analysis; run it with hardware.devices=1")
     return {
         name: Asked(
-            make(f"analysis.{name}", _durations(f"analysis.{name}", node, data)),
+            make(f"analysis.{name}", with_steps(f"analysis.{name}", node, data.steps_per_epoch)),
             steady(node, "analysis", job.folder.parent.glob(f"seed*/{name}.jsonl")),
         )
         for name, node in nodes.items()
@@ -107,7 +140,9 @@ def build_analyses(job: Job, data: Data) -> dict[str, Asked]:
 def build_arm(job: Job, data: Data, steps: int) -> Arm:
     """The arm and its parent, which has the same rewinding point."""
     node = {"rewind": 0, "first": 0, **job.config["arm"]}
-    node = _durations("arm", {key: value for key, value in node.items() if key not in ("parent", "content")}, data)
+    node = {key: value for key, value in node.items() if key not in ("parent", "content")}
+    node = with_steps("arm", node, data.steps_per_epoch)
+    node |= {key: in_steps(f"arm.{key}", node[key], data.steps_per_epoch) for key in ("rewind", "first")}
     for key in ("rewind", "first"):
         if not 0 <= node[key] < steps:
             given = as_yaml(job.config["arm"].get(key, 0))
@@ -121,29 +156,7 @@ def build_arm(job: Job, data: Data, steps: int) -> Arm:
         # what is configured here to be trained is trusted; nothing else that the file names is
         node["given"] = read(file).given(trust=(model,))
     if job.parent:
-        parent = {**job.parent.node, "name": job.parent.label}
+        parent = {**job.parent.node, "name": job.parent.label, "rewind": node["rewind"]}
         parent.pop("parent", None)
-        node["parent"] = make("arm.parent", _durations("arm.parent", parent, data))
+        node["parent"] = make("arm.parent", with_steps("arm.parent", parent, data.steps_per_epoch))
     return make("arm", node | {"name": job.label})
-
-
-def _durations(where: str, node: Mapping[str, Any], data: Data) -> dict[str, Any]:
-    """The node with every `500it` and `2ep` in steps."""
-
-    def steps(key: str, value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {k: steps(f"{key}.{k}", v) for k, v in value.items()}
-        if isinstance(value, list):
-            return [steps(key, v) for v in value]
-        if isinstance(value, str) and (value.endswith(("it", "ep")) and value[:1].isdigit()):
-            try:
-                return in_steps(value, data.steps_per_epoch)
-            except ValueError as error:
-                raise Refused(f"{key}={value}: must be a duration such as 500, 500it or 2ep") from error
-        return value
-
-    converted = {key: steps(f"{where}.{key}", value) for key, value in node.items()}
-    for key in ("steps", "recipe_steps", "evaluate", "warmup", "rewind", "first"):
-        if key in converted and (not isinstance(converted[key], int) or isinstance(converted[key], bool)):
-            raise Refused(f"{where}.{key}={as_yaml(node[key])}: must be a duration such as 500, 500it or 2ep")
-    return converted

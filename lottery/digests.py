@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -35,6 +38,24 @@ def canonical(value: Any) -> str:
 def digest_of(value: Any) -> str:
     """SHA-256 of plain data."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def file_digest(path: Path | str) -> str:
+    """SHA-256 of a file's bytes; read once while its time and size stay the same."""
+    found = os.stat(path)
+    return _file_digest(os.path.realpath(path), found.st_mtime_ns, found.st_size)
+
+
+@lru_cache(maxsize=64)
+def _file_digest(path: str, modified: int, size: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def files(value: Any) -> dict[str, str]:
+    """Digests of the files that settings name, by the setting's key: a result depends on what is in them."""
+    named = {".".join(key): text for key, text in leaves(value) if isinstance(text, str) and key[-1:] != ("_target_",)}
+    return {key: file_digest(text) for key, text in named.items() if os.path.isfile(text)}
 
 
 def leaves(value: Any, key: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
+
+DURATION = "a duration"
+
+Steps = Annotated[int, DURATION]
+"""Optimizer steps: an argument that is annotated so may be written as a duration wherever a yaml names its function."""
 
 NAMED = ("rewind", "first", "every")
 """settings of arms and analyses that are durations as a bare number, too"""

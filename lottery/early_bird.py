@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lottery.durations import Steps
 from lottery.masks import Masks, kept
 
 
@@ -12,7 +13,7 @@ from lottery.masks import Masks, kept
 class Settled:
     """When a mask counts as settled."""
 
-    every: int
+    every: Steps
     """optimizer steps between two looks; an epoch in the paper"""
     threshold: float = 0.1
     """that the distance from one look to the next must be below; on the scale of `distance`, not the paper's"""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Mapping
-from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 from lottery.calls import target_of
-from lottery.catalogue import TRAINING_GROUPS, chosen
-from lottery.digests import canonical
+from lottery.catalogue import PLACES, TRAINING_GROUPS, chosen, foreign
+from lottery.digests import canonical, file_digest
+from lottery.rooms import named
 from lottery.user_code import user_code
 
 
@@ -19,12 +19,13 @@ def recipe_identity(config: Mapping[str, Any], content: str) -> dict[str, Any]:
 
     Durations in `config` are in steps, so that 30 and 30it are the same.
     """
-    of = chosen(TRAINING_GROUPS, config)
-    nodes = {group: _node(group, node) for group, node in of.items()}
+    of = chosen(TRAINING_GROUPS, config) | ({"hardware": config["hardware"]} if foreign("hardware", config) else {})
+    # where data lie and how many read them changes nothing of what is read
+    read = {key: value for key, value in config["data"].items() if key not in PLACES}
+    nodes = {group: _node(group, node) for group, node in (of | {"data": read}).items()}
     nodes["data"] |= {"root": None, "content": content}
-    nodes["data"].pop("workers", None)  # how many read changes nothing of what is read
     nodes["numerics"].pop("sparse", None)  # each phase says which of its layers are sparse
-    return {**nodes, "code": user_code(list(of.values()))}
+    return {**named(nodes), "code": user_code(list(of.values()))}
 
 
 def _node(where: str, value: Any) -> Any:
@@ -32,13 +33,17 @@ def _node(where: str, value: Any) -> Any:
 
     So a new argument whose default changes nothing leaves all older results where they are found.
     """
-    if isinstance(value, str) and value.endswith(".safetensors") and Path(value).is_file():
-        return {"content": sha256(Path(value).read_bytes()).hexdigest()}  # a file is what is in it, not where it lies
+    if isinstance(value, str) and os.path.isfile(value):
+        return {"content": file_digest(value)}  # a file is what is in it, not where it lies
     if isinstance(value, list):
         return [_node(where, item) for item in value]
     if not isinstance(value, Mapping):
         return value
-    kept = {key: _node(f"{where}.{key}", item) for key, item in value.items() if key != "_partial_"}
+    kept = {
+        key: item if key == "_target_" else _node(f"{where}.{key}", item)
+        for key, item in value.items()
+        if key != "_partial_"
+    }
     if "_target_" in value:
         target, _ = target_of(where, value)
         try:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from lottery.durations import Steps
+
 LearningRate = Callable[[float, int], float]
 """(step, of) -> factor in [0, 1] for optimizer step `step` of a training of `of` steps, counted from 0; a recipe
 run for another number of steps is asked for the steps between."""
@@ -15,7 +17,7 @@ def constant(step: float, of: int, factor: float = 1.0) -> float:
     return factor
 
 
-def multistep(step: float, of: int, milestones: Sequence[int] = (), gamma: float = 0.1) -> float:
+def multistep(step: float, of: int, milestones: Sequence[Steps] = (), gamma: float = 0.1) -> float:
     """Times `gamma` at each milestone (in steps).
 
     >>> [multistep(step, of=30, milestones=(20, 25)) for step in (19, 20)]

@@ -8,17 +8,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from lottery.catalogue import OPTIONAL, PLACES, SCIENCE_GROUPS, chosen
-from lottery.digests import digest_of
+from lottery.catalogue import OPTIONAL, PLACES, SCIENCE_GROUPS, chosen, foreign
+from lottery.digests import digest_of, file_digest, files
 from lottery.durations import NAMED, bare, canonical, uniform
 from lottery.errors import Refused
 from lottery.ledger import CONFIG, ERROR, NAME, Ledger, LedgerError
+from lottery.rooms import named
 from lottery.user_code import user_code
 
 
@@ -50,6 +50,10 @@ class Job:
     """option chosen in each group"""
     command: tuple[str, ...]
     """arguments of `lottery run` that ask for this cell alone"""
+
+    def __post_init__(self) -> None:
+        for name in ("config", "arm"):  # no name or digest depends on the rooms that our modules lie in
+            object.__setattr__(self, name, named(getattr(self, name)))
 
     @property
     def seed(self) -> int:
@@ -99,6 +103,8 @@ class Job:
             then = recorded(self.folder)
         except (OSError, LedgerError):
             return False
+        if then.get("files", self.config.get("files")) != self.config.get("files"):
+            return False
         analyses, analysed = uniform(self.config.get("analysis") or {}), uniform(then.get("analysis") or {})
         if any(analysed.get(name) != node for name, node in analyses.items()):
             return False
@@ -132,8 +138,8 @@ def steady(node: Any, key: str, ledgers: Iterable[Path]) -> str:
     It used to tell 10 from 10it. Where a ledger's `key` is the digest of another spelling, that one is kept, so that
     its cell can go on and its seeds are one arm with those to come.
     """
-    code = user_code(node)
-    digest, *others = dict.fromkeys(digest_of([of, code])[:16] for of in (uniform(node), node, bare(node)))
+    told = [user_code(node), *filter(None, [files(node)])]
+    digest, *others = dict.fromkeys(digest_of([of, *told])[:16] for of in (uniform(node), node, bare(node)))
     for path in ledgers if others else ():
         with suppress(LedgerError):  # whoever reads that cell says what is wrong with it
             if (lines := Ledger(path).lines()) and lines[-1].get(key) in others:
@@ -159,7 +165,22 @@ def science(config: Mapping[str, Any]) -> dict[str, Any]:
         found["devices"] = devices
     if stop := {key: value for key, value in config["stop"].items() if key[0] != "_" and value is not None}:
         found["stop"] = stop
+    if foreign("stop", config):
+        found["stop"] = config["stop"]
+    if foreign("hardware", config):
+        found["hardware"] = {k: v for k, v in config["hardware"].items() if k not in ("accelerator", "devices")}
     return found
+
+
+def files_of(config: Mapping[str, Any]) -> dict[str, str]:
+    """Digests of the files that a configuration names besides data and ticket, whose content is told otherwise."""
+    nodes = {group: config.get(group) or {} for group in (*SCIENCE_GROUPS, "arm", "stop", "analysis")}
+    for group, told in (("data", PLACES), ("arm", ("file", "content"))):
+        nodes[group] = {key: value for key, value in nodes[group].items() if key not in told}
+    try:
+        return files(nodes)
+    except OSError as error:
+        raise Refused(f"{error.filename}: is named as a setting and can't be read ({error.strerror})") from error
 
 
 def recorded(folder: Path) -> dict[str, Any]:
@@ -174,13 +195,13 @@ def recorded(folder: Path) -> dict[str, Any]:
         raise LedgerError(f"{path} is damaged: it is no configuration; {again}") from error
     if lacking:
         raise LedgerError(f"{path} is damaged: it lacks {', '.join(lacking)}; {again}")
-    return config
+    return named(config)
 
 
 def content(file: str) -> str:
     """Digest of a ticket's file. Raises Refused if it can't be read."""
     try:
-        return sha256(Path(file).read_bytes()).hexdigest()
+        return file_digest(file)
     except OSError as error:
         raise Refused(
             f"arm.file={file}: can't be read ({error.strerror}); `lottery ticket export` writes one"

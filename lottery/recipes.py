@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from lottery import flops
 from lottery.data.examples import Data
+from lottery.durations import Steps
 from lottery.hardware import Hardware, Numerics
 from lottery.learning_rates import LearningRate, constant, warmed_up
 from lottery.masks import Masks
@@ -33,12 +34,12 @@ class Budget:
     recipe; a training of other `steps` runs through the same curve in proportion.
     """
 
-    steps: int
-    recipe_steps: int
-    evaluate: int
+    steps: Steps
+    recipe_steps: Steps
+    evaluate: Steps
     """evaluation every so many steps, and at the last"""
     learning_rate: LearningRate = constant
-    warmup: int = 0
+    warmup: Steps = 0
 
     def __post_init__(self) -> None:
         for name in ("steps", "recipe_steps", "evaluate"):

@@ -23,6 +23,7 @@ from lottery.catalogue import CONF
 from lottery.errors import Refused, nearby
 from lottery.explain import explain
 from lottery.names import Parent, label
+from lottery.rooms import named
 
 
 class Options:
@@ -52,7 +53,7 @@ class Options:
             except (HydraException, OmegaConfBaseException) as error:
                 said = explain(error, self._loader, [])
                 raise Refused(f"{group}={name}: its yaml can't be composed by itself: {said}") from error
-            self._composed[group, name] = node
+            self._composed[group, name] = named(node)
         return self._composed[group, name]
 
 
@@ -65,7 +66,7 @@ def parent_of(config: Mapping[str, Any], options: Options) -> Parent | None:
     """The arm whose masks a resolved configuration uses, with the same rewinding point. Raises Refused."""
     if (name := config["arm"].get("parent")) is None:
         return None
-    named = f"arm.parent={name}"
+    asked = f"arm.parent={name}"
 
     def prunes(arm: str) -> bool:
         try:
@@ -75,10 +76,10 @@ def parent_of(config: Mapping[str, Any], options: Options) -> Parent | None:
         return not node.get("parent") and "file" not in node
 
     if name not in (known := options.names("arm")):
-        raise Refused(f"{named}: there is no such arm; {nearby(str(name), list(filter(prunes, known)))}")
+        raise Refused(f"{asked}: there is no such arm; {nearby(str(name), list(filter(prunes, known)))}")
     shipped = options("arm", name)
     if not prunes(name):
-        raise Refused(f"{named}: it has no masks of its own; allowed: {', '.join(filter(prunes, known))}")
+        raise Refused(f"{asked}: it has no masks of its own; allowed: {', '.join(filter(prunes, known))}")
     rewind = config["arm"].get("rewind", 0)
     arm = {**shipped, "rewind": rewind}
     called = label(name, arm, {"rewind": 0, **shipped})
@@ -86,5 +87,5 @@ def parent_of(config: Mapping[str, Any], options: Options) -> Parent | None:
         whole = OmegaConf.create({**config, "arm": arm})
         node = cast(dict[str, Any], OmegaConf.to_container(whole.arm, resolve=True, throw_on_missing=True))
     except OmegaConfBaseException as error:
-        raise Refused(f"{named}: {error.full_key}: {str(error).splitlines()[0]}") from error
+        raise Refused(f"{asked}: {error.full_key}: {str(error).splitlines()[0]}") from error
     return Parent(called, shipped, node)

@@ -71,13 +71,14 @@ def changed(job: Job, path: tuple[str, ...]) -> Job:
 
 
 def test_study_changes_with_each_science_value_and_nothing_else(job: Job) -> None:
-    paths, single = list(leaves(job.config)), {("hardware", "devices"), ("stop", "density"), ("stop", "below_dense")}
+    paths, single = list(leaves(job.config)), {("stop", "density"), ("stop", "below_dense"), ("stop", "_target_")}
+    single |= {("hardware", "devices"), ("hardware", "_target_")}
     science = [path for path in paths if path in single or (path[0] in SCIENCE_GROUPS and path != ("data", "root"))]
     others = [path for path in paths if path[0] not in SCIENCE_GROUPS and path not in single]
     names = [changed(job, path).study for path in science]
     assert len(set(names) | {job.study}) == len(science) + 1 > 25
     assert {changed(job, path).study for path in others} == {job.study}
-    groups = {"arm", "hardware", "tracking", "out", "store", "seed", "stop"}
+    groups = {"arm", "hardware", "tracking", "out", "store", "seed"}
     assert {path[0] for path in others} - {"experiment"} == groups
 
 

@@ -12,6 +12,7 @@ from lottery.catalogue import PLACES, SCIENCE_GROUPS, chosen
 from lottery.compose import jobs, parsed
 from lottery.digests import leaves
 from lottery.errors import Refused
+from lottery.rooms import named
 from lottery.shipped import Options, options_of
 from lottery.tickets.files import Saved
 from lottery.tickets.trust import trusted
@@ -25,8 +26,8 @@ def arguments(saved: Saved, given: Sequence[str], trust: tuple[str, ...] = ()) -
     A group that is given comes as its yaml has it, an experiment brings all of them. Raises Refused for
     a configuration that may not be trusted.
     """
-    config = saved.info["config"]
-    trusted(saved.path, config, trust)
+    trusted(saved.path, saved.info["config"], trust)
+    config = named(saved.info["config"])
     said = {word.lstrip("+~").partition("=")[0] for word in given if not word.startswith("-")}
     first = saved.info["phase"]["first"]
     own = ["arm=ticket", f"arm.file={literal(str(saved.path))}"]

@@ -13,10 +13,11 @@ import yaml
 from lottery.catalogue import CONF, GROUPS
 from lottery.digests import leaves
 from lottery.errors import Refused
+from lottery.rooms import defined, roomed
 
 
 def trusted(where: Path | str, config: Mapping[str, Any], packages: tuple[str, ...] = ()) -> None:
-    """Whether a configuration is plain data, and calls in each group only what our own yamls call there.
+    """Whether a configuration is plain data, and calls in each group only functions of ours that are made for it.
 
     `packages` are further import paths whose code may be called. Raises Refused for anything else.
     """
@@ -28,7 +29,7 @@ def trusted(where: Path | str, config: Mapping[str, Any], packages: tuple[str, .
             raise Refused(f"{where}: config.{'.'.join(key)}={value[:60]!r} is no plain value")
         if name != "_target_":
             continue
-        known = isinstance(value, str) and value in shipped().get(group, ())
+        known = isinstance(value, str) and roomed(value) in callable_in().get(group, ())
         if not known and not any(f"{value}.".startswith(f"{package}.") for package in packages):
             package = str(value).partition(".")[0]
             raise Refused(
@@ -38,13 +39,16 @@ def trusted(where: Path | str, config: Mapping[str, Any], packages: tuple[str, .
 
 
 @cache
-def shipped() -> dict[str, frozenset[str]]:
-    """The functions that our yamls name, by group."""
+def callable_in() -> dict[str, frozenset[str]]:
+    """By group, all public functions of the modules of ours whose functions our yamls name there."""
     found: dict[str, set[str]] = {}
     for path in CONF.rglob("*.yaml"):
         group = path.parent.relative_to(CONF).as_posix()
         node = yaml.safe_load(path.read_text()) or {}
         for key, value in leaves(node if group in (".", "experiment") else {group: node}):
             if key[-1] == "_target_" and key[0] in (*GROUPS, "stop"):
-                found.setdefault(key[0], set()).add(value)
+                module = roomed(value).rpartition(".")[0]
+                found.setdefault(key[0], set()).update(
+                    {roomed(value)}, (f"{module}.{name}" for name in defined(module))
+                )
     return {group: frozenset(targets) for group, targets in found.items()}
