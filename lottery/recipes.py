@@ -7,17 +7,18 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from lottery import flops
 from lottery.data.examples import Data
-from lottery.hardware import Hardware, Numerics
+from lottery.hardware import Hardware
 from lottery.learning_rates import LearningRate, constant, warmed_up
 from lottery.masks import Masks
 from lottery.modules import Module
+from lottery.numerics import Numerics
 from lottery.rewinding import State
+from lottery.seeds import seeded
 
 Row = dict[str, float]
 """What one evaluation measured: `step`, `train_loss`, and `val_` and `test_` of loss and each metric."""
@@ -69,7 +70,11 @@ class Recipe:
     @cached_property
     def sample(self) -> Module:
         """A module that is not trained, for what it is made of."""
-        with torch.random.fork_rng():
+        return self.build(0)
+
+    def build(self, seed: int) -> Module:
+        """The module as a seed draws it; what a network keeps outside its state is the same under the same seed."""
+        with self.numerics.entered(), seeded(seed):
             return self.module(self.network())
 
     def flops(self, masks: Masks) -> flops.Flops:
@@ -83,8 +88,8 @@ class Recipe:
 
     @cached_property
     def _flops(self) -> dict[str, float]:
-        with torch.random.fork_rng(), closing(self.data.evaluation("train", 2)) as batches:
-            return flops.by_weight(self.module(self.network()), *next(batches))
+        with self.numerics.entered(), seeded(0), closing(self.data.evaluation("train", 2)) as batches:
+            return flops.by_weight(self.build(0), *next(batches))
 
 
 @dataclass(frozen=True)
