@@ -22,6 +22,7 @@ from lottery.pruning import Pruning
 from lottery.recipes import Recipe
 from lottery.rehearsal import Misfit, rehearse
 from lottery.scopes import Target
+from lottery.seeds import seeded
 from lottery.study import Asked
 from lottery.tickets.files import read, unfit
 from lottery.user_code import user_code
@@ -48,7 +49,8 @@ def build(job: Job) -> Cell:
 
 def build_recipe(config: Mapping[str, Any]) -> Recipe:
     """What every phase of a configured study has in common. Raises Refused."""
-    data = make("data", config["data"])
+    with seeded(0):  # a user's data may be drawn; they are the same for every replicate
+        data = make("data", config["data"])
     if not isinstance(data, Data):
         raise Refused(f"data._target_={config['data']['_target_']}: must give a lottery.data.examples.Data")
     rate = config["optimizer"].get("lr", 0.0)

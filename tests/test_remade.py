@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lottery.cells import Cell
 from lottery.config import check
+from lottery.data.examples import Data, Examples
 from lottery.errors import Refused
 
 
@@ -107,3 +108,19 @@ def test_what_comes_back_is_accepted(cell: Callable[..., Cell], network: Callabl
 
 def test_a_loss_that_overflows_is_not_taken_for_a_hidden_state(cell: Callable[..., Cell]) -> None:
     check(with_network(cell("scope=everywhere", "optimizer=sgd", "optimizer.lr=1e30"), Net))
+
+
+def drawn_data(batch_size: int, val_size: int, test_size: int, shape: Sequence[int], classes: int) -> Data:
+    """A data set that is drawn from global generators."""
+    inputs = torch.rand(100, *shape) + random.random()
+    examples = Examples(inputs, torch.tensor(np.random.randint(0, classes, 100)))
+    return Data(examples[:60], examples[60:80], examples[80:], batch_size, shape, classes)
+
+
+def test_data_that_are_drawn_are_the_same_in_every_process(cell: Callable[..., Cell]) -> None:
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed), np.random.seed(seed), random.seed(seed)
+        drawn = cell("data._target_=tests.test_remade.drawn_data", f"seed={seed}")
+        found.append(drawn.study.recipe.data.digest)
+    assert found[0] == found[1]
