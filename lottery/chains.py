@@ -11,7 +11,7 @@ from lottery.recipes import Recipe
 from lottery.rewinding import Origin, State
 from lottery.rounds import Ends, Round, Ticket, Train, dense_round, initial
 from lottery.scopes import checked
-from lottery.seeds import generator
+from lottery.seeds import Streams, generator, seeded
 
 
 def play(recipe: Recipe, pruning: Pruning, arm: Arm, seed: int, train: Train) -> Iterator[Round]:
@@ -45,9 +45,11 @@ def play(recipe: Recipe, pruning: Pruning, arm: Arm, seed: int, train: Train) ->
             else:
                 masks = prune(recipe, pruning, by, living, start, target, seed)
             cost = by.cost(recipe)
-        masks = checked(arm.masks(masks, generator(seed, "masks", arm.name, index)), like=masks)
-        reinit = partial(initial, recipe, seed, "reinit", index)
-        state = arm.weights(Origin(start, partial(_trained_state, by), reinit, masks))
+        streams = Streams(seed)
+        reinit, drawn = partial(initial, recipe, streams.reinit(index)), streams.masks(arm.name, index)
+        with recipe.numerics.entered(), seeded(drawn):
+            masks = checked(arm.masks(masks, generator(drawn)), like=masks)
+            state = arm.weights(Origin(start, partial(_trained_state, by), reinit, masks))
         budget = arm.length(recipe.budget, recipe.share(masks))
         last = Round(index, Ticket.of(state, masks), arm.first, budget, train, before=cost, stop=ends)
         found = found if parent else last

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -10,23 +10,27 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lottery import ranks
+from lottery.modules import Module
+from lottery.seeds import noise, restore_noise
+from lottery.sparse import SparseLinear
 
 Snapshot = tuple[dict[str, Tensor], dict[str, Any]]
 """Tensors by name, on the CPU, and what goes into JSON."""
 
 
-def taken(net: nn.Module, optimizer: Optimizer, scaler: Any, device: torch.device) -> Snapshot:
-    """The state of network, optimizer, loss scaler (or None) and noise, of every rank's noise."""
-    tensors = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
+def taken(module: Module, optimizer: Optimizer, scaler: Any, device: torch.device) -> Snapshot:
+    """The state of module, optimizer, loss scaler (or None) and noise, of every rank's noise."""
+    tensors = {f"net.{name}": tensor for name, tensor in module.net.state_dict().items()}
+    buffers = {key: getattr(owner, name) for key, owner, name in _unsaved(module)}
+    tensors |= {key: buffer for key, buffer in buffers.items() if buffer is not None}
     plain: dict[str, Any] = {}
     for index, values in optimizer.state_dict()["state"].items():
         for name, value in values.items():
             (tensors if isinstance(value, Tensor) else plain)[f"optimizer.{index}.{name}"] = value
-    for rank, noise in enumerate(ranks.everyone(torch.get_rng_state())):
-        tensors[f"noise.{rank}"] = noise
-    if device.type == "cuda":
-        for rank, noise in enumerate(ranks.everyone(torch.cuda.get_rng_state(device))):
-            tensors[f"noise.cuda.{rank}"] = noise
+    states = noise() | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+    for library, own in states.items():
+        for rank, state in enumerate(ranks.everyone(own)):
+            tensors[_noise(library, rank)] = state
     # schedule-free optimizers keep their progress in the groups
     groups = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     copies = {n: t.detach().cpu().clone(memory_format=torch.contiguous_format) for n, t in tensors.items()}
@@ -36,13 +40,24 @@ def taken(net: nn.Module, optimizer: Optimizer, scaler: Any, device: torch.devic
 def restore(
     tensors: Mapping[str, Tensor],
     info: Mapping[str, Any],
-    net: nn.Module,
+    module: Module,
     optimizer: Optimizer,
     scaler: Any,
     device: torch.device,
 ) -> None:
-    """Puts network, optimizer, loss scaler and noise back into the state that was taken."""
-    net.load_state_dict({n[4:]: t for n, t in tensors.items() if n.startswith("net.")})
+    """Puts module, optimizer, loss scaler and noise back into the state that was taken.
+
+    Checkpoints of earlier versions lack some of it: that stays as it is.
+    """
+    module.net.load_state_dict({n[4:]: t for n, t in tensors.items() if n.startswith("net.")})
+    for key, owner, name in _unsaved(module):
+        if (saved := tensors.get(key)) is None:
+            continue
+        buffer = getattr(owner, name)
+        if buffer is not None and (buffer.shape, buffer.dtype) == (saved.shape, saved.dtype):
+            buffer.copy_(saved)  # others may hold it too
+        else:  # training made it, or changed its size
+            setattr(owner, name, saved.to(device))
     state: dict[int, dict[str, Any]] = {}
     for key, value in {**tensors, **info["optimizer"]}.items():
         if key.startswith("optimizer."):
@@ -58,6 +73,24 @@ def restore(
     if scaler:
         scaler.load_state_dict(info["scaler"])
     rank, _ = ranks.share()
-    torch.set_rng_state(tensors[f"noise.{rank}"])
+    names = {library: _noise(library, rank) for library in ("torch", "numpy", "python", "cuda")}
+    states = {library: tensors[name] for library, name in names.items() if name in tensors}
+    restore_noise(states)
     if device.type == "cuda":
-        torch.cuda.set_rng_state(tensors[f"noise.cuda.{rank}"], device)
+        torch.cuda.set_rng_state(states["cuda"], device)
+
+
+def _unsaved(module: Module) -> Iterator[tuple[str, nn.Module, str]]:
+    """Key, owner and name of the buffers kept out of state_dict (persistent=False): training may change them too.
+
+    Those of sparse layers say where the mask keeps weights, and are left out.
+    """
+    for path, owner in module.named_modules():
+        if not isinstance(owner, SparseLinear):
+            for name in sorted(owner._non_persistent_buffers_set):
+                yield f"buffer.{path}.{name}", owner, name
+
+
+def _noise(library: str, rank: int) -> str:
+    """Where a random state lies in a checkpoint; torch's has the name that it had before there were others."""
+    return f"noise.{rank}" if library == "torch" else f"noise.{library}.{rank}"

@@ -26,6 +26,7 @@ from lottery.rehearsal import Misfit, rehearse
 from lottery.rooms import named
 from lottery.schedules import checked_schedule
 from lottery.scopes import Target
+from lottery.seeds import seeded
 from lottery.study import Asked
 from lottery.tickets.files import read, unfit
 from lottery.user_code import user_code
@@ -71,7 +72,8 @@ def _data(node: Mapping[str, Any]) -> Data:
     """The data of a node, read once for all cells that this process builds: reading and hashing may take minutes."""
     if found := _read.get(_source(node)):
         return found
-    data = make("data", node)
+    with seeded(0):  # a user's data may be drawn; they are the same for every replicate
+        data = make("data", node)
     if not isinstance(data, Data):
         raise Refused(f"data._target_={node['_target_']}: must give a lottery.data.examples.Data")
     while len(_read) > 1:  # each may fill a good part of the memory

@@ -1,4 +1,4 @@
-"""Numerics, which belong to a study since they change bits, and hardware, of which only kind and number do."""
+"""Hardware, of which only kind and number change bits, and Lightning's Trainer on it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
 from lottery import ranks
-
-PRECISIONS = ("32", "bf16-mixed", "16-mixed")
-SPARSE = ("auto", "on", "off")
+from lottery.numerics import Numerics as Numerics  # yamls, and so digests of studies, name it here
 
 INSTEAD = {
     "accelerator": "hardware.accelerator",
@@ -57,35 +55,6 @@ INSTEAD = {
     "val_check_interval": "budget.evaluate",
 }
 """Trainer arguments that mean nothing, or something else, where a batch is a chunk of steps; what to use instead."""
-
-
-@dataclass(frozen=True)
-class Numerics:
-    """Settings that change the bits of a result."""
-
-    precision: str = "32"
-    threads: int = 1
-    """of the CPU; results with 1 and with 2 differ in the last bits"""
-    deterministic: bool = True
-    sparse: str = "auto"
-    """whether thin linear layers train on their kept values alone: `auto` where that is faster, `on`, `off`"""
-    compile: bool = False
-    """whether the network goes through `torch.compile`"""
-    channels_last: bool = False
-    """whether images lie channel by channel in each pixel"""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "precision", str(self.precision))
-        if isinstance(self.sparse, bool):  # what a yaml makes of on and off
-            object.__setattr__(self, "sparse", "on" if self.sparse else "off")
-        if self.sparse not in SPARSE:
-            raise ValueError(f"sparse={self.sparse}: must be one of {', '.join(SPARSE)}")
-        if self.sparse == "on" and self.precision != "32":
-            raise ValueError(f"sparse=on: goes with precision=32 only, not with {self.precision}")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision={self.precision}: must be one of {', '.join(PRECISIONS)}")
-        if self.threads < 1:
-            raise ValueError(f"threads={self.threads}: must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -127,6 +96,7 @@ class Hardware:
 def trainer_for(hardware: Hardware, numerics: Numerics) -> pl.Trainer:
     """Lightning's Trainer with everything switched off that the framework does itself.
 
+    It leaves threads and deterministic kernels alone: they are entered, see `Numerics.entered`.
     Raises ValueError for a precision that the device lacks.
     """
     if numerics.precision == "16-mixed" and hardware.device == "cpu":
@@ -137,7 +107,6 @@ def trainer_for(hardware: Hardware, numerics: Numerics) -> pl.Trainer:
         and not torch.cuda.is_bf16_supported(including_emulation=False)
     ):
         raise ValueError("numerics.precision=bf16-mixed: this GPU has no bfloat16; use 32 or 16-mixed")
-    torch.set_num_threads(numerics.threads)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*GPU available but not used.*")  # hardware=cpu asked for that
@@ -145,7 +114,6 @@ def trainer_for(hardware: Hardware, numerics: Numerics) -> pl.Trainer:
             accelerator="gpu" if hardware.device == "cuda" else "cpu",
             **_devices(hardware),
             precision=numerics.precision,  # type: ignore[arg-type]  # one of PRECISIONS, as Numerics has checked
-            deterministic=numerics.deterministic,
             max_epochs=1,
             logger=False,
             enable_checkpointing=False,

@@ -89,7 +89,7 @@ class Loop:
         if found := ranks.agree(self.keeper.load() if self.keeper else None):
             tensors, info = found
             self.step, self.rows, self.losses = info["step"], list(info["rows"]), list(info["losses"])
-            checkpoints.restore(tensors, info, self.module.net, self.optimizer, self.scaler, device)
+            checkpoints.restore(tensors, info, self.module, self.optimizer, self.scaler, device)
         self.batches = self.data.batches(self.phase.order, self.step, self.phase.last, ranks.share())
         self.saved_at = time.monotonic()
         self.module.train()
@@ -157,7 +157,7 @@ class Loop:
         if self.keeper and self.step in self.waypoints:
             self.keeper.pass_by(self.step, state_of(self.module.net))
         if ranks.agree(time.monotonic() - self.saved_at >= self.recipe.hardware.checkpoint_seconds):
-            tensors, info = checkpoints.taken(self.module.net, self.optimizer, self.scaler, self.module.device)
+            tensors, info = checkpoints.taken(self.module, self.optimizer, self.scaler, self.module.device)
             if self.keeper:
                 self.keeper.save(tensors, {**info, "step": self.step, "rows": self.rows, "losses": self.losses})
             self.saved_at = time.monotonic()

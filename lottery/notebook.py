@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torch import nn
 
-from lottery.calls import network
+from lottery.calls import make, network
 from lottery.ledger import NAME, Ledger
 from lottery.masks import Masks
 from lottery.names import recorded
-from lottery.seeds import derive
+from lottery.seeds import Streams, seeded
 from lottery.store import Entry, holding
 
 
@@ -23,8 +22,7 @@ def load(cell: Path | str, round: int) -> tuple[nn.Module, Masks]:
     folder = Path(cell)
     entry = phase(folder, round)
     config = recorded(folder)
-    with torch.random.fork_rng():
-        torch.manual_seed(derive(config["seed"], "init"))
+    with make("numerics", config["numerics"]).entered(), seeded(Streams(config["seed"]).init):
         net = network(config["model"])
     net.load_state_dict(entry.state)
     return net.eval(), entry.masks

@@ -12,7 +12,7 @@ from lottery.digests import digest, digest_of
 from lottery.masks import Masks
 from lottery.recipes import Phase, Recipe
 from lottery.rounds import Round
-from lottery.seeds import derive
+from lottery.seeds import Streams
 from lottery.sparse import layers
 
 SCIENCE = 1  # raised whenever our own numerics change, so that older phases are not taken for newer ones
@@ -21,10 +21,19 @@ SCIENCE = 1  # raised whenever our own numerics change, so that older phases are
 def phase_of(recipe: Recipe, seed: int, current: Round) -> Phase:
     """The training of a round; its data order is the same for every arm."""
     ticket = current.ticket
-    which = (current.index, "copy", current.copy) if current.copy else (current.index,)
-    order, noise, build = (derive(seed, *purpose) for purpose in (("order", *which), ("noise", *which), ("init",)))
+    streams, which = Streams(seed), (current.index, current.copy)
     sparse = sparse_weights(recipe, ticket.masks)
-    return Phase(ticket.state, ticket.masks, current.first, current.last, order, noise, build, sparse, current.budget)
+    return Phase(
+        ticket.state,
+        ticket.masks,
+        current.first,
+        current.last,
+        order=streams.order(*which),
+        noise=streams.noise(*which),
+        build=streams.init,
+        sparse=sparse,
+        budget=current.budget,
+    )
 
 
 def specification(recipe: Recipe, identity: Mapping[str, Any], phase: Phase) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from lottery.rewinding import State
 from lottery.rounds import Round
 from lottery.schedules import Schedule
 from lottery.scopes import Scope, Target, choose
-from lottery.seeds import derive, generator
+from lottery.seeds import Streams, generator, seeded
 from lottery.stopping import Stop
 
 
@@ -36,22 +36,24 @@ class Pruning:
 def prune(
     recipe: Recipe, pruning: Pruning, found: Round, masks: Masks, start: State, target: Target, seed: int
 ) -> Masks:
-    """The next masks: the criterion scores a round's trained network, the scope chooses among the living."""
-    device = recipe.hardware.device
-    with torch.random.fork_rng():
-        torch.manual_seed(derive(seed, "init"))
-        module = recipe.module(recipe.network())
+    """The next masks: the criterion scores a round's trained network, the scope chooses among the living.
+
+    Gradients are those of 32-bit floats at every `numerics.precision`, which is of training and evaluation alone.
+    """
+    device, streams, index = recipe.hardware.device, Streams(seed), found.index + 1
+    module = recipe.build(streams.init)
     module.net.load_state_dict(found.trained.state)
     module.eval().to(device)
     evidence = Evidence(
         net=module.net,
         start={name: tensor.to(device) for name, tensor in start.items()},
         masks={name: mask.to(device) for name, mask in masks.items()},
-        batches=ScoringBatches(recipe.data, derive(seed, "scoring", found.index + 1), device),
+        batches=ScoringBatches(recipe.data, streams.scoring(index), device),
         loss=module.loss,
-        rng=generator(seed, "score", found.index + 1),
+        rng=generator(streams.score(index)),
     )
-    return choose(pruning.scope, score(pruning.criterion, evidence), masks, target)
+    with recipe.numerics.entered(), seeded(streams.score(index)):
+        return choose(pruning.scope, score(pruning.criterion, evidence), masks, target)
 
 
 @dataclass(frozen=True)

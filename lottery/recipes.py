@@ -8,18 +8,19 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from lottery import flops
 from lottery.data.examples import Data
 from lottery.durations import Steps
-from lottery.hardware import Hardware, Numerics
+from lottery.hardware import Hardware
 from lottery.learning_rates import LearningRate, constant, warmed_up
 from lottery.masks import Masks
 from lottery.modules import Module
+from lottery.numerics import Numerics
 from lottery.rewinding import State
+from lottery.seeds import seeded
 
 Row = dict[str, Any]
 """What one evaluation measured: `step`, `train_loss`, and `val_` and `test_` of loss and each metric, all numbers, but
@@ -72,7 +73,11 @@ class Recipe:
     @cached_property
     def sample(self) -> Module:
         """A module that is not trained, for what it is made of."""
-        with torch.random.fork_rng():
+        return self.build(0)
+
+    def build(self, seed: int) -> Module:
+        """The module as a seed draws it; what a network keeps outside its state is the same under the same seed."""
+        with self.numerics.entered(), seeded(seed):
             return self.module(self.network())
 
     def flops(self, masks: Masks) -> flops.Flops:
@@ -86,8 +91,8 @@ class Recipe:
 
     @cached_property
     def _flops(self) -> dict[str, float]:
-        with torch.random.fork_rng(), closing(self.data.evaluation("train", 2)) as batches:
-            return flops.by_weight(self.module(self.network()), *next(batches))
+        with self.numerics.entered(), seeded(0), closing(self.data.evaluation("train", 2)) as batches:
+            return flops.by_weight(self.build(0), *next(batches))
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,11 @@ from lottery.data.examples import DataError
 from lottery.hardware import trainer_for
 from lottery.modules import Module, headline_of
 from lottery.phases import sparse_weights
+from lottery.remade import irreproducible
 from lottery.rewinding import Origin, State, state_of
 from lottery.rounds import initial
 from lottery.scopes import checked, choose
-from lottery.seeds import derive, generator
+from lottery.seeds import Streams, generator, seeded
 
 EXAMPLES = 8
 """of the first batch: a large batch of pictures on the CPU would take minutes and all of its memory"""
@@ -36,8 +37,8 @@ def rehearse(cell: Cell) -> None:
     Raises Misfit naming the part that fails.
     """
     recipe, pruning = cell.study.recipe, cell.study.pruning
-    with torch.random.fork_rng():
-        torch.manual_seed(derive(cell.seed, "rehearsal"))
+    streams = Streams(cell.seed)
+    with recipe.numerics.entered(), seeded(streams.rehearsal):
         with _part("hardware"):
             trainer_for(recipe.hardware, recipe.numerics)
         with _part("model"):
@@ -77,6 +78,9 @@ def rehearse(cell: Cell) -> None:
             raise Misfit(f"module: its loss on the first batch is {loss.tolist()}, not one finite number")
         with _part("optimizer"):
             optimizer.step()
+        with _part("model"):
+            if lost := irreproducible(recipe, streams.init, inputs[:2], targets[:2]):
+                raise Misfit(lost)
         with _part("module: its operations can't be counted"):
             recipe.flops({})
         module.eval()
@@ -85,7 +89,7 @@ def rehearse(cell: Cell) -> None:
             last, total = pruning.schedule[-1].density, masks.kept(every)
             if round(last * total) < 1:
                 raise Misfit(f"schedule: its last density, {last:g}, keeps none of the {total:,} weights")
-            rng = generator(cell.seed, "rehearsal")
+            rng = generator(streams.rehearsal)
             with _part("criterion"):
                 evidence = Evidence(module.net, start, every, [(inputs, targets)], module.loss, rng)
                 scores = score(pruning.criterion, evidence)
@@ -114,7 +118,7 @@ def rehearse(cell: Cell) -> None:
 
 def _fresh(cell: Cell, arm: str, start: State) -> State:
     """Another draw of the initialisation, for an arm that asks for one. Raises Misfit if it is no other."""
-    fresh = initial(cell.study.recipe, cell.seed, "reinit", 1)
+    fresh = initial(cell.study.recipe, Streams(cell.seed).reinit(1))
     weights = masks.prunable(cell.study.recipe.sample.net)
     same = sum(int((fresh[name] == start[name]).count_nonzero()) for name in weights)
     if 2 * same > sum(weight.numel() for weight in weights.values()):

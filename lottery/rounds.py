@@ -6,14 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-import torch
-
 from lottery import masks as _masks
 from lottery.flops import Flops
 from lottery.masks import Masks
 from lottery.recipes import Budget, Recipe, Trained
 from lottery.rewinding import State, state_of
-from lottery.seeds import derive
+from lottery.seeds import Streams, seeded
 
 
 @dataclass(frozen=True)
@@ -84,13 +82,12 @@ def dense_round(recipe: Recipe, seed: int, train: Train, passing: Sequence[int] 
 
 def dense_ticket(recipe: Recipe, seed: int) -> Ticket:
     """The dense network at initialisation: what round 0 of every arm begins with."""
-    state = initial(recipe, seed, "init")
+    state = initial(recipe, Streams(seed).init)
     names = _masks.prunable(recipe.sample.net)
     return Ticket(state, _masks.dense({name: state[name] for name in names}))
 
 
-def initial(recipe: Recipe, seed: int, *purpose: str | int) -> State:
-    """One draw of the network's initialisation."""
-    with torch.random.fork_rng():
-        torch.manual_seed(derive(seed, *purpose))
+def initial(recipe: Recipe, draw: int) -> State:
+    """One draw of the network's initialisation; `draw` is the seed of that draw alone, see `Streams`."""
+    with recipe.numerics.entered(), seeded(draw):
         return state_of(recipe.network())

@@ -3,8 +3,82 @@
 from __future__ import annotations
 
 import hashlib
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 
+import numpy as np
 import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Streams:
+    """The seeds of one replicate, by purpose; each purpose is a name in code, so that a misspelt one is an error.
+
+    The texts that they are derived from are part of every result and never change.
+    """
+
+    seed: int
+
+    @property
+    def init(self) -> int:
+        """Seed of the network's initialisation, and of what it draws and keeps outside its state."""
+        return derive(self.seed, "init")
+
+    def reinit(self, round: int) -> int:
+        """Seed of another draw of the initialisation."""
+        return derive(self.seed, "reinit", round)
+
+    def order(self, round: int, copy: int = 0) -> int:
+        """Seed of the order of the data; `copy` counts trainings of the same ticket."""
+        return derive(self.seed, "order", round, *_copy(copy))
+
+    def noise(self, round: int, copy: int = 0) -> int:
+        """Seed of everything drawn while training, such as dropout; `copy` counts trainings of the same ticket."""
+        return derive(self.seed, "noise", round, *_copy(copy))
+
+    def scoring(self, round: int) -> int:
+        """Seed of the order of the data that the criterion reads."""
+        return derive(self.seed, "scoring", round)
+
+    def score(self, round: int) -> int:
+        """Seed of what the criterion draws itself."""
+        return derive(self.seed, "score", round)
+
+    def masks(self, arm: str, round: int) -> int:
+        """Seed of what an arm does to the masks."""
+        return derive(self.seed, "masks", arm, round)
+
+    @property
+    def rehearsal(self) -> int:
+        """Seed of all that is drawn before training, to try whether the parts fit together."""
+        return derive(self.seed, "rehearsal")
+
+    @property
+    def split(self) -> int:
+        """Seed of the division of a data set into its parts."""
+        return derive(self.seed, "split")
+
+
+@dataclass(frozen=True)
+class Order:
+    """The seeds of one training's reading of its data, all derived from `Streams.order`."""
+
+    seed: int
+
+    def epoch(self, epoch: int) -> int:
+        """Seed of an epoch's shuffle."""
+        return derive(self.seed, "epoch", epoch)
+
+    def augment(self, step: int) -> int:
+        """Seed of a batch's augmentation."""
+        return derive(self.seed, "augment", step)
+
+    def view(self, step: int, index: int) -> int:
+        """Seed of the transformation of one picture."""
+        return derive(self.seed, "view", step, index)
 
 
 def derive(seed: int, *purpose: str | int) -> int:
@@ -17,6 +91,57 @@ def derive(seed: int, *purpose: str | int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def generator(seed: int, *purpose: str | int) -> torch.Generator:
-    """A CPU generator for that purpose."""
-    return torch.Generator().manual_seed(derive(seed, *purpose))
+def generator(seed: int) -> torch.Generator:
+    """A CPU generator with a seed."""
+    return torch.Generator().manual_seed(seed)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seeds the global generators that a user's code may draw from for a while: those of torch, numpy and Python.
+
+    On GPUs only the current one's state is put back, and only if GPUs are in use already: reading a state initialises
+    CUDA, which takes memory on a machine whose GPUs this process may never need.
+    """
+    before, gpu = noise(), torch.cuda.current_device() if torch.cuda.is_initialized() else None
+    drawn = None if gpu is None else torch.cuda.get_rng_state(gpu)
+    torch.manual_seed(seed)  # all GPUs too, at once or when they are first used
+    np.random.seed(seed % 2**32)  # it takes no larger one
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        restore_noise(before)
+        if gpu is None or drawn is None:
+            torch.cuda.manual_seed_all(torch.initial_seed())
+        else:
+            torch.cuda.set_rng_state(drawn, gpu)
+
+
+def noise() -> dict[str, Tensor]:
+    """The states of the global CPU generators by library, as tensors that a checkpoint can hold."""
+    drawn = np.random.get_state(legacy=False)
+    keys = [*drawn["state"]["key"].tolist(), drawn["state"]["pos"], drawn["has_gauss"], drawn["gauss"]]
+    _, words, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "numpy": torch.tensor(keys, dtype=torch.float64),  # which holds 32-bit words exactly
+        "python": torch.tensor([*words, gauss is not None, gauss or 0.0], dtype=torch.float64),
+    }
+
+
+def restore_noise(states: Mapping[str, Tensor]) -> None:
+    """Puts back the states that `noise` gave; leaves a library alone that is not among them."""
+    if "torch" in states:
+        torch.set_rng_state(states["torch"])
+    if "numpy" in states:
+        *keys, position, has_gauss, gauss = states["numpy"].tolist()
+        np.random.set_state(("MT19937", np.array(keys, np.uint32), int(position), int(has_gauss), gauss))
+    if "python" in states:
+        *words, has_gauss, gauss = states["python"].tolist()
+        random.setstate((3, tuple(map(int, words)), gauss if has_gauss else None))
+
+
+def _copy(copy: int) -> tuple[str, int] | tuple[()]:
+    """The first training of a ticket has the purpose that it had before there were copies."""
+    return ("copy", copy) if copy else ()

@@ -14,6 +14,7 @@ from lottery.leases import Lost
 from lottery.loop import Diverged, Keeper, Loop
 from lottery.recipes import Phase, Recipe, Row, Trained
 from lottery.rewinding import state_of
+from lottery.seeds import seeded
 
 
 def fit(
@@ -33,17 +34,15 @@ def fit(
     if rank == 0:
         waypoints = list(waypoints)
         ranks.agree((phase, waypoints, evaluate))
-    with torch.random.fork_rng():
-        torch.manual_seed(phase.build)
-        module = recipe.module(recipe.network())
-        module.net.load_state_dict(phase.state)
-        sparse.install(module.net, phase.masks, phase.sparse)
-        if recipe.numerics.channels_last:
-            module.net.to(memory_format=torch.channels_last)
-        if recipe.numerics.compile:
-            torch._dynamo.reset()  # what it has learned in earlier phases would change its kernels
-            module.net.compile(dynamic=False)
-        torch.manual_seed(phase.noise + rank)
+    module = recipe.build(phase.build)
+    module.net.load_state_dict(phase.state)
+    sparse.install(module.net, phase.masks, phase.sparse)
+    if recipe.numerics.channels_last:
+        module.net.to(memory_format=torch.channels_last)
+    if recipe.numerics.compile:
+        torch._dynamo.reset()  # what it has learned in earlier phases would change its kernels
+        module.net.compile(dynamic=False)
+    with recipe.numerics.entered(), seeded(phase.noise + rank):
         loop = module.loop = Loop(module, recipe, phase, keeper, waypoints, watch, evaluate)
         trainer = trainer_for(recipe.hardware, recipe.numerics)
         with warnings.catch_warnings():

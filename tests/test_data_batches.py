@@ -14,7 +14,7 @@ from torchvision.transforms import functional
 from lottery.data.augmentations import flip, pad_crop_flip
 from lottery.data.examples import Data, DataError, Examples
 from lottery.data.pixels import Normalise
-from lottery.seeds import generator
+from lottery.seeds import Order, generator
 
 exact = settings(deadline=None, derandomize=True, database=None, max_examples=40)
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
@@ -49,7 +49,7 @@ def test_batches_are_augmented_then_prepared() -> None:
     plain, data = data_of(), data_of(augment=pad_crop_flip, prepare=Normalise(MEAN, STD))
     stored = list(plain.batches(5, 2, 9))
     for step, (inputs, targets), (pixels, labels) in zip(range(2, 9), data.batches(5, 2, 9), stored, strict=True):
-        expected = Normalise(MEAN, STD)(pad_crop_flip(pixels, generator(5, "augment", step)))
+        expected = Normalise(MEAN, STD)(pad_crop_flip(pixels, generator(Order(5).augment(step))))
         assert torch.equal(inputs, expected)
         assert torch.equal(targets, labels)
 

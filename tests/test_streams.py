@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import random
 from functools import partial
+from hashlib import sha256
 from itertools import chain, product
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,7 +20,7 @@ from lottery.data.examples import Data, DataError, Examples, split
 from lottery.durations import canonical, in_steps
 from lottery.learning_rates import constant, cosine, linear, multistep
 from lottery.recipes import Budget
-from lottery.seeds import derive, generator
+from lottery.seeds import Order, Streams, derive, generator, noise, restore_noise, seeded
 
 exact = settings(deadline=None, derandomize=True, database=None)
 
@@ -40,7 +43,89 @@ def test_streams_are_those_of_every_earlier_version() -> None:
     assert derive(0, "init") == 1519069808562059438
     assert derive(0, "order", 1) == 4489457307835839548
     assert derive(100, "reinit", 12) == 9058075763893341259
-    assert generator(100, "reinit", 12).initial_seed() == 9058075763893341259
+    assert generator(9058075763893341259).initial_seed() == 9058075763893341259
+    assert (Streams(0).init, Streams(0).order(1), Streams(100).reinit(12)) == (
+        1519069808562059438,
+        4489457307835839548,
+        9058075763893341259,
+    )
+    # every other one, by the text that results in stores were made with
+    streams, order = Streams(7), Order(7)
+    texts = {
+        streams.order(2, copy=1): "7/order/2/copy/1",
+        streams.noise(2): "7/noise/2",
+        streams.noise(2, copy=1): "7/noise/2/copy/1",
+        streams.scoring(2): "7/scoring/2",
+        streams.score(2): "7/score/2",
+        streams.masks("imp", 2): "7/masks/imp/2",
+        streams.rehearsal: "7/rehearsal",
+        streams.split: "7/split",
+        order.epoch(2): "7/epoch/2",
+        order.augment(2): "7/augment/2",
+        order.view(2, 3): "7/view/2/3",
+    }
+    for seed, text in texts.items():
+        assert seed == int.from_bytes(sha256(text.encode()).digest()[:8], "big") // 2, text
+
+
+def drawn_globally() -> list[float]:
+    return [torch.rand(()).item(), np.random.rand(), np.random.randn(), random.random(), random.gauss(0, 1)]
+
+
+def test_a_seed_is_that_of_torch_numpy_and_python_for_a_while() -> None:
+    before = noise()
+    with seeded(2**63 - 1):
+        first = drawn_globally()
+        with seeded(5):
+            drawn_globally()
+        second = drawn_globally()
+    after = noise()
+    with seeded(2**63 - 1):
+        again = drawn_globally() + drawn_globally()
+    with seeded(5):
+        other = drawn_globally()
+    assert again == first + second
+    assert not set(other) & set(first)
+    assert list(before) == ["torch", "numpy", "python"]
+    assert all(torch.equal(state, after[name]) for name, state in before.items())
+
+
+def test_a_seed_goes_when_an_error_comes() -> None:
+    before = noise()["torch"]
+    with pytest.raises(KeyError), seeded(5):
+        raise KeyError(drawn_globally())
+    assert torch.equal(noise()["torch"], before)
+
+
+def test_random_states_come_back_from_tensors_in_the_middle_of_a_pair() -> None:
+    # normal numbers are drawn in pairs, of which the second waits in the state
+    with seeded(3):
+        np.random.randn(), random.gauss(0, 1)
+        state = noise()
+        first = drawn_globally() + drawn_globally()
+        restore_noise({name: tensor.clone() for name, tensor in state.items()})
+        assert drawn_globally() + drawn_globally() == first
+
+
+def test_a_seed_touches_no_gpu_that_is_not_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: asked.append("count") or 4)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: asked.append(device))
+    with seeded(3):
+        pass
+    assert asked == []
+
+
+def test_a_seed_puts_back_the_state_of_the_gpu_in_use_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, put = [], []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: asked.append(device) or "state")
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: put.append((state, device)))
+    with seeded(3):
+        assert put == []
+    assert (asked, put) == ([2], [("state", 2)])
 
 
 def test_streams_of_different_purposes_and_seeds_differ() -> None:
@@ -54,7 +139,7 @@ def test_streams_of_different_purposes_and_seeds_differ() -> None:
 
 
 def test_neighbouring_streams_are_unrelated() -> None:
-    draws = torch.stack([torch.randn(2000, generator=generator(seed, "init")) for seed in range(6)])
+    draws = torch.stack([torch.randn(2000, generator=generator(derive(seed, "init"))) for seed in range(6)])
     correlations = draws.corrcoef() - torch.eye(6)
     assert correlations.abs().max() < 5 / math.sqrt(2000)
 
@@ -217,7 +302,7 @@ def test_order_draws_nothing_from_the_global_generator() -> None:
     before = torch.get_rng_state()
     drawn(data_of(10, 3), 5, 0, 12)
     split(labelled(10), (3,))
-    generator(3, "order").seed()
+    generator(3).seed()
     assert torch.equal(before, torch.get_rng_state())
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import random
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -233,6 +235,57 @@ def test_going_on_from_any_checkpoint_changes_no_bit(optimizer: str, monkeypatch
         assert [info for _, info in disturbed.saved] == [info for _, info in undisturbed.saved]
         # the last snapshot holds the optimizer and the noise stream besides the weights
         assert equal(disturbed.saved[-1][0], undisturbed.saved[-1][0])
+
+
+class Noisy(nn.Sequential):
+    """Draws from other libraries than PyTorch, and counts its steps in a buffer outside its state."""
+
+    def __init__(self) -> None:
+        super().__init__(*network())
+        self.register_buffer("steps", torch.tensor(0.0), persistent=False)
+        self.register_buffer("seen", None, persistent=False)
+        with torch.no_grad():
+            self[0].bias.add_(torch.tensor(np.random.randn(16) + random.gauss(0, 1), dtype=torch.float32))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.training:
+            self.steps += 1
+            self.seen = inputs[:1] if self.seen is None else torch.cat([self.seen, inputs[:1]])
+            inputs = inputs + 0.1 * (np.random.randn() + random.gauss(0, 1)) + self.seen.mean()
+        return super().forward(inputs) / (1 + self.steps)
+
+
+def test_noise_of_other_libraries_and_buffers_outside_the_state_go_on_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "CHUNK", 3)
+    same, work, undisturbed = recipe(network=Noisy), phase(), Memory()
+    np.random.seed(1)
+    whole = fit(same, work, undisturbed)
+    np.random.seed(2)
+    random.seed(2)
+    assert equal(fit(same, work).state, whole.state)
+    for stop in range(1, len(undisturbed.saved)):
+        keeper = Memory()
+        keeper.saved = undisturbed.saved[:stop]
+        resumed = fit(same, work, keeper)
+        assert equal(resumed.state, whole.state)
+        assert resumed.rows == whole.rows
+
+
+def test_a_checkpoint_of_an_earlier_version_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "CHUNK", 3)
+    whole, keeper = Memory(), Memory()
+    state = fit(recipe(), phase(), whole).state
+    tensors, info = whole.saved[1]
+    assert {"noise.0", "noise.numpy.0", "noise.python.0"} <= tensors.keys()
+    old = {name: tensor for name, tensor in tensors.items() if name not in ("noise.numpy.0", "noise.python.0")}
+    keeper.saved = [(old, info)]
+    assert equal(fit(recipe(), phase(), keeper).state, state)
+
+
+def test_sparse_layers_leave_their_places_out_of_checkpoints() -> None:
+    keeper = Memory()
+    fit(recipe(), replace(phase(keep=0.1), sparse=("0.weight",)), keeper)
+    assert not [name for name in keeper.saved[0][0] if name.startswith("buffer.")]
 
 
 def test_a_finished_checkpoint_trains_nothing_more() -> None:

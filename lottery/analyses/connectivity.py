@@ -23,7 +23,7 @@ from lottery.hardware import trainer_for
 from lottery.modules import Module, headline_of
 from lottery.rewinding import State
 from lottery.rounds import Round, Ticket
-from lottery.seeds import derive
+from lottery.seeds import Streams, seeded
 
 
 @dataclass(frozen=True)
@@ -48,15 +48,13 @@ class Connectivity:
             current = replace(current, ticket=start, first=cell.arm.rewind, passing=())
         ends = [replace(current, copy=copy).trained for copy in (0, 1)]
         metric, places = headline_of(recipe.sample), [step / (self.points - 1) for step in range(self.points)]
-        with torch.random.fork_rng():
-            torch.manual_seed(derive(cell.seed, "init"))  # a network may draw what it keeps outside its state
-            module = recipe.module(recipe.network())
+        draw = Streams(cell.seed).init
+        module = recipe.build(draw)
         module.trainer = trainer_for(recipe.hardware, recipe.numerics)
         module.to(recipe.hardware.device)
         data = recipe.data.to(recipe.hardware.device)
-        line = [
-            self._measured(module, data, mixed(ends[0].state, ends[1].state, place), metric.name) for place in places
-        ]
+        with recipe.numerics.entered(), seeded(draw):
+            line = [self._measured(module, data, mixed(ends[0].state, ends[1].state, at), metric.name) for at in places]
         gains = [metric.gain(value) for value in line if value is not None]  # a value may be no finite number
         return {
             "barrier": barrier(gains) if len(gains) == len(line) else None,

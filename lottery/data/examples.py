@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lottery.digests import digest
 from lottery.errors import Said
-from lottery.seeds import generator
+from lottery.seeds import Order, Streams, generator
 
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 """(images (N, C, H, W), a CPU generator) -> images of the same shape and dtype"""
@@ -160,7 +160,7 @@ class Data:
         with closing(self.train.training(seed, steps)) as batches:
             for step, (inputs, targets) in enumerate(batches, first):
                 if self.augment:
-                    inputs = self.augment(inputs, generator(seed, "augment", step))[own]
+                    inputs = self.augment(inputs, generator(Order(seed).augment(step)))[own]
                     targets = targets[own]
                 yield self.prepare(inputs) if self.prepare else inputs, targets
 
@@ -169,7 +169,7 @@ class Data:
         for step in range(first, last):
             epoch, place = divmod(step, self.steps_per_epoch)
             if step == first or place == 0:
-                order = torch.randperm(len(self.train), generator=generator(seed, "epoch", epoch))
+                order = torch.randperm(len(self.train), generator=generator(Order(seed).epoch(epoch)))
                 order = order.to(self.train.targets.device)
             start = place * self.batch_size
             yield step, order[start + own.start : start + own.stop]
@@ -197,6 +197,6 @@ def split(examples: Whole, sizes: Sequence[int], seed: int = 0, settings: Sequen
         wrong = min(sizes) if min(sizes) < 1 else max(sizes)
         name = f"{settings[sizes.index(wrong)]}={wrong}" if settings else f"sizes {list(sizes)}"
         raise DataError(f"{name}: must be at least 1 and leave some of the {len(examples)} examples for training")
-    order = torch.randperm(len(examples), generator=generator(seed, "split"))
+    order = torch.randperm(len(examples), generator=generator(Streams(seed).split))
     bounds = [0, *accumulate(sizes), len(examples)]
     return [examples[order[low:high]] for low, high in pairwise(bounds)]

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from lottery.data.examples import Batches, DataError
-from lottery.seeds import derive
+from lottery.seeds import Order
 
 Key = tuple[str, int, int | None]
 """a file, its class, and the seed of its transformation in training"""
@@ -92,7 +92,7 @@ class Pictures:
     def training(self, seed: int, steps: Iterable[tuple[int, Tensor]]) -> Batches:
         """What is seen of a picture depends on the seed, the step and the picture alone, whoever decodes it."""
         return self._read(
-            [self._key(index, derive(seed, "view", step, index)) for index in chosen.tolist()] for step, chosen in steps
+            [self._key(index, Order(seed).view(step, index)) for index in chosen.tolist()] for step, chosen in steps
         )
 
     def evaluation(self, first: int, last: int, size: int) -> Batches:

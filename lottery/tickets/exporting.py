@@ -26,7 +26,7 @@ from lottery.rewinding import Origin, State
 from lottery.rounds import Round, initial
 from lottery.shipped import options_of, parent_of
 from lottery.store import Entry, Store, holding
-from lottery.tickets.files import FORMAT, VERSION, Saved
+from lottery.tickets.files import FORMAT, VERSION, Saved, seed_of
 from lottery.tickets.placing import here, placed
 from lottery.user_code import user_code
 
@@ -75,8 +75,8 @@ def exported(
             f"{folder}: round {index} was measured under other code, data or library versions (phase "
             f"{line['phase'][:16]} in its ledger, {entry.key[:16]} now)"
         )
-    draws = [purpose for purpose in (["init"], ["reinit", index]) if seed_only]
-    draw = next((d for d in draws if digest(initial(cell.study.recipe, cell.seed, *d)) == digest(start)), None)
+    draws = [draw for draw in (["init"], ["reinit", index]) if seed_only]
+    draw = next((d for d in draws if digest(initial(cell.study.recipe, seed_of(d, cell.seed))) == digest(start)), None)
     if seed_only and draw is None:
         raise Refused(f"--seed-only: {line['arm']} begins with weights that no seed draws; leave it out")
     seeds = phase_of(cell.study.recipe, cell.seed, current)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -25,14 +25,14 @@ from torch import Tensor, nn
 
 from lottery import masks as _masks
 from lottery.arms import Given
-from lottery.calls import network
+from lottery.calls import make, network
 from lottery.digests import digest, leaves
 from lottery.errors import Refused
 from lottery.files import Damaged, read_tensors, write_tensors
 from lottery.flops import Flops
 from lottery.masks import Masks
 from lottery.rewinding import State, state_of
-from lottery.seeds import derive
+from lottery.seeds import Streams, seeded
 from lottery.tickets.trust import trusted
 
 FORMAT, VERSION = "lottery ticket", 1
@@ -84,9 +84,9 @@ class Saved:
         if self.start:
             return self.start
         node = self.info["config"]["model"]
-        trusted(self.path, {"model": node}, trust)
-        with torch.random.fork_rng():
-            torch.manual_seed(derive(self.info["line"]["seed"], *self.info["draw"]))
+        trusted(self.path, {"model": node, "numerics": self.info["config"]["numerics"]}, trust)
+        numerics, draw = make("numerics", self.info["config"]["numerics"]), self.info["draw"]
+        with numerics.entered(), seeded(seed_of(draw, self.info["line"]["seed"])):
             state = state_of(network(node))
         if digest(state) != self.info["digests"]["start"]:
             raise Refused(
@@ -122,6 +122,16 @@ def read(path: Path | str) -> Saved:
     except ValueError as error:
         raise Refused(f"{path}: {error}") from error
     return saved
+
+
+def seed_of(draw: Sequence[Any], seed: int) -> int:
+    """Seed of the draw that a file names: `["init"]` or `["reinit", round]`. Raises ValueError for any other."""
+    match draw:
+        case ["init"]:
+            return Streams(seed).init
+        case ["reinit", int(round)] if round > 0 and not isinstance(round, bool):
+            return Streams(seed).reinit(round)
+    raise ValueError(f"draw={draw!s:.40} is no draw of a network's weights; known are ['init'] and ['reinit', round]")
 
 
 def unfit(start: Mapping[str, Tensor], masks: Masks, net: nn.Module) -> list[str]:
@@ -214,6 +224,8 @@ def _consistent(saved: Saved) -> None:
         raise ValueError("its masks keep no weight")
     if bool(start) is bool(info["draw"]):
         raise ValueError("it must hold either start weights or how to draw them (draw)")
+    if not start:
+        seed_of(info["draw"], line["seed"])
     for name, tensor in start.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise ValueError(f"start.{name} holds NaN or infinite numbers")

@@ -1,0 +1,64 @@
+"""Numerics: the settings that change the bits of a result, and so belong to a study."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+PRECISIONS = ("32", "bf16-mixed", "16-mixed")
+SPARSE = ("auto", "on", "off")
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """Settings that change the bits of a result."""
+
+    precision: str = "32"
+    """of training and evaluation; criteria see gradients of 32-bit floats at every precision"""
+    threads: int = 1
+    """of the CPU; results with 1 and with 2 differ in the last bits"""
+    deterministic: bool = True
+    sparse: str = "auto"
+    """whether thin linear layers train on their kept values alone: `auto` where that is faster, `on`, `off`"""
+    compile: bool = False
+    """whether the network goes through `torch.compile`"""
+    channels_last: bool = False
+    """whether images lie channel by channel in each pixel"""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "precision", str(self.precision))
+        if isinstance(self.sparse, bool):  # what a yaml makes of on and off
+            object.__setattr__(self, "sparse", "on" if self.sparse else "off")
+        if self.sparse not in SPARSE:
+            raise ValueError(f"sparse={self.sparse}: must be one of {', '.join(SPARSE)}")
+        if self.sparse == "on" and self.precision != "32":
+            raise ValueError(f"sparse=on: goes with precision=32 only, not with {self.precision}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision={self.precision}: must be one of {', '.join(PRECISIONS)}")
+        if self.threads < 1:
+            raise ValueError(f"threads={self.threads}: must be at least 1")
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Sets what PyTorch keeps for the whole process, threads and deterministic kernels, and puts it back after.
+
+        Whatever computes a number enters it, so that the number depends on no setting that somebody else left behind.
+        """
+        threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
+        strict = torch.are_deterministic_algorithms_enabled()
+        warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+        torch.set_num_threads(self.threads)
+        torch.use_deterministic_algorithms(self.deterministic)
+        if self.deterministic:
+            torch.backends.cudnn.benchmark = False  # its choice of kernels depends on timings
+            os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # stays, since cuBLAS reads it once
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            torch.use_deterministic_algorithms(strict, warn_only=warn_only)
+            torch.backends.cudnn.benchmark = benchmark

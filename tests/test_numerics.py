@@ -1,0 +1,123 @@
+"""Numbers depend on the configured numerics, and on nothing that a process has set before."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lottery.cells import Cell
+from lottery.compose import jobs
+from lottery.digests import digest
+from lottery.hardware import Hardware, Numerics, trainer_for
+from lottery.launch import play
+from lottery.masks import Masks
+from lottery.pruning import prune
+from lottery.recipes import Trained
+from lottery.rounds import dense_round
+from lottery.scopes import Target
+from lottery.tickets.exporting import exported
+from tests.conftest import TINY
+
+Settings = tuple[int, bool, bool, bool]
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.benchmark = False
+
+
+def settings() -> Settings:
+    return (
+        torch.get_num_threads(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.backends.cudnn.benchmark,
+    )
+
+
+def another_s() -> Settings:
+    """Settings that somebody else has left behind."""
+    torch.set_num_threads(3)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = True
+    return settings()
+
+
+def test_settings_hold_inside_and_are_put_back() -> None:
+    before = another_s()
+    with Numerics(threads=2).entered():
+        assert settings() == (2, True, False, False)
+        with Numerics(threads=1, deterministic=False).entered():
+            assert settings() == (1, False, False, False)
+        assert settings() == (2, True, False, False)
+    assert settings() == before == (3, True, True, True)
+
+
+def test_settings_are_put_back_after_an_error() -> None:
+    before = another_s()
+    with pytest.raises(KeyError), Numerics().entered():
+        raise KeyError
+    assert settings() == before
+
+
+def test_a_trainer_changes_no_setting() -> None:
+    before = another_s()
+    trainer_for(Hardware(accelerator="cpu"), Numerics())
+    assert settings() == before
+
+
+class Watching(nn.Sequential):
+    """Notes under what settings it is built and called."""
+
+    seen: ClassVar[set[Settings]] = set()
+
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(64, 10))
+        self.seen.add(settings())
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.seen.add(settings())
+        return super().forward(inputs)
+
+
+def test_every_number_of_a_cell_and_its_export_is_computed_under_its_own_settings(tmp_path: Path) -> None:
+    watching = ("model._target_=tests.test_numerics.Watching", "~model.shape", "~model.classes", "scope=everywhere")
+    more = ("criterion=snip", "arm=random_reinit", "analysis=connectivity", "schedule.rounds=1")
+    [job] = jobs([*TINY, "hardware.accelerator=cpu", f"out={tmp_path}", *watching, *more])
+    before = another_s()
+    Watching.seen.clear()
+    play(job)
+    saved = exported(job.folder, 1, None, seed_only=True)
+    saved.drawn(trust=("tests",))
+    assert Watching.seen == {(1, True, False, False)}
+    assert settings() == before
+
+
+def test_scores_are_the_same_whatever_threads_others_left(cell: Callable[..., Cell]) -> None:
+    # so many products that PyTorch shares them out among its threads, in another order of summation
+    layers = (nn.Flatten(), nn.Linear(64, 600), nn.Linear(600, 600), nn.Linear(600, 10))
+    wide = cell("criterion=snip", "data.batch_size=1000").study
+    recipe = replace(wide.recipe, network=lambda: nn.Sequential(*copy.deepcopy(layers)))
+    dense = dense_round(recipe, 0, lambda current: Trained(current.ticket.state, []))
+    seen: list[dict[str, Tensor]] = []
+
+    def keep_all(scores: dict[str, Tensor], masks: Masks, target: Target) -> Masks:
+        seen.append(scores)
+        return masks
+
+    pruning = replace(wide.pruning, scope=keep_all)
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        prune(recipe, pruning, dense, dense.ticket.masks, dense.ticket.state, pruning.schedule[0], 0)
+    assert digest(seen[0]) == digest(seen[1])
