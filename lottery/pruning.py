@@ -44,8 +44,9 @@ def prune(
     module.eval().to(device)
     evidence = Evidence(
         net=module.net,
-        start={name: tensor.to(device) for name, tensor in start.items()},
-        masks={name: mask.to(device) for name, mask in masks.items()},
+        # copies: what a criterion does to them in place must not reach the next round
+        start={name: tensor.to(device, copy=True) for name, tensor in start.items()},
+        masks={name: mask.to(device, copy=True) for name, mask in masks.items()},
         batches=ScoringBatches(recipe.data, derive(seed, "scoring", found.index + 1), device),
         loss=module.loss,
         rng=generator(seed, "score", found.index + 1),

@@ -93,7 +93,8 @@ def rates(
 
 def choose(scope: Scope, scores: Scores, masks: Masks, target: Target) -> Masks:
     """The scope's masks, checked against its contract. Raises ValueError if a pruned weight would come back."""
-    chosen = checked(scope(scores, masks, target), like=masks)
+    # a scope may work in place on its copy: the masks before are still needed, to compare with and by later rounds
+    chosen = checked(scope(scores, {name: mask.clone() for name, mask in masks.items()}, target), like=masks)
     for name, mask in chosen.items():
         if (mask > masks[name]).any():  # True > False; `mask & ~masks[name]` would take twice the memory
             raise ValueError(f"a pruned weight of {name} comes back")

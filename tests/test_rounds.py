@@ -25,7 +25,7 @@ from lottery.recipes import Budget, Phase, Recipe, Trained
 from lottery.rewinding import State, state_of, to_fresh
 from lottery.rounds import Round
 from lottery.schedules import geometric
-from lottery.scopes import everywhere
+from lottery.scopes import Target, choose, everywhere
 from lottery.seeds import derive
 from lottery.training import fit
 
@@ -258,3 +258,33 @@ def test_criteria_are_shown_the_trained_network_and_its_start() -> None:
         assert masks == digest(before.ticket.masks)
     assert len({number for *_, number in shown}) == ROUNDS
     assert not torch.equal(shown[0][3][0], shown[1][3][0])
+
+
+def test_what_criterion_and_scope_do_in_place_reaches_no_round() -> None:
+    def careless(evidence: Evidence) -> Scores:
+        scores = magnitude(evidence)
+        for tensor in (*evidence.start.values(), *evidence.masks.values()):
+            tensor.zero_()
+        return scores
+
+    def wasteful(scores: Scores, masks: _masks.Masks, target: Target) -> _masks.Masks:
+        chosen = everywhere(scores, masks, target)
+        for mask in masks.values():
+            mask.zero_()
+        return chosen
+
+    expected = rounds(imp())
+    for one, other in zip(rounds(imp(), pruning=Pruning(careless, wasteful, PRUNING.schedule)), expected, strict=True):
+        assert_equal(one.ticket.masks, other.ticket.masks)
+        assert_equal(one.ticket.state, other.ticket.state)
+
+
+def test_a_scope_that_revives_in_place_is_refused() -> None:
+    def reviving(scores: Scores, masks: _masks.Masks, target: Target) -> _masks.Masks:
+        for mask in masks.values():
+            mask.fill_(True)
+        return masks
+
+    mask = torch.tensor([True, False])
+    with pytest.raises(ValueError, match=r"^a pruned weight of fc\.weight comes back$"):
+        choose(reviving, {"fc.weight": torch.ones(2)}, {"fc.weight": mask}, Target(0.5, 1.0))
