@@ -46,8 +46,8 @@ def by_weight(module: Module, inputs: Tensor, targets: Tensor) -> dict[str, floa
         nonlocal convolutions
         weight = cast(Tensor, layer.weight)
         places = given[0] if getattr(layer, "transposed", False) else output
-        # forward, gradient of the weights, and gradient of the inputs where they want one
-        flops = 2 * places.numel() * weight[0].numel() * (2 + given[0].requires_grad) / len(inputs)
+        passes = 1 + weight.requires_grad + given[0].requires_grad  # forward, and the gradients that are wanted
+        flops = 2 * places.numel() * weight[0].numel() * passes / len(inputs)
         if (name := names.get(id(weight))) is not None:  # a parametrized layer makes its weight anew
             counts[name] += flops
         convolutions += flops if isinstance(layer, nn.modules.conv._ConvNd) else 0.0

@@ -16,7 +16,8 @@ _LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 def prunable(net: nn.Module) -> dict[str, Tensor]:
     """The weights that pruning may remove: those of linear and convolutional layers, in order of definition.
 
-    Biases and normalisation parameters are never pruned; a weight shared by two layers counts once.
+    Biases and normalisation parameters are never pruned; a weight shared by two layers counts once. A frozen weight
+    (`requires_grad=False`) is pruned like any other: it then keeps its value or is zero, and is never trained.
     """
     layers = {name for name, layer in net.named_modules() if isinstance(layer, _LAYERS)}
     weights = {f"{name}.weight".removeprefix(".") for name in layers}

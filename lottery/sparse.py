@@ -31,7 +31,8 @@ def layers(net: nn.Module, masks: Mapping[str, Tensor], optimizer: Optimizer, ev
     """Names of the weights that train sparse under these masks: those of thin linear layers.
 
     `everywhere` takes every pruned linear layer, however dense or small. None where an optimizer reads across
-    weights, and no layer that is used twice, shares its weight, has hooks or does more than `nn.Linear`.
+    weights, and no layer that is used twice, shares its weight, has hooks, does more than `nn.Linear` or is frozen:
+    what takes no gradient keeps its values, and has no optimizer state to save.
     """
     if type(optimizer) not in ELEMENTWISE:
         return ()
@@ -43,6 +44,8 @@ def layers(net: nn.Module, masks: Mapping[str, Tensor], optimizer: Optimizer, ev
     for name, module in net.named_modules():
         mask = masks.get(f"{name}.weight")
         if type(module) is not nn.Linear or mask is None or owners[id(module.weight)] > 1 or _watched(module):
+            continue
+        if not module.weight.requires_grad:
             continue
         kept = int(mask.count_nonzero())
         thin = mask.numel() >= SMALLEST and kept < BREAK_EVEN * mask.numel()
