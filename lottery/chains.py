@@ -8,7 +8,7 @@ from functools import partial
 from lottery.arms import Arm
 from lottery.pruning import Pruning, prune, settled, stop_reason
 from lottery.recipes import Recipe
-from lottery.rewinding import Origin, State
+from lottery.rewinding import Origin, State, as_one
 from lottery.rounds import Ends, Round, Ticket, Train, dense_round, initial
 from lottery.scopes import checked
 from lottery.seeds import generator
@@ -47,7 +47,7 @@ def play(recipe: Recipe, pruning: Pruning, arm: Arm, seed: int, train: Train) ->
             cost = by.cost(recipe)
         masks = checked(arm.masks(masks, generator(seed, "masks", arm.name, index)), like=masks)
         reinit = partial(initial, recipe, seed, "reinit", index)
-        state = arm.weights(Origin(start, partial(_trained_state, by), reinit, masks))
+        state = as_one(arm.weights(Origin(start, partial(_trained_state, by), reinit, masks)), recipe.sample.net)
         budget = arm.length(recipe.budget, recipe.share(masks))
         last = Round(index, Ticket.of(state, masks), arm.first, budget, train, before=cost, stop=ends)
         found = found if parent else last
