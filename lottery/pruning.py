@@ -51,7 +51,8 @@ def prune(
         loss=module.loss,
         rng=generator(seed, "score", found.index + 1),
     )
-    return choose(pruning.scope, score(pruning.criterion, evidence), masks, target)
+    scores = score(pruning.criterion, evidence)
+    return choose(pruning.scope, scores, masks, replace(target, output=recipe.output))
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
+
+from lottery.masks import prunable
+
+if TYPE_CHECKING:
+    from lottery.modules import Module
 
 BREAK_EVEN = 0.2
 """density below which a LeNet's first layer trains faster sparse than dense; a constant, so that it is the same
@@ -60,6 +65,22 @@ def install(net: nn.Module, masks: Mapping[str, Tensor], names: tuple[str, ...])
         owner, _, attribute = name.removesuffix(".weight").rpartition(".")
         module = net.get_submodule(owner)
         setattr(module, attribute, SparseLinear(getattr(module, attribute), masks[name]))
+
+
+def try_out(module: Module, optimizer: Optimizer, inputs: Tensor, targets: Tensor, everywhere: bool = False) -> None:
+    """Takes a batch through the module with all its layers sparse that ever may be, which stay so.
+
+    Raises whatever the network raises, and ValueError if sparse layers take no part.
+    """
+    few = {
+        name: (torch.arange(weight.numel()) % 50 == 0).view(weight.shape)
+        for name, weight in prunable(module.net).items()
+    }
+    install(module.net, few, layers(module.net, few, optimizer, everywhere))
+    module.train()
+    module.loss(module(inputs), targets).backward()
+    if any(layer.values.grad is None for layer in module.net.modules() if isinstance(layer, SparseLinear)):
+        raise ValueError("it keeps its linear layers elsewhere besides: use numerics.sparse=off")
 
 
 class SparseLinear(nn.Module):

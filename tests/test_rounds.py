@@ -310,7 +310,8 @@ def test_a_shared_weight_is_rewound_under_all_its_names(weights: Rewinding) -> N
         fresh = initial(train.recipe, 0, "reinit", index)
         expected = weights(Origin(start, dict, lambda fresh=fresh: fresh, current.ticket.masks))["one.weight"]
         expected = expected * current.ticket.masks["one.weight"]
-        assert expected.any() and not torch.equal(expected, start["one.weight"] * current.ticket.masks["one.weight"])
+        assert expected.any()
+        assert not torch.equal(expected, start["one.weight"] * current.ticket.masks["one.weight"])
         assert torch.equal(current.ticket.state["one.weight"], expected)
         assert torch.equal(current.trained.state["one.weight"], expected)  # with learning rate 0
         assert torch.equal(current.trained.state["two.weight"], expected)
