@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ from lottery.digests import digest_of
 from lottery.durations import canonical, in_steps
 from lottery.errors import Refused, nearby
 from lottery.identity import recipe_identity
-from lottery.masks import density
+from lottery.masks import density, left_whole
 from lottery.names import Job
 from lottery.pruning import Pruning
 from lottery.recipes import Recipe
@@ -87,6 +87,13 @@ def check(cell: Cell) -> None:
         ]
         settings = ", ".join(f"{g}.{key}={as_yaml(value)}" for g, key, value in given)
         raise Refused(f"{error}{f' (with {settings})' if settings else ''}") from error
+
+
+def note(cell: Cell, noted: Set[str]) -> set[str]:
+    """Says once for each study which large weights pruning leaves as they are; returns the study's name."""
+    if cell.study.name not in noted and (left := left_whole(cell.study.recipe.sample.net)):
+        print(f"{cell.study.name}: {left}", flush=True)
+    return {cell.study.name}
 
 
 def fitting(ticket: object, misfits: Sequence[str]) -> None:
