@@ -8,7 +8,7 @@ from functools import partial
 from lottery.arms import Arm
 from lottery.pruning import Pruning, prune, settled, stop_reason
 from lottery.recipes import Recipe
-from lottery.rewinding import Origin, State
+from lottery.rewinding import Origin, State, as_one
 from lottery.rounds import Ends, Round, Ticket, Train, dense_round, initial
 from lottery.scopes import checked
 from lottery.seeds import Streams, generator, seeded
@@ -49,7 +49,7 @@ def play(recipe: Recipe, pruning: Pruning, arm: Arm, seed: int, train: Train) ->
         reinit, drawn = partial(initial, recipe, streams.reinit(index)), streams.masks(arm.name, index)
         with recipe.numerics.entered(), seeded(drawn):
             masks = checked(arm.masks(masks, generator(drawn)), like=masks)
-            state = arm.weights(Origin(start, partial(_trained_state, by), reinit, masks))
+            state = as_one(arm.weights(Origin(start, partial(_trained_state, by), reinit, masks)), recipe.sample.net)
         budget = arm.length(recipe.budget, recipe.share(masks))
         last = Round(index, Ticket.of(state, masks), arm.first, budget, train, before=cost, stop=ends)
         found = found if parent else last

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -18,7 +18,7 @@ from lottery.data.examples import Data, DataError
 from lottery.digests import digest_of, files
 from lottery.errors import Refused
 from lottery.identity import recipe_identity
-from lottery.masks import density
+from lottery.masks import density, left_whole
 from lottery.names import Job, steady
 from lottery.pruning import Pruning
 from lottery.recipes import Recipe
@@ -116,6 +116,13 @@ def check(cell: Cell) -> None:
         ]
         settings = ", ".join(f"{g}.{key}={as_yaml(value)}" for g, key, value in given)
         raise Refused(f"{error}{f' (with {settings})' if settings else ''}") from error
+
+
+def note(cell: Cell, noted: Set[str]) -> set[str]:
+    """Says once for each study which large weights pruning leaves as they are; returns the study's name."""
+    if cell.study.name not in noted and (left := left_whole(cell.study.recipe.sample.net)):
+        print(f"{cell.study.name}: {left}", flush=True)
+    return {cell.study.name}
 
 
 def fitting(ticket: object, misfits: Sequence[str]) -> None:

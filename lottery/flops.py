@@ -32,6 +32,8 @@ class Flops:
 def by_weight(module: Module, inputs: Tensor, targets: Tensor) -> dict[str, float]:
     """FLOPs an example of forward and backward pass, by the name of a layer's weight; "" is the whole network.
 
+    Layers stand in the order in which the forward pass last calls them, behind those that it does not call.
+
     Counted are products and convolutions; everything else is little beside them. PyTorch's counter counts a network
     without its convolutions: it takes the backward pass of grouped ones for whole ones, and tells FLOPs of branches
     that run side by side, as a shortcut does, to both. A layer called by a function, as an attention's output is,
@@ -39,17 +41,17 @@ def by_weight(module: Module, inputs: Tensor, targets: Tensor) -> dict[str, floa
     counted.
     """
     names = {id(weight): name for name, weight in prunable(module.net).items()}
-    counts = dict.fromkeys(names.values(), 0.0)
+    counts: dict[str, float] = {}
     convolutions = 0.0
 
     def count(layer: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal convolutions
         weight = cast(Tensor, layer.weight)
         places = given[0] if getattr(layer, "transposed", False) else output
-        # forward, gradient of the weights, and gradient of the inputs where they want one
-        flops = 2 * places.numel() * weight[0].numel() * (2 + given[0].requires_grad) / len(inputs)
+        passes = 1 + weight.requires_grad + given[0].requires_grad  # forward, and the gradients that are wanted
+        flops = 2 * places.numel() * weight[0].numel() * passes / len(inputs)
         if (name := names.get(id(weight))) is not None:  # a parametrized layer makes its weight anew
-            counts[name] += flops
+            counts[name] = counts.pop(name, 0.0) + flops
         convolutions += flops if isinstance(layer, nn.modules.conv._ConvNd) else 0.0
 
     layers = [layer for layer in module.net.modules() if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd)]
@@ -61,7 +63,8 @@ def by_weight(module: Module, inputs: Tensor, targets: Tensor) -> dict[str, floa
         hook.remove()
     products = {str(name): count for name, count in counter.get_flop_counts()["Global"].items()}
     others = sum(count for name, count in products.items() if "convolution" not in name)
-    return {**counts, "": others / len(inputs) + convolutions}
+    uncalled = dict.fromkeys((name for name in names.values() if name not in counts), 0.0)
+    return {**uncalled, **counts, "": others / len(inputs) + convolutions}
 
 
 def of_example(counted: Mapping[str, float], masks: Masks) -> Flops:

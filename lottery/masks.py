@@ -16,11 +16,54 @@ _LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 def prunable(net: nn.Module) -> dict[str, Tensor]:
     """The weights that pruning may remove: those of linear and convolutional layers, in order of definition.
 
-    Biases and normalisation parameters are never pruned; a weight shared by two layers counts once.
+    Biases and normalisation parameters are never pruned; a weight shared by two layers counts once. A frozen weight
+    (`requires_grad=False`) is pruned like any other: it then keeps its value or is zero, and is never trained.
     """
     layers = {name for name, layer in net.named_modules() if isinstance(layer, _LAYERS)}
     weights = {f"{name}.weight".removeprefix(".") for name in layers}
     return {name: parameter for name, parameter in net.named_parameters() if name in weights}
+
+
+def whole(net: nn.Module) -> dict[str, Tensor]:
+    """The weights of two and more dimensions that pruning leaves as they are, since no layer that it knows holds them.
+
+    >>> list(whole(nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 2))))
+    ['0.weight']
+    """
+    pruned = prunable(net)
+    return {name: weight for name, weight in net.named_parameters() if weight.ndim > 1 and name not in pruned}
+
+
+def left_whole(net: nn.Module) -> str | None:
+    """A sentence on the weights that pruning leaves as they are; None if there are none.
+
+    >>> left_whole(nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 4)))
+    'never pruned, and not in its density: 0.weight, 50 % of all parameters'
+    """
+    left = whole(net)
+    if not left:
+        return None
+    share = sum(weight.numel() for weight in left.values()) / sum(weight.numel() for weight in net.parameters())
+    return f"never pruned, and not in its density: {_some(left)}, {100 * share:.3g} % of all parameters"
+
+
+def nothing_to_prune(net: nn.Module) -> str:
+    """Why a network has no prunable weight.
+
+    >>> nothing_to_prune(nn.Flatten())
+    'it has no linear or convolutional layer, so there is nothing to prune'
+    """
+    if left := whole(net):
+        return (
+            "there is nothing to prune: only weights that are parameters of linear and convolutional layers themselves "
+            f"can be pruned, and its own are {_some(left)}"
+        )
+    return "it has no linear or convolutional layer, so there is nothing to prune"
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = list(names)
+    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
 
 
 def dense(weights: Mapping[str, Tensor]) -> Masks:

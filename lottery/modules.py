@@ -18,12 +18,49 @@ from lottery.metrics import LOSS, Headline
 if TYPE_CHECKING:
     from lottery.loop import Loop
 
+_LOSS = "write loss(outputs, targets)"
+_MEASURED = "write loss(outputs, targets) and metrics(), which are measured on validation and test data"
+_DATA = "give a data set of your own (data=...)"
+_OPTIMIZER = "give an optimizer of your own (optimizer=...), and its learning rates by budget.learning_rate"
+_CLIPPED = "use optimizer.clip_norm, or an optimizer of your own (optimizer=...)"
+_STEPS = "Lightning sees chunks of many optimizer steps; what is done at each step belongs to loss or the optimizer"
+_KEPT = "weights and buffers of the network are kept, everything else is not"
+INSTEAD = {
+    "training_step": _LOSS,
+    "configure_optimizers": _OPTIMIZER,
+    "lr_scheduler_step": _OPTIMIZER,
+    "optimizer_step": _OPTIMIZER,
+    "optimizer_zero_grad": _OPTIMIZER,
+    "configure_gradient_clipping": _CLIPPED,
+    "clip_gradients": _CLIPPED,
+    "on_before_optimizer_step": _CLIPPED,
+    "on_before_zero_grad": _STEPS,
+    "backward": _STEPS,
+    "manual_backward": _STEPS,
+    "on_before_backward": _STEPS,
+    "on_after_backward": _STEPS,
+    "on_train_batch_start": _STEPS,
+    "on_train_batch_end": _STEPS,
+    **dict.fromkeys(("train_dataloader", "val_dataloader", "test_dataloader", "predict_dataloader"), _DATA),
+    **dict.fromkeys(("prepare_data", "on_before_batch_transfer", "transfer_batch_to_device"), _DATA),
+    "on_after_batch_transfer": "give data.augment or data.prepare",
+    **dict.fromkeys(("validation_step", "test_step", "predict_step"), _MEASURED),
+    **{
+        f"on_{part}_{when}": _MEASURED
+        for part in ("validation", "test", "predict")
+        for when in ("start", "end", "epoch_start", "epoch_end", "batch_start", "batch_end")
+    },
+    "on_save_checkpoint": _KEPT,
+    "on_load_checkpoint": _KEPT,
+}
+"""Lightning's methods that are never called here, or not at each step; what to write or to use instead."""
+
 
 class Module(pl.LightningModule):
     """What a study trains. Subclasses say `loss` and `metrics`; the loop belongs to the framework.
 
-    A Lightning batch is a chunk of optimizer steps (see `lottery.loop`), so `training_step` is not
-    to be overridden.
+    A Lightning batch is a chunk of optimizer steps (see `lottery.loop`), so `training_step` and the other methods in
+    `INSTEAD` are not to be overridden. Outputs may be anything that `loss` and the metrics take.
     """
 
     headline: str

@@ -69,4 +69,5 @@ def sparse_weights(recipe: Recipe, masks: Masks) -> tuple[str, ...]:
     if how == "off" or (how == "auto" and not measured):
         return ()
     net = recipe.sample.net
-    return layers(net, masks, recipe.optimizer(net.parameters()), everywhere=how == "on")
+    names = layers(net, masks, recipe.optimizer(net.parameters()), everywhere=how == "on")
+    return names if how == "on" or (names and recipe.takes_sparse) else ()

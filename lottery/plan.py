@@ -10,7 +10,7 @@ from itertools import count
 from lottery.arms import Arm
 from lottery.cells import Cell
 from lottery.chains import play
-from lottery.config import build, check
+from lottery.config import build, check, note
 from lottery.digests import digest_of
 from lottery.names import Job
 from lottery.phases import phase_of, specification
@@ -48,12 +48,14 @@ def lookup(cell: Cell, store: Store) -> Callable[[Round], Entry]:
 def show(jobs: Sequence[Job]) -> None:
     """Prints a line a cell, then the sum."""
     planned: set[Key] = set()
+    noted: set[str] = set()
     steps = evaluations = 0
     timed: dict[str, tuple[float, float]] = {}
     seconds = 0.0
     for job in jobs:
         cell = build(job)
         check(cell)
+        noted |= note(cell, noted)
         needed = {} if job.finished() else to_train(cell, Store(job.config["store"]))
         new = {key: length for key, length in needed.items() if key not in planned}
         planned |= new.keys()

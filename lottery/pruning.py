@@ -46,14 +46,16 @@ def prune(
     module.eval().to(device)
     evidence = Evidence(
         net=module.net,
-        start={name: tensor.to(device) for name, tensor in start.items()},
-        masks={name: mask.to(device) for name, mask in masks.items()},
+        # copies: what a criterion does to them in place must not reach the next round
+        start={name: tensor.to(device, copy=True) for name, tensor in start.items()},
+        masks={name: mask.to(device, copy=True) for name, mask in masks.items()},
         batches=ScoringBatches(recipe.data, streams.scoring(index), device),
         loss=module.loss,
         rng=generator(streams.score(index)),
     )
     with recipe.numerics.entered(), seeded(streams.score(index)):
-        return choose(pruning.scope, score(pruning.criterion, evidence), masks, target)
+        scores = score(pruning.criterion, evidence)
+        return choose(pruning.scope, scores, masks, replace(target, output=recipe.output))
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from lottery import flops
+from lottery import flops, sparse
 from lottery.data.examples import Data
 from lottery.durations import Steps
 from lottery.hardware import Hardware
 from lottery.learning_rates import LearningRate, constant, warmed_up
-from lottery.masks import Masks
+from lottery.masks import Masks, prunable
 from lottery.modules import Module
 from lottery.numerics import Numerics
 from lottery.rewinding import State
@@ -88,6 +88,27 @@ class Recipe:
         """FLOPs of a step under masks over those of a dense one, in [0, 1]."""
         flops_of = self.flops(masks)
         return flops_of.scaled / flops_of.dense
+
+    @cached_property
+    def output(self) -> str:
+        """Name of the output layer's weight: the last in the forward pass, wherever it is defined.
+
+        Where the last that is defined is never called as a layer, nobody knows when it is used, and it is taken.
+        """
+        last = list(prunable(self.sample.net))[-1]
+        return [name for name in self._flops if name][-1] if self._flops[last] else last
+
+    @cached_property
+    def takes_sparse(self) -> bool:
+        """Whether the network works with large linear layers sparse; one that reads their weights itself does not."""
+        with self.numerics.entered(), seeded(0), closing(self.data.evaluation("train", 2)) as batches:
+            module = self.build(0)
+            optimizer = self.optimizer(module.net.parameters())
+            try:
+                sparse.try_out(module, optimizer, *next(batches))
+            except Exception:  # a user's network may raise anything
+                return False
+        return True
 
     @cached_property
     def _flops(self) -> dict[str, float]:

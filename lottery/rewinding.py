@@ -55,10 +55,26 @@ def to_fresh_same_sign(origin: Origin) -> State:
 def to_constant(origin: Origin, same_sign: bool = True) -> State:
     """Plus or minus one number in each layer, the deviation of its start weights (Zhou et al. 2019).
 
-    The signs are those that the weights began with, or those of a new draw if not `same_sign`.
+    The signs are those that the weights began with, or those of a new draw if not `same_sign`. A layer of a single
+    weight has no deviation: its number is the weight's absolute value.
     """
     signs = origin.start if same_sign else origin.fresh()
-    return origin.start | {name: signs[name].sign() * origin.start[name].std() for name in origin.masks}
+    return origin.start | {name: signs[name].sign() * _deviation(origin.start[name]) for name in origin.masks}
+
+
+def _deviation(weight: Tensor) -> Tensor:
+    return weight.std() if weight.numel() > 1 else weight.abs()
+
+
+def as_one(state: State, net: nn.Module) -> State:
+    """The state with every shared weight under all its names as it is under its first, which is the masks' name.
+
+    A rewinding rewrites weights by the names of the masks. A state has a shared weight under further names, and loading
+    it would end with the value that the last of them has.
+    """
+    first: dict[int, str] = {}
+    names = {name: first.setdefault(id(tensor), name) for name, tensor in net.state_dict(keep_vars=True).items()}
+    return state | {name: state[shared] for name, shared in names.items() if name != shared}
 
 
 def state_of(net: nn.Module) -> State:

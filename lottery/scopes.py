@@ -21,6 +21,8 @@ class Target:
     """kept share of all prunable weights after this round, in [0, 1]"""
     keep: float
     """kept share of the weights alive now, in [0, 1]: a paper's 1 - p"""
+    output: str | None = None
+    """name of the output layer's weight; None where no network has been asked: the last of the masks then"""
 
     def of_dense(self) -> Target:
         """The same density, of a network in which all weights are alive."""
@@ -67,9 +69,9 @@ def rates(
 ) -> Masks:
     """Prunes `round(rate x alive)` weights of each layer, rate = 1 - `target.keep` (Frankle & Carbin 2019, figure 2).
 
-    The last layer is pruned at `output` times that rate, a layer whose parameter name matches a pattern
-    of `layers` at that pattern's multiple of it: with keep 0.8, the paper's 20 % and 10 % for the output
-    layer are `output=0.5`. The network's density follows from the layers.
+    The output layer, the last in the forward pass, is pruned at `output` times that rate, a layer whose parameter
+    name matches a pattern of `layers` at that pattern's multiple of it: with keep 0.8, the paper's 20 % and 10 % for
+    the output layer are `output=0.5`. The network's density follows from the layers.
 
     >>> masks = {"fc.weight": torch.ones(10, dtype=torch.bool), "out.weight": torch.ones(10, dtype=torch.bool)}
     >>> scores = {name: torch.arange(10.0) for name in masks}
@@ -78,7 +80,7 @@ def rates(
 
     Raises ValueError for a pattern that no layer matches or a rate outside [0, 1].
     """
-    factors = dict.fromkeys(masks, 1.0) | {list(masks)[-1]: output}
+    factors = dict.fromkeys(masks, 1.0) | {target.output or list(masks)[-1]: output}
     for pattern, factor in (layers or {}).items():
         factors |= dict.fromkeys(_matching(masks, pattern, "layers"), factor)
     result = {}
@@ -93,7 +95,8 @@ def rates(
 
 def choose(scope: Scope, scores: Scores, masks: Masks, target: Target) -> Masks:
     """The scope's masks, checked against its contract. Raises ValueError if a pruned weight would come back."""
-    chosen = checked(scope(scores, masks, target), like=masks)
+    # a scope may work in place on its copy: the masks before are still needed, to compare with and by later rounds
+    chosen = checked(scope(scores, {name: mask.clone() for name, mask in masks.items()}, target), like=masks)
     for name, mask in chosen.items():
         if (mask > masks[name]).any():  # True > False; `mask & ~masks[name]` would take twice the memory
             raise ValueError(f"a pruned weight of {name} comes back")
@@ -130,7 +133,11 @@ def _competing(masks: Masks, spare: Sequence[str]) -> list[str]:
 def _apportion(total: int, shares: Mapping[str, float], limits: Mapping[str, int]) -> dict[str, int]:
     """Whole numbers near `shares` that add up to `total`: largest remainders first, none above its limit."""
     counts = {name: min(int(share), limits[name]) for name, share in shares.items()}
-    for _ in range(min(total, sum(limits.values())) - sum(counts.values())):
-        neediest = max((n for n in shares if counts[n] < limits[n]), key=lambda n: shares[n] - counts[n])
-        counts[neediest] += 1
+    left = min(total, sum(limits.values())) - sum(counts.values())
+    while left > 0:
+        free = sorted((n for n in shares if counts[n] < limits[n]), key=lambda n: counts[n] - shares[n])
+        turns = min(left // len(free), *(limits[n] - counts[n] for n in free))  # each turn is in the same order
+        for name in free if turns else free[:left]:
+            counts[name] += turns or 1
+            left -= turns or 1
     return counts

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
+
+from lottery.masks import prunable
+
+if TYPE_CHECKING:
+    from lottery.modules import Module
 
 BREAK_EVEN = 0.2
 """density below which a LeNet's first layer trains faster sparse than dense; a constant, so that it is the same
@@ -31,7 +36,8 @@ def layers(net: nn.Module, masks: Mapping[str, Tensor], optimizer: Optimizer, ev
     """Names of the weights that train sparse under these masks: those of thin linear layers.
 
     `everywhere` takes every pruned linear layer, however dense or small. None where an optimizer reads across
-    weights, and no layer that is used twice, shares its weight, has hooks or does more than `nn.Linear`.
+    weights, and no layer that is used twice, shares its weight, has hooks, does more than `nn.Linear` or is frozen:
+    what takes no gradient keeps its values, and has no optimizer state to save.
     """
     if type(optimizer) not in ELEMENTWISE:
         return ()
@@ -43,6 +49,8 @@ def layers(net: nn.Module, masks: Mapping[str, Tensor], optimizer: Optimizer, ev
     for name, module in net.named_modules():
         mask = masks.get(f"{name}.weight")
         if type(module) is not nn.Linear or mask is None or owners[id(module.weight)] > 1 or _watched(module):
+            continue
+        if not module.weight.requires_grad:
             continue
         kept = int(mask.count_nonzero())
         thin = mask.numel() >= SMALLEST and kept < BREAK_EVEN * mask.numel()
@@ -57,6 +65,22 @@ def install(net: nn.Module, masks: Mapping[str, Tensor], names: tuple[str, ...])
         owner, _, attribute = name.removesuffix(".weight").rpartition(".")
         module = net.get_submodule(owner)
         setattr(module, attribute, SparseLinear(getattr(module, attribute), masks[name]))
+
+
+def try_out(module: Module, optimizer: Optimizer, inputs: Tensor, targets: Tensor, everywhere: bool = False) -> None:
+    """Takes a batch through the module with all its layers sparse that ever may be, which stay so.
+
+    Raises whatever the network raises, and ValueError if sparse layers take no part.
+    """
+    few = {
+        name: (torch.arange(weight.numel()) % 50 == 0).view(weight.shape)
+        for name, weight in prunable(module.net).items()
+    }
+    install(module.net, few, layers(module.net, few, optimizer, everywhere))
+    module.train()
+    module.loss(module(inputs), targets).backward()
+    if any(layer.values.grad is None for layer in module.net.modules() if isinstance(layer, SparseLinear)):
+        raise ValueError("it keeps its linear layers elsewhere besides: use numerics.sparse=off")
 
 
 class SparseLinear(nn.Module):

@@ -85,13 +85,15 @@ def _train(arguments: list[str]) -> Exception | None:
 def _check(cells: Sequence[Job]) -> None:
     """Builds one cell of each kind: what can't work is said before any worker starts."""
     from lottery.calls import make
-    from lottery.config import build, build_analyses, check
+    from lottery.config import build, build_analyses, check, note
     from lottery.tracking import unheeded
 
+    noted: set[str] = set()
     try:
         for job in {(job.study, job.label): job for job in cells}.values():
             cell = build(job)
             check(cell)
+            noted |= note(cell, noted)
             build_analyses(job, cell.study.recipe.data)
             make("tracking", job.config["tracking"])
         if any(job.config["tracking"].get("mode") != "disabled" for job in cells) and (said := unheeded(os.environ)):

@@ -131,6 +131,15 @@ def test_snip_scores_a_pruned_weight_and_a_layer_out_of_use_zero(evidence: Evide
 
 
 @pytest.mark.parametrize("batches", [1, 2])
+def test_snip_scores_frozen_weights_like_others(evidence: Evidence, batches: int) -> None:
+    expected = score(partial(snip, batches=batches), evidence)
+    evidence.net[0].requires_grad_(False)
+    found = score(partial(snip, batches=batches), evidence)
+    assert all(torch.equal(values, expected[name]) for name, values in found.items())
+    assert [weight.requires_grad for weight in evidence.net[0].parameters()] == [False, False]
+
+
+@pytest.mark.parametrize("batches", [1, 2])
 def test_snip_draws_the_batches_that_it_reads_and_no_more(evidence: Evidence, batches: int) -> None:
     score(partial(snip, batches=batches), evidence)
     assert evidence.batches.drawn == batches

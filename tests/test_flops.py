@@ -52,6 +52,20 @@ def test_an_mlp() -> None:
     assert found[""] == 504
 
 
+def test_frozen_layers_cost_no_gradient_of_their_weights() -> None:
+    net = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 12), nn.Linear(12, 3))
+    net[0].requires_grad_(False)
+    net[4].requires_grad_(False)
+    found = counted(net, 6)
+    assert found["0.weight"] == 2 * 72 * 1
+    assert found["2.weight"] == 2 * 60 * 2  # of its weights; nothing before it wants a gradient
+    assert found["4.weight"] == 2 * 60 * 2  # of its inputs
+    assert found["5.weight"] == 2 * 36 * 3
+    assert found[""] == 144 + 240 + 240 + 216
+    nothing = {name: torch.zeros_like(mask) for name, mask in dense(prunable(net)).items()}
+    assert of_example(found, nothing) == Flops(840, 0)
+
+
 def test_a_convolutional_network() -> None:
     """6x6 -> 4 channels of 3x3 -> 5 channels of 1x1 -> 3 classes."""
     net = nn.Sequential(

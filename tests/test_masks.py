@@ -52,6 +52,11 @@ def test_prunable_are_the_weights_of_linear_and_convolutional_layers() -> None:
     assert found["linear.weight"] is net.linear.weight
 
 
+def test_a_frozen_weight_is_prunable_like_any_other() -> None:
+    net = nn.Sequential(nn.Linear(2, 2).requires_grad_(False), nn.Linear(2, 2))
+    assert list(masks.prunable(net)) == ["0.weight", "1.weight"]
+
+
 def test_a_network_that_is_one_layer_is_prunable() -> None:
     assert list(masks.prunable(nn.Linear(2, 2))) == ["weight"]
 

@@ -22,11 +22,11 @@ from lottery.hardware import Hardware
 from lottery.modules import Classifier
 from lottery.pruning import Pruning
 from lottery.recipes import Budget, Phase, Recipe, Trained
-from lottery.rewinding import State, state_of, to_fresh
-from lottery.rounds import Round
+from lottery.rewinding import Origin, Rewinding, State, state_of, to_constant, to_fresh, to_fresh_same_sign
+from lottery.rounds import Round, initial
 from lottery.schedules import geometric
-from lottery.scopes import everywhere
-from lottery.seeds import derive
+from lottery.scopes import Target, choose, everywhere
+from lottery.seeds import Streams, derive
 from lottery.training import fit
 
 STEPS, ROUNDS = 12, 3
@@ -258,3 +258,74 @@ def test_criteria_are_shown_the_trained_network_and_its_start() -> None:
         assert masks == digest(before.ticket.masks)
     assert len({number for *_, number in shown}) == ROUNDS
     assert not torch.equal(shown[0][3][0], shown[1][3][0])
+
+
+def test_what_criterion_and_scope_do_in_place_reaches_no_round() -> None:
+    def careless(evidence: Evidence) -> Scores:
+        scores = magnitude(evidence)
+        for tensor in (*evidence.start.values(), *evidence.masks.values()):
+            tensor.zero_()
+        return scores
+
+    def wasteful(scores: Scores, masks: _masks.Masks, target: Target) -> _masks.Masks:
+        chosen = everywhere(scores, masks, target)
+        for mask in masks.values():
+            mask.zero_()
+        return chosen
+
+    expected = rounds(imp())
+    for one, other in zip(rounds(imp(), pruning=Pruning(careless, wasteful, PRUNING.schedule)), expected, strict=True):
+        assert_equal(one.ticket.masks, other.ticket.masks)
+        assert_equal(one.ticket.state, other.ticket.state)
+
+
+def test_a_scope_that_revives_in_place_is_refused() -> None:
+    def reviving(scores: Scores, masks: _masks.Masks, target: Target) -> _masks.Masks:
+        for mask in masks.values():
+            mask.fill_(True)
+        return masks
+
+    mask = torch.tensor([True, False])
+    with pytest.raises(ValueError, match=r"^a pruned weight of fc\.weight comes back$"):
+        choose(reviving, {"fc.weight": torch.ones(2)}, {"fc.weight": mask}, Target(0.5, 1.0))
+
+
+class Tied(nn.Module):
+    """Two layers with one weight: a state has it under both names, masks under the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.out = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+        self.two.weight = self.one.weight
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.out(self.two(self.one(inputs).relu()).relu())
+
+
+@pytest.mark.parametrize("weights", [to_fresh_same_sign, to_constant])
+def test_a_shared_weight_is_rewound_under_all_its_names(weights: Rewinding) -> None:
+    train = Trainer(0, replace(recipe(), network=Tied, optimizer=partial(SGD, lr=0.0)))
+    start = rounds(imp(), train=train)[0].ticket.state
+    for index, current in enumerate(rounds(Arm("mine", weights=weights), train=train)[1:], start=1):
+        fresh = initial(train.recipe, Streams(0).reinit(index))
+        expected = weights(Origin(start, dict, lambda fresh=fresh: fresh, current.ticket.masks))["one.weight"]
+        expected = expected * current.ticket.masks["one.weight"]
+        assert expected.any()
+        assert not torch.equal(expected, start["one.weight"] * current.ticket.masks["one.weight"])
+        assert torch.equal(current.ticket.state["one.weight"], expected)
+        assert torch.equal(current.trained.state["one.weight"], expected)  # with learning rate 0
+        assert torch.equal(current.trained.state["two.weight"], expected)
+
+
+def test_the_ticket_of_a_shared_weight_is_digested_as_ever() -> None:
+    """Under its further names a shared weight keeps its pruned entries: older phases are found by this digest."""
+    train = Trainer(0, replace(recipe(), network=Tied))
+    dense, first, *_ = rounds(imp(), train=train)
+    assert torch.equal(first.ticket.state["two.weight"], dense.ticket.state["one.weight"])
+
+
+def test_constant_of_a_single_weight_is_its_size() -> None:
+    start = {"one.weight": torch.tensor([[-3.0]]), "two.weight": torch.tensor([[1.0, -5.0]])}
+    found = to_constant(Origin(start, dict, dict, _masks.dense(start)))
+    assert found["one.weight"].tolist() == [[-3.0]]
+    assert found["two.weight"].tolist() == [[pytest.approx(18**0.5), pytest.approx(-(18**0.5))]]

@@ -19,7 +19,7 @@ from lottery.catalogue import CONF, options
 from lottery.criteria import Scores
 from lottery.masks import Masks, density, kept
 from lottery.schedules import geometric
-from lottery.scopes import Scope, Target, everywhere, layerwise, rates
+from lottery.scopes import Scope, Target, _apportion, everywhere, layerwise, rates
 
 exact = settings(deadline=None, derandomize=True, database=None, max_examples=60)
 
@@ -258,3 +258,17 @@ def test_every_scope_keeps_all_when_asked_to(scope: Scope) -> None:
     masks = {name: mask.flatten()[:50] for name, mask in ones(LENET).items()}
     scores = {name: torch.zeros_like(mask, dtype=torch.float32) for name, mask in masks.items()}
     assert all(flat(scope(scores, masks, Target(1.0, 1.0))))
+
+
+def test_the_output_layer_of_a_target_is_pruned_at_its_own_rate() -> None:
+    masks = {name: torch.ones(10, dtype=torch.bool) for name in ("head.weight", "first.weight")}
+    scores = {name: torch.arange(10.0) for name in masks}
+    found = rates(scores, masks, Target(density=0.8, keep=0.8, output="head.weight"))
+    assert {name: int(mask.sum()) for name, mask in found.items()} == {"head.weight": 9, "first.weight": 8}
+
+
+def test_places_left_by_full_layers_are_given_to_the_others_in_turn() -> None:
+    limits = {"full": 1, "small": 10**6, "large": 10**6}
+    assert _apportion(10**6, {"full": 10**6 - 2, "small": 0.5, "large": 1.5}, limits) == {
+        "full": 1, "small": 499_999, "large": 500_000,
+    }  # fmt: skip

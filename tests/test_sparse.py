@@ -224,6 +224,15 @@ def test_what_numerics_refuse(sparse: str, precision: str) -> None:
     assert [Numerics(sparse=value).sparse for value in (True, False)] == ["on", "off"]
 
 
+def test_a_frozen_layer_stays_as_it_is_under_every_density() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(200, 200), nn.ReLU(), nn.Linear(200, 200), nn.ReLU(), nn.Linear(200, 3))
+    net[0].requires_grad_(False)
+    masks = thinned(net, 0.1)
+    assert layers(net, masks, Adam(net.parameters()), False) == ("2.weight",)
+    assert layers(net, masks, Adam(net.parameters()), True) == ("2.weight", "4.weight")
+
+
 def test_a_layer_that_is_used_twice_or_has_hooks_stays_dense() -> None:
     layer = nn.Linear(200, 200)
     twice = nn.Sequential(layer, nn.ReLU(), layer)

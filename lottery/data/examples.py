@@ -48,7 +48,10 @@ class Part(Protocol):
         """For each step the examples with the given numbers, which lie where `targets` are."""
 
     def evaluation(self, first: int, last: int, size: int) -> Batches:
-        """The examples `first` to `last` (exclusive) in order, `size` at a time."""
+        """The examples `first` to `last` (exclusive) in order, `size` at a time.
+
+        Batches, here and in `training`, are copies: a network or a loss may change them in place.
+        """
 
     def content(self) -> Mapping[str, Tensor]:
         """What tells it from any other part."""
@@ -84,7 +87,8 @@ class Examples:
     def evaluation(self, first: int, last: int, size: int) -> Batches:
         for start in range(first, last, size):
             chosen = slice(start, min(start + size, last))
-            yield self.inputs[chosen], self.targets[chosen]
+            # a slice is a view, and a network that works in place on it would change all later evaluations
+            yield self.inputs[chosen].clone(), self.targets[chosen].clone()
 
     def content(self) -> Mapping[str, Tensor]:
         return {"inputs": self.inputs, "targets": self.targets}

@@ -12,11 +12,15 @@ from torch import nn
 from lottery.models.images import image
 from lottery.models.pretrained import load_, pretrained
 
+AUXILIARY = ("googlenet", "inception_v3")
+
 
 def torchvision_model(
     name: str, shape: Sequence[int], classes: int, weights: str | None = None, **more: Any
 ) -> nn.Module:
     """torchvision's network `name` with its own initialisation; `more` are further arguments of its factory.
+
+    Auxiliary outputs, which GoogLeNet and Inception give in training, are left out unless `aux_logits` asks for them.
 
     `weights` are torchvision's by name, such as IMAGENET1K_V2, which it downloads once, or the path of a
     .safetensors file. With weights of another number of classes the last layer alone is drawn anew.
@@ -31,6 +35,8 @@ def torchvision_model(
     channels, *sides = image(shape, name)
     if channels != 3:
         raise ValueError(f"shape={list(shape)}: {name} takes images of 3 channels, not {channels}")
+    if name in AUXILIARY:  # a loss takes their outputs only if it is written for them
+        more = {"aux_logits": False, **more}
     try:
         net = torchvision.models.get_model(name, weights=None, num_classes=classes, **more)
     except AssertionError as error:  # a vision transformer's patches don't divide its images

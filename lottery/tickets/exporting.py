@@ -22,7 +22,7 @@ from lottery.names import Job, recorded
 from lottery.phases import phase_of
 from lottery.plan import NotYet, lookup
 from lottery.recipes import Phase
-from lottery.rewinding import Origin, State
+from lottery.rewinding import Origin, State, as_one
 from lottery.rounds import Round, initial
 from lottery.shipped import options_of, parent_of
 from lottery.store import Entry, Store, holding
@@ -96,7 +96,7 @@ def _replayed(cell: Cell, store: Store, index: int) -> tuple[Round, Entry, State
     starts: list[State] = []
 
     def remembered(origin: Origin) -> State:
-        starts.append(cell.arm.weights(origin))
+        starts.append(as_one(cell.arm.weights(origin), cell.study.recipe.sample.net))
         return starts[-1]
 
     study, arm = cell.study, replace(cell.arm, weights=remembered)

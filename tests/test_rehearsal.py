@@ -1,0 +1,258 @@
+"""Rehearsal: networks and modules of one's own that are taken, and what is said of those that are not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.parametrizations import weight_norm
+from torchmetrics import Metric
+
+from lottery.cells import Cell
+from lottery.chains import play
+from lottery.config import note
+from lottery.models.vision import torchvision_model
+from lottery.modules import INSTEAD, Classifier, Module
+from lottery.phases import sparse_weights
+from lottery.rehearsal import Misfit, rehearse
+from lottery.schedules import geometric
+
+Build = Callable[..., Cell]
+
+
+def of(made: Cell, **changes: Any) -> Cell:
+    """The cell with another network, module or data set."""
+    return replace(made, study=replace(made.study, recipe=replace(made.study.recipe, **changes)))
+
+
+def refused(made: Cell) -> str:
+    with pytest.raises(Misfit) as misfit:
+        rehearse(made)
+    return str(misfit.value)
+
+
+class Flat(nn.Module):
+    """Takes digits; `head` is defined before the layers that it follows."""
+
+    def __init__(self, hidden: int = 40) -> None:
+        super().__init__()
+        self.head = nn.Linear(hidden, 10)
+        self.first, self.second = nn.Linear(64, hidden), nn.Linear(hidden, hidden)
+
+    def forward(self, inputs: Tensor) -> Any:
+        return self.head(self.second(self.first(inputs.flatten(1)).relu()).relu())
+
+
+# outputs that are no tensor
+
+
+class Two(Flat):
+    def forward(self, inputs: Tensor) -> Any:
+        return {"logits": super().forward(inputs), "none": None}
+
+
+class OfTwo(Classifier):
+    def loss(self, outputs: Any, targets: Tensor) -> Tensor:
+        return super().loss(outputs["logits"], targets)
+
+    def metrics(self) -> Mapping[str, Metric]:
+        accuracy = super().metrics()["accuracy"]
+        update = accuracy.update
+        accuracy.update = lambda outputs, targets: update(outputs["logits"], targets)  # type: ignore[method-assign]
+        return {"accuracy": accuracy}
+
+
+def test_a_module_may_take_outputs_that_are_no_tensor(cell: Build) -> None:
+    rehearse(of(cell(), network=Two, module=partial(OfTwo, classes=10)))
+
+
+def test_outputs_that_a_module_does_not_take_are_named_by_their_type(cell: Build) -> None:
+    said = refused(of(cell(), network=Two))
+    assert said.startswith("module: does not take outputs of type dict with targets from 1 to 9: "), said
+
+
+def test_what_fails_in_evaluation_alone_fails_before_training(cell: Build) -> None:
+    class Halved(Flat):
+        def forward(self, inputs: Tensor) -> Any:
+            outputs = super().forward(inputs)
+            return outputs if self.training else outputs[:, :5]
+
+    said = refused(of(cell(), network=Halved))
+    assert said.startswith("module: does not take outputs of shape [8, 5] with targets from 1 to 9 in evaluation: ")
+
+
+@pytest.mark.parametrize(("name", "side"), [("googlenet", 32), ("inception_v3", 75)])
+@pytest.mark.filterwarnings("ignore:The default weight initialization:FutureWarning")
+def test_networks_with_auxiliary_outputs_give_logits_in_training(name: str, side: int) -> None:
+    net = torchvision_model(name, (3, side, side), 4).train()
+    assert net(torch.randn(2, 3, side, side)).shape == (2, 4)
+    assert not any("aux" in key.lower() for key in net.state_dict())
+
+
+# raw errors
+
+
+def test_errors_of_a_user_s_parts_name_the_part(cell: Build) -> None:
+    class Extra(Flat):
+        def get_extra_state(self) -> Any:
+            return {"calls": 3}
+
+    assert refused(of(cell(), network=Extra)).startswith("model: ")
+
+    class Number(Classifier):
+        def loss(self, outputs: Tensor, targets: Tensor) -> Any:
+            return super().loss(outputs, targets).item()
+
+    said = refused(of(cell(), network=Flat, module=partial(Number, classes=10)))
+    assert said == "module: does not take outputs of shape [8, 10] with targets from 1 to 9: its loss is a float"[
+        :0
+    ] + ("module: its loss must be a tensor, not a float")
+
+    made = cell()
+    bare = replace(made, study=replace(made.study, pruning=replace(made.study.pruning, schedule=(0.5, 0.25))))
+    assert refused(bare).startswith("schedule: ")
+
+
+def test_a_buffer_outside_the_network_is_told_how_to_be_one(cell: Build) -> None:
+    class Weighted(Classifier):
+        def __init__(self, net: nn.Module, classes: int) -> None:
+            super().__init__(net, classes)
+            self.register_buffer("costs", torch.ones(classes))
+
+    assert refused(of(cell(), network=Flat, module=partial(Weighted, classes=10))) == (
+        "module: costs lies outside its network, where no checkpoint would keep it; a buffer that is always the same "
+        "can say persistent=False"
+    )
+
+
+# Lightning's methods
+
+
+@pytest.mark.parametrize("method", [
+    "training_step", "configure_optimizers", "validation_step", "test_step", "on_before_optimizer_step",
+    "train_dataloader", "lr_scheduler_step", "on_train_batch_end", "on_validation_epoch_end",
+])  # fmt: skip
+def test_methods_of_lightning_that_are_never_called_are_refused(cell: Build, method: str) -> None:
+    own = type("Own", (Classifier,), {method: lambda self, *_: None})
+    said = refused(of(cell(), module=partial(own, classes=10)))
+    assert said == f"module: Own.{method} is not called as it is written; {INSTEAD[method]}"
+
+
+def test_every_refused_method_is_one_of_lightning_s() -> None:
+    assert all(callable(getattr(Module, name)) for name in INSTEAD)
+
+
+# frozen weights
+
+
+def test_several_processes_ask_no_gradient_of_frozen_weights(cell: Build) -> None:
+    def frozen() -> nn.Module:
+        net = Flat()
+        net.first.requires_grad_(False)
+        return net
+
+    rehearse(of(cell("hardware=cpu", "hardware.devices=2"), network=frozen))
+
+
+# the output layer
+
+
+def test_the_output_layer_is_the_last_that_is_called(cell: Build) -> None:
+    assert cell().study.recipe.output == "output.weight"
+    made = of(cell(), network=Flat)
+    assert made.study.recipe.output == "head.weight"
+    recipe, pruning = made.study.recipe, replace(made.study.pruning, schedule=geometric(1, keep=0.8))
+
+    def untrained(current: Any) -> Any:
+        return type("Entry", (), {"state": current.ticket.state, "rows": []})()
+
+    *_, last = play(recipe, pruning, made.arm, 0, untrained)
+    pruned = {name: int((~mask).sum()) for name, mask in last.ticket.masks.items()}
+    assert pruned == {"head.weight": 40, "first.weight": 512, "second.weight": 320}
+
+
+def test_an_output_layer_that_no_hook_sees_is_the_last_defined(cell: Build) -> None:
+    class Functional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.head = nn.Linear(64, 40), nn.Linear(40, 10)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return functional.linear(self.first(inputs.flatten(1)).relu(), self.head.weight, self.head.bias)
+
+    assert of(cell(), network=Functional).study.recipe.output == "head.weight"
+
+
+# sparse rounds
+
+
+class Reads(Flat):
+    """Reads a weight itself, which no sparse layer has."""
+
+    def forward(self, inputs: Tensor) -> Any:
+        hidden = functional.linear(self.first(inputs.flatten(1)).relu(), self.second.weight)
+        return self.head(hidden.relu())
+
+
+def test_auto_leaves_dense_what_cannot_be_sparse(cell: Build) -> None:
+    reads = partial(Reads, hidden=300)
+    made = of(
+        cell(
+            "hardware=cpu",
+        ),
+        network=reads,
+    )
+    rehearse(made)
+    thin = {name: torch.rand(weight.shape) < 0.05 for name, weight in reads().named_parameters() if weight.ndim > 1}
+    assert sparse_weights(made.study.recipe, thin) == ()
+    plain = of(cell("hardware=cpu"), network=partial(Flat, hidden=300))
+    assert sparse_weights(plain.study.recipe, thin) == ("first.weight", "second.weight")
+
+
+def test_on_refuses_what_cannot_be_sparse_and_names_the_cure(cell: Build) -> None:
+    said = refused(of(cell("hardware=cpu", "numerics.sparse=on"), network=partial(Reads, hidden=300)))
+    assert said == (
+        "model: can't train with sparse layers (numerics.sparse=auto or off leaves them dense): its network reads the "
+        "weight itself: use numerics.sparse=off"
+    )
+
+
+# weights that are never pruned
+
+
+def test_weights_that_are_never_pruned_are_named_once(cell: Build, capsys: pytest.CaptureFixture[str]) -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cells, self.head = nn.LSTM(8, 6, batch_first=True), nn.Linear(6, 10)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.head(self.cells(inputs[:, 0])[0][:, -1])
+
+    made = of(cell(), network=Recurrent)
+    rehearse(made)
+    noted = note(made, set())
+    assert note(made, noted) == {made.study.name}
+    assert capsys.readouterr().out == (
+        f"{made.study.name}: never pruned, and not in its density: cells.weight_ih_l0, cells.weight_hh_l0, "
+        "74 % of all parameters\n"  # 336 of 454
+    )
+    note(cell(), set())
+    assert not capsys.readouterr().out
+
+
+def test_why_there_is_nothing_to_prune(cell: Build) -> None:
+    def parametrized() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), weight_norm(nn.Linear(64, 10)))
+
+    assert refused(of(cell(), network=parametrized)) == (
+        "model: there is nothing to prune: only weights that are parameters of linear and convolutional layers "
+        "themselves can be pruned, and its own are 1.parametrizations.weight.original0, "
+        "1.parametrizations.weight.original1"
+    )
