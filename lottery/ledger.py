@@ -78,10 +78,7 @@ class Ledger:
             was, now = _result(lines[index]), _result(line)
             if was != now:
                 key = next(k for k in {**was, **now} if k not in was or k not in now or was[k] != now[k])
-                raise LedgerError(
-                    f"{self.path}: round {index} was measured under other code, data or library versions "
-                    f"({key} {was.get(key)} there, {now.get(key)} now); move it away or choose another out="
-                )
+                raise self.refusal(index, f"{key} {was.get(key)} there, {now.get(key)} now")
             return
         try:
             with open(self.path, "ab") as file:
@@ -96,6 +93,26 @@ class Ledger:
         """Whether every planned round is there, or one that met a stopping condition."""
         lines = self.lines()
         return bool(lines) and (lines[-1]["round"] == lines[-1]["rounds"] or "stopped" in lines[-1])
+
+    def expect(self, known: Mapping[str, Any]) -> bool:
+        """Whether there are lines already: any of the cell, or that of the round which `known` names.
+
+        Asked before training with what is known by then, so that nothing is trained which `record` would refuse.
+        Raises LedgerError if a line says something else.
+        """
+        lines = [line for line in self.lines() if line["round"] == known.get("round", line["round"])]
+        for line in lines:
+            for key, now in known.items():
+                if line.get(key) != now:
+                    raise self.refusal(line["round"], f"{key} {line.get(key)} there, {now} now")
+        return bool(lines)
+
+    def refusal(self, index: int, differs: str) -> LedgerError:
+        """The error for a round that is there with another result; `differs` says in what."""
+        return LedgerError(
+            f"{self.path}: round {index} was measured under other code, data or library versions ({differs}); "
+            "move it away or choose another out="
+        )
 
     def _whole(self) -> list[bytes]:
         try:

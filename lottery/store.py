@@ -139,6 +139,13 @@ class Store:
         state = {name.removeprefix("net."): tensor for name, tensor in tensors.items()}
         return Entry(state, meta["rows"], key, masks, meta["executed"], reused=True)
 
+    def specification(self, key: str) -> dict[str, Any] | None:
+        """What a finished phase was trained from; None if it is not there, or damaged."""
+        try:
+            return _read_meta(self.root / key / _META)["spec"]
+        except (Damaged, OSError):
+            return None
+
     def set_aside(self, folder: Path, damage: Exception) -> None:
         """Moves a damaged entry out of the way, keeping it for whoever wants to know."""
         number = sum(1 for _ in self.root.glob(f"{folder.name}.damaged.*")) + 1
