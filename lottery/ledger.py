@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lottery.errors import Said
+from lottery import leases
+from lottery.errors import Refused, Said
 
 NAME = "ledger.jsonl"
 CONFIG = "config.yaml"
@@ -20,6 +23,70 @@ BEAT = "progress.json"
 """beside the ledger: the last heartbeat of the process that trains the cell"""
 JOB = "slurm.json"
 """beside the ledger: the job of Slurm's that is to train the cell"""
+
+_CELL, _PHASE = re.compile(r"seed\d+"), re.compile(r"[0-9a-f]{64}(\.damaged\.\d+)?")
+
+
+def folders(top: Path) -> Iterator[Path]:
+    """A folder and all folders in it, wherever cells may lie; links are followed, and each folder comes once.
+
+    Left out are the phases of a store, of which there may be thousands, what W&B keeps in a cell, and what another
+    process removes meanwhile. Raises PermissionError, because a cell that can't be seen is not one that is not there.
+    """
+    seen, todo = set[tuple[int, int]](), deque([top])
+    while todo:
+        folder = todo.popleft()
+        try:
+            there = folder.stat()
+            with os.scandir(folder) as entries:
+                inside = sorted(entries, key=lambda entry: entry.name)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        if (there.st_dev, there.st_ino) in seen:  # through a link, perhaps one to a folder above it
+            continue
+        seen.add((there.st_dev, there.st_ino))
+        yield folder
+        for entry in inside:
+            of_wandb = entry.name == "wandb" and _CELL.fullmatch(folder.name)
+            if not _PHASE.fullmatch(entry.name) and not of_wandb and Path(entry).is_dir():
+                # links later, so that a folder goes by its own path wherever it has one
+                (todo.append if entry.is_symlink() else todo.appendleft)(Path(entry))
+
+
+def cells(top: Path) -> Iterator[Path]:
+    """The folders of all cells in or below a folder, begun or not; within a cell there is no other."""
+    for folder in folders(top):
+        of_a_cell = any(_CELL.fullmatch(above.name) for above in folder.relative_to(top).parents)
+        if _CELL.fullmatch(folder.name) and folder.parent.name != "store" and not of_a_cell:
+            yield folder
+
+
+def needed(outs: Iterable[Path]) -> set[str]:
+    """The keys of all phases that the ledgers below some folders are made of.
+
+    Raises Refused where that can't be told: while a cell is being played, since what it has trained so far is in no
+    ledger yet, and for a link to a disk that is not there. Raises LedgerError for a damaged ledger, FileNotFoundError
+    for a folder without any: it is more likely misspelt than meant to say that nothing is needed.
+    """
+    keys = set[str]()
+    for out in outs:
+        lines = list[dict[str, Any]]()
+        for folder in folders(out):
+            if leases.held(folder):
+                raise Refused(
+                    f"{folder}: {leases.Watch(folder).holder()} works there, and what it trains is in no ledger yet; "
+                    "wait until it has ended"
+                )
+            if lost := [path for path in sorted(folder.iterdir()) if path.is_symlink() and not path.exists()]:
+                raise Refused(f"{lost[0]}: is a link to what is not there; bring that back, or remove the link")
+            if (folder / NAME).exists():
+                lines += [line for path in folder.glob("*.jsonl") for line in Ledger(path).lines()]
+        if not lines:
+            raise FileNotFoundError(f"no finished round under {out}")
+        runs = [run for line in lines if isinstance(run := line.get("run"), dict)]
+        keys |= {line["phase"] for line in lines if "phase" in line}
+        keys |= {key for run in runs for key in run.get("drew", ())}
+    return keys
 
 
 def leave_error(folder: Path, sentence: str, details: str = "") -> None:
