@@ -56,8 +56,8 @@ def folders(top: Path) -> Iterator[Path]:
 def cells(top: Path) -> Iterator[Path]:
     """The folders of all cells in or below a folder, begun or not; within a cell there is no other."""
     for folder in folders(top):
-        of_a_cell = any(_CELL.fullmatch(above.name) for above in folder.relative_to(top).parents)
-        if _CELL.fullmatch(folder.name) and folder.parent.name != "store" and not of_a_cell:
+        *above, name = (top.name, *folder.relative_to(top).parts)
+        if _CELL.fullmatch(name) and folder.parent.name != "store" and not any(map(_CELL.fullmatch, above)):
             yield folder
 
 
