@@ -123,7 +123,7 @@ def test_a_phase_that_another_process_took_over_ends_the_cell_for_all_its_proces
 ) -> None:
     recipe = (*LENET, *TWO, "budget.steps=60000", "hardware.checkpoint_seconds=0.2")
     process = start("run", *recipe)
-    wait_for(lambda: list((tmp_path / "runs/store").glob("*/checkpoint.safetensors")))
+    wait_for(lambda: list((tmp_path / "runs/store").glob("*/checkpoint.safetensors")), 180)
     [checkpoint] = (tmp_path / "runs/store").glob("*/checkpoint.safetensors")
     with leases.Lease(checkpoint.parent, 2, inherited=0) as other:  # another machine believed it dead
         assert other.create()
