@@ -41,7 +41,7 @@ def submitted(folder: Path, job: str) -> None:
 
 
 class Attempts:
-    """Counts the starts of a cell's job; a view, because it hears where training goes on."""
+    """Counts the starts of a cell's job: a callback that hears where training goes on; `begin` may end the cell."""
 
     def __init__(self, folder: Path, task: slurm.Task) -> None:
         self.folder, self.heard = folder, False
@@ -81,7 +81,7 @@ class Attempts:
     def waiting(self) -> Iterator[None]:
         """While another process trains what this one needs: to end meanwhile is no failure, and does not count."""
         self._count(-1)
-        yield
+        yield  # without `finally`: a start that ends while it waits must not be counted after all
         self._count(+1)
 
     def _count(self, change: int) -> None:

@@ -227,7 +227,7 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _store(args: argparse.Namespace) -> int:
-    from lottery.results import read
+    from lottery.ledger import needed
     from lottery.store import Store
 
     root = args.store or args.out[0] / "store"
@@ -235,10 +235,9 @@ def _store(args: argparse.Namespace) -> int:
         raise FileNotFoundError(2, "no such store", str(root))
     store = Store(root)
     if args.action == "gc":
-        # a folder without ledgers is more likely a misspelt one than a wish to remove everything
-        lines = [line for out in args.out for line in read(out).to_dict("records")]
-        needed = {key for line in lines for key in (line["phase"], *line["run/drew"])}
-        removed, freed = store.gc(needed)
+        removed, freed, young = store.gc(needed(args.out))
         print(f"removed {removed} entries, {freed / 1e6:,.1f} MB")
+        if young:
+            print(f"{young} more are in no ledger, but younger than a day: a cell may be about to need them")
     print(f"{root}: {len(store.entries())} phases, {store.size() / 1e6:,.1f} MB")
     return 0

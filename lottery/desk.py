@@ -33,7 +33,7 @@ class Desk:
             found = read_tensors(path)
         except Damaged as damage:
             _log.warning(f"{damage}; the phase begins anew")
-            path.unlink()
+            path.unlink(missing_ok=True)
             return None
         _log.warning(f"goes on from the checkpoint at step {found[1]['step']:,}")
         return found

@@ -28,7 +28,7 @@ from lottery.names import Job
 from lottery.progress import Progress
 from lottery.ranks import gathered
 from lottery.store import Store
-from lottery.study import View, run
+from lottery.study import Callback, run
 from lottery.training import assist
 
 _MAIN = "LOTTERY_MAIN_PID"
@@ -76,13 +76,13 @@ def attempt(job: Job, mine: slurm.Task | None) -> None:
 
 
 def play(job: Job, mine: slurm.Task | None = None) -> None:
-    """Builds, checks and runs a cell, with its views; `mine` is this process as a task of Slurm's."""
-    views: list[View] = []
+    """Builds, checks and runs a cell, with all that hears of it; `mine` is this process as a task of Slurm's."""
+    callbacks: list[Callback] = []
     waiting: leases.Waiting = nullcontext
     if mine:
         attempts = Attempts(job.folder, mine)
         attempts.begin()
-        views.append(attempts)
+        callbacks.append(attempts)
         waiting = attempts.waiting
     store = Store(job.config["store"], waiting)
     cell = build(job)
@@ -94,11 +94,11 @@ def play(job: Job, mine: slurm.Task | None = None) -> None:
         write_whole(job.folder / CONFIG, saved.encode())
     tracker = make("tracking", job.config["tracking"])
     tracker.open(job, job.folder)
-    views += [Progress(cell, job.folder), tracker]
+    callbacks += [Progress(cell, job.folder), tracker]
     failed = True
     try:
         with _together(job, mine):
-            run(cell, job.folder, store, views, analyses)
+            run(cell, job.folder, store, callbacks, analyses)
         write_whole(job.folder / CONFIG, saved.encode())
         failed = False
     finally:

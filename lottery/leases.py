@@ -220,7 +220,11 @@ def held(folder: Path) -> bool:
 
 
 def _highest(folder: Path) -> int:
-    found = (re.fullmatch(r"lease\.(\d+)", name) for name in os.listdir(folder))
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:  # set aside or cleared away by another process: whoever worked there has lost it
+        return 0
+    found = (re.fullmatch(r"lease\.(\d+)", name) for name in names)
     return max((int(match[1]) for match in found if match), default=0)
 
 

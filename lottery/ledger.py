@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lottery.errors import Said
+from lottery import leases
+from lottery.errors import Refused, Said
 from lottery.metrics import BETTER, SCALE
 
 NAME = "ledger.jsonl"
@@ -21,6 +24,70 @@ BEAT = "progress.json"
 """beside the ledger: the last heartbeat of the process that trains the cell"""
 JOB = "slurm.json"
 """beside the ledger: the job of Slurm's that is to train the cell"""
+
+_CELL, _PHASE = re.compile(r"seed\d+"), re.compile(r"[0-9a-f]{64}(\.damaged\.\d+)?")
+
+
+def folders(top: Path) -> Iterator[Path]:
+    """A folder and all folders in it, wherever cells may lie; links are followed, and each folder comes once.
+
+    Left out are the phases of a store, of which there may be thousands, what W&B keeps in a cell, and what another
+    process removes meanwhile. Raises PermissionError, because a cell that can't be seen is not one that is not there.
+    """
+    seen, todo = set[tuple[int, int]](), deque([top])
+    while todo:
+        folder = todo.popleft()
+        try:
+            there = folder.stat()
+            with os.scandir(folder) as entries:
+                inside = sorted(entries, key=lambda entry: entry.name)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        if (there.st_dev, there.st_ino) in seen:  # through a link, perhaps one to a folder above it
+            continue
+        seen.add((there.st_dev, there.st_ino))
+        yield folder
+        for entry in inside:
+            of_wandb = entry.name == "wandb" and _CELL.fullmatch(folder.name)
+            if not _PHASE.fullmatch(entry.name) and not of_wandb and Path(entry).is_dir():
+                # links later, so that a folder goes by its own path wherever it has one
+                (todo.append if entry.is_symlink() else todo.appendleft)(Path(entry))
+
+
+def cells(top: Path) -> Iterator[Path]:
+    """The folders of all cells in or below a folder, begun or not; within a cell there is no other."""
+    for folder in folders(top):
+        *above, name = (top.name, *folder.relative_to(top).parts)
+        if _CELL.fullmatch(name) and folder.parent.name != "store" and not any(map(_CELL.fullmatch, above)):
+            yield folder
+
+
+def needed(outs: Iterable[Path]) -> set[str]:
+    """The keys of all phases that the ledgers below some folders are made of.
+
+    Raises Refused where that can't be told: while a cell is being played, since what it has trained so far is in no
+    ledger yet, and for a link to a disk that is not there. Raises LedgerError for a damaged ledger, FileNotFoundError
+    for a folder without any: it is more likely misspelt than meant to say that nothing is needed.
+    """
+    keys = set[str]()
+    for out in outs:
+        lines = list[dict[str, Any]]()
+        for folder in folders(out):
+            if leases.held(folder):
+                raise Refused(
+                    f"{folder}: {leases.Watch(folder).holder()} works there, and what it trains is in no ledger yet; "
+                    "wait until it has ended"
+                )
+            if lost := [path for path in sorted(folder.iterdir()) if path.is_symlink() and not path.exists()]:
+                raise Refused(f"{lost[0]}: is a link to what is not there; bring that back, or remove the link")
+            if (folder / NAME).exists():
+                lines += [line for path in folder.glob("*.jsonl") for line in Ledger(path).lines()]
+        if not lines:
+            raise FileNotFoundError(f"no finished round under {out}")
+        runs = [run for line in lines if isinstance(run := line.get("run"), dict)]
+        keys |= {line["phase"] for line in lines if "phase" in line}
+        keys |= {key for run in runs for key in run.get("drew", ())}
+    return keys
 
 
 def leave_error(folder: Path, sentence: str, details: str = "") -> None:
@@ -79,10 +146,7 @@ class Ledger:
             was, now = _result(lines[index]), _result(line)
             if was != now:
                 key = next(k for k in {**was, **now} if k not in was or k not in now or was[k] != now[k])
-                raise LedgerError(
-                    f"{self.path}: round {index} was measured under other code, data or library versions "
-                    f"({key} {was.get(key)} there, {now.get(key)} now); move it away or choose another out="
-                )
+                raise self.refusal(index, f"{key} {was.get(key)} there, {now.get(key)} now")
             return
         try:
             with open(self.path, "ab") as file:
@@ -97,6 +161,26 @@ class Ledger:
         """Whether every planned round is there, or one that met a stopping condition."""
         lines = self.lines()
         return bool(lines) and is_last(lines[-1])
+
+    def expect(self, known: Mapping[str, Any]) -> bool:
+        """Whether there are lines already: any of the cell, or that of the round which `known` names.
+
+        Asked before training with what is known by then, so that nothing is trained which `record` would refuse.
+        Raises LedgerError if a line says something else.
+        """
+        lines = [line for line in self.lines() if line["round"] == known.get("round", line["round"])]
+        for line in lines:
+            for key, now in known.items():
+                if line.get(key) != now:
+                    raise self.refusal(line["round"], f"{key} {line.get(key)} there, {now} now")
+        return bool(lines)
+
+    def refusal(self, index: int, differs: str) -> LedgerError:
+        """The error for a round that is there with another result; `differs` says in what."""
+        return LedgerError(
+            f"{self.path}: round {index} was measured under other code, data or library versions ({differs}); "
+            "move it away or choose another out="
+        )
 
     def _whole(self) -> list[bytes]:
         try:

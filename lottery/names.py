@@ -92,14 +92,15 @@ class Job:
         """Whether the cell's ledger is complete, for what is configured now.
 
         If a setting that the names don't show has changed, such as `data.root` or a yaml of the user's own, the cell is
-        played again: from the store if its content is the same, else its ledger says what differs.
+        played again: from the store if its content is the same, else its ledger says what differs. So is a cell whose
+        ledger is damaged: playing it says so, and other cells of a sweep are not kept from being played.
         """
         ledgers = [NAME, *(f"{name}.jsonl" for name in self.config.get("analysis") or {})]
-        if (self.folder / ERROR).exists() or not all(Ledger(self.folder / name).finished() for name in ledgers):
-            return False
-        if Ledger(self.folder / NAME).lines()[-1].get("setting") != self.setting:
-            return False
         try:
+            if (self.folder / ERROR).exists() or not all(Ledger(self.folder / name).finished() for name in ledgers):
+                return False
+            if Ledger(self.folder / NAME).lines()[-1].get("setting") != self.setting:
+                return False
             then = recorded(self.folder)
         except (OSError, LedgerError):
             return False

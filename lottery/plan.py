@@ -12,6 +12,7 @@ from lottery.cells import Cell
 from lottery.chains import play
 from lottery.config import build, check, note
 from lottery.digests import digest_of
+from lottery.ledger import NAME, Ledger, LedgerError
 from lottery.names import Job
 from lottery.phases import phase_of, specification
 from lottery.recipes import Phase
@@ -53,6 +54,11 @@ def show(jobs: Sequence[Job]) -> None:
     timed: dict[str, tuple[float, float]] = {}
     seconds = 0.0
     for job in jobs:
+        try:
+            Ledger(job.folder / NAME).lines()
+        except LedgerError as damage:  # it would fail; the other cells of a sweep are played nevertheless
+            print(f"{job}: {damage}")
+            continue
         cell = build(job)
         check(cell)
         noted |= note(cell, noted)

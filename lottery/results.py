@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from lottery.ledger import NAME, Ledger, LedgerError, is_last
+from lottery.ledger import NAME, Ledger, LedgerError, folders, is_last
 
 KEYS = ["study", "arm", "seed", "round"]
 _NAMES, _COUNTS, _NUMBERS = ("study", "arm"), ("seed", "round", "rounds"), ("density", "train_steps", "early_stop_step")
@@ -79,7 +79,9 @@ def _tickets_first(column: pd.Series) -> pd.Series:
 def _files(path: Path) -> list[Path]:
     if path.name == NAME or (path.suffix == ".csv" and path.is_file()):
         return [path]
-    return [path / NAME] if (path / NAME).exists() else list(path.rglob(NAME))
+    if (path / NAME).exists():
+        return [path / NAME]
+    return [folder / NAME for folder in folders(path) if (folder / NAME).exists()]
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -97,7 +99,6 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         if any(line[key] != lines[0][key] for key in ("study", "arm", "seed")):
             raise LedgerError(f"{where} is of another cell than line 1; move the file away")
         row |= {f"run/{key}": value for key, value in line.get("run", {}).items()}
-        row["run/drew"] = [key for of in (line, *beside.values()) for key in _drew(of)]
         rows.append(row)
     return rows
 
@@ -110,12 +111,6 @@ def _analysed(lines: dict[str, dict[str, Any]]) -> dict[str, Any]:
         for key, value in line.items()
         if isinstance(value, int | float) and key not in (*KEYS, "rounds", "density")
     }
-
-
-def _drew(line: dict[str, Any]) -> list[str]:
-    """Keys of the phases that a line is made of, besides its own."""
-    run = line.get("run")
-    return list(run.get("drew", ())) if isinstance(run, dict) else []
 
 
 def _flat(line: dict) -> dict:

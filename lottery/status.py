@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 from lottery import attempts, leases, slurm
 from lottery.errors import Refused
 from lottery.files import plain
-from lottery.ledger import BEAT, NAME, Ledger, LedgerError, error_left
+from lottery.ledger import BEAT, NAME, Ledger, LedgerError, cells, error_left
 
 STATES = ("failed", "running", "stopped", "waiting", "not started", "finished")
 """in the order in which they are shown: first what may want a hand"""
@@ -137,14 +136,17 @@ def find(paths: Sequence[Path]) -> list[Path]:
     """The folders of all cells in or below some folders."""
     if missing := [path for path in paths if not path.exists()]:
         raise Refused(f"{missing[0]}: no such folder")
-    if found := {folder for path in paths for folder in _cells(path.absolute())}:
-        return sorted(found)
+    found = [folder for path in paths for folder in cells(path.absolute())]
+    if once := {folder.resolve(): folder for folder in reversed(found)}:  # by the first way that leads there
+        return sorted(once.values())
     raise Refused(f"no cell under {', '.join(map(str, paths))}: cells are folders like STUDY/ARM/seed0")
 
 
 def look(folder: Path) -> Facts:
     """The facts of one cell; damage is one of them."""
-    names, lines, complete, error = os.listdir(folder), [], False, ""
+    lines, complete, error, names = list[dict[str, Any]](), False, "", list[str]()
+    with suppress(FileNotFoundError):  # it has just been moved away
+        names = os.listdir(folder)
     held = leases.held(folder)  # before the ledger is read: who lets go has written all of it
     try:
         error = error_left(folder)
@@ -173,12 +175,3 @@ def look(folder: Path) -> Facts:
         beat=plain(folder / BEAT),
         job=str(attempts.read(folder).get("job", "")),
     )
-
-
-def _cells(folder: Path) -> Iterator[Path]:
-    if re.fullmatch(r"seed\d+", folder.name):
-        yield folder
-    elif folder.name != "store" and folder.is_dir():  # that has a folder a phase, and no cell among them
-        for inside in os.scandir(folder):
-            if inside.is_dir(follow_symlinks=False):
-                yield from _cells(Path(inside))

@@ -13,11 +13,12 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import os
 import shutil
 import socket
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from lottery.rewinding import State
 
 _log = logging.getLogger(__name__)
 
-TWO_WEEKS = 14 * 86400.0  # seconds
+DAY, TWO_WEEKS = 86400.0, 14 * 86400.0  # seconds
 _RESULT, _META = "result.safetensors", "phase.json"
 
 
@@ -63,9 +64,29 @@ class Store:
     ) -> Entry:
         """The phase of this specification: from the store, or trained here, or by another process meanwhile.
 
-        `waypoints` says under which specification the state at a step is kept in passing.
+        `waypoints` says under which specification the state at a step is kept in passing. It is published into a
+        folder whose lease is not held. That is safe: its key says all that it depends on, so whoever else publishes
+        there writes the same content, by atomic renames; and readers compare the digest and train again what is torn.
         """
-        key = digest_of(spec)
+
+        def keep(step: int, state: State) -> None:
+            self.publish((waypoints or {})[step], state, masks, [], executed=0)
+
+        key, entry = digest_of(spec), None
+        while entry is None:  # again if the phase was lost to another process: that one's result is then waited for
+            turn = self._turn(key)
+            if isinstance(turn, Entry):
+                entry = turn
+            else:
+                with turn as lease:
+                    entry = self.find(key) or self._trained(spec, masks, train, Desk(self.root / key, lease, keep))
+                    if entry:
+                        (self.root / key / CHECKPOINT).unlink(missing_ok=True)
+                        leases.clear(self.root / key)
+        return entry
+
+    def _turn(self, key: str) -> Entry | leases.Lease:
+        """A finished phase, or the right to train it; waits while another process has that."""
         folder = self.root / key
         watch = leases.Watch(folder)
 
@@ -75,35 +96,29 @@ class Store:
             folder.mkdir(parents=True, exist_ok=True)
             return watch.take()
 
-        def keep(step: int, state: State) -> None:
-            self.publish((waypoints or {})[step], state, masks, [], executed=0)
+        if turn := look():
+            return turn
+        _log.warning(f"waiting for {watch.holder()}, which trains the same phase")
+        with self.waiting():
+            return watch.until(look)
 
-        while True:
-            seen: Entry | leases.Lease | None = look()
-            if seen is None:
-                _log.warning(f"waiting for {watch.holder()}, which trains the same phase")
-                with self.waiting():
-                    seen = watch.until(look)
-            if isinstance(seen, Entry):
-                return seen
-            assert seen
-            with seen as lease:
-                for torn in folder.glob(f".{CHECKPOINT}.*"):  # a kill while it was being written
-                    torn.unlink(missing_ok=True)
-                if (entry := self.find(key)) is None:  # not finished between the look and the lease
-                    try:
-                        trained = train(Desk(folder, lease, keep))
-                        lease.check()
-                    except leases.Lost as lost:
-                        if lost.folder != folder:  # the whole cell
-                            raise
-                        _log.warning(f"{lost}; waiting for its result")
-                        continue
-                    self.publish(spec, trained.state, masks, trained.rows, lease.note)
-                    entry = Entry(trained.state, trained.rows, key, masks, lease.note, reused=False)
-                (folder / CHECKPOINT).unlink(missing_ok=True)
-                leases.clear(folder)
-                return entry
+    def _trained(
+        self, spec: Mapping[str, Any], masks: Masks, train: Callable[[Desk], Trained], desk: Desk
+    ) -> Entry | None:
+        """Trains and publishes a phase under its lease; None if that was lost meanwhile."""
+        for torn in desk.folder.glob(f".{CHECKPOINT}.*"):  # a kill while it was being written
+            torn.unlink(missing_ok=True)
+        try:
+            trained = train(desk)
+            desk.lease.check()
+        except leases.Lost as lost:
+            if lost.folder != desk.folder:  # the whole cell
+                raise
+            _log.warning(f"{lost}; waiting for its result")
+            return None
+        executed = desk.lease.note
+        self.publish(spec, trained.state, masks, trained.rows, executed)
+        return Entry(trained.state, trained.rows, desk.folder.name, masks, executed, reused=False)
 
     def publish(self, spec: Mapping[str, Any], state: State, masks: Masks, rows: list[Row], executed: int) -> None:
         """Writes a finished phase; its metadata last, since that is what makes it finished."""
@@ -139,6 +154,13 @@ class Store:
         state = {name.removeprefix("net."): tensor for name, tensor in tensors.items()}
         return Entry(state, meta["rows"], key, masks, meta["executed"], reused=True)
 
+    def specification(self, key: str) -> dict[str, Any] | None:
+        """What a finished phase was trained from; None if it is not there, or damaged."""
+        try:
+            return _read_meta(self.root / key / _META)["spec"]
+        except (Damaged, OSError):
+            return None
+
     def set_aside(self, folder: Path, damage: Exception) -> None:
         """Moves a damaged entry out of the way, keeping it for whoever wants to know."""
         number = sum(1 for _ in self.root.glob(f"{folder.name}.damaged.*")) + 1
@@ -159,35 +181,45 @@ class Store:
                 try:
                     found[path.parent.name] = _read_meta(path)
                 except Damaged as damage:
-                    _log.warning(f"{damage}; it will be trained anew")
+                    if path.exists():  # else another process has just removed it
+                        _log.warning(f"{damage}; it will be trained anew")
         return found
 
     def size(self) -> int:
         """Bytes in the store."""
-        return sum(path.stat().st_size for path in self.root.rglob("*") if path.is_file())
+        return sum(size for folder, _, _ in os.walk(self.root) for _, size in _contents(Path(folder)).values())
 
-    def gc(self, needed: set[str]) -> tuple[int, int]:
+    def gc(self, needed: set[str]) -> tuple[int, int, int]:
         """Removes finished phases that are not needed, damaged ones, and progress untouched for two weeks.
 
-        A state kept in passing stays with the phase it belongs to. Returns entries removed and bytes freed.
+        What was trained within a day stays: it may belong to a cell that is being played, or was killed, and whose
+        ledger does not name it yet. A state kept in passing stays with the phase it belongs to, finished or not.
+        Returns entries removed, bytes freed, and the number of entries that are left only because they are young.
         """
-        metas = self.entries()
-        needed = needed | {key for key, meta in metas.items() if meta["spec"].get("of") in needed}
-        removed = freed = 0
-        for folder in sorted(path for path in self.root.iterdir() if path.is_dir()):
-            fresh = time.time() - max(p.stat().st_mtime for p in [folder, *folder.iterdir()]) < TWO_WEEKS
-            finished = folder.name in metas or ".damaged." in folder.name
-            if leases.held(folder) or (fresh and not finished):
+        metas, now = self.entries(), time.time()
+        all_of = {path: _contents(path) for path in sorted(self.root.iterdir()) if not path.is_symlink()}
+        age = {
+            path: now - max((changed for changed, _ in files.values()), default=now) for path, files in all_of.items()
+        }
+        unfinished = {folder.name for folder in all_of if folder.name not in metas and age[folder] < TWO_WEEKS}
+        needed = needed | {key for key, meta in metas.items() if meta["spec"].get("of") in needed | unfinished}
+        removed = freed = young = 0
+        for folder, files in all_of.items():
+            damaged = ".damaged." in folder.name
+            patience = 0.0 if damaged else DAY if folder.name in metas else TWO_WEEKS
+            if not files or leases.held(folder):
                 continue
-            if folder.name in needed:  # what a kill left beside a finished phase
-                for path in folder.iterdir():
-                    if path.name not in (_RESULT, _META):
-                        freed += path.stat().st_size
-                        path.unlink()
-                continue
-            removed, freed = removed + 1, freed + sum(p.stat().st_size for p in folder.iterdir())
-            shutil.rmtree(folder)
-        return removed, freed
+            if age[folder] < patience:
+                young += folder.name in metas and folder.name not in needed
+            elif folder.name in needed:  # what a kill left beside a finished phase
+                for path in files.keys() - {folder, folder / _RESULT, folder / _META}:
+                    freed += files[path][1]
+                    path.unlink(missing_ok=True)
+            else:
+                removed, freed = removed + 1, freed + sum(size for _, size in files.values())
+                with suppress(FileNotFoundError):  # another process removes it too
+                    shutil.rmtree(folder)
+        return removed, freed, young
 
 
 def holding(cell: Path, recorded: Path, line: Mapping[str, Any]) -> tuple[Store, Entry]:
@@ -210,3 +242,14 @@ def _read_meta(path: Path) -> dict[str, Any]:
         return content["phase"]
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         raise Damaged(f"{path} is damaged: {error}") from error
+
+
+def _contents(folder: Path) -> dict[Path, tuple[float, int]]:
+    """Time of the last change and size of a folder and its files; without what a running job renames or removes."""
+    found = {}
+    with suppress(FileNotFoundError, NotADirectoryError):
+        for path in (folder, *folder.iterdir()):
+            with suppress(FileNotFoundError):
+                there = path.stat()
+                found[path] = (there.st_mtime, there.st_size if path.is_file() else 0)
+    return found

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from lottery import leases
 from lottery.cells import Cell
 from lottery.chains import play
+from lottery.digests import digest_of, leaves
 from lottery.ledger import NAME, Ledger
 from lottery.lines import circumstances, describe
 from lottery.loop import Diverged
@@ -39,8 +40,8 @@ class Asked:
     """digest of its settings, and of a user's own code"""
 
 
-class View(Protocol):
-    """Shows what happens; losing it loses nothing."""
+class Callback(Protocol):
+    """Hears how a cell gets on: to show it, to count it, or to end the cell with what it raises."""
 
     def advanced(self, current: Round, step: int, row: Row | None) -> None:
         """A round's training came to `step` and, where `row` is given, measured it."""
@@ -50,25 +51,36 @@ class View(Protocol):
 
 
 def run(
-    cell: Cell, folder: Path, store: Store, views: Sequence[View] = (), analyses: Mapping[str, Asked] | None = None
+    cell: Cell,
+    folder: Path,
+    store: Store,
+    callbacks: Sequence[Callback] = (),
+    analyses: Mapping[str, Asked] | None = None,
 ) -> None:
     """Plays every round of a cell and records each in its ledger, and what analyses find in theirs.
 
-    Raises leases.Lost if another process has taken the cell over.
+    Raises leases.Lost if another process has taken the cell over; LedgerError, before anything is trained, if a ledger
+    has a round that this cell would not give.
     """
     study, ledger = cell.study, Ledger(folder / NAME)
+    asked = {name: (each, Ledger(folder / f"{name}.jsonl")) for name, each in (analyses or {}).items()}
     with leases.hold(folder, store.waiting) as lease, _only_while_ours(lease):
-        phases = Phases(cell, store, views, lease.glance)
+        ledger.expect(about(cell))
+        for each, found in asked.values():
+            found.expect(about(cell) | {"analysis": each.setting})
+        phases = Phases(cell, store, callbacks, lease.glance)
         for current in play(study.recipe, study.pruning, cell.arm, cell.seed, phases):
             started = time.time()
-            line = describe(cell, current)
+            for recorded in (ledger, *(found for _, found in asked.values())):
+                phases.expect(recorded, current)
+            line = describe(cell, current)  # trains the round
             line["run"] = circumstances(current, started) | {"drew": phases.drew(but=line["phase"])}
             lease.check()
             ledger.record(line)
-            for view in views:
-                view.finished(line, current.trained.rows)
-            for name, asked in (analyses or {}).items():
-                analyse(asked, Ledger(folder / f"{name}.jsonl"), phases, current, line)
+            for callback in callbacks:
+                callback.finished(line, current.trained.rows)
+            for each, found in asked.values():
+                analyse(each, found, phases, current, line)
         leases.clear(folder)
 
 
@@ -86,10 +98,21 @@ class Phases:
     """Trains the rounds of a cell through the store; `check` may raise to stop it."""
 
     def __init__(
-        self, cell: Cell, store: Store, views: Sequence[View] = (), check: Callable[[], None] = lambda: None
+        self, cell: Cell, store: Store, callbacks: Sequence[Callback] = (), check: Callable[[], None] = lambda: None
     ) -> None:
-        self.cell, self.store, self.views, self.check = cell, store, views, check
+        self.cell, self.store, self.callbacks, self.check = cell, store, callbacks, check
         self.asked = set[str]()
+
+    def expect(self, ledger: Ledger, current: Round) -> None:
+        """Raises LedgerError if a ledger has the round from another phase than the one that would be trained now."""
+        lines, study = ledger.lines(), self.cell.study
+        if current.index >= len(lines):
+            return
+        spec = specification(study.recipe, study.identity, phase_of(study.recipe, self.cell.seed, current))
+        was, now = lines[current.index].get("phase"), digest_of(spec)
+        if was != now:
+            differs = unlike(self.store.specification(str(was)), spec) or [f"phase {was} there, {now} now"]
+            raise ledger.refusal(current.index, "; ".join(differs))
 
     def __call__(self, current: Round) -> Entry:
         study = self.cell.study
@@ -99,8 +122,8 @@ class Phases:
 
         def watch(step: int, row: Row | None) -> None:
             self.check()
-            for view in self.views:
-                view.advanced(current, step, None if current.copy else row)
+            for callback in self.callbacks:
+                callback.advanced(current, step, None if current.copy else row)
 
         try:
             entry = self.store.obtain(
@@ -121,15 +144,37 @@ class Phases:
         return found
 
 
+def about(cell: Cell) -> dict[str, Any]:
+    """What every line of a cell's ledgers says, known before anything is trained."""
+    study = cell.study
+    who = {"study": study.name, "arm": cell.label, "seed": cell.seed, "rounds": len(study.pruning.schedule)}
+    return who | {"data": study.recipe.data.digest[:16], "setting": cell.setting}
+
+
+def unlike(was: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list[str]:
+    """In what two specifications of a phase differ, as sentences' parts; nothing where the first is not known.
+
+    Weights and masks are named only where nothing else differs, since they follow from what was there before them.
+
+    >>> unlike({"torch": "2.5", "state": "a"}, {"torch": "2.6", "state": "b", "masks": "c"})
+    ['torch 2.5 there, 2.6 now']
+    """
+    if was is None:
+        return []
+    before, after = ({".".join(key): value for key, value in leaves(spec)} for spec in (was, now))
+    keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    causes = [key for key in keys if key not in ("state", "masks")] or keys
+    return [f"{key} {before.get(key)} there, {after.get(key)} now" for key in causes]
+
+
 def analyse(asked: Asked, ledger: Ledger, phases: Phases, current: Round, line: Mapping[str, Any]) -> None:
     """Records what an analysis finds of a round, once: on another kind of node a last digit might differ.
 
-    Raises LedgerError if the ledger has the round under other settings, and something else was found.
+    Raises LedgerError, before it trains anything, if the ledger has the round of another line or other settings.
     """
     keys = ("study", "arm", "seed", "round", "rounds", "density", "data", "setting", "phase", "stopped")
     of = {key: line[key] for key in keys if key in line} | {"analysis": asked.setting}
-    lines = ledger.lines()
-    if current.index < len(lines) and of.items() <= lines[current.index].items():
+    if ledger.expect(of):
         return
     found = asked.analysis(phases.cell, current)
     ledger.record({**of, **found, "run": {"drew": phases.drew()}})

@@ -106,7 +106,7 @@ def _conclude(arguments: list[str], cells: Sequence[Job], failure: Exception | N
     """Reports what is there, and names what failed or is missing."""
     try:
         publish(dict.fromkeys(job.folder.parent.parent for job in cells))
-    except OSError as error:  # a full disk must not hide which cells failed
+    except Exception as error:  # a full disk, a damaged ledger or a report's own fault must not hide which cells failed
         print(f"no report: {describe(error)}", file=sys.stderr)
         failure = failure or error
     unfinished = [job for job in cells if not job.finished()]

@@ -10,7 +10,6 @@ import torch
 
 from lottery import ranks, sparse
 from lottery.hardware import trainer_for
-from lottery.leases import Lost
 from lottery.loop import Diverged, Keeper, Loop
 from lottery.recipes import Phase, Recipe, Row, Trained
 from lottery.rewinding import state_of
@@ -56,9 +55,10 @@ def fit(
                     stop.__context__ if isinstance(stop.__context__, KeyboardInterrupt) else KeyboardInterrupt
                 ) from None
             except Exception as error:
-                if count == 1 or isinstance(error, Diverged | RuntimeError | Lost):  # all know, or nobody goes on
+                if count == 1 or isinstance(error, Diverged | RuntimeError):  # all know, or nobody goes on
                     raise
-                # the other ranks wait in the middle of a step: nothing can be agreed on any more
+                # The other ranks wait in the middle of a step, so that nothing can be agreed on any more. A lost lease
+                # is no exception: the store would go on, with another collective than the one that they wait in.
                 raise ranks.Broken(f"training with {count} processes broke off: {error}") from error
         if trainer.interrupted or loop.step < phase.last:
             raise KeyboardInterrupt

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -176,6 +178,14 @@ def test_store_gc_removes_what_no_ledger_needs(command: Callable[..., Said], out
     assert said.out.startswith("removed 0 entries, 0.0 MB\n")
     [path] = runs.rglob(NAME)
     path.write_text(path.read_text().splitlines()[0] + "\n")
+    said = command("store", "gc", "--out", runs)
+    assert (said.code, phases(runs / "store")) == (0, 3)
+    assert said.out.splitlines()[:2] == [
+        "removed 0 entries, 0.0 MB",
+        "2 more are in no ledger, but younger than a day: a cell may be about to need them",
+    ]
+    for old in (runs / "store").rglob("*"):
+        os.utime(old, (time.time() - 86500,) * 2)
     said = command("store", "gc", "--out", runs)
     assert (said.code, phases(runs / "store")) == (0, 1)
     assert said.out.startswith("removed 2 entries, ")

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from lottery import load
+from lottery import load, sweep
 from lottery.cells import Cell
+from lottery.compose import jobs
 from lottery.ledger import NAME, Ledger, LedgerError
 from lottery.store import Store
 from lottery.study import run
@@ -191,6 +192,77 @@ def test_a_line_damaged_in_the_middle_is_refused_and_kept(cell: Callable[..., Ce
     assert (folder / NAME).read_bytes() == torn
 
 
+SERIAL = (*CELL, "hardware.checkpoint_seconds=1e-9", "seed=0,1", "-m")
+
+
+def test_a_damaged_ledger_fails_its_own_cell_alone(server: Server, undisturbed: Path, tmp_path: Path) -> None:
+    assert server.run(tmp_path, *CELL)[0] == 0
+    [path] = (tmp_path / "runs").glob(f"*/*/*/{NAME}")
+    whole = path.read_bytes()
+    path.write_bytes(b"{}\n" + whole)
+    code, said = server.run(tmp_path, *SERIAL)
+    damage = f"{path.relative_to(tmp_path)}, line 1 is damaged: 'round'; move the file away"
+    assert code == 1
+    assert f"imp seed 0 FAILED: {damage}\n" in said
+    assert f"no report: {damage}\n" in said
+    assert f"{path.parents[2].name} imp seed 0: {damage}\n" in said
+    assert "1 of 2 cells are unfinished; the same command goes on\n" in said
+    assert "Traceback" not in said
+    assert path.read_bytes() == b"{}\n" + whole
+    assert [line["round"] for line in Ledger(path.parents[1] / "seed1" / NAME).lines()] == [0, 1]
+    steps = executed(tmp_path / "runs")
+
+    path.unlink()
+    assert server.run(tmp_path, *SERIAL)[0] == 0
+    assert executed(tmp_path / "runs") == steps
+    assert ledgers(undisturbed).items() <= ledgers(tmp_path / "runs").items()
+
+
+def test_gc_beside_a_running_cell_removes_nothing(server: Server, tmp_path: Path) -> None:
+    command = (*CELL, "arm=random_reinit", "schedule.rounds=2", "hardware.checkpoint_seconds=1e-9")
+    store = tmp_path / "runs" / "store"
+    # round 2 begins with masks from round 1 of imp, which no ledger names before round 2 is over
+    pid = server.start(tmp_path, *command)
+    assert until(lambda: begun(tmp_path / "runs") >= 620, pid)
+    os.kill(pid, signal.SIGSTOP)
+    assert len(Store(store).entries()) == 3
+    [ledger] = (tmp_path / "runs").glob(f"*/*/*/{NAME}")
+    assert len(Ledger(ledger).lines()) == 2
+    there = sorted(store.iterdir())
+    code, said = server.run(tmp_path / "gc", "store", "gc", "--out", str(tmp_path / "runs"))
+    assert code == 1
+    assert f"lottery: {ledger.parent}: process {pid} on " in said
+    assert "works there, and what it trains is in no ledger yet; wait until it has ended\n" in said
+    assert sorted(store.iterdir()) == there
+
+    os.kill(pid, signal.SIGKILL)  # it will be started again
+    assert server.wait(pid) == -signal.SIGKILL
+    code, said = server.run(tmp_path / "gc", "store", "gc", "--out", str(tmp_path / "runs"))
+    assert code == 0
+    assert "removed 0 entries, 0.0 MB\n1 more are in no ledger, but younger than a day" in said
+    assert sorted(store.iterdir()) == there
+    assert server.run(tmp_path, *command)[0] == 0
+    assert 800 <= executed(tmp_path / "runs") <= 820
+
+
+def test_whatever_a_report_fails_with_the_unfinished_cells_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells = jobs([*CELL[1:], f"out={tmp_path}", "seed=0,1", "-m"])
+    for error, sentence in (
+        (LedgerError("a and b contradict each other"), "a and b contradict each other"),
+        (ValueError("no axis"), "ValueError: no axis"),
+        (OSError(28, "No space left on device", "x"), "x: No space left on device"),
+    ):
+        monkeypatch.setattr(sweep, "publish", lambda _, error=error: (_ for _ in ()).throw(error))
+        assert sweep._conclude([], cells, None) == 1
+        assert capsys.readouterr().err.splitlines() == [
+            f"no report: {sentence}",
+            *(f"{job}: did not finish" for job in cells),
+            f"2 of 2 cells are unfinished; {sentence}; the same command goes on",
+        ]
+
+
 # disks
 
 
@@ -273,7 +345,6 @@ def test_a_stopped_cell_says_how_to_go_on(
     assert 400 <= executed(tmp_path / "runs") <= 420
 
 
-SERIAL = (*CELL, "hardware.checkpoint_seconds=1e-9", "seed=0,1", "-m")
 SWEEP = (*SERIAL[:-1], "hydra/launcher=local", "hydra.launcher.n_jobs=2", "-m")
 
 

@@ -12,7 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lottery.ledger import Ledger, LedgerError
+from lottery import leases, status
+from lottery.errors import Refused
+from lottery.ledger import NAME, Ledger, LedgerError, cells, folders, needed
+from lottery.results import read
 
 
 def line(index: int, rounds: int = 3, **more: Any) -> dict[str, Any]:
@@ -163,3 +166,100 @@ def test_a_line_that_came_twice_counts_once(ledger: Ledger) -> None:
     ledger.path.write_bytes(b"".join([*whole, whole[1]]))
     with pytest.raises(LedgerError, match="line 4 is damaged: it says round 1, not 3"):
         ledger.lines()
+
+
+# where ledgers are looked for
+
+
+def recorded(folder: Path, *phases: str, name: str = NAME, drew: tuple[str, ...] = ()) -> Path:
+    """A cell's folder whose ledger names some phases, with others drawn on for each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, phase in enumerate(phases):
+        Ledger(folder / name).record(line(index, phase=phase, run={"drew": list(drew)}))
+    return folder
+
+
+@pytest.fixture
+def linked(tmp_path: Path) -> Path:
+    """An `out` with a study, links to a study and to an arm on other disks, and links that lead in circles."""
+    out = tmp_path / "out"
+    recorded(out / "here" / "imp" / "seed0", "a", drew=("b",))
+    recorded(out / "here" / "imp" / "seed0", "a", name="early_bird.jsonl", drew=("c", "d"))
+    recorded(tmp_path / "disk" / "study" / "imp" / "seed0", "e")
+    recorded(tmp_path / "other" / "arm" / "seed1", "f")
+    (out / "afar").symlink_to(tmp_path / "disk" / "study")
+    (out / "here" / "one_shot").symlink_to(tmp_path / "other" / "arm")
+    (out / "a_second_way").symlink_to(out / "here")
+    (out / "here" / "imp" / "again").symlink_to(out)
+    (tmp_path / "disk" / "study" / "imp" / "itself").symlink_to(tmp_path / "disk" / "study" / "imp" / "itself")
+    (out / "store" / ("0" * 64)).mkdir(parents=True)
+    (out / "store" / ("0" * 64) / "seed0").mkdir()
+    wandb = out / "here" / "imp" / "seed0" / "wandb"
+    (wandb / "run-1").mkdir(parents=True)
+    (wandb / "latest-run").symlink_to("run-0")
+    return out
+
+
+def test_cells_are_found_through_links_and_once(linked: Path) -> None:
+    found = [linked / "afar/imp/seed0", linked / "here/imp/seed0", linked / "here/one_shot/seed1"]
+    assert sorted(cells(linked)) == found
+    assert status.find([linked, linked / "here", linked / "a_second_way"]) == found
+    assert len(list(folders(linked))) == len({folder.resolve() for folder in folders(linked)}) == 10
+
+
+def test_reports_read_through_links(linked: Path) -> None:
+    for path in linked.rglob("early_bird.jsonl"):
+        path.unlink()
+    for folder, arm, seed in (
+        ("afar/imp/seed0", "imp", 0),
+        ("here/imp/seed0", "imp", 0),
+        ("here/one_shot/seed1", "x", 1),
+    ):
+        (linked / folder / NAME).unlink()
+        whole = {"study": folder[:4], "seed": seed, "arm": arm, "train_steps": 1, "early_stop_step": 1}
+        scores = {"early_stop_test_accuracy": 0.5, "layer_densities": {}}
+        Ledger(linked / folder / NAME).record(line(0, **whole, **scores))
+    assert list(zip(read(linked)["study"], read(linked)["arm"], strict=True)) == [
+        ("afar", "imp"),
+        ("here", "imp"),
+        ("here", "x"),
+    ]
+
+
+def test_what_linked_cells_are_made_of_is_needed(linked: Path) -> None:
+    (linked / "here/imp/again").unlink()
+    with pytest.raises(Refused, match=r"^.*/disk/study/imp/itself: is a link to what is not there; bring that back"):
+        needed([linked.parent / "disk"])
+    (linked.parent / "disk/study/imp/itself").unlink()
+    assert needed([linked]) == {*"abcdef"}
+
+
+def test_what_is_needed_can_not_be_told_without_a_disk_that_is_linked(tmp_path: Path) -> None:
+    recorded(tmp_path / "study" / "imp" / "seed0", "a")
+    assert needed([tmp_path]) == {"a"}
+    (tmp_path / "elsewhere").symlink_to(tmp_path / "unmounted")
+    with pytest.raises(Refused) as refused:
+        needed([tmp_path])
+    assert str(refused.value) == (
+        f"{tmp_path / 'elsewhere'}: is a link to what is not there; bring that back, or remove the link"
+    )
+
+
+def test_what_is_needed_can_not_be_told_of_a_damaged_ledger(linked: Path) -> None:
+    path = linked / "here/imp/seed0/early_bird.jsonl"
+    path.write_text("{}\n")
+    (linked.parent / "disk/study/imp/itself").unlink()
+    with pytest.raises(LedgerError, match=rf"^{path}, line 1 is damaged"):
+        needed([linked])
+
+
+def test_what_is_needed_can_not_be_told_while_a_cell_is_played(linked: Path) -> None:
+    (linked.parent / "disk/study/imp/itself").unlink()
+    with leases.hold(linked.parent / "other/arm/seed1"), pytest.raises(Refused) as refused:
+        needed([linked])
+    who = f"process {os.getpid()} on {leases.identity()['host']}"
+    assert str(refused.value) == (
+        f"{linked / 'here/one_shot/seed1'}: {who} works there, and what it trains is in no ledger yet; "
+        "wait until it has ended"
+    )
+    assert needed([linked]) == {*"abcdef"}

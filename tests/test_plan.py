@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from lottery import plan
 from lottery.cells import Cell
+from lottery.compose import jobs
+from lottery.ledger import NAME
 from lottery.plan import to_train
 from lottery.store import Store
 from lottery.study import run
+from tests.conftest import TINY
 
 LOOKS = ("arm.early.every=10", "arm.early.window=1")
 
@@ -47,3 +51,17 @@ def test_it_counts_the_steps_that_are_taken(
     run(cell(*asked), tmp_path / "asked", store)
     assert sum(planned.values()) == executed(store) - had
     assert to_train(cell(*asked), store) == {}
+
+
+def test_a_damaged_ledger_is_said_of_its_own_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(plan, "probe", lambda cell: (0.0, 0.0))
+    damaged, whole = jobs([*TINY, f"out={tmp_path}", "seed=0,1", "-m"])
+    damaged.folder.mkdir(parents=True)
+    (damaged.folder / NAME).write_text("{}\n")
+    plan.show([damaged, whole])
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"{damaged}: {damaged.folder / NAME}, line 1 is damaged: 'round'; move the file away"
+    assert f"{whole}: 3 rounds, 3 phases to train (90 steps)" in said
+    assert said[-1].startswith("2 cells, 3 phases to train, 90 steps, ")

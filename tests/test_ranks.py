@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import lottery as package
+from lottery import leases
 from lottery.hardware import Hardware, worker_gpu
 from lottery.ledger import NAME, Ledger
 from tests import tiny_sets
@@ -115,6 +116,23 @@ def test_killed_and_resumed_it_is_the_undisturbed_run(
         assert {k: v for k, v in one.items() if k != "run"} == {k: v for k, v in other.items() if k != "run"}
     for one, other in zip(states(tmp_path / "whole", 3), states(tmp_path / "cut", 3), strict=True):
         assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def test_a_phase_that_another_process_took_over_ends_the_cell_for_all_its_processes(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    recipe = (*LENET, *TWO, "budget.steps=60000", "hardware.checkpoint_seconds=0.2")
+    process = start("run", *recipe)
+    wait_for(lambda: list((tmp_path / "runs/store").glob("*/checkpoint.safetensors")), 180)
+    [checkpoint] = (tmp_path / "runs/store").glob("*/checkpoint.safetensors")
+    with leases.Lease(checkpoint.parent, 2, inherited=0) as other:  # another machine believed it dead
+        assert other.create()
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "imp seed 0 FAILED: training with 2 processes broke off: " in output
+    assert f"{checkpoint.parent.relative_to(tmp_path)}: another process took this work over\n" in output
+    assert "Traceback" not in output
+    assert not others(process.pid)
 
 
 def test_a_process_that_ends_before_it_trains_is_noticed(start: Callable[..., subprocess.Popen[str]]) -> None:

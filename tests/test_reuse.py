@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,14 +14,18 @@ from torch import nn
 
 from lottery.cells import Cell
 from lottery.compose import jobs
-from lottery.config import build
+from lottery.config import build, build_analyses
+from lottery.digests import digest_of
 from lottery.launch import play
 from lottery.ledger import NAME, Ledger, LedgerError
 from lottery.names import Job
+from lottery.phases import phase_of, specification
 from lottery.results import read
+from lottery.rounds import dense_round
 from lottery.store import Store
 from lottery.study import run
 from lottery.user_code import user_code
+from tests import tiny_sets
 from tests.conftest import TINY
 
 
@@ -200,3 +205,106 @@ def test_gc_with_a_misspelt_folder_removes_nothing(
     assert "rums" in done.stderr
     assert "Traceback" not in done.stderr
     assert set((tmp_path / "runs" / "store").iterdir()) == before
+
+
+# what a ledger refuses is refused before anything is trained
+
+
+@pytest.fixture
+def untrained(monkeypatch: pytest.MonkeyPatch) -> Callable[[Job], str]:
+    """Plays a cell whose ledger has other results, and fails if anything is trained before it says so."""
+
+    def refusal(job: Job) -> str:
+        with monkeypatch.context() as patch:
+            patch.setattr("lottery.study.fit", lambda *_, **__: pytest.fail("trained"))
+            with pytest.raises(LedgerError) as refused:
+                play(job)
+        return str(refused.value)
+
+    return refusal
+
+
+def half_finished(job: Job) -> Path:
+    """The ledger of a cell that still has rounds to play."""
+    play(job)
+    path = job.folder / NAME
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:1]))
+    return path
+
+
+def said(path: Path, differs: str) -> str:
+    return (
+        f"{path}: round 0 was measured under other code, data or library versions ({differs}); "
+        "move it away or choose another out="
+    )
+
+
+def test_other_data_under_the_same_name(own: Callable[..., Job], untrained: Callable[[Job], str]) -> None:
+    where = {root: tiny_sets.write("mnist", Path(root)) for root in ("cats", "dogs")}
+    labels = Path("dogs/train-labels-idx1-ubyte")
+    labels.write_bytes(labels.read_bytes()[:-1] + b"\x00")
+    first, second = (own("data=mnist", *more, "budget.steps=4", "budget.evaluate=4") for more in where.values())
+    path = half_finished(first)
+    assert second.folder == first.folder
+    digests = [build(job).study.recipe.data.digest[:16] for job in (first, second)]
+    assert untrained(second) == said(path, f"data {digests[0]} there, {digests[1]} now")
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["in the store", "not in the store"])
+def test_another_version_of_pytorch(
+    own: Callable[..., Job], untrained: Callable[[Job], str], monkeypatch: pytest.MonkeyPatch, kept: bool
+) -> None:
+    job = own("schedule.rounds=1")
+    path, version = half_finished(job), torch.__version__
+    [line] = Ledger(path).lines()
+    if not kept:  # then it is not known of what the recorded phase was made
+        shutil.rmtree("runs/store")
+    monkeypatch.setattr(torch, "__version__", "0.0.1")
+    refused = untrained(job)
+    if kept:
+        assert refused == said(path, f"torch {version} there, 0.0.1 now")
+    else:
+        cell = build(job)
+        current = dense_round(cell.study.recipe, 0, lambda _: pytest.fail("trained"))
+        phase = phase_of(cell.study.recipe, 0, current)
+        now = digest_of(specification(cell.study.recipe, cell.study.identity, phase))
+        assert refused == said(path, f"phase {line['phase']} there, {now} now")
+
+
+def test_an_edited_arm_of_a_half_finished_cell(
+    own: Callable[..., Job], untrained: Callable[[Job], str], tmp_path: Path
+) -> None:
+    yaml = tmp_path / "c" / "arm" / "mine.yaml"
+    shipped = "_target_: lottery.arms.Arm\nweights: {_target_: lottery.rewinding.%s}\nparent: null\n"
+    yaml.write_text(shipped % "to_start")
+    was = own("arm=mine", "schedule.rounds=1")
+    path = half_finished(was)
+    shutil.rmtree("runs/store")
+    yaml.write_text(shipped % "to_fresh")
+    job = own("arm=mine", "schedule.rounds=1")
+    assert untrained(job) == said(path, f"setting {was.setting} there, {job.setting} now")
+
+
+def test_another_setting_of_an_analysis_or_its_damaged_ledger(
+    own: Callable[..., Job], untrained: Callable[[Job], str]
+) -> None:
+    small = ("schedule.rounds=1", "analysis=early_bird", "analysis.early_bird.when.window=1")
+    first, other = (own(*small, f"analysis.early_bird.when.every={every}") for every in (10, 5))
+    play(first)
+    path = first.folder / "early_bird.jsonl"
+    shutil.rmtree("runs/store")
+    was, now = (build_analyses(job, build(job).study.recipe.data)["early_bird"].setting for job in (first, other))
+    assert untrained(other) == said(path, f"analysis {was} there, {now} now")
+    path.write_text("{}\n" + path.read_text())
+    assert untrained(first) == f"{path}, line 1 is damaged: 'round'; move the file away"
+
+
+def test_a_recorded_round_whose_phase_is_gone_is_trained_again(own: Callable[..., Job]) -> None:
+    job = own("schedule.rounds=1", "analysis=connectivity", "analysis.connectivity.points=3")
+    path = half_finished(job)
+    shutil.rmtree("runs/store")
+    before = path.read_bytes()
+    play(job)
+    assert path.read_bytes()[: len(before)] == before
+    assert [line["round"] for line in Ledger(path).lines()] == [0, 1]
+    assert len(Store("runs/store").entries()) == 2  # an analysis's copies are not asked for

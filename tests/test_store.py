@@ -9,6 +9,7 @@ import os
 import pickle
 import shutil
 import struct
+import subprocess
 import sys
 import threading
 import time
@@ -40,7 +41,7 @@ from lottery.names import Job
 from lottery.phases import phase_of, specification
 from lottery.recipes import Phase, Trained
 from lottery.rounds import Round, dense_ticket
-from lottery.store import Entry, Store
+from lottery.store import DAY, TWO_WEEKS, Entry, Store
 from lottery.study import run
 from tests.conftest import TINY
 
@@ -633,6 +634,12 @@ def test_gc_keeps_what_an_analysis_trained(tmp_path: Path, lottery: Callable[...
     assert "removed 0 entries" in lottery("store", "gc").stdout
 
 
+def aged(path: Path, seconds: float) -> None:
+    """As if nothing in a folder had been touched for so long."""
+    for each in (*path.rglob("*"), path):
+        os.utime(each, (time.time() - seconds,) * 2)
+
+
 def test_gc_keeps_what_ledgers_need_and_what_lives(cell: Callable[..., Cell], tmp_path: Path) -> None:
     store, rewound = Store(tmp_path / "store"), cell("arm=imp", "arm.rewind=10", "schedule.rounds=1")
     run(rewound, tmp_path / "a", store)
@@ -641,21 +648,89 @@ def test_gc_keeps_what_ledgers_need_and_what_lives(cell: Callable[..., Cell], tm
     assert len(kept) == len(needed) + 1  # the state at step 10 is in no ledger
     filled(store.root)
     store.publish({"of": KEY, "step": 1}, state(), masks(), [], executed=0)
+    (store.root / next(iter(needed)) / "checkpoint.safetensors").write_bytes(bytes(1000))
+    aged(store.root, DAY + 60)
     (store.root / f"{KEY}.damaged.1").mkdir()
     for name in ("fresh", "stale", "working"):
         (store.root / name).mkdir()
         (store.root / name / "checkpoint.safetensors").write_bytes(bytes(1000))
     with leases.hold(store.root / "working"):
-        for path in [*store.root.glob("stale/*"), *store.root.glob("working/*"), *store.root.glob("[sw]*")]:
-            os.utime(path, (0, 0))
+        aged(store.root / "stale", TWO_WEEKS + 60)
+        aged(store.root / "working", TWO_WEEKS + 60)
         before = store.size()
-        removed, freed = store.gc(needed)
-        assert removed == 4
-        assert freed == before - store.size() > 1000
+        removed, freed, young = store.gc(needed)
+        assert (removed, young) == (4, 0)
+        assert freed == before - store.size() > 2000
         assert {path.name for path in store.root.iterdir()} == kept | {"fresh", "working"}
     steps = executed(store)
     run(rewound, tmp_path / "b", store)
     assert executed(store) == steps
     assert ledger(tmp_path / "b") == ledger(tmp_path / "a")
+    for key in kept:
+        aged(store.root / key, DAY + 60)
     assert store.gc(set())[0] == len(kept)
     assert {path.name for path in store.root.iterdir()} == {"fresh", "working"}
+
+
+def test_gc_leaves_what_is_younger_than_a_day_and_what_an_unfinished_phase_has_passed(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    for seconds, found in ((DAY - 60, (0, 0, 1)), (DAY + 60, (1, 3, 0))):
+        aged(tmp_path / KEY, seconds)
+        removed, freed, young = store.gc(set())
+        assert (removed, bool(freed), young) == (found[0], bool(found[1]), found[2])
+    # the state that a phase passed two days ago, while a job waits in a queue to go on with the phase
+    (tmp_path / KEY).mkdir()
+    (tmp_path / KEY / "checkpoint.safetensors").write_bytes(bytes(10))
+    passed = {"of": KEY, "step": 1}
+    store.publish(passed, state(), masks(), [], executed=0)
+    for path in tmp_path.iterdir():
+        aged(path, 2 * DAY)
+    assert store.gc(set()) == (0, 0, 0)
+    assert {path.name for path in tmp_path.iterdir()} == {KEY, digest_of(passed)}
+    aged(tmp_path / KEY, TWO_WEEKS + 60)
+    assert store.gc(set())[0] == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+BUSY = """
+import shutil, sys
+from pathlib import Path
+root = Path(sys.argv[1])
+while True:
+    for number in range(5):
+        folder = root / (f"{number}" * 64)
+        folder.mkdir(exist_ok=True)
+        for name in ("lease.1", ".checkpoint.safetensors.host.1", "result.safetensors", "phase.json"):
+            (folder / name).write_text("")
+        (folder / ".checkpoint.safetensors.host.1").rename(folder / "checkpoint.safetensors")
+        (folder / "checkpoint.safetensors").unlink()
+        (folder / "lease.1").unlink()
+        shutil.rmtree(folder, ignore_errors=True)
+"""
+
+
+def test_a_store_is_measured_and_cleaned_beside_processes_that_change_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = filled(tmp_path)
+    busy = subprocess.Popen([sys.executable, "-c", BUSY, str(tmp_path)])
+    try:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / ("4" * 64)).exists():
+            assert time.monotonic() < deadline
+        for _ in range(100):
+            assert store.size() >= 1
+            assert store.entries().keys() == {KEY}
+            assert store.gc({KEY})[0] == 0
+    finally:
+        busy.kill()
+        busy.wait()
+    assert store.find(KEY)
+
+
+def test_a_phase_s_folder_that_is_gone_is_a_lost_lease(tmp_path: Path) -> None:
+    with leases.hold(tmp_path / "phase") as lease:
+        (tmp_path / "phase").rename(tmp_path / "phase.damaged.1")  # as another process sets it aside
+        with pytest.raises(leases.Lost):
+            lease.check()
+        assert not leases.held(tmp_path / "phase")
