@@ -42,14 +42,15 @@ class Process:
             self._told.close()
         return self.returncode
 
-    def communicate(self, timeout: float | None = None) -> tuple[str, ...]:
-        """What it and all its children have said until the last of them ended: stdout and stderr, or both in one."""
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """What it and all its children have said until the last of them ended; stderr is empty if both are merged."""
         for reader in self._readers:
             reader.join(timeout)
             if reader.is_alive():
                 raise subprocess.TimeoutExpired(self.args, timeout or 0)
         self.wait(timeout)
-        return tuple(reader.text for reader in self._readers)
+        out, err, *_ = (*(reader.text for reader in self._readers), "")
+        return out, err
 
     def kill(self) -> None:
         """Ends its whole group, if that is still there."""
