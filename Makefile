@@ -19,14 +19,17 @@ setup: .venv/ready ## prepare .venv with the pinned dependencies
 demo: setup ## run the main job on 8x8 digits: tickets against random reinitialisation, about a minute
 	$(BIN)/lottery run experiment=demo
 
+# two workers, a file each: tests use one thread, and those of a file share what it has trained
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile --durations=25
+
 test: setup lint ## check style, types and structure, run every test that is not slow
-	$(BIN)/pytest
+	$(PYTEST)
 
 test-slow: setup ## run the slow tests: processes killed at many moments, the wheel in a clean environment
-	$(BIN)/pytest -m slow
+	$(PYTEST) -m slow
 
 test-slurm: setup ## run the tests on a real Slurm of two nodes, started for them (Debian: slurm-wlm)
-	$(BIN)/pytest -m slurm
+	$(BIN)/pytest -m slurm --durations=25
 
 lint: setup ## style, types, and the walls between modules
 	$(BIN)/ruff check .

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
-import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +12,9 @@ import torch
 from lottery.cells import Cell
 from lottery.compose import jobs
 from lottery.config import build
+from tests.server import Process, Server, environment
+
+__all__ = ["environment"]
 
 torch.set_num_threads(1)  # two threads on two cores make these small tensors slower, not faster
 
@@ -31,52 +30,35 @@ def cell() -> Callable[..., Cell]:
     return lambda *overrides: build(jobs([*TINY, *overrides])[0])
 
 
-@pytest.fixture
-def lottery(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs the real `lottery` command in `tmp_path`, with text output; `env` adds environment variables."""
-
-    def run(*arguments: str, timeout: float = 120, **env: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "lottery", *arguments],
-            cwd=tmp_path,
-            env=environment(**env),
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-        )
-
-    return run
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """Starts commands without their eight seconds of imports."""
+    server = Server()
+    yield server
+    server.close()
 
 
 @pytest.fixture
-def start(tmp_path: Path):
-    """Starts the real command in `tmp_path`, in a process group of its own that is gone after the test."""
-    running: list[subprocess.Popen[str]] = []
+def start(server: Server, tmp_path: Path) -> Iterator[Callable[..., Process]]:
+    """Starts the command in `tmp_path`, stdout and stderr in one, in a group of its own that is gone after the test."""
+    running: list[Process] = []
 
-    def begin(*arguments: str, **env: str) -> subprocess.Popen[str]:
-        running.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "lottery", *arguments],
-                cwd=tmp_path,
-                env=environment(**env),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                start_new_session=True,
-            )
-        )
+    def begin(*arguments: str, merged: bool = True, **env: str) -> Process:
+        running.append(server.begin(tmp_path, *arguments, merged=merged, **env))
         return running[-1]
 
     yield begin
     for process in running:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        if process.stdout:
-            process.stdout.close()
+        process.kill()
 
 
-def environment(**more: str) -> dict[str, str]:
-    """This environment without what would change a command's behaviour."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "HYDRA_", "LOTTERY_"))}
-    return {**kept, **more}
+@pytest.fixture
+def lottery(start: Callable[..., Process]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs the command in `tmp_path`, with text output; `env` adds environment variables."""
+
+    def run(*arguments: str, timeout: float = 120, **env: str) -> subprocess.CompletedProcess[str]:
+        process = start(*arguments, merged=False, **env)
+        out, err = process.communicate(timeout)
+        return subprocess.CompletedProcess(arguments, process.wait(), out, err)
+
+    return run

@@ -36,8 +36,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     """The command in this process."""
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    for name in ("HYDRA_FULL_ERROR", "LOTTERY_TRACEBACK"):
-        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
 
     def run(*arguments: object) -> Said:
         monkeypatch.setattr(sys, "argv", ["lottery", *map(str, arguments)])

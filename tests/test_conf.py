@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import re
 import sys
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import yaml
 from omegaconf import OmegaConf
 from torch import nn
 
-from lottery import masks
+from lottery import masks, plan
 from lottery.calls import make
 from lottery.catalogue import CONF, GROUPS, options
 from lottery.cli import main
@@ -23,6 +25,7 @@ from lottery.config import build, check
 from lottery.criteria import Evidence, score
 from lottery.launch import play
 from lottery.ledger import NAME, Ledger
+from lottery.names import Job
 from lottery.scopes import Target
 from tests import tiny_sets
 from tests.conftest import TINY
@@ -34,6 +37,7 @@ OPTIONS = [name for name in FILES if name.partition("/")[0] in GROUPS and not na
 EXPERIMENTS = [name.partition("/")[2] for name in FILES if name.startswith("experiment/")]
 ARMS = [name.partition("/")[2] for name in FILES if name.startswith("arm/") and name != NEEDS_A_FILE]
 CRITERIA = [name.partition("/")[2] for name in FILES if name.startswith("criterion/")]
+LAUNCHERS = [name.rpartition("/")[2] for name in FILES if name.startswith("hydra/launcher/")]
 SCOPES = [name.partition("/")[2] for name in FILES if name.startswith("scope/")]
 TOY = ("budget.steps=4", "budget.evaluate=2", "tracking.mode=disabled", "hardware.accelerator=cpu")
 
@@ -46,12 +50,12 @@ PUBLIC: dict[str, Any] = {
 
 
 def test_all_were_found() -> None:
+    """What there is; a new option raises its number, and none is lost unseen."""
     assert {name.partition("/")[0] for name in OPTIONS} | {"experiment"} == set(GROUPS)
-    assert len(OPTIONS) >= 21
-    assert len(EXPERIMENTS) >= 2
-    assert len(ARMS) >= 3
-    assert len(CRITERIA) * len(SCOPES) >= 9
-    assert set(FILES) - set(OPTIONS) >= {"config", "hydra/launcher/local"}
+    found = (len(OPTIONS), len(EXPERIMENTS), len(ARMS), len(CRITERIA), len(SCOPES), len(LAUNCHERS))
+    assert all(number >= before for number, before in zip(found, (65, 18, 12, 3, 3, 3), strict=True)), found
+    others = {f"experiment/{name}" for name in EXPERIMENTS} | {f"hydra/launcher/{name}" for name in LAUNCHERS}
+    assert set(FILES) - set(OPTIONS) == others | {"config"}
 
 
 def comment(path: Path) -> str:
@@ -87,12 +91,19 @@ def paired(group: str, option: str) -> list[str]:
     return [*chosen, *LOOKS] if option == "early_bird" and group == "arm" else chosen
 
 
-def toy(*chosen: str, folder: Path) -> list[str]:
+def toy(*chosen: str, data: str = "digits", folder: Path) -> list[str]:
     """Overrides that choose something and run it at toy size, on tiny files if its data reads files."""
-    node = jobs([*chosen, "hydra.mode=RUN"])[0]
-    files = tiny_sets.write(node.choices["data"], folder) if "root" in node.config["data"] else []
+    data = next((choice.removeprefix("data=") for choice in chosen if choice.startswith("data=")), data)
+    reads = "root" in yaml.safe_load((CONF / "data" / f"{data}.yaml").read_text())
+    files = tiny_sets.write(data, folder) if reads else []
     batch = ["data.batch_size=2"] if any(choice.startswith("model=") for choice in chosen) else []
     return [*chosen, *TOY, *files, *batch]
+
+
+@cache
+def sweep(name: str) -> tuple[Sequence[Job], Mapping[str, Any]]:
+    """What an experiment asks for, and its launcher, here Slurm's; composed once, which takes a second or ten."""
+    return composed([f"experiment={name}", "hydra/launcher=slurm"])
 
 
 def parameters(comment: str) -> int:
@@ -102,42 +113,37 @@ def parameters(comment: str) -> int:
     return int(found[1].replace(",", ""))
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("hydra/")])
-def test_every_launcher_composes(name: str) -> None:
-    group, _, option = name.rpartition("/")
-    assert jobs([f"{group}={option}"])[0].choices[group] == option
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_every_launcher_starts_a_cell_and_a_sweep(name: str) -> None:
+    [cell] = jobs([f"hydra/launcher={name}"])
+    assert cell.choices["hydra/launcher"] == name
+    goes_with(*composed(["experiment=demo", f"hydra/launcher={name}"]), name)
 
 
-@pytest.mark.parametrize("launcher", [name.rpartition("/")[2] for name in FILES if name.startswith("hydra/")])
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_experiment_goes_with_every_launcher(name: str, launcher: str) -> None:
-    asked, node = composed([f"experiment={name}", f"hydra/launcher={launcher}"])
+def test_every_experiment_goes_with_a_launcher(name: str) -> None:
+    """Which are made for each other by nothing but the overrides that a launcher passes on."""
+    goes_with(*sweep(name), "slurm")
+
+
+def goes_with(asked: Sequence[Job], node: Mapping[str, Any], launcher: str) -> None:
     assert "_target_" in node
     for job in (asked[0], asked[-1]):  # what a job of Slurm's is told asks for that cell alone
+        assert job.choices["hydra/launcher"] == launcher
         [alone] = jobs(list(job.command))
         assert (str(alone), alone.config) == (str(job), job.config)
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_experiment_is_planned_for_slurm(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_a_study_for_slurm_is_planned(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chosen = toy(f"experiment={name}", "hydra.mode=RUN", folder=tmp_path / "set")
-    rewinding = ["arm.rewind=1"] if name.startswith(("renda", "frankle2020")) else []
-    command = [
-        *chosen,
-        *SMALLER.get(name, []),
-        *rewinding,
-        "hydra/launcher=slurm",
-        f"out={tmp_path / 'runs'}",
-        "--plan",
-    ]
-    monkeypatch.setattr(sys, "argv", ["lottery", "run", *command])
+    asked = ("experiment=demo", "hydra.mode=RUN", *TOY, "hydra/launcher=slurm", f"out={tmp_path / 'runs'}")
+    monkeypatch.setattr(sys, "argv", ["lottery", "run", *asked, "--plan"])
     with pytest.raises(SystemExit) as end:
         main()
     said = capsys.readouterr()
     assert end.value.code == 0, said.err
-    assert re.search(r"^1 cells, \d+ phases to train, ", said.out, re.MULTILINE)
+    assert "\n1 cells, 11 phases to train, 44 steps, " in said.out
 
 
 def heavy(name: str) -> bool:
@@ -185,12 +191,17 @@ SMALLER = {
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_experiment_plays_at_toy_size(name: str, tmp_path: Path) -> None:
-    chosen = toy(f"experiment={name}", "hydra.mode=RUN", folder=tmp_path / "set")
+def test_experiment_is_planned_and_plays_at_toy_size(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = sweep(name)[0][0].choices["data"]
+    chosen = toy(f"experiment={name}", "hydra.mode=RUN", data=data, folder=tmp_path / "set")
     rewinding = ["arm.rewind=1"] if name.startswith(("renda", "frankle2020")) else []
     explicit = "override /schedule: explicit" in (CONF / "experiment" / f"{name}.yaml").read_text()
     once = "schedule.densities=[0.5]" if explicit else "schedule.rounds=1"
     [job] = jobs([*chosen, *SMALLER.get(name, []), *rewinding, once, f"out={tmp_path / 'runs'}"])
+    plan.show([job])
+    assert f"\n1 cells, 2 phases to train, {7 if rewinding else 8} steps, " in capsys.readouterr().out
     play(job)
     lines = Ledger(job.folder / NAME).lines()
     assert [line["round"] for line in lines] == [0, 1]
@@ -204,7 +215,7 @@ def test_experiment_declares_a_sweep_and_leaves_the_launcher_alone(name: str) ->
     node = yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text())
     assert node["hydra"].keys() <= {"mode", "sweeper"}
     assert not [key for key in node if key.startswith("hydra.")]
-    found = jobs([f"experiment={name}"])
+    found = sweep(name)[0]
     params = node["hydra"]["sweeper"]["params"]
     count = 1
     for values in params.values():

@@ -18,9 +18,9 @@ from lottery.compose import jobs
 from lottery.ledger import NAME, Ledger, LedgerError
 from lottery.store import Store
 from lottery.study import run
+from tests.server import Server
 from tests.test_kill import (
     CELL,
-    Server,
     begun,
     ended,
     executed,
@@ -28,13 +28,12 @@ from tests.test_kill import (
     marked,
     results,
     same,
-    server,
     undisturbed,
     until,
     workers,
 )
 
-__all__ = ["server", "undisturbed"]  # fixtures
+__all__ = ["undisturbed"]  # a fixture
 
 GO_ON = "nothing is lost: the same command goes on from the last checkpoint"
 

@@ -6,10 +6,8 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,100 +16,7 @@ import pytest
 from lottery.digests import digest
 from lottery.ledger import NAME
 from lottery.store import Store
-from tests.conftest import environment
-
-# Imports take eight seconds, so one process imports, and each command is a fork of it: a process of its own, with a
-# group of its own, that runs the command line and is killed for real. `dies` names the checkpoint (1 is the
-# first) in the middle of whose writing the process kills itself.
-SERVER = """
-import json, os, signal, sys
-import lottery.files, lottery.launch, lottery.report, lottery.sweep, lottery.tracking
-from lottery import cli
-
-replace, left = lottery.files.write_whole, 0
-
-def dying(path, content):
-    global left
-    if path.name == "checkpoint.safetensors":
-        left -= 1
-        if not left:
-            path.with_name(f".{path.name}.{os.getpid()}").write_bytes(content[: len(content) // 2])
-            os.kill(os.getpid(), signal.SIGKILL)
-    replace(path, content)
-
-for line in sys.stdin:
-    request = json.loads(line)
-    if "wait" in request:
-        print(os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1]), flush=True)
-        continue
-    if pid := os.fork():
-        print(pid, flush=True)
-        continue
-    os.setpgid(0, 0)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in a shell's background
-    os.chdir(request["folder"])
-    os.environ.update(request["env"])
-    said = os.open("said.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(said, 1)
-    os.dup2(said, 2)
-    if request["dies"]:
-        left, lottery.files.write_whole = request["dies"], dying
-    sys.argv = ["lottery", *request["arguments"]]
-    code = 70
-    try:
-        cli.main()
-    except SystemExit as end:
-        code = end.code
-    finally:
-        sys.stdout.flush()
-        os._exit(code)
-"""
-
-
-class Server:
-    """Starts commands as forks of one process that has everything imported."""
-
-    def __init__(self, script: Path) -> None:
-        script.write_text(SERVER)
-        self.process = subprocess.Popen(
-            [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
-        )
-
-    def start(self, folder: Path, *arguments: str, dies: int = 0, **env: str) -> int:
-        """Starts `lottery` with these arguments in a folder, output in `said.txt`; its pid, which is its group's."""
-        folder.mkdir(parents=True, exist_ok=True)
-        return self._ask(folder=str(folder), arguments=arguments, dies=dies, env=env)
-
-    def wait(self, pid: int) -> int:
-        """Its exit code, negative for a signal."""
-        return self._ask(wait=pid)
-
-    def run(self, folder: Path, *arguments: str, dies: int = 0) -> tuple[int, str]:
-        """Exit code and output of a whole command."""
-        (folder / "said.txt").unlink(missing_ok=True)
-        return self.wait(self.start(folder, *arguments, dies=dies)), (folder / "said.txt").read_text()
-
-    def close(self) -> None:
-        assert self.process.stdin
-        assert self.process.stdout
-        self.process.stdin.close()
-        self.process.wait()
-        self.process.stdout.close()
-
-    def _ask(self, **request: Any) -> int:
-        assert self.process.stdin
-        assert self.process.stdout
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        return int(self.process.stdout.readline())
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("server") / "server.py")
-    yield server
-    server.close()
+from tests.server import Server
 
 
 @pytest.fixture(scope="module")

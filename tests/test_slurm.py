@@ -23,8 +23,9 @@ from lottery.digests import digest_of
 from lottery.ledger import ERROR
 from lottery.tracking import run_id
 from tests import tiny_sets
+from tests.server import Server
 from tests.slurm_cluster import Cluster
-from tests.test_kill import Server, begun, ended, executed, ledgers, same
+from tests.test_kill import begun, ended, executed, ledgers, same
 from tests.test_tracking import records
 
 pytestmark = pytest.mark.slurm
@@ -423,16 +424,13 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module")
-def login(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Login]:
-    folder = tmp_path_factory.mktemp("slurm")
+def login(server: Server, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Login]:
     with pytest.MonkeyPatch.context() as patch:
         for name in os.environ.keys() - cluster.env.keys():
             patch.delenv(name)
         for name in ("PATH", "SLURM_CONF"):
             patch.setenv(name, cluster.env[name])
-        server = Server(folder / "server.py")
-    yield Login(server, cluster, folder)
-    server.close()
+        yield Login(server, cluster, tmp_path_factory.mktemp("slurm"))
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -68,8 +69,14 @@ def segments(job: Job) -> list[Path]:
 
 
 def records(segment: Path, *flags: str) -> list[dict[str, Any]]:
-    """What a run's file holds, by W&B's own reader."""
+    """What a run's file holds, by W&B's own reader, which takes seconds to start: once for each state of the file."""
     wandb.teardown()  # `finish` comes back before the file is complete
+    return _read(segment, tuple((path, path.stat().st_size) for path in sorted(segment.glob("*.wandb"))), *flags)
+
+
+@cache
+def _read(segment: Path, files: tuple[tuple[Path, int], ...], *flags: str) -> list[dict[str, Any]]:
+    assert files, segment
     command = [sys.executable, "-m", "wandb", "leet", "inspect", *flags, "--json", str(segment)]
     read = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
     return [json.loads(read)] if flags else [json.loads(line) for line in read.splitlines()]
