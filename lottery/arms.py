@@ -12,7 +12,8 @@ from lottery.early_bird import Settled
 from lottery.flops import Flops
 from lottery.lengths import Length, as_recipe
 from lottery.masks import Masks
-from lottery.rewinding import Rewinding, State, to_start
+from lottery.rewinding import Rewinding, to_start
+from lottery.states import State
 
 
 def as_found(masks: Masks, rng: torch.Generator) -> Masks:

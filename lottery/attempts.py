@@ -13,10 +13,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lottery import slurm
 from lottery.errors import Said
 from lottery.files import plain, write_whole
-from lottery.ledger import JOB
+from lottery.folder import JOB
+from lottery.job import Task
 
 if TYPE_CHECKING:
     from lottery.recipes import Row
@@ -43,7 +43,7 @@ def submitted(folder: Path, job: str) -> None:
 class Attempts:
     """Counts the starts of a cell's job: a callback that hears where training goes on; `begin` may end the cell."""
 
-    def __init__(self, folder: Path, task: slurm.Task) -> None:
+    def __init__(self, folder: Path, task: Task) -> None:
         self.folder, self.heard = folder, False
         was = read(folder)
         again = was.get("job") == task.job and "start" in was

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from lottery.arms import Arm
 from lottery.pruning import Pruning
 from lottery.recipes import Recipe
+from lottery.rounds import Round
 
 
 @dataclass(frozen=True)
@@ -32,3 +33,19 @@ class Cell:
     seed: int
     setting: str = ""
     """digest of all that pruning and the arm are made of, a user's own code among it: the same for every seed"""
+
+
+class Analysis(Protocol):
+    """Looks closer at a round; what it finds stands in a ledger of its own, `<name>.jsonl` beside the cell's."""
+
+    def __call__(self, cell: Cell, current: Round) -> Mapping[str, Any]:
+        """Plain data, the same however often it is asked for; may train more phases."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An analysis that was asked for."""
+
+    analysis: Analysis
+    setting: str
+    """digest of its settings, and of a user's own code"""

@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from functools import partial
 
 from lottery.arms import Arm
-from lottery.pruning import Pruning, prune, settled, stop_reason
+from lottery.contracts import checked
+from lottery.early_bird import settled
+from lottery.pruning import Pruning, prune
 from lottery.recipes import Recipe
-from lottery.rewinding import Origin, State, as_one
+from lottery.rewinding import Origin, as_one
 from lottery.rounds import Ends, Round, Ticket, Train, dense_round, initial
-from lottery.scopes import checked
 from lottery.seeds import Streams, generator, seeded
+from lottery.states import State
+from lottery.stopping import stop_reason
 
 
 def play(recipe: Recipe, pruning: Pruning, arm: Arm, seed: int, train: Train) -> Iterator[Round]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -13,22 +13,20 @@ from lottery.annotations import hints_of
 from lottery.arms import Arm
 from lottery.calls import as_yaml, in_steps, make, network, with_steps
 from lottery.catalogue import TRAINING_GROUPS
-from lottery.cells import Cell, Study
-from lottery.data.examples import Data, DataError
+from lottery.cells import Asked, Cell, Study
+from lottery.contracts import Target, checked_schedule
+from lottery.data.examples import Data
 from lottery.digests import digest_of, files
 from lottery.errors import Refused
+from lottery.given import given
 from lottery.identity import recipe_identity
-from lottery.masks import density, left_whole
+from lottery.masks import density
 from lottery.names import Job, steady
 from lottery.pruning import Pruning
 from lottery.recipes import Recipe
-from lottery.rehearsal import Misfit, rehearse
 from lottery.rooms import named
-from lottery.schedules import checked_schedule
-from lottery.scopes import Target
 from lottery.seeds import seeded
-from lottery.study import Asked
-from lottery.tickets.files import read, unfit
+from lottery.tickets.files import read
 from lottery.user_code import user_code
 
 TRAINING = tuple(group for group in TRAINING_GROUPS if group not in ("model", "data"))
@@ -100,38 +98,6 @@ def identity(config: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
     return recipe_identity({**config, **nodes}, recipe.data.digest)
 
 
-def check(cell: Cell) -> None:
-    """Tries everything once with one batch. Raises Refused with what doesn't fit, before anything is trained."""
-    try:
-        rehearse(cell)
-        if ticket := cell.arm.given:
-            fitting(cell.label, unfit(ticket.start, ticket.masks, cell.study.recipe.sample.net))
-    except DataError as error:
-        raise Refused(str(error)) from error
-    except Misfit as error:
-        group = str(error).partition(":")[0]
-        involved = {"model": ["model"], "module": ["model", "module"]}.get(group, [])
-        given = [
-            (g, key, value) for g in involved for key, value in cell.study.identity[g].items() if key != "_target_"
-        ]
-        settings = ", ".join(f"{g}.{key}={as_yaml(value)}" for g, key, value in given)
-        raise Refused(f"{error}{f' (with {settings})' if settings else ''}") from error
-
-
-def note(cell: Cell, noted: Set[str]) -> set[str]:
-    """Says once for each study which large weights pruning leaves as they are; returns the study's name."""
-    if cell.study.name not in noted and (left := left_whole(cell.study.recipe.sample.net)):
-        print(f"{cell.study.name}: {left}", flush=True)
-    return {cell.study.name}
-
-
-def fitting(ticket: object, misfits: Sequence[str]) -> None:
-    """Raises Refused with a ticket's misfits to a network, if there are any."""
-    if misfits:
-        more = f"; and {len(misfits) - 8} more" if len(misfits) > 8 else ""
-        raise Refused(f"{ticket}: does not fit the network: {'; '.join(misfits[:8])}{more}")
-
-
 def build_analyses(job: Job, data: Data) -> dict[str, Asked]:
     """The analyses asked for, by name. Raises Refused for several processes, which only training knows."""
     nodes = job.config.get("analysis") or {}
@@ -154,16 +120,16 @@ def build_arm(job: Job, data: Data, steps: int) -> Arm:
     node |= {key: in_steps(f"arm.{key}", node[key], data.steps_per_epoch) for key in ("rewind", "first")}
     for key in ("rewind", "first"):
         if not 0 <= node[key] < steps:
-            given = as_yaml(job.config["arm"].get(key, 0))
+            asked = as_yaml(job.config["arm"].get(key, 0))
             raise Refused(
-                f"arm.{key}={given}: must be a step from 0 to {steps - 1}, before the last (budget.steps={steps})"
+                f"arm.{key}={asked}: must be a step from 0 to {steps - 1}, before the last (budget.steps={steps})"
             )
     if "file" in node:
         file, model = node.pop("file"), str(job.config["model"].get("_target_"))
         if not isinstance(file, str):
             raise Refused(f"arm.file={as_yaml(file)}: must be a file that `lottery ticket export` wrote")
         # what is configured here to be trained is trusted; nothing else that the file names is
-        node["given"] = read(file).given(trust=(model,))
+        node["given"] = given(read(file), trust=(model,))
     if job.parent:
         parent = {**job.parent.node, "name": job.parent.label, "rewind": node["rewind"]}
         parent.pop("parent", None)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lottery import leases
 from lottery.files import Damaged, read_tensors, write_tensors
-from lottery.rewinding import State
+from lottery.states import State
 
 _log = logging.getLogger(__name__)
 

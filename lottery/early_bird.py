@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
+from lottery.contracts import Target
 from lottery.durations import Steps
 from lottery.masks import Masks, kept
+from lottery.pruning import Pruning, prune
+from lottery.recipes import Recipe
+from lottery.rounds import Round
+from lottery.states import State
 
 
 @dataclass(frozen=True)
@@ -54,3 +60,23 @@ def distance(one: Masks, other: Masks) -> float:
     """
     common = kept({name: mask & other[name] for name, mask in one.items()})
     return 1 - 2 * common / max(1, kept(one) + kept(other))
+
+
+def settled(
+    recipe: Recipe, pruning: Pruning, when: Settled, dense: Round, start: State, target: Target, seed: int
+) -> Round:
+    """The dense network at the step at which its mask for a target has settled, or at the end (You et al. 2020)."""
+    step = when.step(drift(recipe, pruning, when, dense, start, target, seed))
+    return dense if step is None else dense.cut(step)
+
+
+def drift(
+    recipe: Recipe, pruning: Pruning, when: Settled, dense: Round, start: State, target: Target, seed: int
+) -> list[tuple[int, float]]:
+    """(step, distance of the dense network's mask to that of the look before), from the second look on."""
+    steps = when.looks(dense.last)
+    if steps:  # once for all of them: asked for alone, each would be trained from the beginning
+        dense.train(replace(dense, until=steps[-1], passing=steps[:-1]))
+    living = dense.ticket.masks
+    found = ((step, prune(recipe, pruning, dense.cut(step), living, start, target, seed)) for step in steps)
+    return [(step, distance(one, other)) for (_, one), (step, other) in pairwise(found)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 
@@ -50,3 +51,11 @@ def nearby(name: str, known: list[str]) -> str:
     if hint and len(known) > 16:
         return hint
     return f"{hint} allowed: {', '.join(known)}".strip()
+
+
+class Lost(Exception):
+    """Another process has taken the work in this folder over."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"{folder}: another process took this work over")
+        self.folder = folder

@@ -15,18 +15,21 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from lottery import leases, slurm, tasks
+from lottery import leases, tasks
 from lottery.attempts import Attempts
 from lottery.calls import make
 from lottery.catalogue import CONF
 from lottery.compose import VERSION, job_of
-from lottery.config import build, build_analyses, check
-from lottery.errors import Refused, describe
+from lottery.config import build, build_analyses
+from lottery.errors import Lost, Refused, describe
 from lottery.files import write_whole
-from lottery.ledger import CONFIG, ERROR, NAME, Ledger, leave_error
+from lottery.folder import CONFIG, ERROR, NAME, leave_error
+from lottery.job import Task, here
+from lottery.ledger import Ledger
 from lottery.names import Job
 from lottery.progress import Progress
 from lottery.ranks import gathered
+from lottery.rehearsal import check
 from lottery.store import Store
 from lottery.study import Callback, run
 from lottery.training import assist
@@ -50,7 +53,7 @@ def task(config: DictConfig) -> None:
     """
     if os.environ.get(_MAIN, str(os.getpid())) != str(os.getpid()):
         _follow(int(os.environ[_MAIN]))
-    job, mine = job_of(config, HydraConfig.get()), slurm.here()
+    job, mine = job_of(config, HydraConfig.get()), here()
     if mine and mine.rank:
         tasks.follow(mine, job.folder, lambda: assist(build(job).study.recipe))
         return
@@ -62,12 +65,12 @@ def task(config: DictConfig) -> None:
             tasks.dismiss(mine, job.folder)
 
 
-def attempt(job: Job, mine: slurm.Task | None) -> None:
+def attempt(job: Job, mine: Task | None) -> None:
     """Plays a cell; what goes wrong is left in `error.txt`."""
     try:
         (job.folder / ERROR).unlink(missing_ok=True)
         play(job, mine)
-    except leases.Lost as lost:  # what is written there from now on is another's
+    except Lost as lost:  # what is written there from now on is another's
         print(f"{job.label} seed {job.seed}: {lost}", file=sys.stderr, flush=True)
     except (Exception, SystemExit) as error:  # the second from a user's own code
         sentence = describe(error)
@@ -75,7 +78,7 @@ def attempt(job: Job, mine: slurm.Task | None) -> None:
         leave_error(job.folder, sentence, traceback.format_exc())
 
 
-def play(job: Job, mine: slurm.Task | None = None) -> None:
+def play(job: Job, mine: Task | None = None) -> None:
     """Builds, checks and runs a cell, with all that hears of it; `mine` is this process as a task of Slurm's."""
     callbacks: list[Callback] = []
     waiting: leases.Waiting = nullcontext
@@ -105,7 +108,7 @@ def play(job: Job, mine: slurm.Task | None = None) -> None:
         tracker.close(failed)
 
 
-def _together(job: Job, mine: slurm.Task | None) -> AbstractContextManager[None]:
+def _together(job: Job, mine: Task | None) -> AbstractContextManager[None]:
     """The cell's ranks: Slurm's tasks if it has started several, else processes of our own."""
     devices = job.config["hardware"]["devices"]
     if mine is None or mine.count == 1:

@@ -24,7 +24,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from lottery import slurm
+from lottery.errors import Lost
+from lottery.job import here
 
 _log = logging.getLogger(__name__)
 
@@ -38,20 +39,12 @@ Waiting = Callable[[], AbstractContextManager[Any]]
 """entered while somebody else's work has to be waited for"""
 
 
-class Lost(Exception):
-    """Another process has taken the work in this folder over."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(f"{folder}: another process took this work over")
-        self.folder = folder
-
-
 def identity() -> dict[str, Any]:
     """Who this process is: host for people; boot, pid namespace, pid and start time for telling life from death.
 
     A job of Slurm's and its number of restarts tell which of two attempts at it Slurm believes in: the later one.
     """
-    task = slurm.here()
+    task = here()
     return {
         "host": socket.gethostname(),
         "place": [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")]

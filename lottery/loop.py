@@ -22,7 +22,7 @@ from lottery.errors import Said
 from lottery.evaluation import measure
 from lottery.modules import Module
 from lottery.recipes import Phase, Recipe, Row
-from lottery.rewinding import State, state_of
+from lottery.states import State, state_of
 
 CHUNK = 100  # optimizer steps in a Lightning batch at the most: its overhead is then below 1 % of a LeNet's step
 CHUNK_SECONDS = 1.0  # and no more than fit into this time, so that checkpoints and progress come often enough

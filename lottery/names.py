@@ -17,7 +17,8 @@ from lottery.catalogue import OPTIONAL, PLACES, SCIENCE_GROUPS, chosen, foreign
 from lottery.digests import digest_of, file_digest, files
 from lottery.durations import NAMED, bare, canonical, uniform
 from lottery.errors import Refused
-from lottery.ledger import CONFIG, ERROR, NAME, Ledger, LedgerError
+from lottery.folder import CONFIG, ERROR, NAME
+from lottery.ledger import Ledger, LedgerError
 from lottery.rooms import named
 from lottery.user_code import user_code
 

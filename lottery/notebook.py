@@ -7,7 +7,8 @@ from pathlib import Path
 from torch import nn
 
 from lottery.calls import make, network
-from lottery.ledger import NAME, Ledger
+from lottery.folder import NAME
+from lottery.ledger import Ledger
 from lottery.masks import Masks
 from lottery.names import recorded
 from lottery.seeds import Streams, seeded

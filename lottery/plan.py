@@ -4,46 +4,27 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import count
 
 from lottery.arms import Arm
 from lottery.cells import Cell
 from lottery.chains import play
-from lottery.config import build, check, note
-from lottery.digests import digest_of
-from lottery.ledger import NAME, Ledger, LedgerError
+from lottery.config import build
+from lottery.folder import NAME
+from lottery.ledger import Ledger, LedgerError
+from lottery.lookup import NotYet, lookup
 from lottery.names import Job
-from lottery.phases import phase_of, specification
 from lottery.recipes import Phase
-from lottery.rounds import Round, dense_ticket
-from lottery.store import Entry, Store
+from lottery.rehearsal import check, note
+from lottery.rounds import dense_ticket
+from lottery.store import Store
 from lottery.training import fit
 
 PROBE, PROBE_SECONDS = 100, 4.0  # optimizer steps that are timed for the estimate, at the most; nothing of them is kept
 
 Key = tuple[str, str, int, int]
 """(study, label of the arm, seed, round): a phase by what it is for, since its content is not known yet"""
-
-
-class NotYet(Exception):
-    """A phase that is not in the store: the training of `round`."""
-
-    def __init__(self, current: Round) -> None:
-        self.round = current
-
-
-def lookup(cell: Cell, store: Store) -> Callable[[Round], Entry]:
-    """Finds the phases of a cell in the store and trains none; what it gives raises NotYet where one is not there."""
-    study = cell.study
-
-    def found(current: Round) -> Entry:
-        phase = phase_of(study.recipe, cell.seed, current)
-        if (entry := store.find(digest_of(specification(study.recipe, study.identity, phase)))) is None:
-            raise NotYet(current)
-        return entry
-
-    return found
 
 
 def show(jobs: Sequence[Job]) -> None:

@@ -13,13 +13,14 @@ import time
 from types import FrameType
 
 from lottery import slurm
+from lottery.job import Task, here
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 MOST_STARTS = 100  # of a job that a signal killed last
 _TRIES, _PAUSE_SECONDS = 3, 5.0
 
 
-def guard(task: slurm.Task) -> None:
+def guard(task: Task) -> None:
     """Makes this process, the first to act for its job, answer TERM, USR1 and USR2 by queueing the job again.
 
     To be called before training, so that Lightning leaves the signals alone.
@@ -47,7 +48,7 @@ def disregard() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def after(code: int, task: slurm.Task) -> str:
+def after(code: int, task: Task) -> str:
     """What a batch script says after its tasks: if a signal killed one, such as 9, the job is queued again.
 
     Neither Slurm nor the task itself does that after kill -9, or when memory ran out.
@@ -59,7 +60,7 @@ def after(code: int, task: slurm.Task) -> str:
     return f"ended with code {code}: {_requeued(task)}"
 
 
-def _requeued(task: slurm.Task) -> str:
+def _requeued(task: Task) -> str:
     """Queues a job again if it still runs: one that is being cancelled, or was queued again already, must stay so."""
     job = task.job
     for tries_left in reversed(range(_TRIES)):
@@ -81,5 +82,5 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":  # python -m lottery.preemption CODE, in a batch script
-    if (task := slurm.here()) and (said := after(int(sys.argv[1]), task)):
+    if (task := here()) and (said := after(int(sys.argv[1]), task)):
         _say(said)

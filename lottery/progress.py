@@ -14,10 +14,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lottery import slurm
 from lottery.cells import Cell
 from lottery.files import write_whole
-from lottery.ledger import BEAT, is_last
+from lottery.folder import BEAT
+from lottery.job import here
+from lottery.ledger import is_last
 from lottery.modules import headline_of
 from lottery.recipes import Row
 from lottery.rounds import Round
@@ -82,7 +83,7 @@ class Progress:
     def _beat(self, index: int, step: int, last: int, left: int) -> None:
         """Leaves in the folder what is known; `left` are the steps that the whole cell still takes."""
         self.beaten = time.monotonic()
-        task = slurm.here()
+        task = here()
         beat = {
             "round": index,
             "rounds": self.rounds,

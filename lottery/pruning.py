@@ -4,22 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 
 import torch
 
-from lottery import masks as _masks
-from lottery.criteria import Criterion, Evidence, score
+from lottery.contracts import Criterion, Evidence, Schedule, Scope, Target, choose, score
 from lottery.data.examples import Data
-from lottery.early_bird import Settled, distance
 from lottery.masks import Masks
-from lottery.modules import headline_of
 from lottery.recipes import Recipe
-from lottery.rewinding import State
 from lottery.rounds import Round
-from lottery.schedules import Schedule
-from lottery.scopes import Scope, Target, choose
 from lottery.seeds import Streams, generator, seeded
+from lottery.states import State
 from lottery.stopping import Stop
 
 
@@ -68,31 +62,3 @@ class ScoringBatches:
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         return self.data.to(self.device).batches(self.order, 0, self.data.steps_per_epoch)
-
-
-def settled(
-    recipe: Recipe, pruning: Pruning, when: Settled, dense: Round, start: State, target: Target, seed: int
-) -> Round:
-    """The dense network at the step at which its mask for a target has settled, or at the end (You et al. 2020)."""
-    step = when.step(drift(recipe, pruning, when, dense, start, target, seed))
-    return dense if step is None else dense.cut(step)
-
-
-def drift(
-    recipe: Recipe, pruning: Pruning, when: Settled, dense: Round, start: State, target: Target, seed: int
-) -> list[tuple[int, float]]:
-    """(step, distance of the dense network's mask to that of the look before), from the second look on."""
-    steps = when.looks(dense.last)
-    if steps:  # once for all of them: asked for alone, each would be trained from the beginning
-        dense.train(replace(dense, until=steps[-1], passing=steps[:-1]))
-    living = dense.ticket.masks
-    found = ((step, prune(recipe, pruning, dense.cut(step), living, start, target, seed)) for step in steps)
-    return [(step, distance(one, other)) for (_, one), (step, other) in pairwise(found)]
-
-
-def stop_reason(recipe: Recipe, stop: Stop, dense: Round, current: Round) -> str | None:
-    """Why a chain ends with this round; None if it goes on."""
-    density, metric = _masks.density(current.ticket.masks), headline_of(recipe.sample)
-    if stop.below_dense is None:  # how thin a network is can be told without training it
-        return stop.reason(density, {}, {}, metric)
-    return stop.reason(density, current.trained.rows[-1], dense.trained.rows[-1], metric)

@@ -19,8 +19,8 @@ from lottery.learning_rates import LearningRate, constant, warmed_up
 from lottery.masks import Masks, prunable
 from lottery.modules import Module
 from lottery.numerics import Numerics
-from lottery.rewinding import State
 from lottery.seeds import seeded
+from lottery.states import State
 
 Row = dict[str, Any]
 """What one evaluation measured: `step`, `train_loss`, and `val_` and `test_` of loss and each metric, all numbers, but

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Set
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -13,19 +13,21 @@ from torch.optim import Optimizer
 
 from lottery import masks, sparse
 from lottery.arms import Arm
-from lottery.calls import located
+from lottery.calls import as_yaml, located
 from lottery.cells import Cell
-from lottery.criteria import Evidence, score
+from lottery.contracts import Evidence, checked, choose, score
 from lottery.data.examples import DataError
+from lottery.errors import Refused
 from lottery.hardware import trainer_for
-from lottery.masks import Masks
+from lottery.masks import Masks, left_whole
 from lottery.modules import INSTEAD, Module, headline_of
 from lottery.recipes import Recipe
 from lottery.remade import irreproducible
-from lottery.rewinding import Origin, State, state_of
+from lottery.rewinding import Origin
 from lottery.rounds import initial
-from lottery.scopes import checked, choose
 from lottery.seeds import Streams, generator, seeded
+from lottery.states import State, state_of
+from lottery.tickets.files import unfit
 
 EXAMPLES = 8
 """of the first batch: a large batch of pictures on the CPU would take minutes and all of its memory"""
@@ -207,3 +209,35 @@ def _kind(outputs: object) -> str:
     ('of shape [8, 10]', 'of type tuple')
     """
     return f"of shape {list(outputs.shape)}" if isinstance(outputs, Tensor) else f"of type {type(outputs).__name__}"
+
+
+def check(cell: Cell) -> None:
+    """Tries everything once with one batch. Raises Refused with what doesn't fit, before anything is trained."""
+    try:
+        rehearse(cell)
+        if ticket := cell.arm.given:
+            fitting(cell.label, unfit(ticket.start, ticket.masks, cell.study.recipe.sample.net))
+    except DataError as error:
+        raise Refused(str(error)) from error
+    except Misfit as error:
+        group = str(error).partition(":")[0]
+        involved = {"model": ["model"], "module": ["model", "module"]}.get(group, [])
+        given = [
+            (g, key, value) for g in involved for key, value in cell.study.identity[g].items() if key != "_target_"
+        ]
+        settings = ", ".join(f"{g}.{key}={as_yaml(value)}" for g, key, value in given)
+        raise Refused(f"{error}{f' (with {settings})' if settings else ''}") from error
+
+
+def note(cell: Cell, noted: Set[str]) -> set[str]:
+    """Says once for each study which large weights pruning leaves as they are; returns the study's name."""
+    if cell.study.name not in noted and (left := left_whole(cell.study.recipe.sample.net)):
+        print(f"{cell.study.name}: {left}", flush=True)
+    return {cell.study.name}
+
+
+def fitting(ticket: object, misfits: Sequence[str]) -> None:
+    """Raises Refused with a ticket's misfits to a network, if there are any."""
+    if misfits:
+        more = f"; and {len(misfits) - 8} more" if len(misfits) > 8 else ""
+        raise Refused(f"{ticket}: does not fit the network: {'; '.join(misfits[:8])}{more}")

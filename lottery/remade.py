@@ -9,8 +9,8 @@ from torch import Tensor
 from lottery.digests import digest
 from lottery.modules import Module
 from lottery.recipes import Recipe
-from lottery.rewinding import state_of
 from lottery.seeds import seeded
+from lottery.states import state_of
 
 
 def irreproducible(recipe: Recipe, draw: int, inputs: Tensor, targets: Tensor) -> str | None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from lottery.ledger import NAME, Ledger, LedgerError, folders, is_last
+from lottery.folder import NAME, folders
+from lottery.ledger import Ledger, LedgerError, is_last
 
 KEYS = ["study", "arm", "seed", "round"]
 _NAMES, _COUNTS, _NUMBERS = ("study", "arm"), ("seed", "round", "rounds"), ("density", "train_steps", "early_stop_step")

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from lottery.masks import Masks
-
-State = dict[str, Tensor]
-"""Weights and buffers of a network by name, on the CPU."""
+from lottery.states import State
 
 
 @dataclass(frozen=True)
@@ -75,11 +72,3 @@ def as_one(state: State, net: nn.Module) -> State:
     first: dict[int, str] = {}
     names = {name: first.setdefault(id(tensor), name) for name, tensor in net.state_dict(keep_vars=True).items()}
     return state | {name: state[shared] for name, shared in names.items() if name != shared}
-
-
-def state_of(net: nn.Module) -> State:
-    """A copy of the network's weights and buffers, on the CPU, row by row in memory."""
-    return {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in net.state_dict().items()
-    }

@@ -10,8 +10,8 @@ from lottery import masks as _masks
 from lottery.flops import Flops
 from lottery.masks import Masks
 from lottery.recipes import Budget, Recipe, Trained
-from lottery.rewinding import State, state_of
 from lottery.seeds import Streams, seeded
+from lottery.states import State, state_of
 
 
 @dataclass(frozen=True)

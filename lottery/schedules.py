@@ -5,31 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import pairwise
 
-from lottery.scopes import Target
-
-Schedule = tuple[Target, ...]
-"""One target a pruned round; round 0, the dense one, has none."""
-
-
-def checked_schedule(schedule: object) -> Schedule:
-    """A schedule, if it is one target a round and no round asks for more than the one before. Raises ValueError if not.
-
-    >>> checked_schedule([Target(0.5, 0.5), Target(0.25, 0.5)])
-    (Target(density=0.5, keep=0.5), Target(density=0.25, keep=0.5))
-    """
-    if not isinstance(schedule, Iterable):
-        raise ValueError(f"must be a sequence of targets, one a round, not a {type(schedule).__name__}")
-    targets, before = tuple(schedule), 1.0
-    for number, target in enumerate(targets, start=1):
-        if not isinstance(target, Target):
-            raise ValueError(f"round {number} is {target!r}, no lottery.scopes.Target")
-        for name, share in (("density", target.density), ("keep", target.keep)):
-            if not isinstance(share, int | float) or not 0 < share <= 1:
-                raise ValueError(f"round {number} has {name}={share!r}; must lie in (0, 1]")
-        if target.density > before:
-            raise ValueError(f"round {number} has density={target.density:g}, more than {before:g} of the round before")
-        before = target.density
-    return targets
+from lottery.contracts import Schedule, Target
 
 
 def geometric(rounds: int, keep: float = 0.8) -> Schedule:

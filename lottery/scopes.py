@@ -2,34 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
-import torch
-
-from lottery.criteria import Scores
+from lottery.contracts import Scores, Target
 from lottery.masks import Masks
 from lottery.selection import best
-
-
-@dataclass(frozen=True)
-class Target:
-    """What one round is asked to keep; new fields never break old scopes."""
-
-    density: float
-    """kept share of all prunable weights after this round, in [0, 1]"""
-    keep: float
-    """kept share of the weights alive now, in [0, 1]: a paper's 1 - p"""
-    output: str | None = None
-    """name of the output layer's weight; None where no network has been asked: the last of the masks then"""
-
-    def of_dense(self) -> Target:
-        """The same density, of a network in which all weights are alive."""
-        return replace(self, keep=self.density)
-
-
-Scope = Callable[[Scores, Masks, Target], Masks]
 
 
 def everywhere(scores: Scores, masks: Masks, target: Target, spare: Sequence[str] = ()) -> Masks:
@@ -91,27 +69,6 @@ def rates(
         # The product is rounded to nine digits first: 0.2 x 5 as 1 - 0.8 = 0.19999999999999996 must not tip a half.
         result[name] = best([scores[name]], [mask], alive - round(round(rate * alive, 9)))[0]
     return result
-
-
-def choose(scope: Scope, scores: Scores, masks: Masks, target: Target) -> Masks:
-    """The scope's masks, checked against its contract. Raises ValueError if a pruned weight would come back."""
-    # a scope may work in place on its copy: the masks before are still needed, to compare with and by later rounds
-    chosen = checked(scope(scores, {name: mask.clone() for name, mask in masks.items()}, target), like=masks)
-    for name, mask in chosen.items():
-        if (mask > masks[name]).any():  # True > False; `mask & ~masks[name]` would take twice the memory
-            raise ValueError(f"a pruned weight of {name} comes back")
-    return chosen
-
-
-def checked(masks: Masks, like: Masks) -> Masks:
-    """The masks, if they are boolean and have the layers and shapes of others. Raises ValueError if not."""
-    if missing := sorted(masks.keys() ^ like.keys()):
-        raise ValueError(f"masks before and after differ in {', '.join(missing)}")
-    for name, mask in masks.items():
-        if mask.dtype != torch.bool or mask.shape != like[name].shape:
-            found, wanted = f"{mask.dtype} of shape {tuple(mask.shape)}", tuple(like[name].shape)
-            raise ValueError(f"the mask of {name} is {found}, not boolean of {wanted}")
-    return masks
 
 
 def _matching(masks: Masks, pattern: str, key: str) -> list[str]:

@@ -19,21 +19,6 @@ class Unavailable(Said):
 
 
 @dataclass(frozen=True)
-class Task:
-    """One of the processes that Slurm started for a job."""
-
-    job: str
-    """`12`, or `12_3` for an element of an array: its number alone could be the whole array's"""
-    restarts: int
-    """how often the job was started before"""
-    rank: int
-    count: int
-    """of tasks"""
-    step: bool = True
-    """whether `srun` started it; a batch script may do more than ours"""
-
-
-@dataclass(frozen=True)
 class Queued:
     """A job in the queue."""
 
@@ -42,22 +27,6 @@ class Queued:
     reason: str
     """why it waits, as Slurm says it"""
     node: str
-
-
-def here() -> Task | None:
-    """The task that this process is, or that it descends from; None outside Slurm."""
-    if not (number := os.environ.get("SLURM_JOB_ID")):
-        return None
-    array, element = (os.environ.get(f"SLURM_ARRAY_{name}_ID") for name in ("JOB", "TASK"))
-    # a batch script has a rank too, and the number of tasks that `srun` would start, but is no such task
-    step = "SLURM_STEP_NUM_TASKS" in os.environ
-    return Task(
-        job=f"{array}_{element}" if array and element else number,
-        restarts=int(os.environ.get("SLURM_RESTART_COUNT", 0)),
-        rank=int(os.environ.get("SLURM_PROCID", 0)) if step else 0,
-        count=int(os.environ["SLURM_STEP_NUM_TASKS"]) if step else 1,
-        step=step,
-    )
 
 
 def queue() -> dict[str, Queued]:

@@ -18,7 +18,8 @@ from typing import Any
 from lottery import attempts, leases, slurm
 from lottery.errors import Refused
 from lottery.files import plain
-from lottery.ledger import BEAT, NAME, Ledger, LedgerError, cells, error_left
+from lottery.folder import BEAT, NAME, cells, error_left
+from lottery.ledger import Ledger, LedgerError
 
 STATES = ("failed", "running", "stopped", "waiting", "not started", "finished")
 """in the order in which they are shown: first what may want a hand"""

@@ -6,7 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lottery import masks as _masks
 from lottery.metrics import Headline
+from lottery.modules import headline_of
+from lottery.recipes import Recipe
+from lottery.rounds import Round
 
 
 @dataclass(frozen=True)
@@ -42,3 +46,11 @@ class Stop:
                     f"network's {whole:.4g}"
                 )
         return None
+
+
+def stop_reason(recipe: Recipe, stop: Stop, dense: Round, current: Round) -> str | None:
+    """Why a chain ends with this round; None if it goes on."""
+    density, metric = _masks.density(current.ticket.masks), headline_of(recipe.sample)
+    if stop.below_dense is None:  # how thin a network is can be told without training it
+        return stop.reason(density, {}, {}, metric)
+    return stop.reason(density, current.trained.rows[-1], dense.trained.rows[-1], metric)

@@ -26,10 +26,11 @@ from typing import Any
 from lottery import leases
 from lottery.desk import CHECKPOINT, Desk
 from lottery.digests import canonical, digest, digest_of
+from lottery.errors import Lost
 from lottery.files import Damaged, read_tensors, write_tensors, write_whole
 from lottery.masks import Masks, pack, unpack
 from lottery.recipes import Row, Trained
-from lottery.rewinding import State
+from lottery.states import State
 
 _log = logging.getLogger(__name__)
 
@@ -111,7 +112,7 @@ class Store:
         try:
             trained = train(desk)
             desk.lease.check()
-        except leases.Lost as lost:
+        except Lost as lost:
             if lost.folder != desk.folder:  # the whole cell
                 raise
             _log.warning(f"{lost}; waiting for its result")

@@ -5,16 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from lottery import leases
-from lottery.cells import Cell
+from lottery.cells import Asked, Cell
 from lottery.chains import play
 from lottery.digests import digest_of, leaves
-from lottery.ledger import NAME, Ledger
+from lottery.folder import NAME
+from lottery.ledger import Ledger
 from lottery.lines import circumstances, describe
 from lottery.loop import Diverged
 from lottery.phases import phase_of, specification
@@ -22,22 +23,6 @@ from lottery.recipes import Row
 from lottery.rounds import Round
 from lottery.store import Entry, Store
 from lottery.training import fit
-
-
-class Analysis(Protocol):
-    """Looks closer at a round; what it finds stands in a ledger of its own, `<name>.jsonl` beside the cell's."""
-
-    def __call__(self, cell: Cell, current: Round) -> Mapping[str, Any]:
-        """Plain data, the same however often it is asked for; may train more phases."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """An analysis that was asked for."""
-
-    analysis: Analysis
-    setting: str
-    """digest of its settings, and of a user's own code"""
 
 
 class Callback(Protocol):
@@ -59,7 +44,7 @@ def run(
 ) -> None:
     """Plays every round of a cell and records each in its ledger, and what analyses find in theirs.
 
-    Raises leases.Lost if another process has taken the cell over; LedgerError, before anything is trained, if a ledger
+    Raises Lost if another process has taken the cell over; LedgerError, before anything is trained, if a ledger
     has a round that this cell would not give.
     """
     study, ledger = cell.study, Ledger(folder / NAME)

@@ -18,7 +18,8 @@ from typing import Any
 
 from lottery import attempts, preemption, slurm
 from lottery.errors import Refused, describe, nearby
-from lottery.ledger import ERROR, leave_error
+from lottery.folder import ERROR, leave_error
+from lottery.job import Task, here
 from lottery.names import Job
 
 _POLL_SECONDS, _MOST_POLL_SECONDS = 5.0, 30.0  # between two looks at the queue: at first, and after some minutes
@@ -151,7 +152,7 @@ def _around() -> list[str]:
 
 def start(command: Sequence[str], asked: str, folder: Path) -> None:
     """What a job does each time it is started: plays one cell, whatever is there. Ends with code 1 if that fails."""
-    task = slurm.here()
+    task = here()
     assert task
     preemption.guard(task)  # before the seconds that imports take, and so is what follows
     first = task.rank == 0
@@ -180,7 +181,7 @@ def start(command: Sequence[str], asked: str, folder: Path) -> None:
         sys.exit(1)
 
 
-def _another(cell: str, folder: Path, task: slurm.Task) -> bool:
+def _another(cell: str, folder: Path, task: Task) -> bool:
     """Whether a later job is for the same cell; a submission that was cut short may have left two."""
     named = attempts.read(folder).get("job")
     try:

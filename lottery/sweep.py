@@ -12,17 +12,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lottery import attempts, preemption, slurm
+from lottery import attempts, preemption
 from lottery.compose import by_experiment, composed
 from lottery.errors import Refused, describe
-from lottery.ledger import ERROR, error_left
+from lottery.folder import ERROR, error_left
+from lottery.job import here
 from lottery.names import Job
 from lottery.publishing import publish
 
 
 def run(arguments: list[str]) -> int:
     """Runs every cell that a command line asks for and is not finished; returns the exit code."""
-    mine = slurm.here()
+    mine = here()
     if mine and mine.step:  # else it is for the batch script to say whether its job is to be queued again
         preemption.guard(mine)
         if mine.rank:
@@ -85,7 +86,8 @@ def _train(arguments: list[str]) -> Exception | None:
 def _check(cells: Sequence[Job]) -> None:
     """Builds one cell of each kind: what can't work is said before any worker starts."""
     from lottery.calls import make
-    from lottery.config import build, build_analyses, check, note
+    from lottery.config import build, build_analyses
+    from lottery.rehearsal import check, note
     from lottery.tracking import unheeded
 
     noted: set[str] = set()
@@ -122,7 +124,7 @@ def _conclude(arguments: list[str], cells: Sequence[Job], failure: Exception | N
         if failure is not None and not killed and not any((job.folder / ERROR).exists() for job in unfinished):
             why = f"{describe(failure)}; "
         print(f"{len(unfinished)} of {len(cells)} cells are unfinished; {why}the same command goes on", file=sys.stderr)
-        return 137 if killed and slurm.here() else 1  # as the worker ended: the batch script then queues the job again
+        return 137 if killed and here() else 1  # as the worker ended: the batch script then queues the job again
     if len(cells) > 1:
         _suggest(arguments, cells)
     return int(failure is not None)

@@ -14,14 +14,15 @@ from typing import Any
 
 from torch.distributed import TCPStore
 
-from lottery import ranks, slurm
+from lottery import ranks
 from lottery.files import write_whole
+from lottery.job import Task
 
 _FAREWELL_SECONDS = 60
 
 
 @contextmanager
-def leading(task: slurm.Task, folder: Path) -> Iterator[None]:
+def leading(task: Task, folder: Path) -> Iterator[None]:
     """The first task for a while, together with the others."""
     board = TCPStore(socket.gethostname(), 0, task.count, is_master=True, wait_for_workers=False)
     _say(task, folder, socket.gethostname(), board.port)
@@ -34,13 +35,13 @@ def leading(task: slurm.Task, folder: Path) -> Iterator[None]:
         raise ranks.Broken(f"another of the {task.count} tasks of this cell ended; its log says why") from error
 
 
-def dismiss(task: slurm.Task, folder: Path) -> None:
+def dismiss(task: Task, folder: Path) -> None:
     """Lets the other tasks end that may still wait for the first."""
     if task.count > 1:
         _say(task, folder, None, None)
 
 
-def follow(task: slurm.Task, folder: Path, serve: Callable[[], None]) -> None:
+def follow(task: Task, folder: Path, serve: Callable[[], None]) -> None:
     """A task other than the first: calls `serve` among the others, if there is anything to do."""
     path = _path(task, folder)
     while (said := _heard(path)) is None:
@@ -61,12 +62,12 @@ def follow(task: slurm.Task, folder: Path, serve: Callable[[], None]) -> None:
         raise
 
 
-def _path(task: slurm.Task, folder: Path) -> Path:
+def _path(task: Task, folder: Path) -> Path:
     """Where the tasks of this start meet; none may take another start's word, which may end later."""
     return folder / f"ranks-{task.job}-{task.restarts}-{os.environ.get('SLURM_STEP_ID')}.json"
 
 
-def _say(task: slurm.Task, folder: Path, host: str | None, port: int | None) -> None:
+def _say(task: Task, folder: Path, host: str | None, port: int | None) -> None:
     """Where the first task is to be met, or nulls where there is nothing (more) to do."""
     folder.mkdir(parents=True, exist_ok=True)
     path = _path(task, folder)

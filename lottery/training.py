@@ -12,8 +12,8 @@ from lottery import ranks, sparse
 from lottery.hardware import trainer_for
 from lottery.loop import Diverged, Keeper, Loop
 from lottery.recipes import Phase, Recipe, Row, Trained
-from lottery.rewinding import state_of
 from lottery.seeds import seeded
+from lottery.states import state_of
 
 
 def fit(

@@ -17,18 +17,20 @@ from lottery.arms import Arm
 from lottery.cells import Cell
 from lottery.chains import play
 from lottery.compose import jobs
-from lottery.config import build, check
+from lottery.config import build
 from lottery.digests import digest
 from lottery.errors import Refused
+from lottery.folder import NAME
 from lottery.learning_rates import constant, cosine, multistep
-from lottery.ledger import NAME, Ledger
+from lottery.ledger import Ledger
 from lottery.lengths import as_recipe, last_rate, same_flops
 from lottery.masks import Masks
 from lottery.phases import phase_of, specification
 from lottery.recipes import Budget, Phase, Recipe, Trained
-from lottery.rewinding import State, state_of
+from lottery.rehearsal import check
 from lottery.rounds import Round
 from lottery.seeds import derive
+from lottery.states import State, state_of
 from lottery.store import Store
 from lottery.study import Phases, run
 from lottery.training import fit

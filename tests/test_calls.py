@@ -16,10 +16,11 @@ from lottery import config, files, ledger
 from lottery.calls import make, with_steps
 from lottery.compose import jobs
 from lottery.config import build, build_recipe
+from lottery.contracts import Target
 from lottery.digests import file_digest
 from lottery.errors import Refused
+from lottery.folder import CONFIG, NAME
 from lottery.names import Job
-from lottery.scopes import Target
 from tests.conftest import TINY
 
 MINE = """
@@ -28,7 +29,7 @@ import torch
 from torch import nn
 from lottery.durations import Steps
 from lottery.modules import Classifier
-from lottery.scopes import Target
+from lottery.contracts import Target
 from lottery.stopping import Stop as Ours
 
 def whole(teacher, length=None): return (teacher, length)
@@ -114,7 +115,7 @@ def test_a_rate_of_ones_own_reads_durations() -> None:
 @pytest.mark.parametrize(
     ("targets", "said"),
     [
-        ("[0.5,0.25]", "schedule: round 1 is 0.5, no lottery.scopes.Target"),
+        ("[0.5,0.25]", "schedule: round 1 is 0.5, no lottery.contracts.Target"),
         ("[[0.5,0.5],[0.6,0.5]]", "schedule: round 2 has density=0.6, more than 0.5 of the round before"),
         ("[[1.5,0.5]]", "schedule: round 1 has density=1.5; must lie in (0, 1]"),
         ("[[0.5,0]]", "schedule: round 1 has keep=0; must lie in (0, 1]"),
@@ -155,7 +156,7 @@ def test_a_file_that_is_named_is_what_is_in_it() -> None:
     assert before["table"] == {"content": file_digest("table.npy")}
     job.folder.mkdir(parents=True)
     line = {"round": 0, "rounds": 0, "setting": job.setting}
-    ledger.Ledger(job.folder / ledger.NAME).record(line)
+    ledger.Ledger(job.folder / NAME).record(line)
     save(job)
     assert weighted().finished()
     Path("table.npy").write_bytes(b"other")
@@ -165,7 +166,7 @@ def test_a_file_that_is_named_is_what_is_in_it() -> None:
 
 
 def save(job: Job) -> None:
-    files.write_whole(job.folder / ledger.CONFIG, yaml.safe_dump(dict(job.config)).encode())
+    files.write_whole(job.folder / CONFIG, yaml.safe_dump(dict(job.config)).encode())
 
 
 @pytest.mark.usefixtures("mine")
@@ -173,7 +174,7 @@ def test_an_older_record_without_files_stays_finished() -> None:
     Path("table.npy").write_bytes(b"one")
     job = weighted()
     job.folder.mkdir(parents=True)
-    ledger.Ledger(job.folder / ledger.NAME).record({"round": 0, "rounds": 0, "setting": job.setting})
+    ledger.Ledger(job.folder / NAME).record({"round": 0, "rounds": 0, "setting": job.setting})
     save(Job({k: v for k, v in job.config.items() if k != "files"}, job.arm, job.choices, (), ()))
     assert job.finished()
 

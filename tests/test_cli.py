@@ -19,8 +19,9 @@ import lottery as package
 from lottery import cli, masks
 from lottery.catalogue import CONF, GROUPS
 from lottery.compose import jobs
+from lottery.folder import NAME
 from lottery.launch import play
-from lottery.ledger import NAME, Ledger
+from lottery.ledger import Ledger
 from tests.conftest import TINY, environment
 from tests.test_results import ACCURACY, REPORT, STUDY, ledgers
 

@@ -21,12 +21,13 @@ from lottery.calls import make
 from lottery.catalogue import CONF, GROUPS, options
 from lottery.cli import main
 from lottery.compose import composed, jobs
-from lottery.config import build, check
-from lottery.criteria import Evidence, score
+from lottery.config import build
+from lottery.contracts import Evidence, Target, score
+from lottery.folder import NAME
 from lottery.launch import play
-from lottery.ledger import NAME, Ledger
+from lottery.ledger import Ledger
 from lottery.names import Job
-from lottery.scopes import Target
+from lottery.rehearsal import check
 from tests import tiny_sets
 from tests.conftest import TINY
 

@@ -21,14 +21,15 @@ from lottery.compose import jobs
 from lottery.config import build
 from lottery.digests import digest
 from lottery.errors import Refused
+from lottery.folder import NAME
 from lottery.hardware import trainer_for
 from lottery.launch import play
-from lottery.ledger import NAME, Ledger, LedgerError
+from lottery.ledger import Ledger, LedgerError
 from lottery.modules import Module
 from lottery.names import Job
 from lottery.recipes import Recipe, Trained
-from lottery.rewinding import State, state_of
 from lottery.rounds import dense_round
+from lottery.states import State, state_of
 from lottery.store import Entry, Store
 from lottery.study import Phases
 from tests.conftest import TINY

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lottery.catalogue import CONF, options
-from lottery.criteria import Criterion, Evidence, Scores, magnitude, random, score, snip
+from lottery.contracts import Criterion, Evidence, Scores, score
+from lottery.criteria import magnitude, random
 from lottery.data.examples import Data, Examples
+from lottery.gradients import snip
 from lottery.masks import apply_, dense, prunable
 from lottery.pruning import ScoringBatches
-from lottery.rewinding import state_of
+from lottery.states import state_of
 
 Batch = tuple[Tensor, Tensor]
 

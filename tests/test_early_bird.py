@@ -17,8 +17,9 @@ from lottery.compose import jobs
 from lottery.config import build
 from lottery.digests import digest
 from lottery.early_bird import Settled, distance
+from lottery.folder import NAME
 from lottery.launch import play
-from lottery.ledger import NAME, Ledger
+from lottery.ledger import Ledger
 from lottery.names import Job
 from lottery.notebook import phase
 from lottery.rounds import Round, dense_round

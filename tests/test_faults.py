@@ -15,7 +15,8 @@ import pytest
 from lottery import load, sweep
 from lottery.cells import Cell
 from lottery.compose import jobs
-from lottery.ledger import NAME, Ledger, LedgerError
+from lottery.folder import NAME
+from lottery.ledger import Ledger, LedgerError
 from lottery.store import Store
 from lottery.study import run
 from tests.server import Server

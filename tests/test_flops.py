@@ -13,7 +13,8 @@ from lottery.calls import make
 from lottery.compose import jobs
 from lottery.config import build
 from lottery.flops import Flops, by_weight, of_example
-from lottery.ledger import NAME, Ledger
+from lottery.folder import NAME
+from lottery.ledger import Ledger
 from lottery.masks import dense, prunable
 from lottery.modules import Classifier
 from lottery.store import Store

@@ -13,7 +13,8 @@ import pytest
 
 from lottery.cells import Cell
 from lottery.digests import digest_of
-from lottery.ledger import NAME, Ledger
+from lottery.folder import NAME
+from lottery.ledger import Ledger
 from lottery.phases import SCIENCE
 from lottery.store import Store
 from lottery.study import run

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from lottery.digests import digest
-from lottery.ledger import NAME
+from lottery.folder import NAME
 from lottery.store import Store
 from tests.server import Server
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from lottery import leases
-from lottery.leases import Lost, Watch, clear, held, hold, identity
+from lottery.errors import Lost
+from lottery.leases import Watch, clear, held, hold, identity
 
 ELSEWHERE = {"host": "elsewhere", "place": ["another boot", "pid:[1]"], "pid": 1, "started": "1"}
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from lottery import leases, status
 from lottery.errors import Refused
-from lottery.ledger import NAME, Ledger, LedgerError, cells, folders, needed
+from lottery.folder import NAME, cells, folders
+from lottery.ledger import Ledger, LedgerError, needed
 from lottery.results import read
 
 

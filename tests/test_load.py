@@ -26,11 +26,12 @@ from lottery.config import build
 from lottery.desk import Desk
 from lottery.digests import digest, digest_of
 from lottery.errors import Refused
-from lottery.ledger import NAME, Ledger
+from lottery.folder import NAME
+from lottery.ledger import Ledger
 from lottery.masks import Masks
 from lottery.progress import Progress
 from lottery.recipes import Phase, Trained
-from lottery.rewinding import State
+from lottery.states import State
 from lottery.store import Store
 from tests.conftest import TINY, environment
 from tests.test_leases import ELSEWHERE, Clock, clock, leave

@@ -19,18 +19,18 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, M
 
 from lottery import evaluation
 from lottery.cells import Cell
-from lottery.config import check
 from lottery.data.examples import Data, Examples
 from lottery.errors import Refused
+from lottery.folder import NAME
 from lottery.hardware import Hardware
-from lottery.ledger import NAME
 from lottery.metrics import Headline, headline
 from lottery.modules import Classifier, Module, headline_of
 from lottery.progress import Progress
 from lottery.recipes import Budget, Phase, Recipe
+from lottery.rehearsal import check
 from lottery.report import render, write
 from lottery.results import read
-from lottery.rewinding import state_of
+from lottery.states import state_of
 from lottery.store import Store
 from lottery.study import run
 from lottery.training import fit

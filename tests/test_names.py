@@ -22,6 +22,7 @@ from lottery.catalogue import CONF, SCIENCE_GROUPS
 from lottery.compose import jobs
 from lottery.config import build
 from lottery.digests import digest_of
+from lottery.folder import CONFIG, NAME
 from lottery.launch import play
 from lottery.names import Job
 from lottery.plan import show
@@ -173,7 +174,7 @@ def toy(folder: Path, *overrides: str) -> Job:
 
 def played(job: Job) -> list[dict[str, Any]]:
     play(job)
-    return ledger.Ledger(job.folder / ledger.NAME).lines()
+    return ledger.Ledger(job.folder / NAME).lines()
 
 
 def test_a_folder_of_ones_own(guest: Path) -> None:
@@ -238,8 +239,8 @@ def test_spelling_of_a_duration_is_no_other_setting(tmp_path: Path) -> None:
     first = job("100")
     first.folder.mkdir(parents=True)
     old = "d44dcc255c326aef"  # what a ledger says that was written when 100 and 100it were told apart
-    (first.folder / ledger.NAME).write_text(f'{{"round": 0, "rounds": 0, "setting": "{old}"}}\n')
-    (first.folder / ledger.CONFIG).write_text(yaml.safe_dump(dict(first.config)))
+    (first.folder / NAME).write_text(f'{{"round": 0, "rounds": 0, "setting": "{old}"}}\n')
+    (first.folder / CONFIG).write_text(yaml.safe_dump(dict(first.config)))
     for again in (job("100"), job("100it"), job("100it", seed=1)):
         assert again.setting == old
     assert job("100").finished()

@@ -14,14 +14,15 @@ from torch import Tensor, nn
 
 from lottery.cells import Cell
 from lottery.compose import jobs
+from lottery.contracts import Target
 from lottery.digests import digest
+from lottery.given import drawn
 from lottery.hardware import Hardware, Numerics, trainer_for
 from lottery.launch import play
 from lottery.masks import Masks
 from lottery.pruning import prune
 from lottery.recipes import Trained
 from lottery.rounds import dense_round
-from lottery.scopes import Target
 from lottery.tickets.exporting import exported
 from tests.conftest import TINY
 
@@ -99,7 +100,7 @@ def test_every_number_of_a_cell_and_its_export_is_computed_under_its_own_setting
     Watching.seen.clear()
     play(job)
     saved = exported(job.folder, 1, None, seed_only=True)
-    saved.drawn(trust=("tests",))
+    drawn(saved, trust=("tests",))
     assert Watching.seen == {(1, True, False, False)}
     assert settings() == before
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lottery.cells import Cell
-from lottery.config import check
 from lottery.errors import Refused
 from lottery.optimizers import adam, adamw, sgd
+from lottery.rehearsal import check
 
 Build = Callable[[Iterable[nn.Parameter]], Optimizer]
 

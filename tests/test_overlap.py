@@ -15,8 +15,9 @@ from hypothesis.extra import numpy as hnp
 
 from lottery.analyses.overlap import FILE, by_chance, compare, publish, shared
 from lottery.compose import jobs
+from lottery.folder import NAME
 from lottery.launch import play
-from lottery.ledger import NAME, Ledger
+from lottery.ledger import Ledger
 from lottery.masks import Masks, shuffled
 from lottery.results import read
 from tests.conftest import TINY

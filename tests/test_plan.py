@@ -10,7 +10,7 @@ import pytest
 from lottery import plan
 from lottery.cells import Cell
 from lottery.compose import jobs
-from lottery.ledger import NAME
+from lottery.folder import NAME
 from lottery.plan import to_train
 from lottery.store import Store
 from lottery.study import run

@@ -19,9 +19,9 @@ from lottery import attempts, preemption, slurm
 from lottery.attempts import MOST, Attempts, Stuck
 from lottery.compose import composed, jobs
 from lottery.errors import Refused
+from lottery.folder import ERROR, JOB
+from lottery.job import Task, here
 from lottery.launch import attempt
-from lottery.ledger import ERROR, JOB
-from lottery.slurm import Task
 from lottery.submission import start, submit, tried_here
 from tests.conftest import environment
 
@@ -48,7 +48,7 @@ GUARDED = """
 import os, signal, sys, time
 from lottery import preemption, slurm
 preemption._PAUSE_SECONDS = 0.01
-preemption.guard(slurm.here())
+preemption.guard(here())
 if sys.argv[2:] == ["done"]:
     preemption.disregard()
 if sys.argv[2:] == ["worker"] and os.fork():  # the parent only looks after it
@@ -198,7 +198,7 @@ def test_what_slurm_says_of_a_process(env: dict[str, str], task: Task | None, mo
         monkeypatch.delenv(name)
     for name, value in env.items():
         monkeypatch.setenv(name, value)
-    assert slurm.here() == task
+    assert here() == task
 
 
 def position(index: int, step: int) -> Any:

@@ -14,8 +14,9 @@ import torch
 
 import lottery as package
 from lottery import leases
+from lottery.folder import NAME
 from lottery.hardware import Hardware, worker_gpu
-from lottery.ledger import NAME, Ledger
+from lottery.ledger import Ledger
 from tests import tiny_sets
 
 TWO = ("hardware=ddp", "hardware.accelerator=cpu", "tracking.mode=disabled")

@@ -20,9 +20,10 @@ from omegaconf import DictConfig
 from lottery import catalogue, cli, config
 from lottery.catalogue import CONF
 from lottery.compose import job_of, jobs
-from lottery.config import build, check
+from lottery.config import build
 from lottery.errors import Refused
 from lottery.names import Job
+from lottery.rehearsal import check
 from tests.conftest import TINY
 
 TOP = ", ".join(catalogue.TOP)
@@ -142,7 +143,7 @@ def sentence(make: Callable[..., Job | list[Job]], *overrides: str) -> str:
     def attempt() -> None:
         made = make(*overrides)
         for job in made if isinstance(made, list) else [made]:
-            config.check(config.build(job))
+            check(config.build(job))
             config.make("tracking", job.config["tracking"])
 
     with pytest.raises(Refused) as refused:
@@ -157,7 +158,7 @@ def same(said: str, expected: str) -> bool:
 
 def test_the_base_is_accepted(configured: Callable[..., Job]) -> None:
     job = configured()
-    config.check(config.build(job))
+    check(config.build(job))
     assert job.config == jobs(list(TINY))[0].config
 
 

@@ -16,11 +16,10 @@ from torchmetrics import Metric
 
 from lottery.cells import Cell
 from lottery.chains import play
-from lottery.config import note
 from lottery.models.vision import torchvision_model
 from lottery.modules import INSTEAD, Classifier, Module
 from lottery.phases import sparse_weights
-from lottery.rehearsal import Misfit, rehearse
+from lottery.rehearsal import Misfit, note, rehearse
 from lottery.schedules import geometric
 
 Build = Callable[..., Cell]

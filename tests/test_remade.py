@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from lottery.cells import Cell
-from lottery.config import check
 from lottery.data.examples import Data, Examples
 from lottery.errors import Refused
+from lottery.rehearsal import check
 
 
 class Net(nn.Sequential):

@@ -16,8 +16,9 @@ from lottery.cells import Cell
 from lottery.compose import jobs
 from lottery.config import build, build_analyses
 from lottery.digests import digest_of
+from lottery.folder import NAME
 from lottery.launch import play
-from lottery.ledger import NAME, Ledger, LedgerError
+from lottery.ledger import Ledger, LedgerError
 from lottery.names import Job
 from lottery.phases import phase_of, specification
 from lottery.results import read

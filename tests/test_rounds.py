@@ -15,18 +15,20 @@ from torch.optim import SGD
 from lottery import masks as _masks
 from lottery.arms import Arm
 from lottery.chains import play
-from lottery.criteria import Criterion, Evidence, Scores, magnitude, random
+from lottery.contracts import Criterion, Evidence, Scores, Target, choose
+from lottery.criteria import magnitude, random
 from lottery.data.examples import Data, Examples
 from lottery.digests import digest
 from lottery.hardware import Hardware
 from lottery.modules import Classifier
 from lottery.pruning import Pruning
 from lottery.recipes import Budget, Phase, Recipe, Trained
-from lottery.rewinding import Origin, Rewinding, State, state_of, to_constant, to_fresh, to_fresh_same_sign
+from lottery.rewinding import Origin, Rewinding, to_constant, to_fresh, to_fresh_same_sign
 from lottery.rounds import Round, initial
 from lottery.schedules import geometric
-from lottery.scopes import Target, choose, everywhere
+from lottery.scopes import everywhere
 from lottery.seeds import Streams, derive
+from lottery.states import State, state_of
 from lottery.training import fit
 
 STEPS, ROUNDS = 12, 3

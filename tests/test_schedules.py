@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from lottery.catalogue import CONF, options
-from lottery.schedules import Schedule, explicit, geometric, one_shot
-from lottery.scopes import Target
+from lottery.contracts import Schedule, Target
+from lottery.schedules import explicit, geometric, one_shot
 
 exact = settings(deadline=None, derandomize=True, database=None)
 

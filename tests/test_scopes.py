@@ -16,10 +16,10 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from lottery.catalogue import CONF, options
-from lottery.criteria import Scores
+from lottery.contracts import Scope, Scores, Target
 from lottery.masks import Masks, density, kept
 from lottery.schedules import geometric
-from lottery.scopes import Scope, Target, _apportion, everywhere, layerwise, rates
+from lottery.scopes import _apportion, everywhere, layerwise, rates
 
 exact = settings(deadline=None, derandomize=True, database=None, max_examples=60)
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from lottery.digests import digest_of
-from lottery.ledger import ERROR
+from lottery.folder import ERROR
 from lottery.tracking import run_id
 from tests import tiny_sets
 from tests.server import Server

@@ -22,8 +22,8 @@ from lottery.hardware import Hardware, Numerics
 from lottery.modules import Classifier
 from lottery.phases import phase_of, sparse_weights, specification
 from lottery.recipes import Budget, Phase, Recipe, Trained
-from lottery.rewinding import state_of
 from lottery.sparse import SparseLinear, install, layers
+from lottery.states import state_of
 from lottery.training import fit
 from tests.test_training import Memory, equal
 

@@ -18,7 +18,7 @@ import pytest
 
 from lottery import cli, leases, progress, slurm, status, study
 from lottery.cells import Cell
-from lottery.ledger import BEAT, ERROR, JOB, NAME
+from lottery.folder import BEAT, ERROR, JOB, NAME
 from lottery.progress import Progress
 from lottery.results import read
 from lottery.slurm import Queued

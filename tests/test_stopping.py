@@ -10,12 +10,14 @@ import pytest
 import pytorch_lightning as pl
 
 from lottery.compose import jobs
-from lottery.config import build, check
+from lottery.config import build
 from lottery.errors import Refused
+from lottery.folder import NAME
 from lottery.launch import play
-from lottery.ledger import NAME, Ledger
+from lottery.ledger import Ledger
 from lottery.metrics import Headline
 from lottery.names import Job
+from lottery.rehearsal import check
 from lottery.results import missing, read
 from lottery.stopping import Stop
 from lottery.store import Store

@@ -34,9 +34,11 @@ from lottery.compose import jobs
 from lottery.config import build
 from lottery.desk import Desk
 from lottery.digests import digest, digest_of
+from lottery.errors import Lost
 from lottery.files import write_tensors
+from lottery.folder import NAME
 from lottery.hardware import Hardware
-from lottery.ledger import NAME, Ledger
+from lottery.ledger import Ledger
 from lottery.names import Job
 from lottery.phases import phase_of, specification
 from lottery.recipes import Phase, Trained
@@ -334,7 +336,7 @@ def test_who_lost_the_whole_cell_stops(cell: Callable[..., Cell], tmp_path: Path
             pass
 
     store = Store(tmp_path / "store")
-    with pytest.raises(leases.Lost) as lost:
+    with pytest.raises(Lost) as lost:
         run(cell(), tmp_path / "cell", store, [Taken()])
     assert lost.value.folder == tmp_path / "cell"
     assert [line["round"] for line in Ledger(tmp_path / "cell" / NAME).lines()] == [0]
@@ -351,7 +353,7 @@ def test_what_breaks_when_the_cell_is_another_s_is_no_failure(cell: Callable[...
         def finished(self, line: Any, rows: Any) -> None:
             pass
 
-    with pytest.raises(leases.Lost):
+    with pytest.raises(Lost):
         run(cell(), tmp_path / "cell", Store(tmp_path / "store"), [Broken()])
 
 
@@ -731,6 +733,6 @@ def test_a_store_is_measured_and_cleaned_beside_processes_that_change_it(
 def test_a_phase_s_folder_that_is_gone_is_a_lost_lease(tmp_path: Path) -> None:
     with leases.hold(tmp_path / "phase") as lease:
         (tmp_path / "phase").rename(tmp_path / "phase.damaged.1")  # as another process sets it aside
-        with pytest.raises(leases.Lost):
+        with pytest.raises(Lost):
             lease.check()
         assert not leases.held(tmp_path / "phase")

@@ -13,7 +13,8 @@ import torch
 
 from lottery.compose import jobs
 from lottery.config import build
-from lottery.ledger import NAME, Ledger
+from lottery.folder import NAME
+from lottery.ledger import Ledger
 from lottery.names import Job
 from lottery.store import Store
 from lottery.study import run

@@ -25,15 +25,18 @@ from lottery import masks as _masks
 from lottery.catalogue import CONF, SCIENCE_GROUPS
 from lottery.cells import Cell
 from lottery.compose import jobs
-from lottery.config import build, check
+from lottery.config import build
 from lottery.digests import digest, digest_of
 from lottery.errors import Refused
 from lottery.files import write_tensors
+from lottery.folder import NAME
+from lottery.given import drawn
 from lottery.launch import play
-from lottery.ledger import NAME, Ledger
+from lottery.ledger import Ledger
 from lottery.names import Job
 from lottery.phases import phase_of, specification
 from lottery.recipes import Trained
+from lottery.rehearsal import check
 from lottery.results import read as read_ledgers
 from lottery.rounds import Round, Ticket
 from lottery.tickets.command import add_to, main
@@ -280,9 +283,9 @@ def test_seed_only_is_the_same_ticket(found: Callable[..., Saved], tmp_path: Pat
         for saved in (full, small):
             saved.write()
         assert small.path.stat().st_size < full.path.stat().st_size / 10
-        drawn = read(small.path).drawn()
-        assert drawn.keys() == full.start.keys()
-        assert all(torch.equal(drawn[name], full.start[name]) for name in drawn)
+        again = drawn(read(small.path))
+        assert again.keys() == full.start.keys()
+        assert all(torch.equal(again[name], full.start[name]) for name in again)
         assert verified(read(small.path)).holds
     wrong = edited(read(small.path), small.path, lambda info: info["config"]["model"].update(shape=[1, 8, 9]))
     with pytest.raises(Refused, match=r"holds a seed and no start weights, and what it draws .* export it again"):

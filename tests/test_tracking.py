@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 
 from lottery import study, tracking
 from lottery.compose import jobs
+from lottery.folder import BEAT, NAME
 from lottery.launch import play
-from lottery.ledger import BEAT, NAME, Ledger
+from lottery.ledger import Ledger
 from lottery.names import Job
 from lottery.progress import Progress
 from lottery.tracking import Tracker, run_id

@@ -27,7 +27,7 @@ from lottery.loop import Diverged
 from lottery.masks import Masks, prunable
 from lottery.modules import Classifier
 from lottery.recipes import Budget, Phase, Recipe
-from lottery.rewinding import State, state_of
+from lottery.states import State, state_of
 from lottery.training import fit
 
 STEPS, EVALUATE = 12, 5

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from experiments.speed.paired import cpu_seconds, turns
 from experiments.speed.rows import Row, at_most
-from lottery.criteria import Scores
+from lottery.contracts import Scores, Target
 from lottery.masks import Masks
-from lottery.scopes import Target, everywhere
+from lottery.scopes import everywhere
 
 PAIRS, PEAKS, TARGET = 5, 3, Target(density=0.2, keep=0.2)
 VGG16 = [

@@ -21,9 +21,9 @@ from lottery.data.examples import Data
 from lottery.evaluation import batch, measure
 from lottery.hardware import trainer_for
 from lottery.modules import Module, headline_of
-from lottery.rewinding import State
 from lottery.rounds import Round, Ticket
 from lottery.seeds import Streams, seeded
+from lottery.states import State
 
 
 @dataclass(frozen=True)

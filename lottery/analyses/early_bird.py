@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lottery.cells import Cell
-from lottery.early_bird import Settled
-from lottery.pruning import drift
+from lottery.early_bird import Settled, drift
 from lottery.rounds import Round, dense_round
 
 

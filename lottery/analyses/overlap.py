@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from lottery.folder import NAME
 from lottery.intervals import mean_interval
-from lottery.ledger import NAME, Ledger
+from lottery.ledger import Ledger
 from lottery.masks import Masks, kept
 from lottery.notebook import phase
 from lottery.report import table

@@ -8,8 +8,7 @@ from pathlib import Path
 import safetensors
 import safetensors.torch
 from torch import Tensor, nn
-
-from lottery.masks import prunable
+from torch.nn.modules.conv import _ConvNd
 
 
 def pretrained(net: nn.Module, weights: str) -> nn.Module:
@@ -32,7 +31,9 @@ def pretrained(net: nn.Module, weights: str) -> nn.Module:
 def load_(net: nn.Module, tensors: Mapping[str, Tensor], weights: str) -> nn.Module:
     """Gives a network tensors by name as `pretrained` does; messages call them `weights`."""
     own = net.state_dict()
-    output = list(prunable(net))[-1].removesuffix("weight")
+    # the last that is defined: which runs last would take a pass to tell
+    output = [f"{name}." for name, layer in net.named_modules() if isinstance(layer, nn.Linear | _ConvNd)][-1]
+    output = output.removeprefix(".")  # a network that is one layer
     head = {name: own[name] for name in (f"{output}weight", f"{output}bias") if name in own}
     filled = {**tensors, **head} if all(_of_other_classes(tensors.get(n), t) for n, t in head.items()) else tensors
     faults = [

@@ -17,14 +17,16 @@ from lottery.chains import play
 from lottery.config import build
 from lottery.digests import digest
 from lottery.errors import Refused
-from lottery.ledger import NAME, Ledger
+from lottery.folder import NAME
+from lottery.ledger import Ledger
+from lottery.lookup import NotYet, lookup
 from lottery.names import Job, recorded
 from lottery.phases import phase_of
-from lottery.plan import NotYet, lookup
 from lottery.recipes import Phase
-from lottery.rewinding import Origin, State, as_one
+from lottery.rewinding import Origin, as_one
 from lottery.rounds import Round, initial
 from lottery.shipped import options_of, parent_of
+from lottery.states import State
 from lottery.store import Entry, Store, holding
 from lottery.tickets.files import FORMAT, VERSION, Saved, seed_of
 from lottery.tickets.placing import here, placed

@@ -24,16 +24,12 @@ import torch
 from torch import Tensor, nn
 
 from lottery import masks as _masks
-from lottery.arms import Given
-from lottery.calls import make, network
 from lottery.digests import digest, leaves
 from lottery.errors import Refused
 from lottery.files import Damaged, read_tensors, write_tensors
-from lottery.flops import Flops
 from lottery.masks import Masks
-from lottery.rewinding import State, state_of
-from lottery.seeds import Streams, seeded
-from lottery.tickets.trust import trusted
+from lottery.seeds import Streams
+from lottery.states import State
 
 FORMAT, VERSION = "lottery ticket", 1
 HEADER = 100_000_000  # bytes; what safetensors allows
@@ -78,28 +74,6 @@ class Saved:
         if self.rates is not None:
             tensors["rates"] = self.rates
         write_tensors(self.path, tensors, self.info)
-
-    def drawn(self, trust: tuple[str, ...] = ()) -> State:
-        """The start weights. Raises Refused if they can't be drawn again, or the network's code is not trusted."""
-        if self.start:
-            return self.start
-        node = self.info["config"]["model"]
-        trusted(self.path, {"model": node, "numerics": self.info["config"]["numerics"]}, trust)
-        numerics, draw = make("numerics", self.info["config"]["numerics"]), self.info["draw"]
-        with numerics.entered(), seeded(seed_of(draw, self.info["line"]["seed"])):
-            state = state_of(network(node))
-        if digest(state) != self.info["digests"]["start"]:
-            raise Refused(
-                f"{self.path}: holds a seed and no start weights, and what it draws under torch {torch.__version__} is "
-                f"not what it drew under {self.info['made']['torch']}; export it again without --seed-only"
-            )
-        return state
-
-    def given(self, trust: tuple[str, ...] = ()) -> Given:
-        """What an arm begins with, and what it cost to find."""
-        line = self.info["line"]
-        scaled, dense = (line[f"total_{of}"] - line[f"train_{of}"] for of in ("flops", "flops_dense"))
-        return Given(self.drawn(trust), self.masks, Flops(dense, scaled))
 
 
 def read(path: Path | str) -> Saved:

@@ -8,12 +8,14 @@ from functools import partial
 from typing import Any
 
 from lottery.catalogue import TRAINING_GROUPS, chosen
-from lottery.config import build_recipe, fitting, identity
+from lottery.config import build_recipe, identity
 from lottery.digests import digest, digest_of
 from lottery.errors import Refused
+from lottery.given import drawn
 from lottery.lines import early_stop
 from lottery.phases import sparse_weights, specification
 from lottery.recipes import Budget, Phase, Recipe, Trained
+from lottery.rehearsal import fitting
 from lottery.rounds import Ticket
 from lottery.tickets.files import CLAIMS, Saved, unfit
 from lottery.tickets.placing import DECISIVE, here, local
@@ -56,7 +58,7 @@ def verified(
     recipe = build_recipe(config)
     if recipe.data.digest != info["digests"]["data"]:
         raise Refused(f"{saved.path}: was trained on other data than this; say where that lies with data.root=DIR")
-    start = saved.drawn(trust)
+    start = drawn(saved, trust)
     fitting(saved.path, unfit(start, saved.masks, recipe.sample.net))
     ticket = Ticket.of(start, saved.masks)
     if digest(ticket.state) != info["digests"]["ticket"]:

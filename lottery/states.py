@@ -1,0 +1,17 @@
+"""States: weights and buffers of a network by name."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+State = dict[str, Tensor]
+"""Weights and buffers of a network by name, on the CPU."""
+
+
+def state_of(net: nn.Module) -> State:
+    """A copy of the network's weights and buffers, on the CPU, row by row in memory."""
+    return {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in net.state_dict().items()
+    }
