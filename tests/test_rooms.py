@@ -51,7 +51,7 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     [
         ("lottery.pruning.criteria.weights.magnitude", "lottery.criteria.magnitude"),
         ("lottery.pruning.criteria.weights.random", "lottery.criteria.random"),
-        ("lottery.pruning.criteria.gradients.snip", "lottery.gradients.snip"),
+        ("lottery.pruning.criteria.gradients.snip", "lottery.criteria.snip"),
         ("lottery.pruning.scopes.rates", "lottery.scopes.rates"),
         ("lottery.training.modules.Classifier.load", "lottery.modules.Classifier.load"),
         ("lottery.rounds.early_bird.Settled", "lottery.early_bird.Settled"),
@@ -87,7 +87,7 @@ def test_no_two_functions_that_a_yaml_may_name_have_one_name() -> None:
     assert len({roomless(path) for path in ours}) == len(ours)
 
 
-@pytest.mark.parametrize("path", ["lottery.optimizers.sgd", "lottery.gradients.snip", "lottery.hardware.Numerics"])
+@pytest.mark.parametrize("path", ["lottery.optimizers.sgd", "lottery.criteria.snip", "lottery.hardware.Numerics"])
 def test_paths_of_old_records_are_found(path: str) -> None:
     target, _ = target_of("optimizer", {"_target_": path, "lr": 0.1})
     assert target.__name__ == path.rpartition(".")[2]  # type: ignore[attr-defined]
