@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 
-from lottery import masks
-from lottery.calls import make, network
-from lottery.compose import jobs
-from lottery.durations import in_steps
-from lottery.flops import by_weight, of_example
+from lottery.config.compose import jobs
+from lottery.config.nodes import make, network
+from lottery.foundations.durations import in_steps
+from lottery.pruning import masks
+from lottery.training.flops import by_weight, of_example
 
 RECIPES = {
     "fc2019_conv2": "+3.4 points at 4.6 %; early stop up to 3.5 times as early at 8.8 %",

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from lottery.compose import jobs
-from lottery.verdicts import table, verdicts
+from lottery.config.compose import jobs
+from lottery.reports.verdicts import table, verdicts
 
 OUT = Path("runs/quick")
 DIGITS = ("data=digits", "seed=0,1,2", "tracking.mode=disabled")

@@ -17,11 +17,11 @@ from typing import get_args
 
 import pandas as pd
 
-from lottery.claims import EXPECTED
-from lottery.figure import BARRIER, draw, draw_barriers
-from lottery.report import accuracies, analyses, costs
-from lottery.results import read
-from lottery.verdicts import Verdict, table, verdicts
+from lottery.reports.claims import EXPECTED
+from lottery.reports.figures import BARRIER, draw, draw_barriers
+from lottery.reports.results import read
+from lottery.reports.tables import accuracies, analyses, costs
+from lottery.reports.verdicts import Verdict, table, verdicts
 
 HERE = Path(__file__).parent
 _TABLES = {"table": accuracies, "analyses": analyses, "cost": costs}

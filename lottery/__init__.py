@@ -3,10 +3,13 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lottery.notebook import load as load
-    from lottery.results import read as read
+    from lottery.config.recorded import load as load
+    from lottery.reports.results import read as read
 
-_LAZY = {"load": "lottery.notebook", "read": "lottery.results"}  # so that `lottery --help` imports no PyTorch
+_LAZY = {
+    "load": "lottery.config.recorded",
+    "read": "lottery.reports.results",
+}  # so that `lottery --help` imports no PyTorch
 
 
 def __dir__() -> list[str]:

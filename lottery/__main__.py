@@ -1,3 +1,3 @@
-from lottery.cli import main
+from lottery.commands.main import main
 
 main()

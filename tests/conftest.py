@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lottery.cells import Cell
-from lottery.compose import jobs
-from lottery.config import build
+from lottery.config.build import build
+from lottery.config.compose import jobs
+from lottery.rounds.study import Cell
 from tests.server import Process, Server, environment
 
 __all__ = ["environment"]

@@ -208,7 +208,7 @@ def become(folder: str, arguments: list[str], env: dict[str, str], out: int, err
 
 
 def _dies(left: int) -> None:
-    from lottery import files
+    from lottery.foundations import files
 
     write = files.write_whole
 

@@ -13,27 +13,27 @@ import torch
 from torch import nn
 from torch.optim import SGD
 
-from lottery.arms import Arm
-from lottery.cells import Cell
-from lottery.chains import play
-from lottery.compose import jobs
-from lottery.config import build
-from lottery.digests import digest
-from lottery.errors import Refused
-from lottery.folder import NAME
-from lottery.learning_rates import constant, cosine, multistep
-from lottery.ledger import Ledger
-from lottery.lengths import as_recipe, last_rate, same_flops
-from lottery.masks import Masks
-from lottery.phases import phase_of, specification
-from lottery.recipes import Budget, Phase, Recipe, Trained
-from lottery.rehearsal import check
-from lottery.rounds import Round
-from lottery.seeds import derive
-from lottery.states import State, state_of
-from lottery.store import Store
-from lottery.study import Phases, run
-from lottery.training import fit
+from lottery.algorithm import play
+from lottery.config.build import build
+from lottery.config.check import check
+from lottery.config.compose import jobs
+from lottery.foundations.digests import digest
+from lottery.foundations.errors import Refused
+from lottery.foundations.seeds import derive
+from lottery.pruning.masks import Masks
+from lottery.rounds.arms import Arm
+from lottery.rounds.lengths import as_recipe, last_rate, same_flops
+from lottery.rounds.round import Round
+from lottery.rounds.study import Cell
+from lottery.running.cell import Phases, run
+from lottery.store.entries import Store
+from lottery.store.folder import NAME
+from lottery.store.ledger import Ledger
+from lottery.store.phases import phase_of, specification
+from lottery.training.fit import fit
+from lottery.training.learning_rates import constant, cosine, multistep
+from lottery.training.recipes import Budget, Phase, Recipe, Trained
+from lottery.training.states import State, state_of
 from tests.conftest import TINY
 from tests.test_rounds import PRUNING, ROUNDS, STEPS, WEIGHTS, assert_equal, initialised, network
 from tests.test_rounds import recipe as constant_recipe
@@ -348,7 +348,7 @@ def test_nothing_is_left_of_the_recipe_s_curve_in_fine_tuning() -> None:
 
 CURVE = (
     "budget.recipe_steps=30",
-    "budget.learning_rate._target_=lottery.learning_rates.multistep",
+    "budget.learning_rate._target_=lottery.training.learning_rates.multistep",
     "+budget.learning_rate.milestones=[15,25]",
 )
 SHARED = [  # arms in order, and the trainings that each adds to those before; of two pruned rounds
@@ -442,7 +442,10 @@ REFUSED = {
     ("arm=finetune", "arm.length.of_recipe=0.5", "arm.first=15"): "arm.first=15: must be before the last of the 15 "
     "steps of a round",
     ("arm=finetune", "arm.first=30"): "arm.first=30: must be a step from 0 to 29, before the last (budget.steps=30)",
-    ("arm=finetune", "+arm.length.steps=3"): "arm.length.steps=3: lottery.lengths.last_rate has no such argument; "
+    (
+        "arm=finetune",
+        "+arm.length.steps=3",
+    ): "arm.length.steps=3: lottery.rounds.lengths.last_rate has no such argument; "
     "allowed: of_recipe; ~arm.length.steps takes it out",
     ("arm=one_shot", "arm.iterative=maybe"): "arm.iterative=maybe: must be true or false",
     ("arm=constant", "arm.weights.same_sign=1"): "arm.weights.same_sign=1: must be true or false",

@@ -12,25 +12,27 @@ import pytest
 import torch
 import yaml
 
-from lottery import config, files, ledger
-from lottery.calls import make, with_steps
-from lottery.compose import jobs
-from lottery.config import build, build_recipe
-from lottery.contracts import Target
-from lottery.digests import file_digest
-from lottery.errors import Refused
-from lottery.folder import CONFIG, NAME
-from lottery.names import Job
+from lottery.config import build as config
+from lottery.config.build import build, build_recipe
+from lottery.config.cell_config import Job
+from lottery.config.compose import jobs
+from lottery.config.nodes import make, with_steps
+from lottery.foundations import files
+from lottery.foundations.digests import file_digest
+from lottery.foundations.errors import Refused
+from lottery.pruning.contracts import Target
+from lottery.store import ledger
+from lottery.store.folder import CONFIG, NAME
 from tests.conftest import TINY
 
 MINE = """
 from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import nn
-from lottery.durations import Steps
-from lottery.modules import Classifier
-from lottery.contracts import Target
-from lottery.stopping import Stop as Ours
+from lottery.foundations.durations import Steps
+from lottery.training.modules import Classifier
+from lottery.pruning.contracts import Target
+from lottery.rounds.stopping import Stop as Ours
 
 def whole(teacher, length=None): return (teacher, length)
 def teacher(model: nn.Module, init: int = 0): return model
@@ -115,7 +117,7 @@ def test_a_rate_of_ones_own_reads_durations() -> None:
 @pytest.mark.parametrize(
     ("targets", "said"),
     [
-        ("[0.5,0.25]", "schedule: round 1 is 0.5, no lottery.contracts.Target"),
+        ("[0.5,0.25]", "schedule: round 1 is 0.5, no lottery.pruning.contracts.Target"),
         ("[[0.5,0.5],[0.6,0.5]]", "schedule: round 2 has density=0.6, more than 0.5 of the round before"),
         ("[[1.5,0.5]]", "schedule: round 1 has density=1.5; must lie in (0, 1]"),
         ("[[0.5,0]]", "schedule: round 1 has keep=0; must lie in (0, 1]"),
@@ -140,7 +142,7 @@ def test_a_stop_of_ones_own_is_named_with_its_code() -> None:
     assert own.study != ours.study
     Path("mine.py").write_text(f"{MINE}\n# changed\n")
     assert jobs([*TINY, "stop._target_=mine.Stop"])[0].study not in (own.study, ours.study)
-    assert jobs([*TINY, "stop._target_=lottery.stopping.Stop"])[0].study == ours.study
+    assert jobs([*TINY, "stop._target_=lottery.rounds.stopping.Stop"])[0].study == ours.study
 
 
 def weighted() -> Job:

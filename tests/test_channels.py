@@ -8,7 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from experiments.liu_2019.channels import narrowed, streams_of, strongest
 from lottery.models.resnet import resnet
-from lottery.states import state_of
+from lottery.training.states import state_of
 
 SHAPE = (1, 16, 16)
 

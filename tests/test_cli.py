@@ -16,12 +16,13 @@ import pytest
 import torch
 
 import lottery as package
-from lottery import cli, masks
-from lottery.catalogue import CONF, GROUPS
-from lottery.compose import jobs
-from lottery.folder import NAME
-from lottery.launch import play
-from lottery.ledger import Ledger
+from lottery.commands import main as cli
+from lottery.config.compose import jobs
+from lottery.config.groups import CONF, GROUPS
+from lottery.pruning import masks
+from lottery.running.launch import play
+from lottery.store.folder import NAME
+from lottery.store.ledger import Ledger
 from tests.conftest import TINY, environment
 from tests.test_results import ACCURACY, REPORT, STUDY, ledgers
 
@@ -52,7 +53,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 LIGHT = """
 import sys
-from lottery.cli import main
+from lottery.commands.main import main
 for arguments in (["--help"], ["run", "--help"], ["run", "experiment=demo", "-h"], ["report", "--help"], ["list"]):
     sys.argv = ["lottery", *arguments]
     try:

@@ -16,18 +16,19 @@ import yaml
 from omegaconf import OmegaConf
 from torch import nn
 
-from lottery import masks, plan
-from lottery.calls import make
-from lottery.catalogue import CONF, GROUPS, options
-from lottery.cli import main
-from lottery.compose import composed, jobs
-from lottery.config import build
-from lottery.contracts import Evidence, Target, score
-from lottery.folder import NAME
-from lottery.launch import play
-from lottery.ledger import Ledger
-from lottery.names import Job
-from lottery.rehearsal import check
+from lottery.commands import plan
+from lottery.commands.main import main
+from lottery.config.build import build
+from lottery.config.cell_config import Job
+from lottery.config.check import check
+from lottery.config.compose import composed, jobs
+from lottery.config.groups import CONF, GROUPS, options
+from lottery.config.nodes import make
+from lottery.pruning import masks
+from lottery.pruning.contracts import Evidence, Target, score
+from lottery.running.launch import play
+from lottery.store.folder import NAME
+from lottery.store.ledger import Ledger
 from tests import tiny_sets
 from tests.conftest import TINY
 

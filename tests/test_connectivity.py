@@ -16,22 +16,22 @@ from torch import Tensor, nn
 
 from lottery.analyses import connectivity
 from lottery.analyses.connectivity import Connectivity, barrier, measure_statistics, mixed
-from lottery.arms import Arm
-from lottery.compose import jobs
-from lottery.config import build
-from lottery.digests import digest
-from lottery.errors import Refused
-from lottery.folder import NAME
-from lottery.hardware import trainer_for
-from lottery.launch import play
-from lottery.ledger import Ledger, LedgerError
-from lottery.modules import Module
-from lottery.names import Job
-from lottery.recipes import Recipe, Trained
-from lottery.rounds import dense_round
-from lottery.states import State, state_of
-from lottery.store import Entry, Store
-from lottery.study import Phases
+from lottery.config.build import build
+from lottery.config.cell_config import Job
+from lottery.config.compose import jobs
+from lottery.foundations.digests import digest
+from lottery.foundations.errors import Refused
+from lottery.rounds.arms import Arm
+from lottery.rounds.round import dense_round
+from lottery.running.cell import Phases
+from lottery.running.launch import play
+from lottery.store.entries import Entry, Store
+from lottery.store.folder import NAME
+from lottery.store.ledger import Ledger, LedgerError
+from lottery.training.hardware import trainer_for
+from lottery.training.modules import Module
+from lottery.training.recipes import Recipe, Trained
+from lottery.training.states import State, state_of
 from tests.conftest import TINY
 from tests.test_rounds import recipe as batchnorm_recipe
 
@@ -398,7 +398,7 @@ def test_a_misspelt_analysis(tmp_path: Path) -> None:
 def test_the_plan_says_what_it_does_not_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from lottery import plan
+    from lottery.commands import plan
 
     monkeypatch.setattr(plan, "probe", lambda cell: (0.0, 0.0))
     plan.show([job_in(tmp_path)])

@@ -13,14 +13,14 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lottery.catalogue import CONF, options
-from lottery.contracts import Criterion, Evidence, Scores, score
-from lottery.criteria import magnitude, random
+from lottery.config.groups import CONF, options
 from lottery.data.examples import Data, Examples
-from lottery.gradients import snip
-from lottery.masks import apply_, dense, prunable
-from lottery.pruning import ScoringBatches
-from lottery.states import state_of
+from lottery.pruning.contracts import Criterion, Evidence, Scores, score
+from lottery.pruning.criteria import magnitude, random
+from lottery.pruning.criteria.gradients import snip
+from lottery.pruning.masks import apply_, dense, prunable
+from lottery.rounds.prune import ScoringBatches
+from lottery.training.states import state_of
 
 Batch = tuple[Tensor, Tensor]
 

@@ -14,7 +14,7 @@ from torchvision.transforms import functional
 from lottery.data.augmentations import flip, pad_crop_flip
 from lottery.data.examples import Data, DataError, Examples
 from lottery.data.pixels import Normalise
-from lottery.seeds import Order, generator
+from lottery.foundations.seeds import Order, generator
 
 exact = settings(deadline=None, derandomize=True, database=None, max_examples=40)
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lottery.intervals import difference, mean_interval
-from lottery.results import read
+from lottery.reports.intervals import difference, mean_interval
+from lottery.reports.results import read
 
 COMMITTED = Path(__file__).parent.parent / "experiments" / "demo" / "results.csv"
 

@@ -10,21 +10,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lottery import chains
-from lottery import masks as _masks
-from lottery.catalogue import CONF
-from lottery.compose import jobs
-from lottery.config import build
-from lottery.digests import digest
-from lottery.early_bird import Settled, distance
-from lottery.folder import NAME
-from lottery.launch import play
-from lottery.ledger import Ledger
-from lottery.names import Job
-from lottery.notebook import phase
-from lottery.rounds import Round, dense_round
-from lottery.store import Store
-from lottery.study import Phases
+from lottery import algorithm as chains
+from lottery.config.build import build
+from lottery.config.cell_config import Job
+from lottery.config.compose import jobs
+from lottery.config.groups import CONF
+from lottery.config.recorded import phase
+from lottery.foundations.digests import digest
+from lottery.pruning import masks as _masks
+from lottery.rounds.early_bird import Settled, distance
+from lottery.rounds.round import Round, dense_round
+from lottery.running.cell import Phases
+from lottery.running.launch import play
+from lottery.store.entries import Store
+from lottery.store.folder import NAME
+from lottery.store.ledger import Ledger
 from tests.conftest import TINY
 
 LOOKS = ("arm.early.every=10", "arm.early.window=2", "arm.early.threshold=0.2")

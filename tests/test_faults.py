@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from lottery import load, sweep
-from lottery.cells import Cell
-from lottery.compose import jobs
-from lottery.folder import NAME
-from lottery.ledger import Ledger, LedgerError
-from lottery.store import Store
-from lottery.study import run
+from lottery import load
+from lottery.commands import run as sweep
+from lottery.config.compose import jobs
+from lottery.rounds.study import Cell
+from lottery.running.cell import run
+from lottery.store.entries import Store
+from lottery.store.folder import NAME
+from lottery.store.ledger import Ledger, LedgerError
 from tests.server import Server
 from tests.test_kill import (
     CELL,

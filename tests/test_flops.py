@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lottery.calls import make
-from lottery.compose import jobs
-from lottery.config import build
-from lottery.flops import Flops, by_weight, of_example
-from lottery.folder import NAME
-from lottery.ledger import Ledger
-from lottery.masks import dense, prunable
-from lottery.modules import Classifier
-from lottery.store import Store
-from lottery.study import run
+from lottery.config.build import build
+from lottery.config.compose import jobs
+from lottery.config.nodes import make
+from lottery.pruning.masks import dense, prunable
+from lottery.running.cell import run
+from lottery.store.entries import Store
+from lottery.store.folder import NAME
+from lottery.store.ledger import Ledger
+from lottery.training.flops import Flops, by_weight, of_example
+from lottery.training.modules import Classifier
 from tests.conftest import TINY
 
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from lottery.digests import digest
-from lottery.folder import NAME
-from lottery.store import Store
+from lottery.foundations.digests import digest
+from lottery.store.entries import Store
+from lottery.store.folder import NAME
 from tests.server import Server
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from lottery import leases
-from lottery.errors import Lost
-from lottery.leases import Watch, clear, held, hold, identity
+from lottery.foundations.errors import Lost
+from lottery.store import leases
+from lottery.store.leases import Watch, clear, held, hold, identity
 
 ELSEWHERE = {"host": "elsewhere", "place": ["another boot", "pid:[1]"], "pid": 1, "started": "1"}
 

@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lottery import leases, status
-from lottery.errors import Refused
-from lottery.folder import NAME, cells, folders
-from lottery.ledger import Ledger, LedgerError, needed
-from lottery.results import read
+from lottery.commands import status
+from lottery.foundations.errors import Refused
+from lottery.reports.results import read
+from lottery.store import leases
+from lottery.store.folder import NAME, cells, folders
+from lottery.store.ledger import Ledger, LedgerError, needed
 
 
 def line(index: int, rounds: int = 3, **more: Any) -> dict[str, Any]:

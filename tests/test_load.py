@@ -20,19 +20,21 @@ import pytest
 import torch
 
 import tests
-from lottery import leases, status, study
-from lottery.compose import jobs
-from lottery.config import build
-from lottery.desk import Desk
-from lottery.digests import digest, digest_of
-from lottery.errors import Refused
-from lottery.folder import NAME
-from lottery.ledger import Ledger
-from lottery.masks import Masks
-from lottery.progress import Progress
-from lottery.recipes import Phase, Trained
-from lottery.states import State
-from lottery.store import Store
+from lottery.commands import status
+from lottery.config.build import build
+from lottery.config.compose import jobs
+from lottery.foundations.digests import digest, digest_of
+from lottery.foundations.errors import Refused
+from lottery.pruning.masks import Masks
+from lottery.running import cell as study
+from lottery.running.progress import Progress
+from lottery.store import leases
+from lottery.store.entries import Store
+from lottery.store.folder import NAME
+from lottery.store.keeper import Desk
+from lottery.store.ledger import Ledger
+from lottery.training.recipes import Phase, Trained
+from lottery.training.states import State
 from tests.conftest import TINY, environment
 from tests.test_leases import ELSEWHERE, Clock, clock, leave
 

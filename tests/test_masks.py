@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis.extra.numpy import array_shapes, arrays
 from torch import Tensor, nn
 
-from lottery import masks
+from lottery.pruning import masks
 
 TENSORS = arrays(bool, array_shapes(min_dims=1, max_dims=4, max_side=9)).map(torch.from_numpy)
 

@@ -16,10 +16,9 @@ import torchvision
 from scipy.stats import kstest
 from torch import Tensor, nn
 
-from lottery.calls import network
-from lottery.catalogue import CONF
-from lottery.compose import jobs
-from lottery.masks import prunable
+from lottery.config.compose import jobs
+from lottery.config.groups import CONF
+from lottery.config.nodes import network
 from lottery.models import lenet, resnet
 from lottery.models.conv import conv
 from lottery.models.initialisations import gaussian_glorot_, kaiming_normal_, kaiming_uniform_
@@ -28,6 +27,7 @@ from lottery.models.pretrained import pretrained
 from lottery.models.resnet import wide_resnet
 from lottery.models.vgg import vgg
 from lottery.models.vision import torchvision_model
+from lottery.pruning.masks import prunable
 
 GREY, COLOUR = (1, 28, 28), (3, 32, 32)
 YAMLS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))

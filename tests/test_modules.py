@@ -17,23 +17,23 @@ from torch.optim import SGD
 from torchmetrics import MeanAbsoluteError, Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassHammingDistance
 
-from lottery import evaluation
-from lottery.cells import Cell
+from lottery.config.check import check
 from lottery.data.examples import Data, Examples
-from lottery.errors import Refused
-from lottery.folder import NAME
-from lottery.hardware import Hardware
-from lottery.metrics import Headline, headline
-from lottery.modules import Classifier, Module, headline_of
-from lottery.progress import Progress
-from lottery.recipes import Budget, Phase, Recipe
-from lottery.rehearsal import check
-from lottery.report import render, write
-from lottery.results import read
-from lottery.states import state_of
-from lottery.store import Store
-from lottery.study import run
-from lottery.training import fit
+from lottery.foundations.errors import Refused
+from lottery.foundations.metrics import Headline, headline
+from lottery.reports.results import read
+from lottery.reports.tables import render, write
+from lottery.rounds.study import Cell
+from lottery.running.cell import run
+from lottery.running.progress import Progress
+from lottery.store.entries import Store
+from lottery.store.folder import NAME
+from lottery.training import evaluation
+from lottery.training.fit import fit
+from lottery.training.hardware import Hardware
+from lottery.training.modules import Classifier, Module, headline_of
+from lottery.training.recipes import Budget, Phase, Recipe
+from lottery.training.states import state_of
 
 
 def measured(classes: int) -> tuple[dict[str, float], Tensor, Tensor]:
@@ -173,7 +173,7 @@ from torch.nn import functional
 from torchmetrics import MeanAbsoluteError, Metric
 
 from lottery.data.examples import Data, Examples
-from lottery.modules import Module
+from lottery.training.modules import Module
 
 
 def waves(batch_size, shape, classes, noise):

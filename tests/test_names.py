@@ -17,16 +17,16 @@ import torch
 import yaml
 
 import lottery
-from lottery import ledger, phases
-from lottery.catalogue import CONF, SCIENCE_GROUPS
-from lottery.compose import jobs
-from lottery.config import build
-from lottery.digests import digest_of
-from lottery.folder import CONFIG, NAME
-from lottery.launch import play
-from lottery.names import Job
-from lottery.plan import show
-from lottery.recipes import Phase
+from lottery.commands.plan import show
+from lottery.config.build import build
+from lottery.config.cell_config import Job
+from lottery.config.compose import jobs
+from lottery.config.groups import CONF, SCIENCE_GROUPS
+from lottery.foundations.digests import digest_of
+from lottery.running.launch import play
+from lottery.store import ledger, phases
+from lottery.store.folder import CONFIG, NAME
+from lottery.training.recipes import Phase
 from tests.conftest import TINY, environment
 
 
@@ -46,8 +46,8 @@ def job() -> Job:
         (["arm=imp", "arm.rewind=500", "arm.first=7"], "imp,first=7it,rewind=500it"),
         (["arm=random_reinit", "arm.rewind=500"], "random_reinit,rewind=500it"),
         (["arm=imp", "arm.rewind=0it"], "imp"),
-        (["arm=random_mask", "arm.weights._target_=lottery.rewinding.to_fresh"],
-         'random_mask,weights._target_=lottery.rewinding.to_fresh'),
+        (["arm=random_mask", "arm.weights._target_=lottery.rounds.rewinding.to_fresh"],
+         'random_mask,weights._target_=lottery.rounds.rewinding.to_fresh'),
     ],
 )  # fmt: skip
 def test_label_is_the_name_and_what_differs_sorted(overrides: list[str], label: str) -> None:
@@ -137,8 +137,8 @@ def first(evidence, sign: float = 1.0):
     return {name: -sign * mask.float().flatten().cumsum(0).view_as(mask) for name, mask in evidence.masks.items()}
 """
 ARM = """# Mine: one step of the dense training is kept
-_target_: lottery.arms.Arm
-weights: {_target_: lottery.rewinding.to_start, _partial_: true}
+_target_: lottery.rounds.arms.Arm
+weights: {_target_: lottery.rounds.rewinding.to_start, _partial_: true}
 rewind: 1
 first: ${.rewind}
 parent: null
@@ -258,8 +258,8 @@ def test_a_sweep_over_experiments_is_each_one_s_own_sweep() -> None:
 
 NEW_GROUP = """
 import json
-from lottery.catalogue import GROUPS, OPTIONAL, SCIENCE_GROUPS, TRAINING_GROUPS, options
-from lottery.compose import jobs
+from lottery.config.groups import GROUPS, OPTIONAL, SCIENCE_GROUPS, TRAINING_GROUPS, options
+from lottery.config.compose import jobs
 [plain], [grown] = jobs([]), jobs(["growth=regrow"])
 print(json.dumps([GROUPS[-1], OPTIONAL, SCIENCE_GROUPS[-1], TRAINING_GROUPS[-1], options("growth"), plain.study,
                   grown.study != plain.study, grown.config["growth"]]))

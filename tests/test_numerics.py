@@ -12,18 +12,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lottery.cells import Cell
-from lottery.compose import jobs
-from lottery.contracts import Target
-from lottery.digests import digest
-from lottery.given import drawn
-from lottery.hardware import Hardware, Numerics, trainer_for
-from lottery.launch import play
-from lottery.masks import Masks
-from lottery.pruning import prune
-from lottery.recipes import Trained
-from lottery.rounds import dense_round
-from lottery.tickets.exporting import exported
+from lottery.commands.ticket.export import exported
+from lottery.config.compose import jobs
+from lottery.config.given import drawn
+from lottery.foundations.digests import digest
+from lottery.pruning.contracts import Target
+from lottery.pruning.masks import Masks
+from lottery.rounds.prune import prune
+from lottery.rounds.round import dense_round
+from lottery.rounds.study import Cell
+from lottery.running.launch import play
+from lottery.training.hardware import Hardware, Numerics, trainer_for
+from lottery.training.recipes import Trained
 from tests.conftest import TINY
 
 Settings = tuple[int, bool, bool, bool]

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lottery.cells import Cell
-from lottery.errors import Refused
-from lottery.optimizers import adam, adamw, sgd
-from lottery.rehearsal import check
+from lottery.config.check import check
+from lottery.foundations.errors import Refused
+from lottery.rounds.study import Cell
+from lottery.training.optimizers import adam, adamw, sgd
 
 Build = Callable[[Iterable[nn.Parameter]], Optimizer]
 

@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lottery.analyses.overlap import FILE, by_chance, compare, publish, shared
-from lottery.compose import jobs
-from lottery.folder import NAME
-from lottery.launch import play
-from lottery.ledger import Ledger
-from lottery.masks import Masks, shuffled
-from lottery.results import read
+from lottery.config.compose import jobs
+from lottery.pruning.masks import Masks, shuffled
+from lottery.reports.overlap import FILE, by_chance, compare, publish, shared
+from lottery.reports.results import read
+from lottery.running.launch import play
+from lottery.store.folder import NAME
+from lottery.store.ledger import Ledger
 from tests.conftest import TINY
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from lottery import plan
-from lottery.cells import Cell
-from lottery.compose import jobs
-from lottery.folder import NAME
-from lottery.plan import to_train
-from lottery.store import Store
-from lottery.study import run
+from lottery.commands import plan
+from lottery.commands.plan import to_train
+from lottery.config.compose import jobs
+from lottery.rounds.study import Cell
+from lottery.running.cell import run
+from lottery.store.entries import Store
+from lottery.store.folder import NAME
 from tests.conftest import TINY
 
 LOOKS = ("arm.early.every=10", "arm.early.window=1")

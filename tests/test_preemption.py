@@ -15,14 +15,15 @@ from typing import Any
 
 import pytest
 
-from lottery import attempts, preemption, slurm
-from lottery.attempts import MOST, Attempts, Stuck
-from lottery.compose import composed, jobs
-from lottery.errors import Refused
-from lottery.folder import ERROR, JOB
-from lottery.job import Task, here
-from lottery.launch import attempt
-from lottery.submission import start, submit, tried_here
+from lottery.config.compose import composed, jobs
+from lottery.foundations.errors import Refused
+from lottery.foundations.job import Task, here
+from lottery.running.launch import attempt
+from lottery.running.slurm import attempts, preemption
+from lottery.running.slurm import queue as slurm
+from lottery.running.slurm.attempts import MOST, Attempts, Stuck
+from lottery.running.slurm.submission import start, submit, tried_here
+from lottery.store.folder import ERROR, JOB
 from tests.conftest import environment
 
 SIGNALS = ("TERM", "USR1", "USR2")
@@ -46,7 +47,7 @@ def tool(path: Path, script: str) -> None:
 
 GUARDED = """
 import os, signal, sys, time
-from lottery import preemption, slurm
+from lottery.running.slurm import preemption, queue as slurm
 preemption._PAUSE_SECONDS = 0.01
 preemption.guard(here())
 if sys.argv[2:] == ["done"]:
@@ -146,7 +147,7 @@ def test_a_batch_script_queues_a_killed_job_again(
     code: int, restarts: int, state: str, said: str, asked: bool, tmp_path: Path
 ) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "lottery.preemption", str(code)],
+        [sys.executable, "-m", "lottery.running.slurm.preemption", str(code)],
         env=environment(**pretend(tmp_path, state, restarts=restarts), SLURM_RESTART_COUNT=str(restarts)),
         capture_output=True,
         text=True,
@@ -261,7 +262,7 @@ def test_a_job_says_beside_the_ledger_why_it_can_not_begin(tmp_path: Path, monke
 DYING = """
 import os, sys
 from pathlib import Path
-from lottery.submission import start
+from lottery.running.slurm.submission import start
 
 class Importing:
     def find_spec(name, path=None, target=None):

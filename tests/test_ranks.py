@@ -13,10 +13,10 @@ import pytest
 import torch
 
 import lottery as package
-from lottery import leases
-from lottery.folder import NAME
-from lottery.hardware import Hardware, worker_gpu
-from lottery.ledger import Ledger
+from lottery.store import leases
+from lottery.store.folder import NAME
+from lottery.store.ledger import Ledger
+from lottery.training.hardware import Hardware, worker_gpu
 from tests import tiny_sets
 
 TWO = ("hardware=ddp", "hardware.accelerator=cpu", "tracking.mode=disabled")

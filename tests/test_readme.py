@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lottery.catalogue import GROUPS
-from lottery.compose import jobs
+from lottery.config.compose import jobs
+from lottery.config.groups import GROUPS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -17,13 +17,15 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from lottery import catalogue, cli, config
-from lottery.catalogue import CONF
-from lottery.compose import job_of, jobs
-from lottery.config import build
-from lottery.errors import Refused
-from lottery.names import Job
-from lottery.rehearsal import check
+from lottery.commands import main as cli
+from lottery.config import build as config
+from lottery.config import groups as catalogue
+from lottery.config.build import build
+from lottery.config.cell_config import Job
+from lottery.config.check import check
+from lottery.config.compose import job_of, jobs
+from lottery.config.groups import CONF
+from lottery.foundations.errors import Refused
 from tests.conftest import TINY
 
 TOP = ", ".join(catalogue.TOP)
@@ -74,7 +76,7 @@ VALUES = {
     "model._target_=nosuch.net": "can't be imported; ModuleNotFoundError: No module named 'nosuch'",
     "model._target_=torchvision.models.resnet19": "can't be imported; did you mean resnet18 or ...",
     "model._target_=builtins.dict": "must give a torch.nn.Module, not a dict",
-    "module._target_=lottery.modules.Clasifier": "can't be imported; did you mean Classifier? "
+    "module._target_=lottery.training.modules.Clasifier": "can't be imported; did you mean Classifier? "
     "allowed: Classifier, Module",
     "optimizer.lr=-1": "must be a number, 0 or more",
     "optimizer.lr=abc": "must be a number",
@@ -105,9 +107,9 @@ VALUES = {
     "hardware.checkpoint_seconds=0": "must be above 0",
     "+hardware.trainer.max_epochs=3": "does not apply here; use budget.steps, e.g. budget.steps=10ep",
     "+hardware.trainer.max_epocs=3": "Trainer has no such argument; allowed: ...",
-    "+criterion.batchs=1": "lottery.criteria.magnitude has no such argument; it takes none; "
+    "+criterion.batchs=1": "lottery.pruning.criteria.magnitude has no such argument; it takes none; "
     "~criterion.batchs takes it out",
-    "+optimizer.momentm=0.9": "lottery.optimizers.adam has no such argument; allowed: lr, betas, eps, ...",
+    "+optimizer.momentm=0.9": "lottery.training.optimizers.adam has no such argument; allowed: lr, betas, eps, ...",
 }
 
 
@@ -192,7 +194,7 @@ def test_arguments_that_a_function_hands_on(configured: Callable[..., Job]) -> N
 def test_arguments_of_other_options() -> None:
     said = sentence(lambda *o: jobs([*TINY, *o]), "optimizer=sgd", "+optimizer.momentm=0.9")
     assert said.startswith(
-        "optimizer.momentm=0.9: lottery.optimizers.sgd has no such argument; did you mean momentum? "
+        "optimizer.momentm=0.9: lottery.training.optimizers.sgd has no such argument; did you mean momentum? "
     )
     said = sentence(lambda *o: jobs([*TINY, *o]), "criterion=snip", "criterion.batches=0")
     assert said == "criterion.batches=0: SNIP reads at least 1 batch"

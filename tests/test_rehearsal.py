@@ -14,13 +14,13 @@ from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 from torchmetrics import Metric
 
-from lottery.cells import Cell
-from lottery.chains import play
+from lottery.algorithm import play
+from lottery.config.check import Misfit, note, rehearse
 from lottery.models.vision import torchvision_model
-from lottery.modules import INSTEAD, Classifier, Module
-from lottery.phases import sparse_weights
-from lottery.rehearsal import Misfit, note, rehearse
-from lottery.schedules import geometric
+from lottery.pruning.schedules import geometric
+from lottery.rounds.study import Cell
+from lottery.store.phases import sparse_weights
+from lottery.training.modules import INSTEAD, Classifier, Module
 
 Build = Callable[..., Cell]
 

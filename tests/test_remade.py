@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lottery.cells import Cell
+from lottery.config.check import check
 from lottery.data.examples import Data, Examples
-from lottery.errors import Refused
-from lottery.rehearsal import check
+from lottery.foundations.errors import Refused
+from lottery.rounds.study import Cell
 
 
 class Net(nn.Sequential):

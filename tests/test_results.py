@@ -17,11 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from lottery import comparison, figure, intervals, publishing, report, results
-from lottery.compose import jobs
-from lottery.errors import Refused
-from lottery.ledger import LedgerError
-from lottery.metrics import Headline, headline
+from lottery.commands import report as publishing
+from lottery.config.compose import jobs
+from lottery.foundations.errors import Refused
+from lottery.foundations.metrics import Headline, headline
+from lottery.reports import comparison, intervals, results
+from lottery.reports import figures as figure
+from lottery.reports import tables as report
+from lottery.store.ledger import LedgerError
 
 STUDY = "demo-digits-12345678"
 DENSITY = (1.0, 0.5, 0.125)
@@ -468,7 +471,7 @@ CRITERIA = ("magnitude", "random")
     ("overrides", "found"),
     [
         (["optimizer.lr=0.1,0.2"], [["optimizer.lr=0.1"], ["optimizer.lr=0.2"]]),
-        (["criterion=magnitude,random"], [[f"criterion._target_=lottery.criteria.{c}"] for c in CRITERIA]),
+        (["criterion=magnitude,random"], [[f"criterion._target_=lottery.pruning.criteria.{c}"] for c in CRITERIA]),
         (["scope.spare=[],['fc*']"], [["scope.spare=[]"], ["scope.spare=['fc*']"]]),
         (["stop.density=0.1,0.2"], [["stop.density=0.1"], ["stop.density=0.2"]]),
         (["stop.density=null,0.2"], [["no stop.density"], ["stop.density=0.2"]]),

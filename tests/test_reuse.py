@@ -12,20 +12,20 @@ import pytest
 import torch
 from torch import nn
 
-from lottery.cells import Cell
-from lottery.compose import jobs
-from lottery.config import build, build_analyses
-from lottery.digests import digest_of
-from lottery.folder import NAME
-from lottery.launch import play
-from lottery.ledger import Ledger, LedgerError
-from lottery.names import Job
-from lottery.phases import phase_of, specification
-from lottery.results import read
-from lottery.rounds import dense_round
-from lottery.store import Store
-from lottery.study import run
-from lottery.user_code import user_code
+from lottery.config.build import build, build_analyses
+from lottery.config.cell_config import Job
+from lottery.config.compose import jobs
+from lottery.config.user_code import user_code
+from lottery.foundations.digests import digest_of
+from lottery.reports.results import read
+from lottery.rounds.round import dense_round
+from lottery.rounds.study import Cell
+from lottery.running.cell import run
+from lottery.running.launch import play
+from lottery.store.entries import Store
+from lottery.store.folder import NAME
+from lottery.store.ledger import Ledger, LedgerError
+from lottery.store.phases import phase_of, specification
 from tests import tiny_sets
 from tests.conftest import TINY
 
@@ -72,7 +72,7 @@ def test_another_data_root_is_not_taken_for_finished(own: Callable[..., Job]) ->
 
 def test_an_edited_arm_is_played_again_and_refused(own: Callable[..., Job], tmp_path: Path) -> None:
     yaml = tmp_path / "c" / "arm" / "mine.yaml"
-    shipped = "_target_: lottery.arms.Arm\nweights: {_target_: lottery.rewinding.%s}\nparent: null\n"
+    shipped = "_target_: lottery.rounds.arms.Arm\nweights: {_target_: lottery.rounds.rewinding.%s}\nparent: null\n"
     yaml.write_text(shipped % "to_start")
     play(own("arm=mine", "schedule.rounds=1"))
     yaml.write_text(shipped % "to_fresh")
@@ -87,7 +87,9 @@ def test_an_edited_arm_is_played_again_and_refused(own: Callable[..., Job], tmp_
 
 def test_an_edited_parent_is_not_taken_for_finished(own: Callable[..., Job], tmp_path: Path) -> None:
     yaml = tmp_path / "c" / "arm" / "mine.yaml"
-    shipped = "_target_: lottery.arms.Arm\nweights: {_target_: lottery.rewinding.to_start}\nparent: null\n"
+    shipped = (
+        "_target_: lottery.rounds.arms.Arm\nweights: {_target_: lottery.rounds.rewinding.to_start}\nparent: null\n"
+    )
     yaml.write_text(shipped)
     twin = own("arm=random_mask", "arm.parent=mine", "schedule.rounds=1")
     play(twin)
@@ -107,7 +109,7 @@ def test_a_kill_before_it_is_known_what_differs_leaves_the_old_configuration(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("lottery.launch.run", killed)
+        patch.setattr("lottery.running.launch.run", killed)
         with pytest.raises(KeyboardInterrupt):
             play(other)
     assert not other.finished()
@@ -143,9 +145,9 @@ def test_what_a_network_draws_outside_its_state_is_the_same_each_time(
 def test_tied_weights_and_optimizer_groups_survive_a_checkpoint(tmp_path: Path) -> None:
     from dataclasses import replace
 
-    from lottery.files import read_tensors, write_tensors
-    from lottery.rounds import dense_ticket
-    from lottery.training import fit
+    from lottery.foundations.files import read_tensors, write_tensors
+    from lottery.rounds.round import dense_ticket
+    from lottery.training.fit import fit
 
     class Counting(torch.optim.SGD):
         def step(self, closure=None):
@@ -185,7 +187,7 @@ def test_tied_weights_and_optimizer_groups_survive_a_checkpoint(tmp_path: Path) 
 
     base = build(jobs([*TINY, "hardware.checkpoint_seconds=1e-9"])[0])
     recipe = replace(base.study.recipe, network=Tied, optimizer=lambda weights: Counting(weights, lr=0.1))
-    from lottery.recipes import Phase
+    from lottery.training.recipes import Phase
 
     ticket = dense_ticket(recipe, 0)
     phase = Phase(ticket.state, ticket.masks, 0, 30, order=0, noise=0)
@@ -217,7 +219,7 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> Callable[[Job], str]:
 
     def refusal(job: Job) -> str:
         with monkeypatch.context() as patch:
-            patch.setattr("lottery.study.fit", lambda *_, **__: pytest.fail("trained"))
+            patch.setattr("lottery.running.cell.fit", lambda *_, **__: pytest.fail("trained"))
             with pytest.raises(LedgerError) as refused:
                 play(job)
         return str(refused.value)
@@ -276,7 +278,7 @@ def test_an_edited_arm_of_a_half_finished_cell(
     own: Callable[..., Job], untrained: Callable[[Job], str], tmp_path: Path
 ) -> None:
     yaml = tmp_path / "c" / "arm" / "mine.yaml"
-    shipped = "_target_: lottery.arms.Arm\nweights: {_target_: lottery.rewinding.%s}\nparent: null\n"
+    shipped = "_target_: lottery.rounds.arms.Arm\nweights: {_target_: lottery.rounds.rewinding.%s}\nparent: null\n"
     yaml.write_text(shipped % "to_start")
     was = own("arm=mine", "schedule.rounds=1")
     path = half_finished(was)

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from lottery import rooms
-from lottery.calls import target_of
-from lottery.compose import jobs
-from lottery.errors import Refused
-from lottery.rooms import homes, modules, named, roomed, roomless
-from lottery.tickets.trust import trusted
+from lottery.config.compose import jobs
+from lottery.config.nodes import target_of
+from lottery.config.trust import trusted
+from lottery.foundations import rooms
+from lottery.foundations.errors import Refused
+from lottery.foundations.rooms import homes, modules, named, roomed, roomless
 from tests.conftest import environment
 
 ROOMS = {
@@ -96,10 +96,10 @@ def test_paths_of_old_records_are_found(path: str) -> None:
 MOVED = """
 import sys
 from pathlib import Path
-from lottery.compose import jobs
-from lottery.config import build, build_analyses
-from lottery.digests import digest_of
-from lottery.rooms import roomed
+from lottery.config.compose import jobs
+from lottery.config.build import build, build_analyses
+from lottery.foundations.digests import digest_of
+from lottery.foundations.rooms import roomed
 
 room = sys.argv[1]
 arguments = ["hardware=cpu", "optimizer=sgd", "analysis=early_bird", "arm=random_mask"]

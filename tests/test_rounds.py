@@ -12,24 +12,24 @@ import torch
 from torch import nn
 from torch.optim import SGD
 
-from lottery import masks as _masks
-from lottery.arms import Arm
-from lottery.chains import play
-from lottery.contracts import Criterion, Evidence, Scores, Target, choose
-from lottery.criteria import magnitude, random
+from lottery.algorithm import play
 from lottery.data.examples import Data, Examples
-from lottery.digests import digest
-from lottery.hardware import Hardware
-from lottery.modules import Classifier
-from lottery.pruning import Pruning
-from lottery.recipes import Budget, Phase, Recipe, Trained
-from lottery.rewinding import Origin, Rewinding, to_constant, to_fresh, to_fresh_same_sign
-from lottery.rounds import Round, initial
-from lottery.schedules import geometric
-from lottery.scopes import everywhere
-from lottery.seeds import Streams, derive
-from lottery.states import State, state_of
-from lottery.training import fit
+from lottery.foundations.digests import digest
+from lottery.foundations.seeds import Streams, derive
+from lottery.pruning import masks as _masks
+from lottery.pruning.contracts import Criterion, Evidence, Scores, Target, choose
+from lottery.pruning.criteria import magnitude, random
+from lottery.pruning.schedules import geometric
+from lottery.pruning.scopes import everywhere
+from lottery.rounds.arms import Arm
+from lottery.rounds.prune import Pruning
+from lottery.rounds.rewinding import Origin, Rewinding, to_constant, to_fresh, to_fresh_same_sign
+from lottery.rounds.round import Round, initial
+from lottery.training.fit import fit
+from lottery.training.hardware import Hardware
+from lottery.training.modules import Classifier
+from lottery.training.recipes import Budget, Phase, Recipe, Trained
+from lottery.training.states import State, state_of
 
 STEPS, ROUNDS = 12, 3
 PRUNING = Pruning(magnitude, everywhere, geometric(ROUNDS, keep=0.5))

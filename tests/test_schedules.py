@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from lottery.catalogue import CONF, options
-from lottery.contracts import Schedule, Target
-from lottery.schedules import explicit, geometric, one_shot
+from lottery.config.groups import CONF, options
+from lottery.pruning.contracts import Schedule, Target
+from lottery.pruning.schedules import explicit, geometric, one_shot
 
 exact = settings(deadline=None, derandomize=True, database=None)
 

@@ -15,11 +15,11 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from lottery.catalogue import CONF, options
-from lottery.contracts import Scope, Scores, Target
-from lottery.masks import Masks, density, kept
-from lottery.schedules import geometric
-from lottery.scopes import _apportion, everywhere, layerwise, rates
+from lottery.config.groups import CONF, options
+from lottery.pruning.contracts import Scope, Scores, Target
+from lottery.pruning.masks import Masks, density, kept
+from lottery.pruning.schedules import geometric
+from lottery.pruning.scopes import _apportion, everywhere, layerwise, rates
 
 exact = settings(deadline=None, derandomize=True, database=None, max_examples=60)
 

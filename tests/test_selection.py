@@ -15,8 +15,8 @@ from hypothesis.extra.numpy import arrays
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lottery import selection
-from lottery.selection import best
+from lottery.pruning import selection
+from lottery.pruning.selection import best
 
 exact = settings(deadline=None, derandomize=True, database=None, max_examples=150)
 

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import pytest
 
-from lottery.digests import digest_of
-from lottery.folder import ERROR
-from lottery.tracking import run_id
+from lottery.foundations.digests import digest_of
+from lottery.running.tracking import run_id
+from lottery.store.folder import ERROR
 from tests import tiny_sets
 from tests.server import Server
 from tests.slurm_cluster import Cluster
@@ -34,9 +34,9 @@ pytestmark = pytest.mark.slurm
 # that the stories don't disturb each other: so many seconds in each start of a job, by PATIENCE in the environment.
 GUEST = """
 import os, signal, time
-from lottery.criteria import magnitude
+from lottery.pruning.criteria import magnitude
 from lottery.models.lenet import lenet_300_100
-from lottery.seeds import Streams
+from lottery.foundations.seeds import Streams
 
 def patient(shape, classes):
     net = lenet_300_100(shape, classes)

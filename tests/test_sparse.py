@@ -14,17 +14,17 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from lottery import masks as _masks
-from lottery import optimizers, sparse
-from lottery.cells import Cell
 from lottery.data.examples import Data, Examples
-from lottery.hardware import Hardware, Numerics
-from lottery.modules import Classifier
-from lottery.phases import phase_of, sparse_weights, specification
-from lottery.recipes import Budget, Phase, Recipe, Trained
-from lottery.sparse import SparseLinear, install, layers
-from lottery.states import state_of
-from lottery.training import fit
+from lottery.pruning import masks as _masks
+from lottery.rounds.study import Cell
+from lottery.store.phases import phase_of, sparse_weights, specification
+from lottery.training import optimizers, sparse
+from lottery.training.fit import fit
+from lottery.training.hardware import Hardware, Numerics
+from lottery.training.modules import Classifier
+from lottery.training.recipes import Budget, Phase, Recipe, Trained
+from lottery.training.sparse import SparseLinear, install, layers
+from lottery.training.states import state_of
 from tests.test_training import Memory, equal
 
 STEPS = 100
@@ -98,7 +98,7 @@ def test_the_optimizer_keeps_state_for_kept_values_alone() -> None:
 
 
 def test_going_on_from_any_checkpoint_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lottery.loop.CHUNK", 5)
+    monkeypatch.setattr("lottery.training.loop.CHUNK", 5)
     names, undisturbed, work = ("0.weight", "2.weight"), Memory(), phase(last=20)
     whole = trained(work, names, undisturbed)
     for stop in range(1, len(undisturbed.saved)):
@@ -200,7 +200,7 @@ def test_a_phase_s_key_says_what_trains_sparse(
     torch.manual_seed(0)
     found = {name: torch.rand(shape) < density for name, shape in LENET.items()}
     state = made.study.recipe.network().state_dict()
-    from lottery.rounds import Round, Ticket
+    from lottery.rounds.round import Round, Ticket
 
     recipe = made.study.recipe
     current = Round(1, Ticket(state, found), 0, recipe.budget, lambda current: Trained({}, []))

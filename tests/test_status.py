@@ -16,14 +16,19 @@ from typing import Any
 
 import pytest
 
-from lottery import cli, leases, progress, slurm, status, study
-from lottery.cells import Cell
-from lottery.folder import BEAT, ERROR, JOB, NAME
-from lottery.progress import Progress
-from lottery.results import read
-from lottery.slurm import Queued
-from lottery.status import LINES, STATES, Facts, look, report, row, show, span, state
-from lottery.store import Store
+from lottery.commands import main as cli
+from lottery.commands import status
+from lottery.commands.status import LINES, STATES, Facts, look, report, row, show, span, state
+from lottery.reports.results import read
+from lottery.rounds.study import Cell
+from lottery.running import cell as study
+from lottery.running import progress
+from lottery.running.progress import Progress
+from lottery.running.slurm import queue as slurm
+from lottery.running.slurm.queue import Queued
+from lottery.store import leases
+from lottery.store.entries import Store
+from lottery.store.folder import BEAT, ERROR, JOB, NAME
 from tests.conftest import environment
 from tests.test_leases import ELSEWHERE, dead_pid, leave
 from tests.test_ledger import line
@@ -355,7 +360,7 @@ def test_without_slurm_heartbeats_tell_and_one_line_says_so(tmp_path: Path, monk
 
 LIGHT = """
 import sys
-from lottery.cli import main
+from lottery.commands.main import main
 sys.argv = ["lottery", "status", *sys.argv[1:]]
 try:
     main()

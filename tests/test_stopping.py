@@ -9,18 +9,18 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 
-from lottery.compose import jobs
-from lottery.config import build
-from lottery.errors import Refused
-from lottery.folder import NAME
-from lottery.launch import play
-from lottery.ledger import Ledger
-from lottery.metrics import Headline
-from lottery.names import Job
-from lottery.rehearsal import check
-from lottery.results import missing, read
-from lottery.stopping import Stop
-from lottery.store import Store
+from lottery.config.build import build
+from lottery.config.cell_config import Job
+from lottery.config.check import check
+from lottery.config.compose import jobs
+from lottery.foundations.errors import Refused
+from lottery.foundations.metrics import Headline
+from lottery.reports.results import missing, read
+from lottery.rounds.stopping import Stop
+from lottery.running.launch import play
+from lottery.store.entries import Store
+from lottery.store.folder import NAME
+from lottery.store.ledger import Ledger
 from tests.conftest import TINY
 
 ACCURACY = Headline.named("accuracy")
@@ -205,8 +205,8 @@ REFUSED = {
     "stop.below_dense=[1]": "stop.below_dense=[1]: must be a number or null",
     "stop.densty=0.1": "stop.densty=0.1: stop has no such key; did you mean density? allowed: below_dense, density; "
     "to add one, write +stop.densty=0.1",
-    "+stop.rounds=3": "stop.rounds=3: lottery.stopping.Stop has no such argument; allowed: density, below_dense; "
-    "~stop.rounds takes it out",
+    "+stop.rounds=3": "stop.rounds=3: lottery.rounds.stopping.Stop has no such argument; "
+    "allowed: density, below_dense; ~stop.rounds takes it out",
 }
 
 

@@ -28,23 +28,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lottery import leases, phases
-from lottery.cells import Cell
-from lottery.compose import jobs
-from lottery.config import build
-from lottery.desk import Desk
-from lottery.digests import digest, digest_of
-from lottery.errors import Lost
-from lottery.files import write_tensors
-from lottery.folder import NAME
-from lottery.hardware import Hardware
-from lottery.ledger import Ledger
-from lottery.names import Job
-from lottery.phases import phase_of, specification
-from lottery.recipes import Phase, Trained
-from lottery.rounds import Round, dense_ticket
-from lottery.store import DAY, TWO_WEEKS, Entry, Store
-from lottery.study import run
+from lottery.config.build import build
+from lottery.config.cell_config import Job
+from lottery.config.compose import jobs
+from lottery.foundations.digests import digest, digest_of
+from lottery.foundations.errors import Lost
+from lottery.foundations.files import write_tensors
+from lottery.rounds.round import Round, dense_ticket
+from lottery.rounds.study import Cell
+from lottery.running.cell import run
+from lottery.store import leases, phases
+from lottery.store.entries import DAY, TWO_WEEKS, Entry, Store
+from lottery.store.folder import NAME
+from lottery.store.keeper import Desk
+from lottery.store.ledger import Ledger
+from lottery.store.phases import phase_of, specification
+from lottery.training.hardware import Hardware
+from lottery.training.recipes import Phase, Trained
 from tests.conftest import TINY
 
 SPEC = {"what": "a phase", "steps": [0, 10]}
@@ -404,12 +404,12 @@ def leaves(value: object, path: str) -> list[tuple[str, object]]:
 
 OTHERWISE = {
     "model._target_": "lottery.models.lenet.math.prod",
-    "module._target_": "lottery.modules.Module",
-    "optimizer._target_": "lottery.optimizers.adamw",
+    "module._target_": "lottery.training.modules.Module",
+    "optimizer._target_": "lottery.training.optimizers.adamw",
     "optimizer.decay": "weights",
     "optimizer.clip_norm": 1.0,
     "budget._target_": None,  # only a Budget fits
-    "budget.learning_rate._target_": "lottery.learning_rates.cosine",
+    "budget.learning_rate._target_": "lottery.training.learning_rates.cosine",
     "numerics._target_": None,  # only Numerics fits
     "numerics.precision": "bf16-mixed",
     "numerics.sparse": None,  # each phase says which of its layers are sparse
@@ -488,7 +488,7 @@ def test_every_ingredient_of_a_phase_is_in_the_key(job: Job, monkeypatch: pytest
         ("seed", 9),  # its streams are in the phase
         ("schedule.rounds", 9),
         ("schedule.keep", 0.5),
-        ("criterion._target_", "lottery.criteria.random"),
+        ("criterion._target_", "lottery.pruning.criteria.random"),
         ("numerics.sparse", "off"),
         ("optimizer.eps", 1e-8),
         ("optimizer.betas", [0.9, 0.999]),

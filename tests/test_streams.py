@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lottery import learning_rates
 from lottery.data.examples import Data, DataError, Examples, split
-from lottery.durations import canonical, in_steps
-from lottery.learning_rates import constant, cosine, linear, multistep
-from lottery.recipes import Budget
-from lottery.seeds import Order, Streams, derive, generator, noise, restore_noise, seeded
+from lottery.foundations.durations import canonical, in_steps
+from lottery.foundations.seeds import Order, Streams, derive, generator, noise, restore_noise, seeded
+from lottery.training import learning_rates
+from lottery.training.learning_rates import constant, cosine, linear, multistep
+from lottery.training.recipes import Budget
 
 exact = settings(deadline=None, derandomize=True, database=None)
 

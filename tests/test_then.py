@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from lottery.compose import jobs
-from lottery.config import build
-from lottery.folder import NAME
-from lottery.ledger import Ledger
-from lottery.names import Job
-from lottery.store import Store
-from lottery.study import run
-from lottery.tickets.files import read
-from lottery.tickets.verification import verified
+from lottery.commands.ticket.verify import verified
+from lottery.config.build import build
+from lottery.config.cell_config import Job
+from lottery.config.compose import jobs
+from lottery.running.cell import run
+from lottery.store.entries import Store
+from lottery.store.folder import NAME
+from lottery.store.ledger import Ledger
+from lottery.store.tickets import read
 
 THEN = Path(__file__).parent / "then"
 TORCH = "2.14.1+cu130"

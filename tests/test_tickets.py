@@ -21,29 +21,29 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lottery import masks as _masks
-from lottery.catalogue import CONF, SCIENCE_GROUPS
-from lottery.cells import Cell
-from lottery.compose import jobs
-from lottery.config import build
-from lottery.digests import digest, digest_of
-from lottery.errors import Refused
-from lottery.files import write_tensors
-from lottery.folder import NAME
-from lottery.given import drawn
-from lottery.launch import play
-from lottery.ledger import Ledger
-from lottery.names import Job
-from lottery.phases import phase_of, specification
-from lottery.recipes import Trained
-from lottery.rehearsal import check
-from lottery.results import read as read_ledgers
-from lottery.rounds import Round, Ticket
-from lottery.tickets.command import add_to, main
-from lottery.tickets.exporting import exported
-from lottery.tickets.files import Saved, read
-from lottery.tickets.transfer import arguments
-from lottery.tickets.verification import verified
+from lottery.commands.ticket.actions import add_to, main
+from lottery.commands.ticket.export import exported
+from lottery.commands.ticket.transfer import arguments
+from lottery.commands.ticket.verify import verified
+from lottery.config.build import build
+from lottery.config.cell_config import Job
+from lottery.config.check import check
+from lottery.config.compose import jobs
+from lottery.config.given import drawn
+from lottery.config.groups import CONF, SCIENCE_GROUPS
+from lottery.foundations.digests import digest, digest_of
+from lottery.foundations.errors import Refused
+from lottery.foundations.files import write_tensors
+from lottery.pruning import masks as _masks
+from lottery.reports.results import read as read_ledgers
+from lottery.rounds.round import Round, Ticket
+from lottery.rounds.study import Cell
+from lottery.running.launch import play
+from lottery.store.folder import NAME
+from lottery.store.ledger import Ledger
+from lottery.store.phases import phase_of, specification
+from lottery.store.tickets import Saved, read
+from lottery.training.recipes import Trained
 from tests import tiny_sets
 from tests.conftest import TINY, environment
 
@@ -191,7 +191,7 @@ def test_the_command_says_what_was_compared(file: Path, tmp_path: Path, capsys: 
 def test_the_command_shows_a_ticket_and_calls_nothing(
     file: Path, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("lottery.calls._locate", None)  # what every call begins with
+    monkeypatch.setattr("lottery.config.nodes._locate", None)  # what every call begins with
     assert command("show", str(file)) == 0
     said = capsys.readouterr().out
     for part in ("imp seed 0 round 2, 32,298 weights kept, density 0.6434", "test_accuracy    0.93\n", "12,288 of"):
@@ -585,8 +585,8 @@ def test_each_seed_may_have_its_own_ticket(found: Callable[..., Saved], tmp_path
 
 
 def test_controls_of_a_ticket(file: Path, tmp_path: Path) -> None:
-    fresh = "arm.weights._target_=lottery.rewinding.to_fresh"
-    shuffled = "arm.masks._target_=lottery.masks.shuffled"
+    fresh = "arm.weights._target_=lottery.rounds.rewinding.to_fresh"
+    shuffled = "arm.masks._target_=lottery.pruning.masks.shuffled"
     keys = set()
     for more in ([], [fresh], [shuffled], [fresh, shuffled]):
         [job] = jobs([*CELL, "arm=ticket", f"arm.file={file}", f"out={tmp_path}", *more])

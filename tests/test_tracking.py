@@ -19,14 +19,15 @@ import wandb
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lottery import study, tracking
-from lottery.compose import jobs
-from lottery.folder import BEAT, NAME
-from lottery.launch import play
-from lottery.ledger import Ledger
-from lottery.names import Job
-from lottery.progress import Progress
-from lottery.tracking import Tracker, run_id
+from lottery.config.cell_config import Job
+from lottery.config.compose import jobs
+from lottery.running import cell as study
+from lottery.running import tracking
+from lottery.running.launch import play
+from lottery.running.progress import Progress
+from lottery.running.tracking import Tracker, run_id
+from lottery.store.folder import BEAT, NAME
+from lottery.store.ledger import Ledger
 
 from .conftest import TINY
 
@@ -287,9 +288,9 @@ def test_another_arm_that_finishes_a_phase_shows_all_of_it_and_nothing_of_its_pa
 
 KILLED = """
 import os, signal, sys, time
-from lottery.compose import jobs
-from lottery.launch import play
-from lottery.progress import Progress
+from lottery.config.compose import jobs
+from lottery.running.launch import play
+from lottery.running.progress import Progress
 seen = []
 def advanced(self, current, step, row):
     seen.append(step)

@@ -20,15 +20,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from lottery import learning_rates, loop, training
 from lottery.data.examples import Data, Examples
-from lottery.hardware import INSTEAD, Hardware, Numerics, trainer_for
-from lottery.loop import Diverged
-from lottery.masks import Masks, prunable
-from lottery.modules import Classifier
-from lottery.recipes import Budget, Phase, Recipe
-from lottery.states import State, state_of
-from lottery.training import fit
+from lottery.pruning.masks import Masks, prunable
+from lottery.training import fit as training
+from lottery.training import learning_rates, loop
+from lottery.training.fit import fit
+from lottery.training.hardware import INSTEAD, Hardware, Numerics, trainer_for
+from lottery.training.loop import Diverged
+from lottery.training.modules import Classifier
+from lottery.training.recipes import Budget, Phase, Recipe
+from lottery.training.states import State, state_of
 
 STEPS, EVALUATE = 12, 5
 EVERY_CHUNK = Hardware(accelerator="cpu", checkpoint_seconds=1e-9)

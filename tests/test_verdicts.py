@@ -14,11 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lottery import cli, report, results
-from lottery.claims import COLUMNS, Bound, Claim, Point, read_claims
-from lottery.errors import Refused
-from lottery.ledger import LedgerError
-from lottery.verdicts import estimate, judge, judged, measure, table, verdicts
+from lottery.commands import main as cli
+from lottery.foundations.errors import Refused
+from lottery.reports import results
+from lottery.reports import tables as report
+from lottery.reports.claims import COLUMNS, Bound, Claim, Point, read_claims
+from lottery.reports.verdicts import estimate, judge, judged, measure, table, verdicts
+from lottery.store.ledger import LedgerError
 from tests.test_results import ACCURACY, ledgers
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 import lottery
-from lottery import masks
-from lottery.compose import jobs
-from lottery.config import build
-from lottery.launch import play
-from lottery.names import Job
+from lottery.config.build import build
+from lottery.config.cell_config import Job
+from lottery.config.compose import jobs
+from lottery.pruning import masks
+from lottery.running.launch import play
 
 WIDE, PARTS, SEEDS = 0.5, {"channels_70": 0.7, "channels_50": 0.5}, (0, 1, 2)
 NETWORK = ("depth", "width", "shape", "classes")
@@ -55,7 +55,7 @@ def arms(seed: int, part: float, more: tuple[str, ...]) -> Iterator[pd.DataFrame
     safetensors.torch.save_file(start, found)
     tuned = job(
         *common, "schedule.densities=[]", f"budget.steps={max(1, steps // 4)}", "optimizer.lr=0.001",
-        "budget.learning_rate._target_=lottery.learning_rates.constant", "~budget.learning_rate.milestones",
+        "budget.learning_rate._target_=lottery.training.learning_rates.constant", "~budget.learning_rate.milestones",
         "model._target_=lottery.models.pretrained.pretrained", *(f"~model.{key}" for key in NETWORK),
         f"+model.net={{_target_:lottery.models.resnet.resnet,depth:8,width:{WIDE * part:g},"
         "shape:${data.shape},classes:${data.classes}}", f"+model.weights='{found}'",

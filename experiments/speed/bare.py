@@ -11,8 +11,8 @@ from torch.nn import functional
 from torch.optim import Optimizer
 
 from lottery.data.examples import Examples
-from lottery.masks import Masks
-from lottery.recipes import Recipe
+from lottery.pruning.masks import Masks
+from lottery.training.recipes import Recipe
 
 
 def adam(parameters: Iterable[nn.Parameter]) -> Optimizer:

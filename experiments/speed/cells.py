@@ -13,16 +13,16 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from lottery import masks as _masks
-from lottery.cells import Cell
-from lottery.compose import jobs
+from lottery.config.cell_config import Job
+from lottery.config.compose import jobs
 from lottery.data.augmentations import pad_crop_flip
 from lottery.data.examples import Data, Examples
 from lottery.data.pixels import Normalise
-from lottery.launch import play
-from lottery.masks import Masks
-from lottery.names import Job
-from lottery.store import Store
+from lottery.pruning import masks as _masks
+from lottery.pruning.masks import Masks
+from lottery.rounds.study import Cell
+from lottery.running.launch import play
+from lottery.store.entries import Store
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 

@@ -15,8 +15,8 @@ from experiments.speed.bare import Bare, adam, sgd
 from experiments.speed.cells import lenet, resnet20
 from experiments.speed.paired import median, seconds, turns
 from experiments.speed.rows import Row
-from lottery.config import build
-from lottery.recipes import Recipe
+from lottery.config.build import build
+from lottery.training.recipes import Recipe
 
 
 def measure() -> Iterator[Row]:

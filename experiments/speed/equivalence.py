@@ -11,8 +11,8 @@ from scipy.stats import t
 
 from experiments.speed.cells import lenet, quietly
 from experiments.speed.rows import Row
-from lottery.folder import NAME
-from lottery.ledger import Ledger
+from lottery.store.folder import NAME
+from lottery.store.ledger import Ledger
 
 SEEDS, STEPS, DENSITY, MARGIN = 5, 2000, 0.036, 0.003
 

@@ -17,17 +17,17 @@ from torch.optim import Optimizer
 from experiments.speed.bare import Bare, adam, sgd
 from experiments.speed.cells import lenet, pruned, resnet20
 from experiments.speed.rows import Row, at_least
-from lottery import masks as _masks
-from lottery.calls import make
-from lottery.cells import Cell
-from lottery.config import build
-from lottery.names import Job
-from lottery.progress import Progress
-from lottery.recipes import Phase
-from lottery.recipes import Row as Line
-from lottery.store import Store
-from lottery.study import run
-from lottery.training import fit
+from lottery.config.build import build
+from lottery.config.cell_config import Job
+from lottery.config.nodes import make
+from lottery.pruning import masks as _masks
+from lottery.rounds.study import Cell
+from lottery.running.cell import run
+from lottery.running.progress import Progress
+from lottery.store.entries import Store
+from lottery.training.fit import fit
+from lottery.training.recipes import Phase
+from lottery.training.recipes import Row as Line
 
 SEGMENTS, SEGMENT = 40, 200  # of the training loop alone
 
@@ -58,7 +58,7 @@ def measure_resnet() -> Iterator[Row]:
 
 
 def loop_alone(cell: Cell, density: float) -> list[float]:
-    """Ratios over segments of `lottery.training.fit`, which trains every phase of `lottery run`."""
+    """Ratios over segments of `lottery.training.fit.fit`, which trains every phase of `lottery run`."""
     recipe, masks = cell.study.recipe, pruned(cell, density)
     bare, ratios, mark = Bare(recipe, masks, adam), list[float](), 0.0
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 
-from lottery.masks import Masks
-from lottery.phases import sparse_weights
-from lottery.recipes import Phase, Recipe, Row
-from lottery.training import fit
+from lottery.pruning.masks import Masks
+from lottery.store.phases import sparse_weights
+from lottery.training.fit import fit
+from lottery.training.recipes import Phase, Recipe, Row
 
 
 def pace(recipe: Recipe, masks: Masks, steps: int = 600) -> float:
-    """CPU seconds a step of `lottery.training.fit`, after its first chunks and without evaluation."""
+    """CPU seconds a step of `lottery.training.fit.fit`, after its first chunks and without evaluation."""
     marks = dict[int, float]()
 
     def watch(step: int, row: Row | None) -> None:

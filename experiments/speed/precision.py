@@ -15,11 +15,11 @@ from experiments.speed.cells import lenet
 from experiments.speed.pace import pace
 from experiments.speed.paired import cpu_seconds, median, turns
 from experiments.speed.rows import Row, at_least
-from lottery import masks as _masks
-from lottery.config import build
-from lottery.recipes import Phase, Recipe
-from lottery.rounds import dense_ticket
-from lottery.training import fit
+from lottery.config.build import build
+from lottery.pruning import masks as _masks
+from lottery.rounds.round import dense_ticket
+from lottery.training.fit import fit
+from lottery.training.recipes import Phase, Recipe
 
 PAIRS, SEEDS, STEPS = 20, 6, 1500
 

@@ -15,7 +15,7 @@ import pytorch_lightning
 import torch
 
 from experiments.speed.paired import median
-from lottery.tickets.placing import cpu_model
+from lottery.commands.ticket.placing import cpu_model
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The mask over 138 million weights: time and memory of `lottery.scopes.everywhere`."""
+"""The mask over 138 million weights: time and memory of `lottery.pruning.scopes.everywhere`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor
 
 from experiments.speed.paired import cpu_seconds, turns
 from experiments.speed.rows import Row, at_most
-from lottery.contracts import Scores, Target
-from lottery.masks import Masks
-from lottery.scopes import everywhere
+from lottery.pruning.contracts import Scores, Target
+from lottery.pruning.masks import Masks
+from lottery.pruning.scopes import everywhere
 
 PAIRS, PEAKS, TARGET = 5, 3, Target(density=0.2, keep=0.2)
 VGG16 = [

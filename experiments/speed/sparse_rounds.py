@@ -12,8 +12,8 @@ from experiments.speed.cells import lenet, pruned, quietly
 from experiments.speed.pace import pace
 from experiments.speed.paired import cpu_seconds, turns
 from experiments.speed.rows import Row, at_most
-from lottery import masks as _masks
-from lottery.config import build
+from lottery.config.build import build
+from lottery.pruning import masks as _masks
 
 STEP_PAIRS, CHAIN_PAIRS, STEPS = 20, 3, 1000
 

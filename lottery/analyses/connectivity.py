@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lottery.cells import Cell
 from lottery.data.examples import Data
-from lottery.evaluation import batch, measure
-from lottery.hardware import trainer_for
-from lottery.modules import Module, headline_of
-from lottery.rounds import Round, Ticket
-from lottery.seeds import Streams, seeded
-from lottery.states import State
+from lottery.foundations.seeds import Streams, seeded
+from lottery.rounds.round import Round, Ticket
+from lottery.rounds.study import Cell
+from lottery.training.evaluation import batch, measure
+from lottery.training.hardware import trainer_for
+from lottery.training.modules import Module, headline_of
+from lottery.training.states import State
 
 
 @dataclass(frozen=True)

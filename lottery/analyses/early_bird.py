@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from lottery.cells import Cell
-from lottery.early_bird import Settled, drift
-from lottery.rounds import Round, dense_round
+from lottery.rounds.early_bird import Settled, drift
+from lottery.rounds.round import Round, dense_round
+from lottery.rounds.study import Cell
 
 
 @dataclass(frozen=True)

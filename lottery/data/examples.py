@@ -12,9 +12,9 @@ from typing import Protocol, Self, TypeVar
 import torch
 from torch import Tensor
 
-from lottery.digests import digest
-from lottery.errors import Said
-from lottery.seeds import Order, Streams, generator
+from lottery.foundations.digests import digest
+from lottery.foundations.errors import Said
+from lottery.foundations.seeds import Order, Streams, generator
 
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 """(images (N, C, H, W), a CPU generator) -> images of the same shape and dtype"""

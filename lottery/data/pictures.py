@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from lottery.data.examples import Batches, DataError
-from lottery.seeds import Order
+from lottery.foundations.seeds import Order
 
 Key = tuple[str, int, int | None]
 """a file, its class, and the seed of its transformation in training"""

@@ -1,0 +1,1 @@
+"""Commands: what is typed, one module for each."""

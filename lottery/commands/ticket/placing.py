@@ -1,0 +1,74 @@
+"""Placing: a recorded configuration on this machine, and what of this machine decides about the bits of a result."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from os import environ
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from lottery.config.groups import PLACES, TRAINING_GROUPS, chosen
+from lottery.foundations.errors import Refused
+from lottery.store.phases import SCIENCE
+from lottery.training.recipes import Recipe
+
+WHERE = {"data": PLACES, "hardware": ("accelerator",)}
+"""settings that say where a training runs, not what it is"""
+DECISIVE = ("device", "devices", "torch", "cpu", "science")
+"""what bits depend on besides the recipe"""
+
+
+def local(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A recorded configuration on this machine: one process, the same kind of device if there is one.
+
+    `overrides` may say where things lie. Raises Refused for one that would change what is trained.
+    """
+    changed = {group: dict(node) for group, node in chosen((*TRAINING_GROUPS, "hardware"), config).items()}
+    kind = changed["hardware"].get("accelerator")
+    changed["hardware"] |= {"devices": 1, "accelerator": "cpu" if kind == "cpu" else "auto", "trainer": {}}
+    if "root" in changed["data"]:
+        changed["data"]["root"] = environ.get("LOTTERY_DATA", "data")
+    return {**config, **placed(changed, overrides)}
+
+
+def placed(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A configuration with `overrides` of where things lie. Raises Refused for any other."""
+    changed = {**config, **{group: dict(config[group]) for group in WHERE}}
+    for word in overrides:
+        key, equals, value = word.partition("=")
+        group, _, name = key.partition(".")
+        known = [f"{place}.{setting}" for place in WHERE for setting in WHERE[place] if setting in changed[place]]
+        if not equals or key not in known:
+            raise Refused(
+                f"{word}: would change what is trained; allowed here: {', '.join(known)}; "
+                "`lottery ticket run` takes any setting"
+            )
+        changed[group][name] = yaml.safe_load(value)
+    return changed
+
+
+def here(recipe: Recipe) -> dict[str, Any]:
+    """What decides about bits besides the recipe, on this machine."""
+    return {
+        "lottery": version("lottery"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "science": SCIENCE,
+        "device": recipe.hardware.device,
+        "cpu": cpu_model(),
+    }
+
+
+def cpu_model() -> str:
+    """The processor's name; its kind where the system does not say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(iter(names), platform.processor() or platform.machine())

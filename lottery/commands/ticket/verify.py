@@ -1,0 +1,111 @@
+"""Verification: a ticket's training once more, on another machine or this one, to see whether its claims hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from lottery.commands.ticket.placing import DECISIVE, here, local
+from lottery.config.build import build_recipe, identity
+from lottery.config.check import fitting
+from lottery.config.given import drawn
+from lottery.config.groups import TRAINING_GROUPS, chosen
+from lottery.config.trust import trusted
+from lottery.config.user_code import user_code
+from lottery.foundations.digests import digest, digest_of
+from lottery.foundations.errors import Refused
+from lottery.rounds.round import Ticket
+from lottery.store.line import early_stop
+from lottery.store.phases import sparse_weights, specification
+from lottery.store.tickets import CLAIMS, Saved, unfit
+from lottery.training.fit import fit
+from lottery.training.recipes import Budget, Phase, Recipe, Trained
+
+TOLERANCE = 0.01  # one point: what other hardware or another version of PyTorch may change, unless stated
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a ticket claims beside what its training gave here."""
+
+    differs: list[str]
+    """in what this machine is not the one that it was trained on: then bits may differ"""
+    exact: bool
+    """whether bits were compared, or the score within a tolerance"""
+    compared: list[tuple[str, Any, Any, bool]]
+    """what, recorded, here, whether they agree"""
+
+    @property
+    def holds(self) -> bool:
+        return all(agrees for *_, agrees in self.compared)
+
+
+def verified(
+    saved: Saved,
+    overrides: Sequence[str] = (),
+    trust: tuple[str, ...] = (),
+    tolerance: float = TOLERANCE,
+) -> Verification:
+    """Trains a ticket as it was trained and compares: bit for bit, or within `tolerance` on another machine.
+
+    Raises Refused if it can't be trained here as it was: other data, foreign code, another network.
+    """
+    info = saved.info
+    trusted(saved.path, info["config"], trust)
+    config = local(info["config"], overrides)
+    recipe = build_recipe(config)
+    if recipe.data.digest != info["digests"]["data"]:
+        raise Refused(f"{saved.path}: was trained on other data than this; say where that lies with data.root=DIR")
+    start = drawn(saved, trust)
+    fitting(saved.path, unfit(start, saved.masks, recipe.sample.net))
+    ticket = Ticket.of(start, saved.masks)
+    if digest(ticket.state) != info["digests"]["ticket"]:
+        raise Refused(f"{saved.path}: its start weights under its masks are not the ticket of its digest")
+    if info["headline"] != recipe.sample.headline:
+        raise Refused(f"{saved.path}: headline={info['headline']!s:.40}: its module shows {recipe.sample.headline}")
+    now = {**here(recipe), "devices": 1}
+    differs = [f"{key} {info['made'][key]} there, {now[key]} here" for key in DECISIVE if info["made"][key] != now[key]]
+    if (code := user_code(list(chosen(TRAINING_GROUPS, info["config"]).values()))) != info["digests"]["code"]:
+        differs.append(f"code of {', '.join(code)}")
+    phase = _phase(saved, ticket, recipe)
+    trained = fit(recipe, phase)
+    exact = not differs or digest(trained.state) == info["digests"]["trained"]
+    compared = compare(info, trained, None if exact else tolerance)
+    if not differs:  # what is recorded is all that the phase was found by, down to settings that change no bit
+        key = digest_of(specification(recipe, identity(config, recipe), phase))
+        compared.insert(0, ("phase", info["line"]["phase"], key, key == info["line"]["phase"]))
+    return Verification(differs, exact, compared)
+
+
+def compare(info: Mapping[str, Any], trained: Trained, tolerance: float | None) -> list[tuple[str, Any, Any, bool]]:
+    """Every claim beside what was found; within a tolerance only the test score that the module is judged by."""
+    line, headline = info["line"], f"test_{info['headline']}"
+    last, best = trained.rows[-1], early_stop(trained.rows)
+    found = {**last, "early_stop_step": best["step"], f"early_stop_{headline}": best[headline]}
+    if tolerance is not None:
+        recorded, score = line.get(headline), found[headline]
+        numbers = isinstance(recorded, float) and isinstance(score, float)
+        agree = abs(recorded - score) <= tolerance if numbers else headline in line and recorded == score
+        return [(headline, recorded, score, agree)]
+    claims = {name: value for name, value in line.items() if name.startswith(CLAIMS)}
+    rows = [(name, value, found.get(name), value == found.get(name)) for name, value in claims.items()]
+    state = digest(trained.state)
+    return [("trained state", info["digests"]["trained"], state, state == info["digests"]["trained"]), *rows]
+
+
+def _phase(saved: Saved, ticket: Ticket, recipe: Recipe) -> Phase:
+    """The training as it was specified; on another kind of device, sparse as it would be there."""
+    how, budget = saved.info["phase"], None
+    if saved.rates is not None:
+        listed = partial(_listed, saved.rates.tolist(), how["first"])
+        budget = Budget(how["last"], how["last"], how["evaluate"], listed)
+    same = recipe.hardware.device == saved.info["made"]["device"]
+    sparse = tuple(how["sparse"]) if same else sparse_weights(recipe, saved.masks)
+    seeds = {key: how[key] for key in ("order", "noise", "build")}
+    return Phase(ticket.state, ticket.masks, how["first"], how["last"], **seeds, sparse=sparse, budget=budget)
+
+
+def _listed(factors: Sequence[float], first: int, step: float, steps: int) -> float:
+    return factors[round(step) - first]

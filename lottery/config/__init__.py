@@ -1,0 +1,1 @@
+"""Configuration: yaml becomes objects, checked before anything is trained."""

@@ -1,0 +1,137 @@
+"""From configuration to objects: every node is a call, checked before anything trains."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from lottery.config.annotations import hints_of
+from lottery.config.cell_config import Job, steady
+from lottery.config.given import given
+from lottery.config.groups import TRAINING_GROUPS
+from lottery.config.identity import recipe_identity
+from lottery.config.nodes import as_yaml, in_steps, make, network, with_steps
+from lottery.config.user_code import user_code
+from lottery.data.examples import Data
+from lottery.foundations.digests import digest_of, files
+from lottery.foundations.errors import Refused
+from lottery.foundations.rooms import named
+from lottery.foundations.seeds import seeded
+from lottery.pruning.contracts import Target, checked_schedule
+from lottery.pruning.masks import density
+from lottery.rounds.arms import Arm
+from lottery.rounds.prune import Pruning
+from lottery.rounds.study import Asked, Cell, Study
+from lottery.store.tickets import read
+from lottery.training.recipes import Recipe
+
+TRAINING = tuple(group for group in TRAINING_GROUPS if group not in ("model", "data"))
+
+
+def build(job: Job) -> Cell:
+    """The cell that a job describes. Raises Refused for anything that can't be run as configured."""
+    config = job.config
+    if not isinstance(job.seed, int) or isinstance(job.seed, bool) or job.seed < 0:
+        raise Refused(f"seed={as_yaml(job.seed)}: must be a whole number, 0 or more")
+    recipe = build_recipe(config)
+    arm = build_arm(job, recipe.data, recipe.budget.steps)
+    pruning = Pruning(
+        **{group: _made(group, config, Pruning, recipe.data) for group in ("criterion", "scope", "schedule", "stop")},
+    )
+    try:
+        pruning = replace(pruning, schedule=checked_schedule(pruning.schedule))
+    except ValueError as error:
+        raise Refused(f"schedule: {error}") from error
+    if arm.given:  # its only round; nothing is pruned for it
+        pruning = replace(pruning, schedule=(Target(density(arm.given.masks), keep=1.0),))
+    study = Study(job.study, recipe, pruning, identity(config, recipe))
+    return Cell(study, arm, job.label, job.seed, job.setting)
+
+
+def build_recipe(config: Mapping[str, Any]) -> Recipe:
+    """What every phase of a configured study has in common. Raises Refused."""
+    data = _data(config["data"])
+    return Recipe(
+        data=data,
+        network=partial(network, config["model"]),
+        **{group: _made(group, config, Recipe, data) for group in (*TRAINING, "hardware")},
+    )
+
+
+_read: dict[str, Data] = {}
+"""the data sets that were built last, by what they were built from"""
+
+
+def _data(node: Mapping[str, Any]) -> Data:
+    """The data of a node, read once for all cells that this process builds: reading and hashing may take minutes."""
+    if found := _read.get(_source(node)):
+        return found
+    with seeded(0):  # a user's data may be drawn; they are the same for every replicate
+        data = make("data", node)
+    if not isinstance(data, Data):
+        raise Refused(f"data._target_={node['_target_']}: must give a lottery.data.examples.Data")
+    while len(_read) > 1:  # each may fill a good part of the memory
+        del _read[next(iter(_read))]
+    return _read.setdefault(_source(node), data)  # asked for again, since a download changes the folder
+
+
+def _source(node: Mapping[str, Any]) -> str:
+    """Digest of all that a data set is built from, as far as can be told without reading it."""
+    there: list[Any] = []
+    with suppress(OSError, TypeError):  # what can't be looked at, building it will refuse
+        there = sorted([entry.name, entry.stat().st_mtime_ns] for entry in os.scandir(node.get("root", os.devnull)))
+    return digest_of([named(node), user_code([node]), files(node), there])
+
+
+def _made(group: str, config: Mapping[str, Any], whole: type, data: Data) -> Any:
+    """What a group configures, as the whole that it is part of asks for it."""
+    return make(group, with_steps(group, config[group], data.steps_per_epoch), hints_of(whole)[group])
+
+
+def identity(config: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """What training depends on besides its ticket, steps and seeds."""
+    nodes = {group: with_steps(group, config[group], recipe.data.steps_per_epoch) for group in TRAINING}
+    return recipe_identity({**config, **nodes}, recipe.data.digest)
+
+
+def build_analyses(job: Job, data: Data) -> dict[str, Asked]:
+    """The analyses asked for, by name. Raises Refused for several processes, which only training knows."""
+    nodes = job.config.get("analysis") or {}
+    if nodes and (devices := job.config["hardware"]["devices"]) > 1:
+        raise Refused(f"hardware.devices={devices}: goes without an analysis; run it with hardware.devices=1")
+    return {
+        name: Asked(
+            make(f"analysis.{name}", with_steps(f"analysis.{name}", node, data.steps_per_epoch)),
+            steady(node, "analysis", job.folder.parent.glob(f"seed*/{name}.jsonl")),
+        )
+        for name, node in nodes.items()
+    }
+
+
+def build_arm(job: Job, data: Data, steps: int) -> Arm:
+    """The arm and its parent, which has the same rewinding point."""
+    node = {"rewind": 0, "first": 0, **job.config["arm"]}
+    node = {key: value for key, value in node.items() if key not in ("parent", "content")}
+    node = with_steps("arm", node, data.steps_per_epoch)
+    node |= {key: in_steps(f"arm.{key}", node[key], data.steps_per_epoch) for key in ("rewind", "first")}
+    for key in ("rewind", "first"):
+        if not 0 <= node[key] < steps:
+            asked = as_yaml(job.config["arm"].get(key, 0))
+            raise Refused(
+                f"arm.{key}={asked}: must be a step from 0 to {steps - 1}, before the last (budget.steps={steps})"
+            )
+    if "file" in node:
+        file, model = node.pop("file"), str(job.config["model"].get("_target_"))
+        if not isinstance(file, str):
+            raise Refused(f"arm.file={as_yaml(file)}: must be a file that `lottery ticket export` wrote")
+        # what is configured here to be trained is trusted; nothing else that the file names is
+        node["given"] = given(read(file), trust=(model,))
+    if job.parent:
+        parent = {**job.parent.node, "name": job.parent.label, "rewind": node["rewind"]}
+        parent.pop("parent", None)
+        node["parent"] = make("arm.parent", with_steps("arm.parent", parent, data.steps_per_epoch))
+    return make("arm", node | {"name": job.label})

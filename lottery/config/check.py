@@ -1,0 +1,244 @@
+"""Rehearsal: everything that a cell will do, once, with one batch, before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence, Set
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lottery.config.nodes import as_yaml, located
+from lottery.data.examples import DataError
+from lottery.foundations.errors import Refused
+from lottery.foundations.seeds import Streams, generator, seeded
+from lottery.pruning import masks
+from lottery.pruning.contracts import Evidence, checked, choose, score
+from lottery.pruning.masks import Masks, left_whole
+from lottery.rounds.arms import Arm
+from lottery.rounds.rewinding import Origin
+from lottery.rounds.round import initial
+from lottery.rounds.study import Cell
+from lottery.store.tickets import unfit
+from lottery.training import sparse
+from lottery.training.hardware import trainer_for
+from lottery.training.modules import INSTEAD, Module, headline_of
+from lottery.training.recipes import Recipe
+from lottery.training.remade import irreproducible
+from lottery.training.states import State, state_of
+
+EXAMPLES = 8
+"""of the first batch: a large batch of pictures on the CPU would take minutes and all of its memory"""
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Misfit(Exception):
+    """Two parts of a configuration don't go together."""
+
+
+def rehearse(cell: Cell) -> None:
+    """Takes a few examples through network, loss, backward pass, metrics, optimizer, criterion, scope and arm.
+
+    Raises Misfit naming the part that fails.
+    """
+    recipe, streams = cell.study.recipe, Streams(cell.seed)
+    with recipe.numerics.entered(), seeded(streams.rehearsal):
+        with _part("hardware"):
+            trainer_for(recipe.hardware, recipe.numerics)
+        module = _built(recipe)
+        with _part("optimizer"):
+            optimizer = recipe.optimizer(module.net.parameters())
+        with _part("model"):
+            start = state_of(module.net)
+        with _part("data"):
+            batch = _examples(recipe)
+        _one_step(recipe, module, optimizer, batch)
+        _measure(module, batch)
+        with _part("model"):
+            if lost := irreproducible(recipe, streams.init, *(part[:2] for part in _copy(batch))):
+                raise Misfit(lost)
+        with _part("module: its operations can't be counted"):
+            recipe.flops({})
+        if cell.study.pruning.schedule:
+            found = _prune(cell, module, start, batch)
+            if recipe.numerics.sparse == "on":  # `auto` leaves dense what can't be sparse
+                with _part("model: can't train with sparse layers (numerics.sparse=auto or off leaves them dense)"):
+                    sparse.try_out(module, optimizer, *_copy(batch), everywhere=True)
+            for arm in filter(None, (cell.arm, cell.arm.parent)):
+                with _part("arm"):
+                    _begin(cell, arm, start, found)
+
+
+def _built(recipe: Recipe) -> Module:
+    with _part("model"):
+        net = recipe.network()
+    with _part("module"):
+        module = recipe.module(net)
+        if not isinstance(module, Module):
+            raise Misfit(f"module: must be a lottery.training.modules.Module, not a {type(module).__name__}")
+        if ours := [name for name in INSTEAD if getattr(type(module), name) is not getattr(Module, name)]:
+            raise Misfit(
+                f"module: {type(module).__name__}.{ours[0]} is not called as it is written; {INSTEAD[ours[0]]}"
+            )
+        if foreign := [name for name in module.state_dict() if not name.startswith("net.")]:
+            raise Misfit(
+                f"module: {foreign[0]} lies outside its network, where no checkpoint would keep it; a buffer that is "
+                "always the same can say persistent=False"
+            )
+    with _part("model"):
+        if not masks.prunable(module.net):
+            raise Misfit(f"model: {masks.nothing_to_prune(module.net)}")
+    return module
+
+
+def _examples(recipe: Recipe) -> Batch:
+    """The first examples of the first batch, and one of the highest class, which is what may not fit."""
+    with closing(recipe.data.batches(0, 0, 1, (0, recipe.hardware.devices))) as batches:
+        inputs, targets = (part[:EXAMPLES].clone() for part in next(batches))
+    if targets.ndim == 1 and not targets.is_floating_point():
+        highest = recipe.data.train.targets.argmax()[None]
+        with closing(recipe.data.train.training(0, [(0, highest)])) as read:
+            one, targets[-1:] = next(read)
+        inputs[-1:] = recipe.data.prepare(one) if recipe.data.prepare else one
+    return inputs, targets
+
+
+def _one_step(recipe: Recipe, module: Module, optimizer: Optimizer, batch: Batch) -> None:
+    inputs, targets = _copy(batch)
+    with _part(f"model: does not take inputs of shape {list(inputs.shape)}"):
+        outputs = module(inputs)
+    with _part(f"module: does not take outputs {_kind(outputs)} with targets {_span(targets)}"):
+        loss = module.loss(outputs, targets)
+        if not isinstance(loss, Tensor):
+            raise Misfit(f"module: its loss must be a tensor, not a {type(loss).__name__}")
+        if loss.ndim or not loss.isfinite():
+            raise Misfit(f"module: its loss on the first batch is {loss.tolist()}, not one finite number")
+        loss.backward()
+    wanted = {name: parameter for name, parameter in module.net.named_parameters() if parameter.requires_grad}
+    idle = [name for name, parameter in wanted.items() if parameter.grad is None]
+    if idle and recipe.hardware.devices > 1:
+        raise Misfit(f"model: {idle[0]} takes no part in the loss; several processes need that of all")
+    with _part("optimizer"):
+        optimizer.step()
+
+
+def _measure(module: Module, batch: Batch) -> None:
+    """What an evaluation does; a network may give something else there than in training."""
+    inputs, targets = _copy(batch)
+    module.eval()
+    with torch.inference_mode():
+        with _part(f"model: does not take inputs of shape {list(inputs.shape)} in evaluation"):
+            outputs = module(inputs)
+        with _part(f"module: does not take outputs {_kind(outputs)} with targets {_span(targets)} in evaluation"):
+            float(module.loss(outputs, targets))
+            for metric in module.metrics().values():
+                metric.update(outputs, targets)
+                float(metric.compute())
+    with _part("module"):
+        headline_of(module)
+
+
+def _prune(cell: Cell, module: Module, start: State, batch: Batch) -> Masks:
+    """The masks of the last target, found with a few examples."""
+    pruning, every = cell.study.pruning, masks.dense(masks.prunable(module.net))
+    with _part("schedule"):
+        last, total = pruning.schedule[-1].density, masks.kept(every)
+        if round(last * total) < 1:
+            raise Misfit(f"schedule: its last density, {last:g}, keeps none of the {total:,} weights")
+    with _part("criterion"):
+        rng = generator(Streams(cell.seed).rehearsal)
+        shown = {name: tensor.clone() for name, tensor in start.items()}, masks.dense(every)
+        scores = score(pruning.criterion, Evidence(module.net, *shown, [_copy(batch)], module.loss, rng))
+    with _part("scope"):
+        for target in {target.keep: target for target in pruning.schedule}.values():
+            found = choose(pruning.scope, scores, every, replace(target, output=cell.study.recipe.output))
+    return found
+
+
+def _begin(cell: Cell, arm: Arm, start: State, found: Masks) -> None:
+    budget = cell.study.recipe.budget
+    checked(arm.masks(found, generator(Streams(cell.seed).rehearsal)), like=found)
+    begun = arm.weights(Origin(start, lambda: start, partial(_fresh, cell, arm.name, start), found))
+    if differing := sorted(begun.keys() ^ start.keys()):
+        raise Misfit(f"arm: what {arm.name} begins with and the network's own state differ in {differing[0]}")
+    if arm.early and arm.early.every * (arm.early.window + 1) >= budget.steps:
+        raise Misfit(
+            f"arm.early.every={arm.early.every}: {arm.early.window + 1} looks do not fit into the "
+            f"{budget.steps} steps of the dense training, so that no mask could settle"
+        )
+    if arm.first >= (steps := arm.length(budget, cell.study.recipe.share(found)).steps):
+        raise Misfit(f"arm.first={arm.first}: must be before the last of the {steps} steps of a round")
+
+
+def _fresh(cell: Cell, arm: str, start: State) -> State:
+    """Another draw of the initialisation, for an arm that asks for one. Raises Misfit if it is no other."""
+    fresh = initial(cell.study.recipe, Streams(cell.seed).reinit(1))
+    weights = masks.prunable(cell.study.recipe.sample.net)
+    same = sum(int((fresh[name] == start[name]).count_nonzero()) for name in weights)
+    if 2 * same > sum(weight.numel() for weight in weights.values()):
+        raise Misfit(f"arm: {arm} wants fresh weights, but every draw of the model begins with the same ones")
+    return fresh
+
+
+def _copy(batch: Batch) -> Batch:
+    """What one part does to a batch in place is not for the next to see."""
+    return batch[0].clone(), batch[1].clone()
+
+
+@contextmanager
+def _part(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (Misfit, DataError):
+        raise
+    except Exception as error:  # a user's part may raise anything
+        raise Misfit(located(name, error)) from error
+
+
+def _span(targets: Tensor) -> str:
+    whole = not targets.is_floating_point()
+    return f"from {int(targets.min())} to {int(targets.max())}" if whole else f"of shape {list(targets.shape)}"
+
+
+def _kind(outputs: object) -> str:
+    """
+    >>> _kind(torch.zeros(8, 10)), _kind((torch.zeros(8, 10), None))
+    ('of shape [8, 10]', 'of type tuple')
+    """
+    return f"of shape {list(outputs.shape)}" if isinstance(outputs, Tensor) else f"of type {type(outputs).__name__}"
+
+
+def check(cell: Cell) -> None:
+    """Tries everything once with one batch. Raises Refused with what doesn't fit, before anything is trained."""
+    try:
+        rehearse(cell)
+        if ticket := cell.arm.given:
+            fitting(cell.label, unfit(ticket.start, ticket.masks, cell.study.recipe.sample.net))
+    except DataError as error:
+        raise Refused(str(error)) from error
+    except Misfit as error:
+        group = str(error).partition(":")[0]
+        involved = {"model": ["model"], "module": ["model", "module"]}.get(group, [])
+        given = [
+            (g, key, value) for g in involved for key, value in cell.study.identity[g].items() if key != "_target_"
+        ]
+        settings = ", ".join(f"{g}.{key}={as_yaml(value)}" for g, key, value in given)
+        raise Refused(f"{error}{f' (with {settings})' if settings else ''}") from error
+
+
+def note(cell: Cell, noted: Set[str]) -> set[str]:
+    """Says once for each study which large weights pruning leaves as they are; returns the study's name."""
+    if cell.study.name not in noted and (left := left_whole(cell.study.recipe.sample.net)):
+        print(f"{cell.study.name}: {left}", flush=True)
+    return {cell.study.name}
+
+
+def fitting(ticket: object, misfits: Sequence[str]) -> None:
+    """Raises Refused with a ticket's misfits to a network, if there are any."""
+    if misfits:
+        more = f"; and {len(misfits) - 8} more" if len(misfits) > 8 else ""
+        raise Refused(f"{ticket}: does not fit the network: {'; '.join(misfits[:8])}{more}")

@@ -1,0 +1,62 @@
+"""Identity: the part of a configuration that a result depends on, as plain data."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from lottery.config.groups import PLACES, TRAINING_GROUPS, chosen, foreign
+from lottery.config.nodes import target_of
+from lottery.config.user_code import user_code
+from lottery.foundations.digests import canonical, file_digest
+from lottery.foundations.rooms import named
+
+
+def recipe_identity(config: Mapping[str, Any], content: str) -> dict[str, Any]:
+    """What training depends on besides its ticket, steps and seeds; `content` is the digest of the data.
+
+    Durations in `config` are in steps, so that 30 and 30it are the same.
+    """
+    of = chosen(TRAINING_GROUPS, config) | ({"hardware": config["hardware"]} if foreign("hardware", config) else {})
+    # where data lie and how many read them changes nothing of what is read
+    read = {key: value for key, value in config["data"].items() if key not in PLACES}
+    nodes = {group: _node(group, node) for group, node in (of | {"data": read}).items()}
+    nodes["data"] |= {"root": None, "content": content}
+    nodes["numerics"].pop("sparse", None)  # each phase says which of its layers are sparse
+    return {**named(nodes), "code": user_code(list(of.values()))}
+
+
+def _node(where: str, value: Any) -> Any:
+    """A node as plain data without arguments that equal the function's own defaults.
+
+    So a new argument whose default changes nothing leaves all older results where they are found.
+    """
+    if isinstance(value, str) and os.path.isfile(value):
+        return {"content": file_digest(value)}  # a file is what is in it, not where it lies
+    if isinstance(value, list):
+        return [_node(where, item) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    kept = {
+        key: item if key == "_target_" else _node(f"{where}.{key}", item)
+        for key, item in value.items()
+        if key != "_partial_"
+    }
+    if "_target_" in value:
+        target, _ = target_of(where, value)
+        try:
+            parameters = dict(inspect.signature(target).parameters)
+        except ValueError:
+            parameters = {}
+        kept = {k: v for k, v in kept.items() if k not in parameters or not _equal(value[k], parameters[k].default)}
+    return kept
+
+
+def _equal(value: Any, default: Any) -> bool:
+    """Whether they are the same to the letter: a yaml's list may be a tuple, but 1 is not true."""
+    try:
+        return canonical(value) == canonical(default)
+    except (TypeError, ValueError):  # a default that is no plain data
+        return False

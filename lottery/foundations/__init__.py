@@ -1,0 +1,1 @@
+"""Foundations: errors, seeds, digests and files, which know nothing of what is built on them."""

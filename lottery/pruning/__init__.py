@@ -1,0 +1,1 @@
+"""Pruning: evidence becomes scores, scores become masks."""

@@ -1,0 +1,49 @@
+"""Schedules: what each round is asked to keep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import pairwise
+
+from lottery.pruning.contracts import Schedule, Target
+
+
+def geometric(rounds: int, keep: float = 0.8) -> Schedule:
+    """Keeps the same share of the living weights in each round (Frankle & Carbin 2019: 0.8).
+
+    >>> [round(target.density, 3) for target in geometric(rounds=3)]
+    [0.8, 0.64, 0.512]
+
+    Raises ValueError for a negative number of rounds or `keep` outside (0, 1].
+    """
+    if rounds < 0:
+        raise ValueError(f"rounds={rounds}: must be 0 or more")
+    if not 0 < keep <= 1:
+        raise ValueError(f"keep={keep}: must lie in (0, 1]")
+    return tuple(Target(density=keep**index, keep=keep) for index in range(1, rounds + 1))
+
+
+def one_shot(density: float) -> Schedule:
+    """One pruned round, straight to `density` in (0, 1).
+
+    >>> one_shot(0.1)
+    (Target(density=0.1, keep=0.1),)
+    """
+    if not 0 < density < 1:
+        raise ValueError(f"density={density}: must lie inside (0, 1)")
+    return explicit([density])
+
+
+def explicit(densities: Iterable[float]) -> Schedule:
+    """One round for each density in the list.
+
+    >>> explicit([0.5, 0.25])
+    (Target(density=0.5, keep=0.5), Target(density=0.25, keep=0.5))
+
+    Raises ValueError unless the densities fall strictly, inside (0, 1).
+    """
+    densities = list(densities)
+    steps = list(pairwise([1.0, *densities]))
+    if any(not 0 < low < high for high, low in steps):
+        raise ValueError(f"densities={densities}: must fall strictly, inside (0, 1)")
+    return tuple(Target(low, low / high) for high, low in steps)

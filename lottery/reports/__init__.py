@@ -1,0 +1,1 @@
+"""Reports: ledgers become tables, figures and verdicts."""

@@ -1,0 +1,73 @@
+"""Comparison: in which settings studies differ, and one arm of several studies as if a study had them all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lottery.config.cell_config import recorded, science, settings
+from lottery.foundations.metrics import headline
+from lottery.store.ledger import LedgerError
+
+MOST = 7
+"""studies in one comparison: more columns and lines can't be read"""
+
+
+def differing(cells: Mapping[str, Path]) -> dict[str, list[str] | None]:
+    """Of several studies, each by a cell of it, the settings that are not the same in all, as `key=value`.
+
+    None for a study whose configuration can't be read, or that of all others; it says nothing of the rest.
+    """
+    known: dict[str, dict[str, Any]] = {}
+    for study, cell in cells.items():
+        try:
+            known[study] = dict(settings(science(recorded(cell))))
+        except (OSError, LedgerError):  # a results file has no configuration beside it
+            continue
+    if len(known) < 2 <= len(cells):  # nothing to compare with
+        known = {}
+    keys = sorted({key for found in known.values() for key in found if not key.endswith("._partial_")})
+    unlike = [key for key in keys if len({repr(found.get(key, ...)) for found in known.values()}) > 1]
+
+    def said(found: Mapping[str, Any]) -> list[str]:
+        return [f"{key}={found[key]}" if key in found else f"no {key}" for key in unlike]
+
+    return {study: said(known[study]) if study in known else None for study in cells}
+
+
+def comparable(studies: Mapping[str, pd.DataFrame]) -> list[list[str]]:
+    """Those of the same data and headline together; what the data was, older ledgers don't say."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for study, frame in studies.items():
+        data = str(frame["data"].iloc[0]) if "data" in frame else study
+        groups.setdefault((data, headline(frame).name), []).append(study)
+    return list(groups.values())
+
+
+def shared_arms(studies: Mapping[str, pd.DataFrame], names: Mapping[str, str]) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Each arm that two studies or more have, and a frame whose arms are these studies, by `names`.
+
+    In that frame the studies keep their order: the first is the one to compare with.
+    """
+    arms = dict.fromkeys(arm for frame in studies.values() for arm in frame["arm"])
+    for arm in arms:
+        parts = {study: frame[frame["arm"] == arm] for study, frame in studies.items()}
+        parts = {study: part for study, part in parts.items() if len(part)}
+        if len(parts) > 1:
+            frame = pd.concat([part.assign(arm=names[study]) for study, part in parts.items()], ignore_index=True)
+            yield arm, frame.assign(study=f"{arm} of {len(parts)} studies")
+
+
+def called(unlike: Mapping[str, Sequence[str] | None]) -> dict[str, str]:
+    """Studies by what `differing` found, functions by their own names; by the studies' names where that won't do."""
+    short = {study: " ".join(map(_own_name, found or [])) for study, found in unlike.items()}
+    told = all(0 < len(name) <= 40 for name in short.values()) and len(set(short.values())) == len(short)
+    return short if told else {study: study for study in unlike}
+
+
+def _own_name(setting: str) -> str:
+    key, _, value = setting.partition("=")
+    return f"{key.removesuffix('._target_')}={value.rpartition('.')[2]}" if key.endswith("._target_") else setting

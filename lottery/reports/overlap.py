@@ -1,0 +1,74 @@
+"""Overlap of masks: how much two tickets have in common, beside what chance would give."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from pathlib import Path
+
+import pandas as pd
+
+from lottery.config.recorded import phase
+from lottery.pruning.masks import Masks, kept
+from lottery.reports.intervals import mean_interval
+from lottery.reports.tables import table
+from lottery.store.folder import NAME
+from lottery.store.ledger import Ledger
+
+FILE = "overlap.csv"
+
+
+def shared(one: Masks, other: Masks) -> float:
+    """Kept weights in common over those of the sparser mask, in [0, 1]."""
+    return kept({name: mask & other[name] for name, mask in one.items()}) / max(1, min(kept(one), kept(other)))
+
+
+def by_chance(one: Masks, other: Masks) -> float:
+    """What `shared` is on average where each layer keeps as many weights, at random places."""
+    common = sum(kept({name: mask}) * kept({name: other[name]}) / mask.numel() for name, mask in one.items())
+    return common / max(1, min(kept(one), kept(other)))
+
+
+def compare(study: Path) -> pd.DataFrame:
+    """Every pair of masks of a study in one round that differs in one thing: the seed or the arm.
+
+    Rounds of one chain need no comparison: later masks lie inside earlier ones. Reads ledgers and store alone.
+    Raises FileNotFoundError if there is no pruned round, or a phase is gone.
+    """
+    cells = {path.parent: Ledger(path).lines() for path in sorted(study.glob(f"*/*/{NAME}"))}
+    rounds = {line["round"] for lines in cells.values() for line in lines} - {0}
+    if not rounds:
+        raise FileNotFoundError(f"{study}: there is no pruned round in it")
+    rows = list[dict[str, object]]()
+    for index in sorted(rounds):  # one round in memory at a time
+        found = {
+            (line["arm"], line["seed"]): (line["density"], phase(folder, index).masks)
+            for folder, lines in cells.items()
+            for line in lines
+            if line["round"] == index
+        }
+        for one, other in combinations(sorted(found), 2):
+            if one[0] != other[0] and one[1] != other[1]:
+                continue
+            what = f"seeds of {one[0]}" if one[0] == other[0] else f"{one[0]} and {other[0]}"
+            (density, left), (_, right) = found[one], found[other]
+            values = {"shared": round(shared(left, right), 9), "chance": round(by_chance(left, right), 9)}
+            pair = {"arm": one[0], "seed": one[1], "other_arm": other[0], "other_seed": other[1]}
+            rows.append({"round": index, "density": density, "between": what, **pair, **values})
+    columns = ["round", "density", "between", "arm", "seed", "other_arm", "other_seed", "shared", "chance"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def publish(study: Path) -> None:
+    """Writes every pair into the study's folder and prints the mean over pairs of each kind."""
+    frame = compare(study)
+    rows = [["round", "density", "between", "pairs", "in common", "by chance"]]
+    for (index, what), part in frame.groupby(["round", "between"], sort=True):
+        mean, half = mean_interval(part["shared"])
+        independent = len(part) > 1 and (part["arm"] != part["other_arm"]).all()  # one pair a seed
+        common = f"{mean:.4f}" + (f" ± {half:.4f}" if independent else "")
+        density, chance = f"{part['density'].mean():.2%}", f"{part['chance'].mean():.4f}"
+        rows.append([str(index), density, str(what), str(len(part)), common, chance])
+    print("Kept weights in common over those of the sparser mask; an interval where each pair has a seed of its own.\n")
+    print("\n".join(table(rows)))
+    frame.to_csv(study / FILE, index=False)
+    print(f"\nframe   {study / FILE}")

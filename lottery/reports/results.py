@@ -1,0 +1,178 @@
+"""Results: every ledger, or what a report wrote of them, in one tidy frame."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lottery.store.folder import NAME, folders
+from lottery.store.ledger import Ledger, LedgerError, is_last
+
+KEYS = ["study", "arm", "seed", "round"]
+_NAMES, _COUNTS, _NUMBERS = ("study", "arm"), ("seed", "round", "rounds"), ("density", "train_steps", "early_stop_step")
+_TEXT = {"study", "arm", "phase", "data", "setting", "stopped"}  # a digest may look like a number
+
+
+def read(*paths: Path | str) -> pd.DataFrame:
+    """All ledgers in or below some folders, or a report's `results.csv`: one row a round.
+
+    Sorted by `KEYS`, but of arms tickets come first, then those to compare them with.
+
+    What analyses measured beside a ledger are columns `<analysis>/<what>`, densities of layers `density/<layer>`,
+    circumstances of the run, and the ledger's path, `run/<what>`.
+    Raises FileNotFoundError if there is no finished round, LedgerError for a line that says less than a round's does,
+    and if two ledgers contradict each other.
+    """
+    files = sorted({file for path in paths for file in _files(Path(path))})
+    rows = [{**row, "run/ledger": str(file)} for file in files for row in _rows(file)]
+    if not rows:
+        raise FileNotFoundError(f"no finished round under {', '.join(map(str, paths))}")
+    frame = pd.DataFrame(rows).sort_values(KEYS, key=_tickets_first, ignore_index=True)
+    frame = frame.drop_duplicates([column for column in frame if not str(column).startswith("run/")], ignore_index=True)
+    for column, of in (("data", ["study"]), ("setting", ["study", "arm"])):
+        for what, part in frame.groupby(of) if column in frame else ():
+            if part[column].nunique() > 1:
+                first, second, *_ = part.drop_duplicates(column)["run/ledger"]
+                name = " ".join(map(str, what))
+                raise LedgerError(
+                    f"{first} and {second}: {name} was measured with another {column}; report one of them"
+                )
+    if (twice := frame.duplicated(KEYS, keep=False)).any():
+        first, second, *_ = frame[twice]["run/ledger"]
+        raise LedgerError(f"{first} and {second} hold different results for the same cell; report one of them")
+    return frame
+
+
+def one_study(frame: pd.DataFrame) -> None:
+    """Raises LedgerError for results of several studies: their arms have the same names and can't be averaged."""
+    if len(studies := sorted(set(frame["study"]))) > 1:
+        raise LedgerError(f"these are results of {len(studies)} studies, {', '.join(studies)}; give those of one alone")
+
+
+def missing(frame: pd.DataFrame) -> list[str]:
+    """What an unfinished study still lacks, as far as its ledgers know: cells never begun, rounds not yet played."""
+    lacking = []
+    for study, part in frame.groupby("study", sort=True):
+        lines = part.sort_values("round").to_dict("records")
+        last = {(line["arm"], line["seed"]): {str(key): value for key, value in line.items()} for line in lines}
+        for arm in sorted(set(part["arm"])):
+            for seed in sorted(set(part["seed"])):
+                if (line := last.get((arm, seed))) is None:
+                    lacking.append(f"{study} {arm} seed {seed}: not begun")
+                elif not is_last(line):
+                    done, planned = line["round"], line["rounds"]
+                    lacking.append(f"{study} {arm} seed {seed}: {done} of {planned} pruned rounds")
+    return lacking
+
+
+def _tickets_first(column: pd.Series) -> pd.Series:
+    """What to sort a column by; numbers in an arm's name by their size."""
+    if column.name != "arm":
+        return column
+    sized = column.str.replace(r"\d+", lambda number: number[0].zfill(9), regex=True)
+    return (~column.str.startswith("imp")).astype(int).astype(str) + sized
+
+
+def _files(path: Path) -> list[Path]:
+    if path.name == NAME or (path.suffix == ".csv" and path.is_file()):
+        return [path]
+    if (path / NAME).exists():
+        return [path / NAME]
+    return [folder / NAME for folder in folders(path) if (folder / NAME).exists()]
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    if path.suffix == ".csv":
+        return _written(path)
+    found = {beside.stem: Ledger(beside).lines() for beside in sorted(path.parent.glob("*.jsonl")) if beside != path}
+    rows = []
+    lines = Ledger(path).lines()
+    for number, line in enumerate(lines, start=1):
+        where = f"{path}, line {number}"
+        if not (isinstance(line.get("layer_densities"), dict) and isinstance(line.get("run", {}), dict)):
+            raise LedgerError(f"{where} is damaged: its layer_densities or run are none; move the file away")
+        beside = {name: others[line["round"]] for name, others in found.items() if line["round"] < len(others)}
+        row = _checked(where, _flat(line) | _analysed(beside))
+        if any(line[key] != lines[0][key] for key in ("study", "arm", "seed")):
+            raise LedgerError(f"{where} is of another cell than line 1; move the file away")
+        row |= {f"run/{key}": value for key, value in line.get("run", {}).items()}
+        rows.append(row)
+    return rows
+
+
+def _analysed(lines: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The numbers that analyses have for a round; what is not a number stays in their own ledgers."""
+    return {
+        f"{name}/{key}": value
+        for name, line in lines.items()
+        for key, value in line.items()
+        if isinstance(value, int | float) and key not in (*KEYS, "rounds", "density")
+    }
+
+
+def _flat(line: dict) -> dict:
+    flat = {key: value for key, value in line.items() if not isinstance(value, dict)}
+    return flat | {f"density/{layer}": value for layer, value in line["layer_densities"].items()}
+
+
+def _checked(where: str, row: dict[str, Any]) -> dict[str, Any]:
+    """A row, if it has all that a round's results are made of. Raises LedgerError if it has not."""
+
+    def number(key: str) -> bool:
+        value = row.get(key)
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+
+    for key in _NAMES:  # they become names of files
+        name = row.get(key)
+        if not isinstance(name, str) or Path(name).name != name or name.startswith(".") or not name.isprintable():
+            raise LedgerError(f"{where}: no {key}, so it is no round's result")
+    for key in _COUNTS:
+        if not number(key) or row[key] != int(row[key]) or row[key] < 0:
+            raise LedgerError(f"{where}: no {key}, so it is no round's result")
+    scores = [key.removeprefix("early_stop_") for key in row if key.startswith("early_stop_test_")]
+    if not scores:
+        raise LedgerError(f"{where}: no early_stop_test_*, so it is no round's result")
+    measured = (*scores, *(f"early_stop_{score}" for score in scores))
+    for key in (*_NUMBERS, *measured):
+        undefined = key in measured and key in row and row[key] is None  # a metric may be no finite number
+        if not number(key) and not undefined:
+            raise LedgerError(f"{where}: {key} is no finite number")
+    for key, value in row.items():
+        if not isinstance(value, str | int | float | None) or (isinstance(value, int) and abs(value) > 1e300):
+            raise LedgerError(f"{where}: {key} is neither a number nor a text")
+    if not 0 <= row["density"] <= 1:
+        raise LedgerError(f"{where}: density={row['density']} is not within 0 and 1")
+    row |= {key: int(row[key]) for key in _COUNTS}  # spreadsheets write 1 as 1.0, and 1.0 as 1
+    row |= {key: float(row[key]) for key in ("density", *scores) if row[key] is not None}
+    return {key: math.nan if value is None else value for key, value in row.items()}
+
+
+def _written(path: Path) -> list[dict[str, Any]]:
+    """The rows of a report's `results.csv`, by Python's own reading of numbers: that of pandas may lose last digits."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            lines = list(csv.DictReader(file, strict=True))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise LedgerError(f"{path} is no results.csv of a report: {error}") from error
+    rows = []
+    for number, line in enumerate(lines, start=2):
+        if None in line or None in line.values():
+            raise LedgerError(f"{path}, line {number} has not as many fields as the first line")
+        row = {column: text if column in _TEXT and text else _value(text) for column, text in line.items()}
+        rows.append(_checked(f"{path}, line {number}", row))
+    return rows
+
+
+def _value(text: str) -> Any:
+    if text in ("", "True", "False"):
+        return {"": None}.get(text, text == "True")
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

@@ -1,0 +1,1 @@
+"""Rounds: a ticket and its training; what the next ticket is made of."""

@@ -1,0 +1,93 @@
+"""Rounds: a ticket and its training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from lottery.foundations.seeds import Streams, seeded
+from lottery.pruning import masks as _masks
+from lottery.pruning.masks import Masks
+from lottery.training.flops import Flops
+from lottery.training.recipes import Budget, Recipe, Trained
+from lottery.training.states import State, state_of
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """What a round begins with: start weights, pruned ones zero, and masks."""
+
+    state: State
+    masks: Masks
+
+    @classmethod
+    def of(cls, state: State, masks: Masks) -> Ticket:
+        state = {name: tensor.clone() for name, tensor in state.items()}
+        _masks.apply_(state, masks)
+        return cls(state, masks)
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round; it trains when `trained` is first asked for."""
+
+    index: int
+    ticket: Ticket
+    first: int
+    """step of the budget that it begins with"""
+    budget: Budget
+    train: Train
+    until: int | None = None
+    """the last step, if the budget is not used up"""
+    passing: Sequence[int] = ()
+    """steps whose states will be asked for"""
+    copy: int = 0
+    """counts trainings of the same ticket, each under an order and noise of its own"""
+    before: Flops = field(default_factory=Flops)
+    """of all training that it took to find the ticket"""
+    stop: Ends = lambda current: None
+
+    @property
+    def last(self) -> int:
+        return self.budget.steps if self.until is None else self.until
+
+    @cached_property
+    def trained(self) -> Trained:
+        return self.train(self)
+
+    @cached_property
+    def ends(self) -> str | None:
+        """Why this is the last round of its chain, whatever the schedule says; None if it is not."""
+        return self.stop(self)
+
+    def cost(self, recipe: Recipe) -> Flops:
+        """Of all training up to its end."""
+        return self.before + recipe.flops(self.ticket.masks) * (self.last - self.first)
+
+    def cut(self, step: int) -> Round:
+        """The same training up to an earlier step."""
+        return replace(self, until=step, passing=())
+
+
+Train = Callable[[Round], Trained]
+Ends = Callable[[Round], str | None]
+"""why a chain ends with a round, whatever the schedule says; None if it does not"""
+
+
+def dense_round(recipe: Recipe, seed: int, train: Train, passing: Sequence[int] = ()) -> Round:
+    """Round 0 of every arm: the dense network from its initialisation."""
+    return Round(0, dense_ticket(recipe, seed), 0, recipe.budget, train, passing=passing)
+
+
+def dense_ticket(recipe: Recipe, seed: int) -> Ticket:
+    """The dense network at initialisation: what round 0 of every arm begins with."""
+    state = initial(recipe, Streams(seed).init)
+    names = _masks.prunable(recipe.sample.net)
+    return Ticket(state, _masks.dense({name: state[name] for name in names}))
+
+
+def initial(recipe: Recipe, draw: int) -> State:
+    """One draw of the network's initialisation; `draw` is the seed of that draw alone, see `Streams`."""
+    with recipe.numerics.entered(), seeded(draw):
+        return state_of(recipe.network())

@@ -1,0 +1,56 @@
+"""Stopping conditions: when a chain of rounds ends before its schedule does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lottery.foundations.metrics import Headline
+from lottery.pruning import masks as _masks
+from lottery.rounds.round import Round
+from lottery.training.modules import headline_of
+from lottery.training.recipes import Recipe
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Conditions on a round's ticket and on what it measured; the round that meets one is the chain's last."""
+
+    density: float | None = None
+    """stop as soon as no more than this is kept, in (0, 1)"""
+    below_dense: float | None = None
+    """stop as soon as the metric that the module is judged by is on validation data worse than the dense network's by
+    more than this; a round where it is no finite number can't be compared, and stops nothing"""
+
+    def __post_init__(self) -> None:
+        if self.density is not None and not 0 < self.density < 1:
+            raise ValueError(f"density={self.density}: must lie inside (0, 1)")
+        if self.below_dense is not None and not self.below_dense >= 0:
+            raise ValueError(f"below_dense={self.below_dense}: must be 0 or more")
+
+    def reason(self, density: float, now: Mapping[str, Any], dense: Mapping[str, Any], metric: Headline) -> str | None:
+        """Why a chain ends with a round of this density, from its last row and the dense network's; None if not.
+
+        >>> Stop(density=0.1).reason(0.09, {}, {}, Headline.named("accuracy"))
+        'density 0.09 is within stop.density=0.1'
+        """
+        if self.density is not None and density <= self.density:
+            return f"density {density:.4g} is within stop.density={self.density:g}"
+        if self.below_dense is not None:
+            name, side = f"val_{metric.name}", "below" if metric.higher_is_better else "above"
+            value, whole = now[name], dense[name]
+            if None not in (value, whole) and metric.gain(value) < metric.gain(whole) - self.below_dense:
+                return (
+                    f"{name} {value:.4g} is more than stop.below_dense={self.below_dense:g} {side} the dense "
+                    f"network's {whole:.4g}"
+                )
+        return None
+
+
+def stop_reason(recipe: Recipe, stop: Stop, dense: Round, current: Round) -> str | None:
+    """Why a chain ends with this round; None if it goes on."""
+    density, metric = _masks.density(current.ticket.masks), headline_of(recipe.sample)
+    if stop.below_dense is None:  # how thin a network is can be told without training it
+        return stop.reason(density, {}, {}, metric)
+    return stop.reason(density, current.trained.rows[-1], dense.trained.rows[-1], metric)

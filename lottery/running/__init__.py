@@ -1,0 +1,1 @@
+"""Running: a command line becomes cells, processes and jobs; what is shown meanwhile."""

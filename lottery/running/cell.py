@@ -1,0 +1,165 @@
+"""A study's cells: every round of an arm under one seed, through the store into the ledger."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from lottery.algorithm import play
+from lottery.foundations.digests import digest_of, leaves
+from lottery.rounds.round import Round
+from lottery.rounds.study import Asked, Cell
+from lottery.store import leases
+from lottery.store.entries import Entry, Store
+from lottery.store.folder import NAME
+from lottery.store.ledger import Ledger
+from lottery.store.line import circumstances, describe
+from lottery.store.phases import phase_of, specification
+from lottery.training.fit import fit
+from lottery.training.loop import Diverged
+from lottery.training.recipes import Row
+
+
+class Callback(Protocol):
+    """Hears how a cell gets on: to show it, to count it, or to end the cell with what it raises."""
+
+    def advanced(self, current: Round, step: int, row: Row | None) -> None:
+        """A round's training came to `step` and, where `row` is given, measured it."""
+
+    def finished(self, line: Mapping[str, Any], rows: Sequence[Row]) -> None:
+        """A round is in the ledger; `rows` are all its evaluations."""
+
+
+def run(
+    cell: Cell,
+    folder: Path,
+    store: Store,
+    callbacks: Sequence[Callback] = (),
+    analyses: Mapping[str, Asked] | None = None,
+) -> None:
+    """Plays every round of a cell and records each in its ledger, and what analyses find in theirs.
+
+    Raises Lost if another process has taken the cell over; LedgerError, before anything is trained, if a ledger
+    has a round that this cell would not give.
+    """
+    study, ledger = cell.study, Ledger(folder / NAME)
+    asked = {name: (each, Ledger(folder / f"{name}.jsonl")) for name, each in (analyses or {}).items()}
+    with leases.hold(folder, store.waiting) as lease, _only_while_ours(lease):
+        ledger.expect(about(cell))
+        for each, found in asked.values():
+            found.expect(about(cell) | {"analysis": each.setting})
+        phases = Phases(cell, store, callbacks, lease.glance)
+        for current in play(study.recipe, study.pruning, cell.arm, cell.seed, phases):
+            started = time.time()
+            for recorded in (ledger, *(found for _, found in asked.values())):
+                phases.expect(recorded, current)
+            line = describe(cell, current)  # trains the round
+            line["run"] = circumstances(current, started) | {"drew": phases.drew(but=line["phase"])}
+            lease.check()
+            ledger.record(line)
+            for callback in callbacks:
+                callback.finished(line, current.trained.rows)
+            for each, found in asked.values():
+                analyse(each, found, phases, current, line)
+        leases.clear(folder)
+
+
+@contextmanager
+def _only_while_ours(lease: leases.Lease) -> Iterator[None]:
+    """What goes wrong after another process has taken over is that one's doing, and no fault of the cell."""
+    try:
+        yield
+    except Exception:
+        lease.check()
+        raise
+
+
+class Phases:
+    """Trains the rounds of a cell through the store; `check` may raise to stop it."""
+
+    def __init__(
+        self, cell: Cell, store: Store, callbacks: Sequence[Callback] = (), check: Callable[[], None] = lambda: None
+    ) -> None:
+        self.cell, self.store, self.callbacks, self.check = cell, store, callbacks, check
+        self.asked = set[str]()
+
+    def expect(self, ledger: Ledger, current: Round) -> None:
+        """Raises LedgerError if a ledger has the round from another phase than the one that would be trained now."""
+        lines, study = ledger.lines(), self.cell.study
+        if current.index >= len(lines):
+            return
+        spec = specification(study.recipe, study.identity, phase_of(study.recipe, self.cell.seed, current))
+        was, now = lines[current.index].get("phase"), digest_of(spec)
+        if was != now:
+            differs = unlike(self.store.specification(str(was)), spec) or [f"phase {was} there, {now} now"]
+            raise ledger.refusal(current.index, "; ".join(differs))
+
+    def __call__(self, current: Round) -> Entry:
+        study = self.cell.study
+        phase = phase_of(study.recipe, self.cell.seed, current)
+        spec = partial(specification, study.recipe, study.identity)
+        waypoints = {step: spec(replace(phase, last=step)) for step in current.passing}
+
+        def watch(step: int, row: Row | None) -> None:
+            self.check()
+            for callback in self.callbacks:
+                callback.advanced(current, step, None if current.copy else row)
+
+        try:
+            entry = self.store.obtain(
+                spec(phase),
+                phase.masks,
+                lambda desk: fit(study.recipe, phase, desk, waypoints, watch, evaluate=current.until is None),
+                waypoints,
+            )
+        except Diverged as error:
+            raise Diverged(f"{self.cell.label}, seed {self.cell.seed}, round {current.index}: {error}") from error
+        self.asked.add(entry.key)
+        return entry
+
+    def drew(self, but: str = "") -> list[str]:
+        """Keys of the phases asked for since this was last called, those of other arms' rounds among them."""
+        found = sorted(self.asked - {but})
+        self.asked.clear()
+        return found
+
+
+def about(cell: Cell) -> dict[str, Any]:
+    """What every line of a cell's ledgers says, known before anything is trained."""
+    study = cell.study
+    who = {"study": study.name, "arm": cell.label, "seed": cell.seed, "rounds": len(study.pruning.schedule)}
+    return who | {"data": study.recipe.data.digest[:16], "setting": cell.setting}
+
+
+def unlike(was: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list[str]:
+    """In what two specifications of a phase differ, as sentences' parts; nothing where the first is not known.
+
+    Weights and masks are named only where nothing else differs, since they follow from what was there before them.
+
+    >>> unlike({"torch": "2.5", "state": "a"}, {"torch": "2.6", "state": "b", "masks": "c"})
+    ['torch 2.5 there, 2.6 now']
+    """
+    if was is None:
+        return []
+    before, after = ({".".join(key): value for key, value in leaves(spec)} for spec in (was, now))
+    keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    causes = [key for key in keys if key not in ("state", "masks")] or keys
+    return [f"{key} {before.get(key)} there, {after.get(key)} now" for key in causes]
+
+
+def analyse(asked: Asked, ledger: Ledger, phases: Phases, current: Round, line: Mapping[str, Any]) -> None:
+    """Records what an analysis finds of a round, once: on another kind of node a last digit might differ.
+
+    Raises LedgerError, before it trains anything, if the ledger has the round of another line or other settings.
+    """
+    keys = ("study", "arm", "seed", "round", "rounds", "density", "data", "setting", "phase", "stopped")
+    of = {key: line[key] for key in keys if key in line} | {"analysis": asked.setting}
+    if ledger.expect(of):
+        return
+    found = asked.analysis(phases.cell, current)
+    ledger.record({**of, **found, "run": {"drew": phases.drew()}})

@@ -1,0 +1,142 @@
+"""Launching: from a command line to cells, and from there through Hydra into processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from lottery.config.build import build, build_analyses
+from lottery.config.cell_config import Job
+from lottery.config.check import check
+from lottery.config.compose import VERSION, job_of
+from lottery.config.groups import CONF
+from lottery.config.nodes import make
+from lottery.foundations.errors import Lost, Refused, describe
+from lottery.foundations.files import write_whole
+from lottery.foundations.job import Task, here
+from lottery.running.cell import Callback, run
+from lottery.running.progress import Progress
+from lottery.running.slurm import tasks
+from lottery.running.slurm.attempts import Attempts
+from lottery.store import leases
+from lottery.store.entries import Store
+from lottery.store.folder import CONFIG, ERROR, NAME, leave_error
+from lottery.store.ledger import Ledger
+from lottery.training.fit import assist
+from lottery.training.ranks import gathered
+
+_MAIN = "LOTTERY_MAIN_PID"
+
+
+def launch(arguments: list[str]) -> None:
+    """Runs a command line through Hydra: `task` for each cell, in whatever processes its launcher starts."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us as they are
+    os.environ[_MAIN] = str(os.getpid())
+    sys.argv = ["lottery run", *arguments]
+    hydra.main(version_base=VERSION, config_path=str(CONF), config_name="config")(task)()
+
+
+def task(config: DictConfig) -> None:
+    """One cell, in a process of the launcher's.
+
+    What goes wrong is left in `error.txt` beside the ledger and not raised: the other cells go on, and whoever
+    launched the sweep tells from the ledgers what is missing.
+    """
+    if os.environ.get(_MAIN, str(os.getpid())) != str(os.getpid()):
+        _follow(int(os.environ[_MAIN]))
+    job, mine = job_of(config, HydraConfig.get()), here()
+    if mine and mine.rank:
+        tasks.follow(mine, job.folder, lambda: assist(build(job).study.recipe))
+        return
+    try:
+        if not job.finished():
+            attempt(job, mine)
+    finally:
+        if mine:
+            tasks.dismiss(mine, job.folder)
+
+
+def attempt(job: Job, mine: Task | None) -> None:
+    """Plays a cell; what goes wrong is left in `error.txt`."""
+    try:
+        (job.folder / ERROR).unlink(missing_ok=True)
+        play(job, mine)
+    except Lost as lost:  # what is written there from now on is another's
+        print(f"{job.label} seed {job.seed}: {lost}", file=sys.stderr, flush=True)
+    except (Exception, SystemExit) as error:  # the second from a user's own code
+        sentence = describe(error)
+        print(f"{job.label} seed {job.seed} FAILED: {sentence}", file=sys.stderr, flush=True)
+        leave_error(job.folder, sentence, traceback.format_exc())
+
+
+def play(job: Job, mine: Task | None = None) -> None:
+    """Builds, checks and runs a cell, with all that hears of it; `mine` is this process as a task of Slurm's."""
+    callbacks: list[Callback] = []
+    waiting: leases.Waiting = nullcontext
+    if mine:
+        attempts = Attempts(job.folder, mine)
+        attempts.begin()
+        callbacks.append(attempts)
+        waiting = attempts.waiting
+    store = Store(job.config["store"], waiting)
+    cell = build(job)
+    check(cell)
+    analyses = build_analyses(job, cell.study.recipe.data)
+    job.folder.mkdir(parents=True, exist_ok=True)
+    saved = OmegaConf.to_yaml(OmegaConf.create({**job.config, "store": str(Path(job.config["store"]).resolve())}))
+    if not Ledger(job.folder / NAME).lines():  # else the lines that are there may be of another configuration
+        write_whole(job.folder / CONFIG, saved.encode())
+    tracker = make("tracking", job.config["tracking"])
+    tracker.open(job, job.folder)
+    callbacks += [Progress(cell, job.folder), tracker]
+    failed = True
+    try:
+        with _together(job, mine):
+            run(cell, job.folder, store, callbacks, analyses)
+        write_whole(job.folder / CONFIG, saved.encode())
+        failed = False
+    finally:
+        tracker.close(failed)
+
+
+def _together(job: Job, mine: Task | None) -> AbstractContextManager[None]:
+    """The cell's ranks: Slurm's tasks if it has started several, else processes of our own."""
+    devices = job.config["hardware"]["devices"]
+    if mine is None or mine.count == 1:
+        return gathered(devices, _assist, job, os.getpid())
+    if mine.count != devices:
+        raise Refused(f"hardware.devices={devices}: this job has {mine.count} tasks; both must be the same number")
+    return tasks.leading(mine, job.folder)
+
+
+def _assist(job: Job, main: int) -> None:
+    """A cell's other ranks, each in a process of its own."""
+    _follow(main)
+    assist(build(job).study.recipe)
+
+
+def _follow(main: int) -> None:
+    """Makes this worker end with the process that started the sweep, and leaves signals to that one."""
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):  # Slurm tells all processes of a job
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(143))  # Lightning's own handler would end the sweep with code 0
+
+    parent = os.getppid()  # changes when it ends, even if nobody collects it and its number stays
+
+    def watch() -> None:
+        while os.getppid() == parent and (os.path.exists(f"/proc/{main}") or not os.path.exists("/proc/self")):
+            time.sleep(0.5)
+        os._exit(1)
+
+    if not any(thread.name == "follow" for thread in threading.enumerate()):
+        threading.Thread(target=watch, name="follow", daemon=True).start()

@@ -1,0 +1,1 @@
+"""What lasts: phases by content, ledgers, tickets as files."""

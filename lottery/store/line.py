@@ -1,0 +1,89 @@
+"""Lines: what a ledger says of a round."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from torch import nn
+
+from lottery.pruning import masks
+from lottery.rounds.round import Round
+from lottery.rounds.study import Cell
+from lottery.store.entries import Entry
+from lottery.training.modules import headline_of
+from lottery.training.recipes import Row
+
+
+def describe(cell: Cell, current: Round) -> dict[str, Any]:
+    """The ledger line of a round, without `run`: equal however the round came about."""
+    entry, found = current.trained, current.ticket.masks
+    assert isinstance(entry, Entry)
+    last, best = entry.rows[-1], early_stop(entry.rows)
+    module = cell.study.recipe.sample
+    headline = headline_of(module)
+    measured = {name: value for name, value in sorted(last.items()) if name.startswith(("test_", "val_"))}
+    steps = current.last - current.first
+    own = cell.study.recipe.flops(found) * steps
+    whole = current.cost(cell.study.recipe)
+    return (
+        {
+            "study": cell.study.name,
+            "arm": cell.label,
+            "seed": cell.seed,
+            "round": current.index,
+            "rounds": len(cell.study.pruning.schedule),
+            "density": masks.density(found),
+            "train_steps": steps,
+            "train_flops": own.scaled,
+            "train_flops_dense": own.dense,
+            "total_flops": whole.scaled,
+            "total_flops_dense": whole.dense,
+            **measured,
+            "early_stop_step": best["step"],
+            f"early_stop_test_{headline.name}": best[f"test_{headline.name}"],
+            "compression_ratio": compression_ratio(module.net, entry),
+            "layer_densities": masks.layer_densities(found),
+            "phase": entry.key,
+            "data": cell.study.recipe.data.digest[:16],
+            "setting": cell.setting,
+        }
+        | headline.columns()
+        | ({"stopped": current.ends} if current.ends else {})
+    )
+
+
+def circumstances(current: Round, started: float) -> dict[str, Any]:
+    """How this run came to the round: the only part of a line that may differ."""
+    entry = current.trained
+    assert isinstance(entry, Entry)
+    return {
+        "seconds": round(time.time() - started, 3),
+        "reused": entry.reused,
+        "host": socket.gethostname(),
+        "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def early_stop(rows: Sequence[Row]) -> Row:
+    """The evaluation with the smallest validation loss, the first of equals; read after training."""
+    return min(rows, key=lambda row: row["val_loss"])
+
+
+def compression_ratio(net: nn.Module, entry: Entry) -> float:
+    """All parameters over those that are left (Blalock et al. 2020), counted in the trained network.
+
+    Raises ArithmeticError if a pruned weight is not exactly zero.
+    """
+    total = sum(parameter.numel() for parameter in net.parameters())
+    pruned = 0
+    for name, mask in entry.masks.items():
+        gone = entry.state[name][~mask]
+        if gone.any():
+            raise ArithmeticError(f"{name}: a pruned weight is not zero")
+        pruned += gone.numel()
+    return total / (total - pruned)

@@ -1,0 +1,73 @@
+"""Phases: the training that a round asks for, and all that its result depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from lottery.foundations.digests import digest, digest_of
+from lottery.foundations.seeds import Streams
+from lottery.pruning.masks import Masks
+from lottery.rounds.round import Round
+from lottery.training.recipes import Phase, Recipe
+from lottery.training.sparse import layers
+
+SCIENCE = 1  # raised whenever our own numerics change, so that older phases are not taken for newer ones
+
+
+def phase_of(recipe: Recipe, seed: int, current: Round) -> Phase:
+    """The training of a round; its data order is the same for every arm."""
+    ticket = current.ticket
+    streams, which = Streams(seed), (current.index, current.copy)
+    sparse = sparse_weights(recipe, ticket.masks)
+    return Phase(
+        ticket.state,
+        ticket.masks,
+        current.first,
+        current.last,
+        order=streams.order(*which),
+        noise=streams.noise(*which),
+        build=streams.init,
+        sparse=sparse,
+        budget=current.budget,
+    )
+
+
+def specification(recipe: Recipe, identity: Mapping[str, Any], phase: Phase) -> dict[str, Any]:
+    """All that the result of a phase depends on; the state at an earlier step is named by the whole it is of.
+
+    `identity` is the recipe as plain data. The digest of what is returned is the phase's key in a store.
+    """
+    budget = phase.budget or recipe.budget
+    if phase.last < budget.steps:
+        whole = specification(recipe, identity, replace(phase, last=budget.steps))
+        return {"of": digest_of(whole), "step": phase.last}
+    how: dict[str, Any] = {"sparse": list(phase.sparse)} if phase.sparse else {}
+    if recipe.hardware.devices > 1:
+        how["devices"] = recipe.hardware.devices
+    if budget != recipe.budget:  # whatever made it, these are all that training reads of it
+        how["evaluate"] = budget.evaluate
+        how["rates"] = digest_of([budget.factor(step) for step in range(phase.first, phase.last)])
+    return how | {
+        "recipe": identity,
+        "science": SCIENCE,
+        "torch": torch.__version__,
+        "device": recipe.hardware.device,
+        "state": digest(phase.state),
+        "masks": digest(phase.masks),
+        "steps": [phase.first, phase.last],
+        "seeds": {"order": phase.order, "noise": phase.noise, "build": phase.build},
+    }
+
+
+def sparse_weights(recipe: Recipe, masks: Masks) -> tuple[str, ...]:
+    """The weights that train on their kept values alone: on GPUs and in mixed precision none, unmeasured there."""
+    how, measured = recipe.numerics.sparse, (recipe.numerics.precision, recipe.hardware.device) == ("32", "cpu")
+    if how == "off" or (how == "auto" and not measured):
+        return ()
+    net = recipe.sample.net
+    names = layers(net, masks, recipe.optimizer(net.parameters()), everywhere=how == "on")
+    return names if how == "on" or (names and recipe.takes_sparse) else ()

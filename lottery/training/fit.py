@@ -1,0 +1,88 @@
+"""Training of one phase: from a state, under masks, from one step to another, with Lightning."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, suppress
+
+import torch
+
+from lottery.foundations.seeds import seeded
+from lottery.training import ranks, sparse
+from lottery.training.hardware import trainer_for
+from lottery.training.loop import Diverged, Keeper, Loop
+from lottery.training.recipes import Phase, Recipe, Row, Trained
+from lottery.training.states import state_of
+
+
+def fit(
+    recipe: Recipe,
+    phase: Phase,
+    keeper: Keeper | None = None,
+    waypoints: Iterable[int] = (),
+    watch: Callable[[int, Row | None], None] = lambda step, row: None,
+    evaluate: bool = True,
+) -> Trained:
+    """Trains a phase, from its last checkpoint if the keeper has one, together with the other ranks if there are any.
+
+    `waypoints` are steps whose state the keeper is given in passing; `watch` hears of each chunk's end,
+    with the row measured there if there is one. Raises Diverged when the loss is no longer finite.
+    """
+    rank, count = ranks.share()
+    if rank == 0:
+        waypoints = list(waypoints)
+        ranks.agree((phase, waypoints, evaluate))
+    module = recipe.build(phase.build)
+    module.net.load_state_dict(phase.state)
+    sparse.install(module.net, phase.masks, phase.sparse)
+    if recipe.numerics.channels_last:
+        module.net.to(memory_format=torch.channels_last)
+    if recipe.numerics.compile:
+        torch._dynamo.reset()  # what it has learned in earlier phases would change its kernels
+        module.net.compile(dynamic=False)
+    with recipe.numerics.entered(), seeded(phase.noise + rank):
+        loop = module.loop = Loop(module, recipe, phase, keeper, waypoints, watch, evaluate)
+        trainer = trainer_for(recipe.hardware, recipe.numerics)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning 2.6 under PyTorch 2.14
+            warnings.filterwarnings("ignore", ".*`srun` command is available.*")  # as on every login node
+            try:
+                with closing(loop):
+                    trainer.fit(module, train_dataloaders=Chunks(loop))
+            except SystemExit as stop:  # what Lightning makes of Ctrl-C and SIGTERM: exit codes 1 and 0, no word
+                raise (
+                    stop.__context__ if isinstance(stop.__context__, KeyboardInterrupt) else KeyboardInterrupt
+                ) from None
+            except Exception as error:
+                if count == 1 or isinstance(error, Diverged | RuntimeError):  # all know, or nobody goes on
+                    raise
+                # The other ranks wait in the middle of a step, so that nothing can be agreed on any more. A lost lease
+                # is no exception: the store would go on, with another collective than the one that they wait in.
+                raise ranks.Broken(f"training with {count} processes broke off: {error}") from error
+        if trainer.interrupted or loop.step < phase.last:
+            raise KeyboardInterrupt
+    return Trained(state_of(module.net), loop.rows)
+
+
+def assist(recipe: Recipe) -> None:
+    """What ranks other than the first do: train every phase with it, until there are no more."""
+    while (work := ranks.agree(None)) is not None:
+        phase, waypoints, evaluate = work
+        with suppress(Diverged):  # rank 0 says so
+            fit(recipe, phase, None, waypoints, evaluate=evaluate)
+
+
+class Chunks:
+    """The loader that Lightning sees: (first, last) of each chunk still to run."""
+
+    def __init__(self, loop: Loop) -> None:
+        self.loop = loop
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        self.loop.prepare()
+        first = self.loop.step
+        while first < self.loop.phase.last:  # Lightning asks for a chunk while the one before still runs
+            last = self.loop.chunk_end(first)
+            yield first, last
+            first = last

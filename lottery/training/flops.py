@@ -1,0 +1,74 @@
+"""FLOPs of training, counted: dense, and in proportion to what each layer keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from lottery.pruning.masks import Masks, layer_densities, prunable
+from lottery.training.modules import Module
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Floating-point operations, a multiplication and an addition counting as two."""
+
+    dense: float = 0.0
+    """of the network as it is computed, zeros included"""
+    scaled: float = 0.0
+    """those of each prunable layer times its density: what hardware that skips zeros would need"""
+
+    def __add__(self, other: Flops) -> Flops:
+        return Flops(self.dense + other.dense, self.scaled + other.scaled)
+
+    def __mul__(self, times: float) -> Flops:
+        return Flops(self.dense * times, self.scaled * times)
+
+
+def by_weight(module: Module, inputs: Tensor, targets: Tensor) -> dict[str, float]:
+    """FLOPs an example of forward and backward pass, by the name of a layer's weight; "" is the whole network.
+
+    Layers stand in the order in which the forward pass last calls them, behind those that it does not call.
+
+    Counted are products and convolutions; everything else is little beside them. PyTorch's counter counts a network
+    without its convolutions: it takes the backward pass of grouped ones for whole ones, and tells FLOPs of branches
+    that run side by side, as a shortcut does, to both. A layer called by a function, as an attention's output is,
+    counts for the network but not by its name, and so costs the same at every density; a convolution called so is not
+    counted.
+    """
+    names = {id(weight): name for name, weight in prunable(module.net).items()}
+    counts: dict[str, float] = {}
+    convolutions = 0.0
+
+    def count(layer: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal convolutions
+        weight = cast(Tensor, layer.weight)
+        places = given[0] if getattr(layer, "transposed", False) else output
+        passes = 1 + weight.requires_grad + given[0].requires_grad  # forward, and the gradients that are wanted
+        flops = 2 * places.numel() * weight[0].numel() * passes / len(inputs)
+        if (name := names.get(id(weight))) is not None:  # a parametrized layer makes its weight anew
+            counts[name] = counts.pop(name, 0.0) + flops
+        convolutions += flops if isinstance(layer, nn.modules.conv._ConvNd) else 0.0
+
+    layers = [layer for layer in module.net.modules() if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd)]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    module.train()
+    with FlopCounterMode(display=False) as counter:
+        module.loss(module(inputs), targets).backward()
+    for hook in hooks:
+        hook.remove()
+    products = {str(name): count for name, count in counter.get_flop_counts()["Global"].items()}
+    others = sum(count for name, count in products.items() if "convolution" not in name)
+    uncalled = dict.fromkeys((name for name in names.values() if name not in counts), 0.0)
+    return {**uncalled, **counts, "": others / len(inputs) + convolutions}
+
+
+def of_example(counted: Mapping[str, float], masks: Masks) -> Flops:
+    """What one training example costs under masks, from the counts of `by_weight`."""
+    whole = counted[""]
+    saved = sum(counted.get(name, 0.0) * (1 - kept) for name, kept in layer_densities(masks).items())
+    return Flops(whole, whole - saved)

@@ -1,0 +1,185 @@
+"""The optimizer steps of one phase, and what happens between chunks of them.
+
+A Lightning batch is a *chunk* of optimizer steps, because Lightning's own work of half a millisecond a
+batch is as long as a small network's step. Between chunks come evaluations at exact steps and checkpoints.
+Nothing depends on where chunks end: every random draw is a function of seed and step, or saved.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from lottery.foundations.errors import Said
+from lottery.pruning import masks as _masks
+from lottery.training import checkpoints, ranks, sparse
+from lottery.training.evaluation import measure
+from lottery.training.modules import Module
+from lottery.training.recipes import Phase, Recipe, Row
+from lottery.training.states import State, state_of
+
+CHUNK = 100  # optimizer steps in a Lightning batch at the most: its overhead is then below 1 % of a LeNet's step
+CHUNK_SECONDS = 1.0  # and no more than fit into this time, so that checkpoints and progress come often enough
+
+
+class Diverged(Said):
+    """The loss became NaN or infinite."""
+
+
+class Keeper(Protocol):
+    """Where a phase's progress is kept, so that a killed training goes on in the middle."""
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None: ...
+
+    def save(self, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None: ...
+
+    def reach(self, first: int, last: int) -> None:
+        """Notes durably that the steps from `first` to `last` are being executed."""
+
+    def pass_by(self, step: int, state: State) -> None:
+        """Takes the state at a step that was asked for."""
+
+
+class Loop:
+    """One phase on its way: optimizer, batches and rows; Lightning asks it for a chunk at a time."""
+
+    def __init__(
+        self,
+        module: Module,
+        recipe: Recipe,
+        phase: Phase,
+        keeper: Keeper | None,
+        waypoints: Iterable[int],
+        watch: Callable[[int, Row | None], None],
+        evaluate: bool,
+    ) -> None:
+        self.module, self.recipe, self.phase = module, recipe, phase
+        self.budget = phase.budget or recipe.budget
+        self.keeper, self.waypoints, self.watch, self.evaluating = keeper, set(waypoints), watch, evaluate
+        self.optimizer = recipe.optimizer(module.net.parameters())
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.step, self.rows = phase.first, list[Row]()
+        self.losses: list[float] = []  # of each step since the last row
+        self.seconds = CHUNK_SECONDS / 10  # that a step takes, until it is measured
+        self.on_sigterm = signal.getsignal(signal.SIGTERM)
+
+    def prepare(self) -> None:
+        """Puts everything on the device and goes back to the last checkpoint, if there is one."""
+        if ranks.share()[1] > 1:  # Lightning's handler asks the other ranks, which may wait for this one
+            signal.signal(signal.SIGTERM, self.on_sigterm)
+        device = self.module.device
+        self.data = self.recipe.data.to(device)
+        self.scaler = getattr(self.module.trainer.precision_plugin, "scaler", None)
+        weights = _masks.prunable(self.module.net)
+        held = {name: mask for name, mask in self.phase.masks.items() if name not in self.phase.sparse}
+        pruned = {name: mask for name, mask in held.items() if not mask.all()}
+        self.pruned = [weights[name] for name in pruned]
+        # what reads across weights, a clipped norm for one, is not to count those that are not there
+        across = type(self.optimizer) not in sparse.ELEMENTWISE or self.optimizer._optimizer_step_pre_hooks
+        self.mask_gradients = bool(self.pruned and across)
+        # float masks: multiplying by booleans takes five times as long
+        self.masks = [mask.to(device, weights[name].dtype) for name, mask in pruned.items()]
+        _masks.apply_(weights, held)
+        if found := ranks.agree(self.keeper.load() if self.keeper else None):
+            tensors, info = found
+            self.step, self.rows, self.losses = info["step"], list(info["rows"]), list(info["losses"])
+            checkpoints.restore(tensors, info, self.module, self.optimizer, self.scaler, device)
+        self.batches = self.data.batches(self.phase.order, self.step, self.phase.last, ranks.share())
+        self.saved_at = time.monotonic()
+        self.module.train()
+
+    def close(self) -> None:
+        """Ends whatever reads ahead."""
+        if batches := getattr(self, "batches", None):
+            batches.close()
+        self.module.loop = None  # or a device would hold data and optimizer until the cycle is collected
+
+    def chunk_end(self, first: int) -> int:
+        """Where the chunk from `first` ends: at a multiple of CHUNK, an evaluation, a waypoint or the last step."""
+        chunk = min(CHUNK, max(1, round(CHUNK_SECONDS / self.seconds)))
+        every = [chunk, self.budget.evaluate] if self.evaluating else [chunk]
+        ends = [first - first % each + each for each in every]
+        return min(*ends, self.phase.last, *(point for point in self.waypoints if point > first))
+
+    def advance(self, first: int, last: int) -> None:
+        """Takes the optimizer steps of one chunk; pruned weights stay exactly zero at each of them."""
+        module, optimizer, budget = self.module, self.optimizer, self.budget
+        if self.keeper:
+            self.keeper.reach(first, last)
+        # Lightning's own backward costs 70 us more, and is needed for several ranks and for loss scaling only
+        plain = self.scaler is None and ranks.share()[1] == 1
+        backward = Tensor.backward if plain else module.manual_backward
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        losses, started = [], time.monotonic()
+        for step in range(first, last):
+            inputs, targets = next(self.batches)
+            factor = budget.factor(step)
+            for group, rate in zip(optimizer.param_groups, self.rates, strict=True):
+                group["lr"] = rate * factor
+            for parameter in parameters:  # as optimizer.zero_grad does, in a tenth of its 30 us
+                parameter.grad = None
+            loss = module.loss(module(inputs), targets)
+            backward(loss)
+            if self.scaler is not None:
+                self.scaler.unscale_(optimizer)  # before anything reads gradients
+            if self.mask_gradients:
+                for weight, mask in zip(self.pruned, self.masks, strict=True):
+                    if weight.grad is not None:
+                        weight.grad.mul_(mask)
+            if self.scaler is None:
+                optimizer.step()
+            else:
+                self.scaler.step(optimizer)
+                self.scaler.update()
+            if self.pruned:
+                with torch.no_grad():
+                    torch._foreach_mul_(self.pruned, self.masks)
+            losses.append(loss.detach())
+        _, count = ranks.share()
+        self._note((ranks.sum_(torch.stack(losses).double()) / count).cpu(), first)
+        self.seconds = ranks.agree(max(1e-9, (time.monotonic() - started) / (last - first)))
+        self.step = last
+
+    def pause(self) -> None:
+        """Between chunks: the evaluation that is due, a waypoint, a checkpoint when the last one is old."""
+        row = None
+        ranks.copy_first_(self.module.net.buffers())
+        due = self.step % self.budget.evaluate == 0 or self.step == self.phase.last
+        if self.evaluating and due:
+            row = self._measure()
+            self.rows.append(row)
+        if self.keeper and self.step in self.waypoints:
+            self.keeper.pass_by(self.step, state_of(self.module.net))
+        if ranks.agree(time.monotonic() - self.saved_at >= self.recipe.hardware.checkpoint_seconds):
+            tensors, info = checkpoints.taken(self.module, self.optimizer, self.scaler, self.module.device)
+            if self.keeper:
+                self.keeper.save(tensors, {**info, "step": self.step, "rows": self.rows, "losses": self.losses})
+            self.saved_at = time.monotonic()
+        self.watch(self.step, row)
+
+    def _note(self, losses: Tensor, first: int) -> None:
+        if not losses.isfinite().all():
+            step = first + int(losses.isfinite().logical_not().nonzero()[0, 0])
+            rate = self.rates[0] * self.budget.factor(step)
+            raise Diverged(f"the loss became {float(losses[step - first])} at step {step}, learning rate {rate:g}")
+        if self.evaluating:
+            self.losses += losses.tolist()
+
+    def _measure(self) -> Row:
+        row: Row = {"step": self.step, "train_loss": math.fsum(self.losses) / len(self.losses)}
+        self.losses.clear()
+        for part in ("val", "test"):
+            measured = measure(self.module, self.data, part)
+            if not math.isfinite(measured["loss"]):
+                rate = self.rates[0] * self.budget.factor(self.step - 1)
+                raise Diverged(
+                    f"the {part} loss is {measured['loss']} after step {self.step - 1}, learning rate {rate:g}"
+                )
+            row |= {f"{part}_{name}": value for name, value in measured.items()}
+        return row

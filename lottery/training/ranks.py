@@ -1,0 +1,156 @@
+"""Ranks: processes that train one phase together. The first plays the study, the others train with it.
+
+Each has an equal share of every batch; gradients are averaged, so that the result is that of one process up to
+rounding, but for dropout and BatchNorm: each rank draws its own noise and normalises its own share. Alone, a process
+is rank 0 of 1 and none of this does anything.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, distributed, multiprocessing
+from torch.distributed import TCPStore
+
+from lottery.foundations.errors import Said
+
+T = TypeVar("T")
+
+_PATIENCE = timedelta(
+    days=30
+)  # rank 0 may wait long for a phase that another job trains; a dead peer is noticed at once
+
+
+class Broken(Said):
+    """Processes that train together can't go on."""
+
+
+def share() -> tuple[int, int]:
+    """(rank, number of ranks)."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
+
+
+def agree(value: T) -> T:
+    """Rank 0's value, on every rank."""
+    if share()[1] == 1:
+        return value
+    box = [value]
+    distributed.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+    return box[0]
+
+
+def sum_(tensor: Tensor) -> Tensor:
+    """The sum over all ranks, in place."""
+    if share()[1] > 1:
+        distributed.all_reduce(tensor)
+    return tensor
+
+
+def copy_first_(tensors: Iterable[Tensor]) -> None:
+    """Rank 0's tensors, in place: buffers such as BatchNorm's statistics differ from rank to rank."""
+    if share()[1] > 1:
+        for tensor in tensors:
+            distributed.broadcast(tensor, src=0)
+
+
+def everyone(tensor: Tensor) -> list[Tensor]:
+    """A tensor's values on all ranks, in their order."""
+    if share()[1] == 1:
+        return [tensor]
+    values = [torch.empty_like(tensor) for _ in range(share()[1])]
+    distributed.all_gather(values, tensor)
+    return values
+
+
+@contextmanager
+def gathered(count: int, serve: Callable[..., None], *arguments: Any) -> Iterator[None]:
+    """Rank 0 of `count` for a while; the other ranks call `serve(*arguments)` in processes of their own.
+
+    They end with this process, however it ends. Raises Broken if one of them fails.
+    """
+    if count == 1:
+        yield
+        return
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    usual = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("spawn", force=True)  # children are told it: a fresh one does not know `loky`
+    try:
+        others = multiprocessing.start_processes(
+            _serve, (count, port, serve, arguments), nprocs=count - 1, join=False, start_method="spawn"
+        )
+    finally:
+        multiprocessing.set_start_method(usual, force=True)
+    assert others is not None
+
+    def look() -> None:
+        if ended := [process.exitcode for process in others.processes if process.exitcode is not None]:
+            raise Broken(
+                f"another of the {count} processes of this cell ended with code {ended[0]} before it could train"
+            )
+
+    try:
+        with leading(count, TCPStore("localhost", port, count, is_master=True, wait_for_workers=False), look):
+            yield
+        for process in others.processes:
+            process.join(10)
+    except RuntimeError as error:  # what a connection says that broke
+        for process in others.processes:
+            process.join(5)
+        if any(process.exitcode for process in others.processes):
+            raise Broken(f"another of the {count} processes of this cell ended, and training with it") from error
+        raise
+    finally:
+        for process in others.processes:
+            process.kill()  # it keeps nothing
+            process.join()
+
+
+@contextmanager
+def leading(count: int, board: TCPStore, look: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Rank 0 of `count` for a while, once all others have come to the board; `look` may raise before they have."""
+    try:
+        while not board.check([f"here {rank}" for rank in range(1, count)]):
+            look()
+            time.sleep(0.05)
+        _join(0, count, board)
+        yield
+        agree(None)  # nothing more to do
+    finally:
+        leave()
+
+
+def leave() -> None:
+    """Ends this rank's part; the others see a connection that broke."""
+    with suppress(RuntimeError, ValueError, AssertionError):
+        distributed.destroy_process_group()
+    os.environ.pop("LOCAL_RANK", None)
+
+
+def following(rank: int, count: int, board: TCPStore, serve: Callable[[], None]) -> None:
+    """A rank other than the first: calls `serve` among the others."""
+    board.set(f"here {rank}", "")
+    _join(rank, count, board)
+    serve()
+    distributed.destroy_process_group()
+
+
+def _serve(index: int, count: int, port: int, serve: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    board = TCPStore("localhost", port, count, wait_for_workers=False)
+    following(index + 1, count, board, lambda: serve(*arguments))
+
+
+def _join(rank: int, count: int, board: TCPStore) -> None:
+    os.environ["LOCAL_RANK"] = str(rank)
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    distributed.init_process_group(backend, store=board, rank=rank, world_size=count, timeout=_PATIENCE)
