@@ -47,7 +47,7 @@ def job() -> Job:
         (["arm=random_reinit", "arm.rewind=500"], "random_reinit,rewind=500it"),
         (["arm=imp", "arm.rewind=0it"], "imp"),
         (["arm=random_mask", "arm.weights._target_=lottery.rounds.rewinding.to_fresh"],
-         'random_mask,weights._target_=lottery.rounds.rewinding.to_fresh'),
+         'random_mask,weights._target_=lottery.rewinding.to_fresh'),
     ],
 )  # fmt: skip
 def test_label_is_the_name_and_what_differs_sorted(overrides: list[str], label: str) -> None:
