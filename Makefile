@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo reproduce-quick test test-slow test-slurm lint tables bench wheel clean
+.PHONY: help setup demo reproduce-quick test test-slow test-slurm lint docs tables bench wheel clean
 
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,7 +25,7 @@ PYTEST := $(BIN)/pytest -n 2 --dist loadfile --durations=25
 test: setup lint ## check style, types and structure, run every test that is not slow
 	$(PYTEST)
 
-test-slow: setup ## run the slow tests: processes killed at many moments, the wheel in a clean environment
+test-slow: setup ## run the slow tests: processes killed at many moments, the wheel in a clean environment, the docs
 	$(PYTEST) -m slow
 
 test-slurm: setup ## run the tests on a real Slurm of two nodes, started for them (Debian: slurm-wlm)
@@ -36,6 +36,9 @@ lint: setup ## style, types, and the walls between modules
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: setup ## build the documentation into site/
+	$(BIN)/mkdocs build --strict
 
 tables: setup ## write the tables of experiments/ again, from the committed results and claims
 	$(BIN)/python -m experiments.tables
@@ -50,4 +53,4 @@ wheel: setup ## build the wheel into dist/
 	$(BIN)/python -m build --wheel --no-isolation
 
 clean: ## remove the environment and what tools left
-	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

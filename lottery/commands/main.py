@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from lottery.commands.ticket.actions import add_to
+import lottery
 from lottery.foundations.errors import Once, Refused, describe, nearby
 
 _EPILOG = """examples:
@@ -61,6 +62,7 @@ def main() -> None:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"lottery {lottery.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="run a study or a cell; the arguments are Hydra overrides", add_help=False)
     run.add_argument("overrides", nargs=argparse.REMAINDER)
