@@ -9,8 +9,8 @@ import sys
 from difflib import get_close_matches
 from pathlib import Path
 
-from lottery.commands.ticket.actions import add_to
 import lottery
+from lottery.commands.ticket.actions import add_to
 from lottery.foundations.errors import Once, Refused, describe, nearby
 
 _EPILOG = """examples:
