@@ -281,6 +281,27 @@ def test_what_criterion_and_scope_do_in_place_reaches_no_round() -> None:
         assert_equal(one.ticket.state, other.ticket.state)
 
 
+def test_what_an_arm_does_in_place_reaches_no_other_round() -> None:
+    def careless(origin: Origin) -> State:
+        fresh = origin.fresh()
+        for tensor in (*origin.start.values(), *origin.trained().values(), *origin.masks.values()):
+            tensor.zero_()
+        return fresh
+
+    def wasteful(masks: _masks.Masks, rng: torch.Generator) -> _masks.Masks:
+        found = {name: mask.clone() for name, mask in masks.items()}
+        for mask in masks.values():
+            mask.zero_()
+        return found
+
+    control = replace(imp(5), name="control", parent=imp(5))
+    expected = rounds(replace(control, weights=to_fresh))
+    for one, other in zip(rounds(replace(control, weights=careless, masks=wasteful)), expected, strict=True):
+        assert_equal(one.ticket.masks, other.ticket.masks)
+        assert_equal(one.ticket.state, other.ticket.state)
+        assert_equal(one.trained.state, other.trained.state)
+
+
 def test_a_scope_that_revives_in_place_is_refused() -> None:
     def reviving(scores: Scores, masks: _masks.Masks, target: Target) -> _masks.Masks:
         for mask in masks.values():

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lottery.rounds.early_bird import Settled, drift
+from lottery.rounds.prune import prune
 from lottery.rounds.round import Round, dense_round
 from lottery.rounds.study import Cell
 
@@ -21,7 +22,11 @@ class EarlyBird:
             return {"settled_step": None, "distances": []}
         recipe, pruning = cell.study.recipe, cell.study.pruning
         dense, target = dense_round(recipe, cell.seed, current.train), pruning.schedule[current.index - 1].of_dense()
-        found = drift(recipe, pruning, self.when, dense, dense.ticket.state, target, cell.seed)
+        found = drift(
+            self.when,
+            dense,
+            lambda on: prune(recipe, pruning, on, dense.ticket.masks, dense.ticket.state, target, cell.seed),
+        )
         return {
             "settled_step": self.when.step(found),
             "distances": [{"step": step, "distance": round(moved, 9)} for step, moved in found],

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from lottery.foundations.durations import Steps
-from lottery.pruning.contracts import Target
 from lottery.pruning.masks import Masks, kept
-from lottery.rounds.prune import Pruning, prune
 from lottery.rounds.round import Round
-from lottery.training.recipes import Recipe
-from lottery.training.states import State
 
 
 @dataclass(frozen=True)
@@ -62,21 +58,19 @@ def distance(one: Masks, other: Masks) -> float:
     return 1 - 2 * common / max(1, kept(one) + kept(other))
 
 
-def settled(
-    recipe: Recipe, pruning: Pruning, when: Settled, dense: Round, start: State, target: Target, seed: int
-) -> Round:
-    """The dense network at the step at which its mask for a target has settled, or at the end (You et al. 2020)."""
-    step = when.step(drift(recipe, pruning, when, dense, start, target, seed))
+def settled(when: Settled, dense: Round, prune: Callable[[Round], Masks]) -> Round:
+    """The dense network at the step at which its mask has settled, or at the end (You et al. 2020).
+
+    `prune` gives the mask of the dense network as it was at some step.
+    """
+    step = when.step(drift(when, dense, prune))
     return dense if step is None else dense.cut(step)
 
 
-def drift(
-    recipe: Recipe, pruning: Pruning, when: Settled, dense: Round, start: State, target: Target, seed: int
-) -> list[tuple[int, float]]:
+def drift(when: Settled, dense: Round, prune: Callable[[Round], Masks]) -> list[tuple[int, float]]:
     """(step, distance of the dense network's mask to that of the look before), from the second look on."""
     steps = when.looks(dense.last)
     if steps:  # once for all of them: asked for alone, each would be trained from the beginning
         dense.train(replace(dense, until=steps[-1], passing=steps[:-1]))
-    living = dense.ticket.masks
-    found = ((step, prune(recipe, pruning, dense.cut(step), living, start, target, seed)) for step in steps)
+    found = ((step, prune(dense.cut(step))) for step in steps)
     return [(step, distance(one, other)) for (_, one), (step, other) in pairwise(found)]

@@ -1,4 +1,4 @@
-"""Pruning: from a trained round to the masks of the next, and when enough is pruned."""
+"""Pruning: from a trained round to the masks of the next."""
 
 from __future__ import annotations
 
@@ -27,29 +27,27 @@ class Pruning:
     stop: Stop = field(default_factory=Stop)
 
 
-def prune(
-    recipe: Recipe, pruning: Pruning, found: Round, masks: Masks, start: State, target: Target, seed: int
-) -> Masks:
+def prune(recipe: Recipe, pruning: Pruning, on: Round, living: Masks, start: State, target: Target, seed: int) -> Masks:
     """The next masks: the criterion scores a round's trained network, the scope chooses among the living.
 
     Gradients are those of 32-bit floats at every `numerics.precision`, which is of training and evaluation alone.
     """
-    device, streams, index = recipe.hardware.device, Streams(seed), found.index + 1
+    device, streams, index = recipe.hardware.device, Streams(seed), on.index + 1
     module = recipe.build(streams.init)
-    module.net.load_state_dict(found.trained.state)
+    module.net.load_state_dict(on.trained.state)
     module.eval().to(device)
     evidence = Evidence(
         net=module.net,
         # copies: what a criterion does to them in place must not reach the next round
         start={name: tensor.to(device, copy=True) for name, tensor in start.items()},
-        masks={name: mask.to(device, copy=True) for name, mask in masks.items()},
+        masks={name: mask.to(device, copy=True) for name, mask in living.items()},
         batches=ScoringBatches(recipe.data, streams.scoring(index), device),
         loss=module.loss,
         rng=generator(streams.score(index)),
     )
     with recipe.numerics.entered(), seeded(streams.score(index)):
         scores = score(pruning.criterion, evidence)
-        return choose(pruning.scope, scores, masks, replace(target, output=recipe.output))
+        return choose(pruning.scope, scores, living, replace(target, output=recipe.output))
 
 
 @dataclass(frozen=True)

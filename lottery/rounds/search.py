@@ -1,0 +1,132 @@
+"""Search: whose masks the next round gets: those that its arm finds itself, its parent's, or those of a ticket."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Protocol
+
+from lottery.pruning.contracts import Target
+from lottery.pruning.masks import Masks
+from lottery.rounds.arms import Arm, Given
+from lottery.rounds.early_bird import settled
+from lottery.rounds.prune import Pruning, prune
+from lottery.rounds.round import Ends, Round, Train, dense_round
+from lottery.rounds.stopping import stop_reason
+from lottery.training.flops import Flops
+from lottery.training.recipes import Recipe
+from lottery.training.states import State
+
+
+@dataclass(frozen=True)
+class Found:
+    """The masks of a round, before its arm changes them."""
+
+    masks: Masks
+    on: Round
+    """the round on whose trained network the masks were found"""
+    cost: Flops
+    """training FLOPs that were spent until the masks were found"""
+    ends: Ends
+    """says whether the chain ends with the round that gets these masks"""
+
+
+class Search(Protocol):
+    """Finds the masks of one round after another."""
+
+    @property
+    def dense(self) -> Round:
+        """Round 0."""
+
+    @property
+    def start(self) -> State:
+        """Weights and buffers at the rewinding point."""
+
+    def next(self, target: Target, last: Round) -> Found:
+        """The masks of the round after `last`."""
+
+
+@dataclass(frozen=True)
+class Own:
+    """Prunes what the arm itself has trained."""
+
+    recipe: Recipe
+    pruning: Pruning
+    arm: Arm
+    seed: int
+    dense: Round
+
+    @cached_property
+    def start(self) -> State:
+        return self.dense.cut(self.arm.rewind).trained.state if self.arm.rewind else self.dense.ticket.state
+
+    def next(self, target: Target, last: Round) -> Found:
+        on = self.trained(target, last)
+        stop = partial(stop_reason, self.recipe, self.pruning.stop, self.dense)
+        return Found(self._pruned(target, last, on), on, on.cost(self.recipe), stop)
+
+    def trained(self, target: Target, last: Round) -> Round:
+        """The round whose trained network is pruned to get the masks of the round after `last`."""
+        if self.arm.early:
+            return settled(self.arm.early, self.dense, partial(self._pruned, target, last))
+        return last if self.arm.iterative else self.dense
+
+    def _pruned(self, target: Target, last: Round, on: Round) -> Masks:
+        living = last.ticket.masks
+        if self.arm.early:  # each target is pruned from the dense network, because that is how its mask was watched
+            target, living = target.of_dense(), self.dense.ticket.masks
+        return prune(self.recipe, self.pruning, on, living, self.start, target, self.seed)
+
+
+class Borrowed:
+    """Takes the masks of the arm's parent, whose chain of rounds is played beside it."""
+
+    def __init__(self, recipe: Recipe, pruning: Pruning, arm: Arm, parent: Arm, seed: int, chain: Iterator[Round]):
+        self.dense = self.last = next(chain)
+        self.name, self.chain = parent.name, chain
+        self.own, self.parents = (Own(recipe, pruning, each, seed, self.dense) for each in (arm, parent))
+
+    @property
+    def start(self) -> State:
+        return self.own.start
+
+    def next(self, target: Target, last: Round) -> Found:
+        on = self.parents.trained(target, self.last)
+        self.last = next(self.chain)
+        return Found(self.last.ticket.masks, on, self.last.before, partial(_ends_with, self.name, self.last))
+
+
+@dataclass(frozen=True)
+class FromTicket:
+    """Has its masks already: those of a ticket that was found elsewhere."""
+
+    recipe: Recipe
+    pruning: Pruning
+    given: Given
+    dense: Round
+
+    @property
+    def start(self) -> State:
+        return self.given.start
+
+    def next(self, target: Target, last: Round) -> Found:
+        stop = partial(stop_reason, self.recipe, self.pruning.stop, self.dense)
+        return Found(self.given.masks, self.dense, self.given.cost, stop)
+
+
+def search_for(
+    recipe: Recipe, pruning: Pruning, arm: Arm, seed: int, train: Train, parent: Iterator[Round] | None
+) -> Search:
+    """How an arm gets its masks; `parent` is the chain of its parent's rounds, if it has one."""
+    if arm.parent and parent:
+        return Borrowed(recipe, pruning, arm, arm.parent, seed, parent)
+    looks = arm.early.looks(recipe.budget.steps) if arm.early else ()
+    dense = dense_round(recipe, seed, train, passing=(*filter(None, [arm.rewind]), *looks))
+    if arm.given:
+        return FromTicket(recipe, pruning, arm.given, dense)
+    return Own(recipe, pruning, arm, seed, dense)
+
+
+def _ends_with(parent: str, theirs: Round, current: Round) -> str | None:
+    return theirs.ends and f"its parent {parent} ends here: {theirs.ends}"
