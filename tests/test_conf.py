@@ -29,6 +29,7 @@ from lottery.pruning.contracts import Evidence, Target, score
 from lottery.running.launch import play
 from lottery.store.folder import NAME
 from lottery.store.ledger import Ledger
+from lottery.training.modules import Classifier
 from tests import tiny_sets
 from tests.conftest import TINY
 
@@ -248,14 +249,15 @@ def test_every_criterion_in_every_scope_gives_valid_masks(criterion: str, scope:
         make(group, yaml.safe_load((CONF / group / f"{name}.yaml").read_text()))
         for group, name in (("criterion", criterion), ("scope", scope))
     )
+    module = Classifier(net, 4)
     batches = [(torch.randn(8, 6), torch.randint(4, (8,))) for _ in range(3)]
     before = masks.dense(masks.prunable(net))
     rng = torch.Generator().manual_seed(1)  # goes on from round to round, or random scores could revive nothing
     for target in (Target(0.7, 0.7), Target(0.35, 0.5)):
         masks.apply_(masks.prunable(net), before)
         start = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-        loss = nn.functional.cross_entropy
-        after = choose(score(rank, Evidence(net, start, before, batches, loss, rng)), before, target)
+        asked = batches, module.batch_outputs, module.batch_loss
+        after = choose(score(rank, Evidence(net, start, before, *asked, rng)), before, target)
         assert after.keys() == before.keys()
         for name, mask in after.items():
             assert (mask.dtype, mask.shape) == (torch.bool, before[name].shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 
@@ -44,9 +45,9 @@ def convolutional() -> nn.Module:
 def evidence_of(
     net: nn.Module, batches: list[Batch], loss: Callable = functional.cross_entropy, seed: int = 0
 ) -> Evidence:
-    return Evidence(
-        net, state_of(net), dense(prunable(net)), Counted(batches), loss, torch.Generator().manual_seed(seed)
-    )
+    rng = torch.Generator().manual_seed(seed)
+    run, objective = (lambda batch: net(batch[0])), (lambda batch: loss(net(batch[0]), batch[1]))
+    return Evidence(net, state_of(net), dense(prunable(net)), Counted(batches), run, objective, rng)
 
 
 @pytest.fixture
@@ -124,7 +125,7 @@ def test_snip_scores_a_pruned_weight_and_a_layer_out_of_use_zero(evidence: Evide
     evidence.net.add_module("auxiliary", nn.Linear(2, 2))
     forward = evidence.net[:-1]
     evidence.masks["auxiliary.weight"] = torch.ones(2, 2, dtype=torch.bool)
-    apart = Evidence(evidence.net, {}, evidence.masks, evidence.batches, evidence.loss, evidence.rng)
+    apart = replace(evidence, start={})
     evidence.net.forward = forward.forward
     scores = score(snip, apart)
     assert scores["auxiliary.weight"].tolist() == [[0, 0], [0, 0]]
@@ -148,7 +149,7 @@ def test_snip_draws_the_batches_that_it_reads_and_no_more(evidence: Evidence, ba
 
 
 def test_snip_refuses_to_read_nothing(evidence: Evidence) -> None:
-    with pytest.raises(ValueError, match="batches=0: SNIP reads at least 1 batch"):
+    with pytest.raises(ValueError, match="batches=0: must be at least 1"):
         score(partial(snip, batches=0), evidence)
 
 
@@ -256,3 +257,32 @@ def test_scoring_batches_are_one_epoch_and_the_same_at_each_iteration() -> None:
     assert len(seen[0]) == 4
     assert len({label for batch in seen[0] for label in batch}) == 20
     assert seen[0] != [targets.tolist() for _, targets in ScoringBatches(data, order=12)]
+
+
+def test_gradients_are_those_of_the_mean_loss() -> None:
+    net = nn.Linear(2, 1, bias=False)
+    net.weight.data = torch.tensor([[1.0, 2.0]])
+    batches = [(torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0]])), (torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0]]))]
+    evidence = evidence_of(net, batches, loss=functional.mse_loss)
+    assert evidence.gradients()["weight"].tolist() == [[60.0, 80.0]]  # 2 (3 + 8 - 1) x
+    assert evidence.gradients(2)["weight"].tolist() == [[31.0, 40.0]]
+    assert net.weight.grad is None
+
+
+def test_activations_are_those_of_each_call_of_a_layer() -> None:
+    net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False))
+    net[0].weight.data, net[2].weight.data = torch.tensor([[1.0, 0.0], [0.0, -1.0]]), torch.tensor([[1.0, 1.0]])
+    evidence = evidence_of(net, [])
+    evidence = replace(evidence, outputs=lambda batch: (net(batch), net(2 * batch)))
+    found = evidence.activations(torch.tensor([[3.0, 4.0]]))
+    assert {name: [output.tolist() for output in calls] for name, calls in found.items()} == {
+        "0.weight": [[[3.0, -4.0]], [[6.0, -8.0]]],
+        "2.weight": [[[3.0]], [[6.0]]],
+    }
+    assert not net[0]._forward_hooks
+
+
+def test_a_criterion_written_for_outputs_and_targets_is_told_what_to_write(evidence: Evidence) -> None:
+    inputs, targets = next(iter(evidence.batches))
+    with pytest.raises(TypeError, match=r"^evidence\.loss takes a batch: write evidence\.loss\(batch\)"):
+        evidence.loss(evidence.net(inputs), targets)

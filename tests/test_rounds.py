@@ -246,8 +246,10 @@ def test_criteria_are_shown_the_trained_network_and_its_start() -> None:
         batches, again = ([inputs for inputs, _ in evidence.batches] for _ in range(2))
         assert len(batches) == 60 // 8
         assert all(torch.equal(one, other) for one, other in zip(batches, again, strict=True))
-        outputs = evidence.net(batches[0])
-        assert evidence.loss(outputs, outputs.argmax(1)) < evidence.loss(outputs, outputs.argmin(1))
+        outputs = evidence.run((batches[0], None))
+        assert torch.equal(outputs, evidence.net(batches[0]))
+        likely, unlikely = ((batches[0], find(1)) for find in (outputs.argmax, outputs.argmin))
+        assert evidence.loss(likely) < evidence.loss(unlikely)
         number = int(torch.randint(2**40, (1,), generator=evidence.rng))
         shown.append((state_of(evidence.net), dict(evidence.start), digest(evidence.masks), batches, number))
         return magnitude(evidence)

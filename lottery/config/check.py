@@ -152,7 +152,8 @@ def _prune(cell: Cell, module: Module, start: State, batch: Batch) -> Masks:
     with _part("criterion"):
         rng = generator(Streams(cell.seed).rehearsal)
         shown = {name: tensor.clone() for name, tensor in start.items()}, masks.dense(every)
-        scores = score(pruning.criterion, Evidence(module.net, *shown, [_copy(batch)], module.loss, rng))
+        run, loss = module.batch_outputs, module.batch_loss
+        scores = score(pruning.criterion, Evidence(module.net, *shown, [_copy(batch)], run, loss, rng))
     with _part("scope"):
         for target in {target.keep: target for target in pruning.schedule}.values():
             found = choose(pruning.scope, scores, every, replace(target, output=cell.study.recipe.output))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,25 +16,79 @@ Scores = dict[str, Tensor]
 """Float tensors with the names and shapes of the masks; finite, higher is kept."""
 
 
+Batch = Any
+"""What a module's loss takes: for lottery's own modules a pair (inputs, targets)."""
+
+
 @dataclass(frozen=True)
 class Evidence:
     """All that a criterion may look at; new fields never break old criteria."""
 
     net: nn.Module
-    """trained and masked, in evaluation mode; a criterion leaves its weights as they are"""
+    """the network, trained and masked, in evaluation mode; a criterion leaves its weights as they are"""
     start: Mapping[str, Tensor]
-    """weights and buffers at the rewinding point"""
+    """weights and buffers at the rewinding point, by name"""
     masks: Masks
-    batches: Iterable[tuple[Tensor, Tensor]]
-    """training data as (inputs, targets), drawn lazily; each iteration gives the same batches again"""
-    loss: Callable[[Tensor, Tensor], Tensor]
-    """(outputs of net, targets) -> mean loss"""
+    """the masks that the network was trained under"""
+    batches: Iterable[Batch]
+    """training batches, drawn lazily; each iteration gives the same batches again"""
+    outputs: Callable[[Batch], Any]
+    """what `run` calls"""
+    objective: Callable[[Batch], Tensor]
+    """what `loss` calls"""
     rng: torch.Generator
+    """the only source that a criterion may draw random numbers from"""
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """The weights that have a mask, as the network holds them."""
+        """The network's own weights that have a mask, by name."""
         return {name: weight for name, weight in self.net.named_parameters() if name in self.masks}
+
+    def run(self, batch: Batch) -> Any:
+        """The network's outputs for a batch."""
+        return self.outputs(batch)
+
+    def loss(self, batch: Batch, *old: object) -> Tensor:
+        """The mean loss of a batch, a scalar with a graph behind it. Raises TypeError for more than a batch."""
+        if old:
+            raise TypeError("evidence.loss takes a batch: write evidence.loss(batch), not loss(outputs, targets)")
+        return self.objective(batch)
+
+    def gradients(self, batches: int = 1) -> dict[str, Tensor]:
+        """Gradient of the mean loss over the first `batches` batches, by weight; frozen weights have one too.
+
+        A weight that the loss does not depend on has a gradient of zeros. Raises ValueError for fewer than one batch.
+        """
+        if batches < 1:
+            raise ValueError(f"batches={batches}: must be at least 1")
+        weights = self.weights
+        frozen = [weight for weight in weights.values() if not weight.requires_grad]
+        for weight in frozen:
+            weight.requires_grad_(True)
+        try:
+            loss = torch.stack([self.loss(batch) for batch in islice(self.batches, batches)]).mean()
+            found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True, materialize_grads=True)
+        finally:
+            for weight in frozen:
+                weight.requires_grad_(False)
+        return dict(zip(weights, found, strict=True))
+
+    def activations(self, batch: Batch) -> dict[str, list[Tensor]]:
+        """Outputs of every layer that holds a masked weight, by the weight's name: a tensor for each call, in order."""
+        found: dict[str, list[Tensor]] = {}
+        hooks = []
+        for layer_name, layer in self.net.named_modules():
+            for name in (f"{layer_name}.{own}".removeprefix(".") for own, _ in layer.named_parameters(recurse=False)):
+                if name in self.masks:
+                    calls = found.setdefault(name, [])
+                    hooks.append(layer.register_forward_hook(lambda _, __, output, calls=calls: calls.append(output)))
+        try:
+            with torch.no_grad():
+                self.run(batch)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return found
 
 
 Criterion = Callable[[Evidence], Scores]

@@ -42,7 +42,8 @@ def prune(recipe: Recipe, pruning: Pruning, on: Round, living: Masks, start: Sta
         start={name: tensor.to(device, copy=True) for name, tensor in start.items()},
         masks={name: mask.to(device, copy=True) for name, mask in living.items()},
         batches=ScoringBatches(recipe.data, streams.scoring(index), device),
-        loss=module.loss,
+        outputs=module.batch_outputs,
+        objective=module.batch_loss,
         rng=generator(streams.score(index)),
     )
     with recipe.numerics.entered(), seeded(streams.score(index)):

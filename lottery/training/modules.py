@@ -78,6 +78,14 @@ class Module(pl.LightningModule):
         """Mean loss of a batch, a scalar."""
         raise TypeError(f"{type(self).__name__} must define loss(outputs, targets)")
 
+    def batch_outputs(self, batch: tuple[Tensor, Tensor]) -> Any:
+        """Outputs of the network for a batch (inputs, targets)."""
+        return self(batch[0])
+
+    def batch_loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Mean loss of the network on a batch (inputs, targets), a scalar."""
+        return self.loss(self(batch[0]), batch[1])
+
     def metrics(self) -> Mapping[str, Metric]:
         """Fresh torchmetrics by name, updated with (outputs, targets); `loss` is always measured besides."""
         raise TypeError(f"{type(self).__name__} must define metrics()")

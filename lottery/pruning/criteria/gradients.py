@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
-
-import torch
-
 from lottery.pruning.contracts import Evidence, Scores
 
 
@@ -15,15 +11,5 @@ def snip(evidence: Evidence, batches: int = 1) -> Scores:
     The gradient is that of the mean loss over the first `batches` batches of training data; frozen weights are scored
     like all others. Raises ValueError for fewer than one batch.
     """
-    if batches < 1:
-        raise ValueError(f"batches={batches}: SNIP reads at least 1 batch")
     weights = evidence.weights
-    used = list(islice(evidence.batches, batches))
-    frozen = [weight for weight in weights.values() if not weight.requires_grad]
-    for weight in frozen:
-        weight.requires_grad_(True)
-    loss = torch.stack([evidence.loss(evidence.net(inputs), targets) for inputs, targets in used]).mean()
-    gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True, materialize_grads=True)
-    for weight in frozen:
-        weight.requires_grad_(False)
-    return {name: (w * g).detach().abs() for (name, w), g in zip(weights.items(), gradients, strict=True)}
+    return {name: (weights[name] * gradient).detach().abs() for name, gradient in evidence.gradients(batches).items()}
