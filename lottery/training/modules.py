@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import pytorch_lightning as pl
 import torch
@@ -14,9 +14,6 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from lottery.foundations.metrics import LOSS, Headline
-
-if TYPE_CHECKING:
-    from lottery.training.loop import Loop
 
 _LOSS = "write loss(outputs, targets)"
 _MEASURED = "write loss(outputs, targets) and metrics(), which are measured on validation and test data"
@@ -56,6 +53,21 @@ INSTEAD = {
 """Lightning's methods that are never called here, or not at each step; what to write or to use instead."""
 
 
+class Driver(Protocol):
+    """What a module hands Lightning's calls on to while it is trained: `lottery.training.loop.Loop`.
+
+    It is a protocol because the loop imports modules, to know what it trains.
+    """
+
+    optimizer: Optimizer
+
+    def advance(self, first: int, last: int) -> None:
+        """Takes the optimizer steps from `first` to `last` (exclusive), one chunk."""
+
+    def pause(self) -> None:
+        """Does what is due between two chunks."""
+
+
 class Module(pl.LightningModule):
     """What a study trains. Subclasses say `loss` and `metrics`; the loop belongs to the framework.
 
@@ -72,7 +84,7 @@ class Module(pl.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.net = net
-        self.loop: Loop | None = None
+        self.loop: Driver | None = None
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Mean loss of a batch, a scalar."""

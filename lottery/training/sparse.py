@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,7 @@ from torch.nn import functional
 from torch.optim import Optimizer
 
 from lottery.pruning.masks import prunable
-
-if TYPE_CHECKING:
-    from lottery.training.modules import Module
+from lottery.training.modules import Module
 
 BREAK_EVEN = 0.2
 """density below which a LeNet's first layer trains faster sparse than dense; a constant, so that it is the same
