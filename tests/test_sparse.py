@@ -203,7 +203,7 @@ def test_a_phase_s_key_says_what_trains_sparse(
     from lottery.rounds.round import Round, Ticket
 
     recipe = made.study.recipe
-    current = Round(1, Ticket(state, found), 0, recipe.budget, lambda current: Trained({}, []))
+    current = Round(1, Ticket(state, found), 0, recipe.budget, lambda current: Trained({}, {}, []))
     spec = specification(recipe, made.study.identity, phase_of(recipe, 0, current))
     assert spec.get("sparse") == expected
     assert "sparse" not in spec["recipe"]["numerics"]

@@ -133,7 +133,7 @@ class Memory:
     def reach(self, first: int, last: int) -> None:
         self.reached.append((first, last))
 
-    def pass_by(self, step: int, state: State) -> None:
+    def pass_by(self, step: int, state: State, masks: Masks) -> None:
         self.passed[step] = state
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lottery.foundations.errors import Said
 from lottery.pruning import masks as _masks
+from lottery.pruning.masks import Masks
 from lottery.training import checkpoints, ranks, sparse
 from lottery.training.evaluation import measure
 from lottery.training.modules import Module
@@ -42,8 +43,8 @@ class Keeper(Protocol):
     def reach(self, first: int, last: int) -> None:
         """Notes durably that the steps from `first` to `last` are being executed."""
 
-    def pass_by(self, step: int, state: State) -> None:
-        """Takes the state at a step that was asked for."""
+    def pass_by(self, step: int, state: State, masks: Masks) -> None:
+        """Takes the state and the masks at a step that was asked for."""
 
 
 class Loop:
@@ -155,7 +156,7 @@ class Loop:
             row = self._measure()
             self.rows.append(row)
         if self.keeper and self.step in self.waypoints:
-            self.keeper.pass_by(self.step, state_of(self.module.net))
+            self.keeper.pass_by(self.step, state_of(self.module.net), self.phase.masks)
         if ranks.agree(time.monotonic() - self.saved_at >= self.recipe.hardware.checkpoint_seconds):
             tensors, info = checkpoints.taken(self.module, self.optimizer, self.scaler, self.module.device)
             if self.keeper:

@@ -142,4 +142,6 @@ class Trained:
     """What a phase gave."""
 
     state: State
+    masks: Masks
+    """the masks that training ended with; a training may give others than it was given"""
     rows: list[Row]
