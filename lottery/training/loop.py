@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from lottery.foundations.errors import Said
-from lottery.pruning import masks as _masks
 from lottery.pruning.masks import Masks
-from lottery.training import checkpoints, ranks, sparse
+from lottery.training import checkpoints, ranks
 from lottery.training.evaluation import measure
+from lottery.training.holding import Holding
 from lottery.training.modules import Module
 from lottery.training.recipes import Phase, Recipe, Row
 from lottery.training.states import State, state_of
@@ -72,28 +72,29 @@ class Loop:
 
     def prepare(self) -> None:
         """Puts everything on the device and goes back to the last checkpoint, if there is one."""
+        self._take_signals_back()
+        self.scaler = getattr(self.module.trainer.precision_plugin, "scaler", None)
+        self.holding = Holding(self.module.net, self.phase.masks, self.optimizer, elsewhere=self.phase.sparse)
+        self._resume()
+        self._begin_reading()
+        self.saved_at = time.monotonic()
+        self.module.train()
+
+    def _take_signals_back(self) -> None:
         if ranks.share()[1] > 1:  # Lightning's handler asks the other ranks, which may wait for this one
             signal.signal(signal.SIGTERM, self.on_sigterm)
-        device = self.module.device
-        self.data = self.recipe.data.to(device)
-        self.scaler = getattr(self.module.trainer.precision_plugin, "scaler", None)
-        weights = _masks.prunable(self.module.net)
-        held = {name: mask for name, mask in self.phase.masks.items() if name not in self.phase.sparse}
-        pruned = {name: mask for name, mask in held.items() if not mask.all()}
-        self.pruned = [weights[name] for name in pruned]
-        # what reads across weights, a clipped norm for one, is not to count those that are not there
-        across = type(self.optimizer) not in sparse.ELEMENTWISE or self.optimizer._optimizer_step_pre_hooks
-        self.mask_gradients = bool(self.pruned and across)
-        # float masks: multiplying by booleans takes five times as long
-        self.masks = [mask.to(device, weights[name].dtype) for name, mask in pruned.items()]
-        _masks.apply_(weights, held)
+
+    def _resume(self) -> None:
+        """Goes back to the last checkpoint, the same on every rank."""
         if found := ranks.agree(self.keeper.load() if self.keeper else None):
             tensors, info = found
             self.step, self.rows, self.losses = info["step"], list(info["rows"]), list(info["losses"])
-            checkpoints.restore(tensors, info, self.module, self.optimizer, self.scaler, device)
+            checkpoints.restore(tensors, info, self.module, self.optimizer, self.scaler, self.module.device)
+
+    def _begin_reading(self) -> None:
+        """Puts the data on the device, and begins with the batch of the step that comes next."""
+        self.data = self.recipe.data.to(self.module.device)
         self.batches = self.data.batches(self.phase.order, self.step, self.phase.last, ranks.share())
-        self.saved_at = time.monotonic()
-        self.module.train()
 
     def close(self) -> None:
         """Ends whatever reads ahead."""
@@ -129,18 +130,13 @@ class Loop:
             backward(loss)
             if self.scaler is not None:
                 self.scaler.unscale_(optimizer)  # before anything reads gradients
-            if self.mask_gradients:
-                for weight, mask in zip(self.pruned, self.masks, strict=True):
-                    if weight.grad is not None:
-                        weight.grad.mul_(mask)
+            self.holding.mask_gradients()
             if self.scaler is None:
                 optimizer.step()
             else:
                 self.scaler.step(optimizer)
                 self.scaler.update()
-            if self.pruned:
-                with torch.no_grad():
-                    torch._foreach_mul_(self.pruned, self.masks)
+            self.holding.mask_weights()
             losses.append(loss.detach())
         _, count = ranks.share()
         self._note((ranks.sum_(torch.stack(losses).double()) / count).cpu(), first)
@@ -156,7 +152,7 @@ class Loop:
             row = self._measure()
             self.rows.append(row)
         if self.keeper and self.step in self.waypoints:
-            self.keeper.pass_by(self.step, state_of(self.module.net), self.phase.masks)
+            self.keeper.pass_by(self.step, state_of(self.module.net), self.holding.masks)
         if ranks.agree(time.monotonic() - self.saved_at >= self.recipe.hardware.checkpoint_seconds):
             tensors, info = checkpoints.taken(self.module, self.optimizer, self.scaler, self.module.device)
             if self.keeper:
