@@ -17,7 +17,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from lottery.data.examples import Data, Examples
 from lottery.pruning import masks as _masks
 from lottery.rounds.study import Cell
-from lottery.store.phases import phase_of, sparse_weights, specification
+from lottery.store.phases import phase_of, specification
 from lottery.training import optimizers, sparse
 from lottery.training.fit import fit
 from lottery.training.hardware import Hardware, Numerics
@@ -213,8 +213,8 @@ def test_on_a_gpu_rounds_stay_dense_unless_asked(cell: Callable[..., Cell], monk
 
     monkeypatch.setattr(Hardware, "device", "cuda")
     found = thinned(cell().study.recipe.sample.net, 0.1)
-    assert sparse_weights(cell().study.recipe, found) == ()
-    assert len(sparse_weights(cell("numerics.sparse=on").study.recipe, found)) == 3
+    assert cell().study.recipe.sparse_weights(found) == ()
+    assert len(cell("numerics.sparse=on").study.recipe.sparse_weights(found)) == 3
 
 
 @pytest.mark.parametrize(("sparse", "precision"), [("maybe", "32"), ("on", "bf16-mixed")])

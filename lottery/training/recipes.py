@@ -89,6 +89,18 @@ class Recipe:
         flops_of = self.flops(masks)
         return flops_of.scaled / flops_of.dense
 
+    def sparse_weights(self, masks: Masks) -> tuple[str, ...]:
+        """Names of the weights that train on their kept values alone under masks.
+
+        With `numerics.sparse=auto` there are none on GPUs and in mixed precision, where nobody has measured a gain.
+        """
+        how, measured = self.numerics.sparse, (self.numerics.precision, self.hardware.device) == ("32", "cpu")
+        if how == "off" or (how == "auto" and not measured):
+            return ()
+        net = self.sample.net
+        names = sparse.layers(net, masks, self.optimizer(net.parameters()), everywhere=how == "on")
+        return names if how == "on" or (names and self.takes_sparse) else ()
+
     @cached_property
     def output(self) -> str:
         """Name of the output layer's weight: the last in the forward pass, wherever it is defined.
