@@ -28,7 +28,10 @@ class Holding:
         self.hold(masks)
 
     def hold(self, masks: Masks) -> None:
-        """Puts masks in force in the place of those before: their pruned weights are zero from now on."""
+        """Replaces the masks in force: weights that these prune become zero and stay so, all others train.
+
+        Checkpoints hold no masks: whoever changes them during a phase must save them too, or derive them from the step.
+        """
         self.masks = masks
         own = {name: mask for name, mask in masks.items() if name not in self._elsewhere}
         _masks.apply_(self.weights, own)

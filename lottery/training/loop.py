@@ -1,6 +1,6 @@
 """The optimizer steps of one phase, and what happens between chunks of them.
 
-A Lightning batch is a *chunk* of optimizer steps, because Lightning's own work of half a millisecond a
+A Lightning batch is a *chunk* of optimizer steps, because Lightning's overhead of half a millisecond a
 batch is as long as a small network's step. Between chunks come evaluations at exact steps and checkpoints.
 Nothing depends on where chunks end: every random draw is a function of seed and step, or saved.
 """
@@ -25,8 +25,10 @@ from lottery.training.modules import Module
 from lottery.training.recipes import Phase, Recipe, Row
 from lottery.training.states import State, state_of
 
-CHUNK = 100  # optimizer steps in a Lightning batch at the most: its overhead is then below 1 % of a LeNet's step
-CHUNK_SECONDS = 1.0  # and no more than fit into this time, so that checkpoints and progress come often enough
+CHUNK = 100
+"""The most optimizer steps in a Lightning batch: its overhead is then below 1 % of a LeNet's step."""
+CHUNK_SECONDS = 1.0
+"""The longest that a chunk should take, so that checkpoints and progress come often enough."""
 
 
 class Diverged(Said):
@@ -34,7 +36,7 @@ class Diverged(Said):
 
 
 class Keeper(Protocol):
-    """Where a phase's progress is kept, so that a killed training goes on in the middle."""
+    """Where a phase's progress is kept, so that a killed training resumes in the middle."""
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None: ...
 
@@ -48,7 +50,7 @@ class Keeper(Protocol):
 
 
 class Loop:
-    """One phase on its way: optimizer, batches and rows; Lightning asks it for a chunk at a time."""
+    """A phase in training: its optimizer, batches and rows; Lightning asks it for one chunk at a time."""
 
     def __init__(
         self,
@@ -66,8 +68,8 @@ class Loop:
         self.optimizer = recipe.optimizer(module.net.parameters())
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.step, self.rows = phase.first, list[Row]()
-        self.losses: list[float] = []  # of each step since the last row
-        self.seconds = CHUNK_SECONDS / 10  # that a step takes, until it is measured
+        self.losses: list[float] = []  # one for each step since the last row
+        self.seconds = CHUNK_SECONDS / 10  # of a step: a guess, until it is measured
         self.on_sigterm = signal.getsignal(signal.SIGTERM)
 
     def prepare(self) -> None:
@@ -97,10 +99,10 @@ class Loop:
         self.batches = self.data.batches(self.phase.order, self.step, self.phase.last, ranks.share())
 
     def close(self) -> None:
-        """Ends whatever reads ahead."""
+        """Closes the batches, which ends whatever reads ahead."""
         if batches := getattr(self, "batches", None):
             batches.close()
-        self.module.loop = None  # or a device would hold data and optimizer until the cycle is collected
+        self.module.loop = None  # a reference cycle would keep data and optimizer on the device
 
     def chunk_end(self, first: int) -> int:
         """Where the chunk from `first` ends: at a multiple of CHUNK, an evaluation, a waypoint or the last step."""
@@ -144,7 +146,7 @@ class Loop:
         self.step = last
 
     def pause(self) -> None:
-        """Between chunks: the evaluation that is due, a waypoint, a checkpoint when the last one is old."""
+        """Does what is due between chunks: an evaluation, a waypoint, a checkpoint if the last one is old enough."""
         row = None
         ranks.copy_first_(self.module.net.buffers())
         due = self.step % self.budget.evaluate == 0 or self.step == self.phase.last
