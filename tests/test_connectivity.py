@@ -336,7 +336,7 @@ def test_the_barrier_of_a_module_that_shows_its_loss_is_a_rise(monkeypatch: pyte
     recipe: Recipe = batchnorm_recipe()
     monkeypatch.setattr(recipe.sample, "headline", "loss", raising=False)
     cell: Any = SimpleNamespace(study=SimpleNamespace(recipe=recipe), arm=Arm("imp"), seed=0)
-    dense = dense_round(recipe, 0, lambda current: Trained(current.ticket.state, []))
+    dense = dense_round(recipe, 0, lambda current: Trained(current.ticket.state, current.ticket.masks, []))
     heights = iter([1.0, 4.0, 2.0])
     monkeypatch.setattr(Connectivity, "_measured", lambda *_: next(heights))
     line = Connectivity(points=3)(cell, dense)
@@ -347,7 +347,7 @@ def test_the_barrier_of_a_module_that_shows_its_loss_is_a_rise(monkeypatch: pyte
 def test_a_line_with_a_point_that_is_no_number_has_no_barrier(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe: Recipe = batchnorm_recipe()
     cell: Any = SimpleNamespace(study=SimpleNamespace(recipe=recipe), arm=Arm("imp"), seed=0)
-    dense = dense_round(recipe, 0, lambda current: Trained(current.ticket.state, []))
+    dense = dense_round(recipe, 0, lambda current: Trained(current.ticket.state, current.ticket.masks, []))
     heights = iter([0.5, None, 0.5])
     monkeypatch.setattr(Connectivity, "_measured", lambda *_: next(heights))
     line = Connectivity(points=3)(cell, dense)

@@ -87,7 +87,7 @@ def pretend(trained: Path) -> Callable[..., Trained]:
         losses = {f"{part}_loss": loss for part in ("train", "val", "test")}
         row = {"step": phase.last, **losses, "val_accuracy": 1 - loss, "test_accuracy": 1 - loss}
         watch(phase.last, row)
-        return Trained(phase.state, [row])
+        return Trained(phase.state, phase.masks, [row])
 
     return fit
 
@@ -112,12 +112,12 @@ def one_phase(folder: Path) -> None:
         note(folder / "trained.txt", desk.folder.name)
         desk.reach(0, 10)
         time.sleep(1)
-        return Trained({"w": torch.rand(100)}, [{"step": 10}])
+        return Trained({"w": torch.rand(100)}, {}, [{"step": 10}])
 
     def want() -> None:
         torch.manual_seed(os.getpid())
         time.sleep(max(0.0, moment - time.monotonic()))
-        entry = Store(folder / "store").obtain(SPEC, {}, train)
+        entry = Store(folder / "store").obtain(SPEC, train)
         note(folder / "got.txt", f"{digest(entry.state)} {entry.reused} {entry.executed}")
 
     crowd([want] * AT_ONCE, AT_ONCE)
@@ -219,7 +219,7 @@ def test_a_phase_that_is_finished_between_the_look_and_the_lease_is_not_trained_
     def train(desk: Desk) -> Trained:
         raise AssertionError("trained again")
 
-    entry = store.obtain(SPEC, {}, train)
+    entry = store.obtain(SPEC, train)
     assert (entry.executed, entry.reused) == (7, True)
     assert sorted(each.name for each in (tmp_path / entry.key).iterdir()) == ["phase.json", "result.safetensors"]
 
@@ -234,10 +234,10 @@ def test_phases_are_trained_once_and_then_reused(tmp_path: Path) -> None:
     def train(desk: Desk) -> Trained:
         desk.reach(0, 10)
         trainings.append(desk.folder.name)
-        return Trained(state, [{"step": 10}])
+        return Trained(state, masks, [{"step": 10}])
 
     for reused in (False, True):
-        entries = [store.obtain({"number": number}, masks, train) for number in range(many)]
+        entries = [store.obtain({"number": number}, train) for number in range(many)]
         assert {entry.reused for entry in entries} == {reused}
         assert sorted(entry.key for entry in entries) == sorted(trainings)
         assert {entry.executed for entry in entries} == {10}
@@ -277,9 +277,9 @@ def test_another_machine_s_lease_is_respected_while_it_beats_and_followed_when_i
         assert leases.DEAD_AFTER < silent < leases.DEAD_AFTER + leases._MOST_POLL_SECONDS + 1
         assert desk.lease.number == 2
         desk.reach(0, 5)
-        return Trained({}, [])
+        return Trained({}, {}, [])
 
-    assert store.obtain(SPEC, {}, train).executed == 3 * last + 5
+    assert store.obtain(SPEC, train).executed == 3 * last + 5
 
 
 def test_a_result_of_another_machine_is_taken_though_its_lease_still_beats(
@@ -301,6 +301,6 @@ def test_a_result_of_another_machine_is_taken_though_its_lease_still_beats(
     def train(desk: Desk) -> Trained:
         raise AssertionError("trained")
 
-    entry = store.obtain(SPEC, {}, train)
+    entry = store.obtain(SPEC, train)
     assert (entry.executed, entry.reused) == (7, True)
     assert json.loads(path.read_text())["released"] is False

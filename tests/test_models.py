@@ -435,17 +435,17 @@ def test_a_file_that_does_not_fit_is_refused_with_names_and_shapes(tmp_path: Pat
 
     whole = lenet_300_100(GREY, 10).state_dict()
     assert refused({n: t for n, t in whole.items() if n != "fc1.bias"}) == "it lacks fc1.bias 300"
-    assert refused(whole | {"fc3.weight": torch.zeros(2, 3)}) == "it has besides fc3.weight 2x3"
+    assert refused(whole | {"fc3.weight": torch.zeros(2, 3)}) == "it also has fc3.weight 2x3"
     misfit = refused(whole | {"fc2.weight": torch.zeros(100, 200)})
-    assert misfit == "of another shape are fc2.weight 100x200, not 100x300"
+    assert misfit == "other shapes have fc2.weight 100x200, not 100x300"
     assert refused(whole | {"output.weight": torch.zeros(5, 100)}) == (
-        "of another shape are output.weight 5x100, not 10x100"
+        "other shapes have output.weight 5x100, not 10x100"
     ), "a weight without its bias"
     assert refused(whole | {"output.weight": torch.zeros(5, 9), "output.bias": torch.zeros(5)}) == (
-        "of another shape are output.bias 5, not 10, output.weight 5x9, not 10x100"
+        "other shapes have output.bias 5, not 10, output.weight 5x9, not 10x100"
     )
     assert refused({"a": torch.zeros(())}) == (
-        "it lacks fc1.weight 300x784, fc1.bias 300, fc2.weight 100x300 and 3 more; it has besides a scalar"
+        "it lacks fc1.weight 300x784, fc1.bias 300, fc2.weight 100x300 and 3 more; it also has a scalar"
     )
 
 

@@ -110,7 +110,7 @@ def test_scores_are_the_same_whatever_threads_others_left(cell: Callable[..., Ce
     layers = (nn.Flatten(), nn.Linear(64, 600), nn.Linear(600, 600), nn.Linear(600, 10))
     wide = cell("criterion=snip", "data.batch_size=1000").study
     recipe = replace(wide.recipe, network=lambda: nn.Sequential(*copy.deepcopy(layers)))
-    dense = dense_round(recipe, 0, lambda current: Trained(current.ticket.state, []))
+    dense = dense_round(recipe, 0, lambda current: Trained(current.ticket.state, current.ticket.masks, []))
     seen: list[dict[str, Tensor]] = []
 
     def keep_all(scores: dict[str, Tensor], masks: Masks, target: Target) -> Masks:

@@ -19,7 +19,6 @@ from lottery.config.check import Misfit, note, rehearse
 from lottery.models.vision import torchvision_model
 from lottery.pruning.schedules import geometric
 from lottery.rounds.study import Cell
-from lottery.store.phases import sparse_weights
 from lottery.training.modules import INSTEAD, Classifier, Module
 
 Build = Callable[..., Cell]
@@ -209,9 +208,9 @@ def test_auto_leaves_dense_what_cannot_be_sparse(cell: Build) -> None:
     )
     rehearse(made)
     thin = {name: torch.rand(weight.shape) < 0.05 for name, weight in reads().named_parameters() if weight.ndim > 1}
-    assert sparse_weights(made.study.recipe, thin) == ()
+    assert made.study.recipe.sparse_weights(thin) == ()
     plain = of(cell("hardware=cpu"), network=partial(Flat, hidden=300))
-    assert sparse_weights(plain.study.recipe, thin) == ("first.weight", "second.weight")
+    assert plain.study.recipe.sparse_weights(thin) == ("first.weight", "second.weight")
 
 
 def test_on_refuses_what_cannot_be_sparse_and_names_the_cure(cell: Build) -> None:

@@ -17,7 +17,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from lottery.data.examples import Data, Examples
 from lottery.pruning import masks as _masks
 from lottery.rounds.study import Cell
-from lottery.store.phases import phase_of, sparse_weights, specification
+from lottery.store.phases import phase_of, specification
 from lottery.training import optimizers, sparse
 from lottery.training.fit import fit
 from lottery.training.hardware import Hardware, Numerics
@@ -203,7 +203,7 @@ def test_a_phase_s_key_says_what_trains_sparse(
     from lottery.rounds.round import Round, Ticket
 
     recipe = made.study.recipe
-    current = Round(1, Ticket(state, found), 0, recipe.budget, lambda current: Trained({}, []))
+    current = Round(1, Ticket(state, found), 0, recipe.budget, lambda current: Trained({}, {}, []))
     spec = specification(recipe, made.study.identity, phase_of(recipe, 0, current))
     assert spec.get("sparse") == expected
     assert "sparse" not in spec["recipe"]["numerics"]
@@ -213,8 +213,8 @@ def test_on_a_gpu_rounds_stay_dense_unless_asked(cell: Callable[..., Cell], monk
 
     monkeypatch.setattr(Hardware, "device", "cuda")
     found = thinned(cell().study.recipe.sample.net, 0.1)
-    assert sparse_weights(cell().study.recipe, found) == ()
-    assert len(sparse_weights(cell("numerics.sparse=on").study.recipe, found)) == 3
+    assert cell().study.recipe.sparse_weights(found) == ()
+    assert len(cell("numerics.sparse=on").study.recipe.sparse_weights(found)) == 3
 
 
 @pytest.mark.parametrize(("sparse", "precision"), [("maybe", "32"), ("on", "bf16-mixed")])

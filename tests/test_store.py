@@ -172,7 +172,7 @@ def desk(folder: Path) -> Desk:
     lease = leases.Watch(folder).take()
     assert lease
     with lease:
-        return Desk(folder, lease, lambda step, state: None)
+        return Desk(folder, lease, lambda step, state, masks: None)
 
 
 def test_damage_is_named_and_the_phase_trained_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -180,7 +180,7 @@ def test_damage_is_named_and_the_phase_trained_anew(tmp_path: Path, caplog: pyte
     for number in (1, 2):
         path = tmp_path / KEY / "result.safetensors"
         path.write_bytes(path.read_bytes()[:-1] + b"\xff")
-        entry = store.obtain(SPEC, masks(), lambda desk: Trained(state(), ROWS))
+        entry = store.obtain(SPEC, lambda desk: Trained(state(), masks(), ROWS))
         assert not entry.reused
         assert str(path) in caplog.messages[-1]
         assert f"set aside as {tmp_path / KEY}.damaged.{number}" in caplog.messages[-1]
@@ -247,15 +247,15 @@ def test_a_second_start_goes_on_from_the_checkpoint_and_counts_all_steps(tmp_pat
         assert found
         assert (digest(found[0]), found[1]) == (digest(state()), {"step": 5})
         desk.reach(5, 10)
-        return Trained(found[0], ROWS)
+        return Trained(found[0], masks(), ROWS)
 
     with pytest.raises(KeyboardInterrupt):
-        store.obtain(SPEC, masks(), killed)
-    entry = store.obtain(SPEC, masks(), resumed)
+        store.obtain(SPEC, killed)
+    entry = store.obtain(SPEC, resumed)
     assert (entry.executed, entry.reused) == (5 + 3 + 5, False)
     assert executed(store) == 13
     assert sorted(path.name for path in (tmp_path / KEY).iterdir()) == ["phase.json", "result.safetensors"]
-    again = store.obtain(SPEC, masks(), killed)
+    again = store.obtain(SPEC, killed)
     assert (again.executed, again.reused) == (13, True)
 
 
@@ -269,11 +269,11 @@ def test_of_many_who_want_a_phase_one_trains(tmp_path: Path, monkeypatch: pytest
         trainings.append(threading.get_ident())
         desk.reach(0, 10)
         time.sleep(0.05)
-        return Trained(state(), ROWS)
+        return Trained(state(), masks(), ROWS)
 
     def want() -> None:
         barrier.wait()
-        entries.append(Store(tmp_path).obtain(SPEC, masks(), train))
+        entries.append(Store(tmp_path).obtain(SPEC, train))
 
     threads = [threading.Thread(target=want) for _ in range(6)]
     for thread in threads:
@@ -298,7 +298,7 @@ def test_who_waits_says_so_while_it_lasts(tmp_path: Path) -> None:
 
     (tmp_path / KEY).mkdir()
     with leases.hold(tmp_path / KEY):
-        assert Store(tmp_path, waiting).obtain(SPEC, masks(), lambda desk: pytest.fail("trained twice")).reused
+        assert Store(tmp_path, waiting).obtain(SPEC, lambda desk: pytest.fail("trained twice")).reused
     assert said == ["waits", "goes on"]
     lease = leases.hold(tmp_path / "cell")
     threading.Timer(0.1, lambda: lease.__exit__(None, None, None)).start()
@@ -318,7 +318,7 @@ def test_who_was_thought_dead_takes_the_other_s_result(tmp_path: Path, caplog: p
             desk.save(state(), {"step": 1})
         raise AssertionError("went on training")
 
-    entry = store.obtain(SPEC, masks(), overtaken)
+    entry = store.obtain(SPEC, overtaken)
     assert (entry.reused, entry.executed) == (True, 12)
     assert "another process took this work over" in caplog.text
     assert not (tmp_path / KEY / "checkpoint.safetensors").exists()
@@ -596,7 +596,7 @@ def test_every_arm_of_a_seed_has_the_same_streams(cell: Callable[..., Cell]) -> 
     trained = []
     for recipe in (cell(f"arm={arm}").study.recipe for arm in ("imp", "random_mask")):
         ticket = dense_ticket(recipe, 0)
-        rounds = [Round(index, ticket, 0, recipe.budget, lambda current: Trained({}, [])) for index in range(5)]
+        rounds = [Round(index, ticket, 0, recipe.budget, lambda current: Trained({}, {}, [])) for index in range(5)]
         trained.append([phase_of(recipe, 0, current) for current in rounds])
     orders, noises = ([[getattr(p, seed) for p in phases] for phases in trained] for seed in ("order", "noise"))
     assert orders[0] == orders[1]

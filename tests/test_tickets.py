@@ -514,7 +514,7 @@ def test_own_code_is_trusted_by_its_package(
 def key_of(cell: Cell, ticket: Ticket, index: int) -> str:
     """Of the phase that trains a ticket in a round."""
     study = cell.study
-    current = Round(index, ticket, 0, study.recipe.budget, lambda current: Trained({}, []))
+    current = Round(index, ticket, 0, study.recipe.budget, lambda current: Trained({}, {}, []))
     return digest_of(specification(study.recipe, study.identity, phase_of(study.recipe, cell.seed, current)))
 
 

@@ -118,6 +118,7 @@ class Memory:
         self.saved: list[tuple[dict[str, Tensor], str]] = []
         self.reached: list[tuple[int, int]] = []
         self.passed: dict[int, State] = {}
+        self.masks: dict[int, Masks] = {}
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         if not self.saved:
@@ -133,8 +134,8 @@ class Memory:
     def reach(self, first: int, last: int) -> None:
         self.reached.append((first, last))
 
-    def pass_by(self, step: int, state: State) -> None:
-        self.passed[step] = state
+    def pass_by(self, step: int, state: State, masks: Masks) -> None:
+        self.passed[step], self.masks[step] = state, masks
 
 
 # masked weights
@@ -327,6 +328,13 @@ def test_a_waypoint_is_the_state_of_a_training_that_ends_there() -> None:
     fit(recipe(), phase(), keeper, waypoints=[4, 9])
     for step, state in keeper.passed.items():
         assert equal(state, fit(recipe(), phase(last=step), evaluate=False).state)
+
+
+def test_masks_that_no_training_changes_are_given_back() -> None:
+    keeper, given = Memory(), phase()
+    trained = fit(recipe(), given, keeper, waypoints=[4])
+    assert equal(trained.masks, given.masks)
+    assert equal(keeper.masks[4], given.masks)
 
 
 # evaluation

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 
 from lottery.pruning.masks import Masks
-from lottery.store.phases import sparse_weights
 from lottery.training.fit import fit
 from lottery.training.recipes import Phase, Recipe, Row
 
@@ -17,7 +16,7 @@ def pace(recipe: Recipe, masks: Masks, steps: int = 600) -> float:
     def watch(step: int, row: Row | None) -> None:
         marks[step] = time.process_time()
 
-    state, sparse = recipe.network().state_dict(), sparse_weights(recipe, masks)
+    state, sparse = recipe.network().state_dict(), recipe.sparse_weights(masks)
     fit(recipe, Phase(state, masks, 0, steps, order=0, noise=0, sparse=sparse), watch=watch, evaluate=False)
     first = min(step for step in marks if step >= steps // 5)
     return (marks[steps] - marks[first]) / (steps - first)

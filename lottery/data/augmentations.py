@@ -8,13 +8,13 @@ from torch.nn import functional
 
 
 def flip(images: Tensor, rng: torch.Generator) -> Tensor:
-    """Each image mirrored left to right with probability 1/2."""
+    """Mirrors each image left to right with probability 1/2."""
     chosen = torch.randint(2, (len(images),), generator=rng).nonzero()[:, 0].to(images.device)
     return images.index_copy(0, chosen, images.index_select(0, chosen).flip(-1))
 
 
 def pad_crop(images: Tensor, rng: torch.Generator, padding: int = 4, fill: float = 0) -> Tensor:
-    """Each image framed by `padding` pixels of value `fill`, and of that a window of the image's own size.
+    """Pads each image by `padding` pixels of value `fill`, and crops a random window of the image's own size.
 
     All (2 * padding + 1)**2 windows are equally likely.
     """
@@ -25,7 +25,7 @@ def pad_crop(images: Tensor, rng: torch.Generator, padding: int = 4, fill: float
     count, *size = images.shape
     down, right = torch.randint(2 * padding + 1, (2, count), generator=rng)
     framed = functional.pad(images, [padding] * 4, value=fill)
-    # a view of all overlapping windows, because selecting from it copies rows of pixels and not one by one
+    # a view of all overlapping windows: selecting from it copies whole rows of pixels, and not one by one
     image, channel, row, column = framed.stride()
     first = torch.arange(count) * image + down * row + right * column
     windows = (count - 1) * image + 2 * padding * (row + column) + 1

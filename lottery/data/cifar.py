@@ -28,7 +28,7 @@ def cifar10(
     std: Sequence[float],
     augment: Augmentation | None = None,
 ) -> Data:
-    """Photographs of ten kinds of things."""
+    """CIFAR-10: photographs of ten classes."""
     *train, test = (_read(path, "labels") for path in _CIFAR10.paths(root))
     whole = Examples(torch.cat([part.inputs for part in train]), torch.cat([part.targets for part in train]))
     val, rest = split(whole, (val_size,), settings=("data.val_size",))
@@ -45,14 +45,14 @@ def cifar100(
     std: Sequence[float],
     augment: Augmentation | None = None,
 ) -> Data:
-    """Photographs of a hundred kinds of things."""
+    """CIFAR-100: photographs of a hundred classes."""
     train, test = (_read(path, "fine_labels") for path in _CIFAR100.paths(root))
     val, rest = split(train, (val_size,), settings=("data.val_size",))
     return Data(rest, val, test, batch_size, shape, classes, augment, Normalise(mean, std))
 
 
 def _read(path: Path, labels: str) -> Examples:
-    """One pickled file: pixels as bytes, labels by the key they have there."""
+    """Reads one pickled file; `labels` is the key of its labels. Raises DataError if it is damaged."""
     try:
         with path.open("rb") as file:
             content = _Unpickler(file, encoding="latin1").load()
@@ -72,9 +72,9 @@ _KNOWN = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows arrays and plain data: a pickle may name any function of any module, and have it called."""
+    """Takes arrays and plain data only, because a pickle can call any function of any module."""
 
     def find_class(self, module: str, name: str) -> Any:
         if f"{module}.{name}" not in _KNOWN:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which has no place in such a file")
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, and such files hold arrays and plain data only")
         return _KNOWN[f"{module}.{name}"]

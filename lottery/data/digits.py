@@ -10,7 +10,7 @@ from lottery.data.examples import Data, Examples, split
 
 
 def digits(batch_size: int, val_size: int, test_size: int, shape: Sequence[int], classes: int) -> Data:
-    """Pixels are divided by 16, then normalised with mean and deviation of the training part.
+    """The digits; pixels are divided by 16, then normalised with mean and deviation of the training part.
 
     Test and validation parts are drawn once, with the same seed for every replicate.
     """

@@ -1,4 +1,4 @@
-"""A data set: its three parts, its batches, its identity."""
+"""A data set: its three parts, its batches, its digest."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 """(images (N, C, H, W), a CPU generator) -> images of the same shape and dtype"""
 
 Batches = Generator[tuple[Tensor, Tensor], None, None]
-"""inputs and targets of each; closing it ends whatever reads ahead"""
+"""Yields (inputs, targets); closing it ends whatever reads ahead."""
 
 
 class DataError(Said):
@@ -35,26 +35,26 @@ class Part(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one input."""
+        """Shape of one input."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, chosen: Tensor) -> Self: ...
 
     def to(self, device: torch.device | str) -> Self:
-        """The same part, giving batches on a device."""
+        """The same part, with its batches on a device."""
 
     def training(self, seed: int, steps: Iterable[tuple[int, Tensor]]) -> Batches:
-        """For each step the examples with the given numbers, which lie where `targets` are."""
+        """Yields a batch for each (step, indices of examples); the indices are on the device of `targets`."""
 
     def evaluation(self, first: int, last: int, size: int) -> Batches:
-        """The examples `first` to `last` (exclusive) in order, `size` at a time.
+        """Yields the examples `first` to `last` (exclusive) in order, `size` at a time.
 
-        Batches, here and in `training`, are copies: a network or a loss may change them in place.
+        These batches and those of `training` are copies, because a network or a loss may change them in place.
         """
 
     def content(self) -> Mapping[str, Tensor]:
-        """What tells it from any other part."""
+        """Tensors that identify the part: they are what the digest of the data is made of."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Examples:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one input."""
+        """Shape of one input."""
         return tuple(self.inputs.shape[1:])
 
     def to(self, device: torch.device | str) -> Examples:
@@ -103,13 +103,13 @@ class Data:
     test: Part
     batch_size: int
     shape: Sequence[int]
-    """of one input, as the network is told: (C, H, W) for images"""
+    """shape of one input, for which networks are built: (C, H, W) for images"""
     classes: int | None = None
     """number of classes; None where targets are not class indices"""
     augment: Augmentation | None = None
-    """of training batches, as they are stored"""
+    """applied to training batches, as they are stored"""
     prepare: Callable[[Tensor], Tensor] | None = None
-    """of every batch, on the device: stored inputs -> what the network reads"""
+    """applied to every batch on the device, after `augment`: stored inputs -> inputs of the network"""
 
     def __post_init__(self) -> None:
         parts = {"train": self.train, "val": self.val, "test": self.test}
@@ -137,12 +137,12 @@ class Data:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Full batches in an epoch; the remainder waits for the next epoch's shuffle."""
+        """Full batches in an epoch; the remainder is left out of this epoch."""
         return len(self.train) // self.batch_size
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of all tensors; of names, sizes and classes where the inputs are files."""
+        """SHA-256 of all tensors, or of names, sizes and classes if the inputs are files."""
         parts = {"train": self.train, "val": self.val, "test": self.test}
         return digest({f"{name}.{key}": value for name, part in parts.items() for key, value in part.content().items()})
 
@@ -151,15 +151,16 @@ class Data:
         return replace(self, train=self.train.to(device), val=self.val.to(device), test=self.test.to(device))
 
     def batches(self, seed: int, first: int, last: int, share: tuple[int, int] = (0, 1)) -> Batches:
-        """The training batches of steps `first` to `last` (exclusive): a pure function of seed and step.
+        """Yields the training batches of steps `first` to `last` (exclusive): each is a pure function of seed and step.
 
-        `share` = (rank, of): one of equal parts of each batch; side by side they are the whole one.
+        `share` = (rank, number of ranks) selects one of equal parts of each batch; concatenated they are the whole one.
+        Raises DataError if a batch can't be divided equally.
         """
         rank, of = share
         if self.batch_size % of:
             raise DataError(f"data.batch_size={self.batch_size}: must be a multiple of the {of} processes")
         own = slice(self.batch_size // of * rank, self.batch_size // of * (rank + 1))
-        # an augmentation draws for a whole batch, so that its shares are those of the whole
+        # augmentations get whole batches, so that what they draw does not depend on the number of ranks
         steps = self._steps(seed, first, last, slice(0, self.batch_size) if self.augment else own)
         with closing(self.train.training(seed, steps)) as batches:
             for step, (inputs, targets) in enumerate(batches, first):
@@ -169,7 +170,7 @@ class Data:
                 yield self.prepare(inputs) if self.prepare else inputs, targets
 
     def _steps(self, seed: int, first: int, last: int, own: slice) -> Iterator[tuple[int, Tensor]]:
-        """Each step with the numbers of its examples."""
+        """Yields each step with the indices of its examples."""
         for step in range(first, last):
             epoch, place = divmod(step, self.steps_per_epoch)
             if step == first or place == 0:
@@ -179,7 +180,7 @@ class Data:
             yield step, order[start + own.start : start + own.stop]
 
     def evaluation(self, part: str, size: int, share: tuple[int, int] = (0, 1)) -> Batches:
-        """A part in order, `size` examples at a time; the shares of all ranks, side by side, are the part."""
+        """Yields a part in order, `size` examples at a time; the shares of all ranks, concatenated, are the part."""
         examples: Part = {"train": self.train, "val": self.val, "test": self.test}[part]
         rank, of = share
         first, last = (len(examples) * edge // of for edge in (rank, rank + 1))
@@ -195,7 +196,7 @@ def split(examples: Whole, sizes: Sequence[int], seed: int = 0, settings: Sequen
     """Cuts shuffled examples into one part of each size and a last part with the rest.
 
     The shuffle depends on `seed` alone, so that every replicate of a study has the same split.
-    Raises DataError if a part is empty or nothing is left over, by the name of its setting if names are given.
+    Raises DataError if a part is empty or nothing is left over; `settings` are the sizes' keys, for its message.
     """
     if min(sizes) < 1 or sum(sizes) >= len(examples):
         wrong = min(sizes) if min(sizes) < 1 else max(sizes)

@@ -1,4 +1,4 @@
-"""Folders of pictures, one for each class: ImageNet, or anybody's own."""
+"""Folders of pictures, one for each class: ImageNet, or your own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lottery.data.pixels import Normalise
 
 _ENDINGS = (".jpeg", ".jpg", ".png", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
 _PARTS = {"train", "training", "val", "valid", "validation", "dev", "eval", "evaluation", "test", "testing"}
-"""what people call the parts of a set, in any case"""
+"""Usual names of the parts of a data set, in lower case."""
 
 
 def folder(
@@ -44,7 +44,7 @@ def folder(
         raise DataError(f"data.scale={list(scale)}: must be two shares of a picture's area, the smaller one first")
     if workers < 0:
         raise DataError(f"data.workers={workers}: must be at least 0 processes")
-    workers = min(workers, os.cpu_count() or 1)  # more would only take turns
+    workers = min(workers, os.cpu_count() or 1)  # more would only wait for each other
     top, views = Path(root).expanduser(), Views((height, width), resize, (scale[0], scale[1]))
     parts = [part for part in ("train", "val", "test") if (top / part).is_dir()]
     apart = "train" in parts and len(parts) > 1
@@ -92,9 +92,9 @@ def _classes(place: Path, top: Path) -> list[str]:
 
 
 def _files(top: Path, inside: str, seen: dict[str, str]) -> Iterator[str]:
-    """Paths of the pictures in a folder and its folders, below the top; `seen` is where real folders were met."""
+    """Paths, relative to `top`, of all pictures below a folder; `seen` says where each real folder was found first."""
     for place, folders, files in os.walk(top / inside, followlinks=True):
-        # a link to a folder above it would never end, and one to another class gives its pictures two labels
+        # a link to a parent folder would never end, and one to another class would give its pictures two labels
         if (first := seen.setdefault(os.path.realpath(place), place)) != place:
             raise DataError(f"{place}: is the same folder as {first}, whose pictures count once; remove the link")
         folders.sort()

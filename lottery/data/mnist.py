@@ -36,7 +36,7 @@ _FASHION_MNIST = Published(
 def mnist(
     root: str, batch_size: int, val_size: int, shape: Sequence[int], classes: int, mean: float, std: float, pad: int = 0
 ) -> Data:
-    """Handwritten digits (LeCun et al. 1998), framed by `pad` black pixels."""
+    """Handwritten digits (LeCun et al. 1998), padded by `pad` black pixels."""
     train, test = _read(_MNIST, root, mean, std, pad)
     val, train = split(train, (val_size,), settings=("data.val_size",))
     return Data(train, val, test, batch_size, shape, classes)
@@ -45,14 +45,14 @@ def mnist(
 def fashion_mnist(
     root: str, batch_size: int, val_size: int, shape: Sequence[int], classes: int, mean: float, std: float, pad: int = 0
 ) -> Data:
-    """Articles of clothing (Xiao et al. 2017), framed by `pad` black pixels."""
+    """Articles of clothing (Xiao et al. 2017), padded by `pad` black pixels."""
     train, test = _read(_FASHION_MNIST, root, mean, std, pad)
     val, train = split(train, (val_size,), settings=("data.val_size",))
     return Data(train, val, test, batch_size, shape, classes)
 
 
 def _read(published: Published, root: str, mean: float, std: float, pad: int) -> tuple[Examples, Examples]:
-    """The published training and test parts: pixels in [0, 1], then normalised."""
+    """Reads the published training and test parts; pixels are scaled to [0, 1], then normalised."""
     if pad < 0:
         raise DataError(f"data.pad={pad}: must be at least 0 pixels")
     paths = published.paths(root)
@@ -71,9 +71,9 @@ def _examples(images: Tensor, labels: Tensor, mean: float, std: float, pad: int,
 
 
 def read_idx(path: Path) -> Tensor:
-    """One IDX file of unsigned bytes, gzipped or not, as a uint8 tensor of the shape it declares.
+    """Reads an IDX file of unsigned bytes, gzipped or not, as a uint8 tensor of the shape that it declares.
 
-    Raises DataError naming a file that is damaged.
+    Raises DataError if the file is damaged.
     """
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()

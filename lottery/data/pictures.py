@@ -22,15 +22,15 @@ from lottery.data.examples import Batches, DataError
 from lottery.foundations.seeds import Order
 
 Key = tuple[str, int, int | None]
-"""a file, its class, and the seed of its transformation in training"""
+"""Path of a file, its class, and the seed of its augmentation, None in evaluation."""
 
 
 @dataclass(frozen=True)
 class Views:
-    """What networks see of a picture, as bytes of `size` = (height, width), in three colours.
+    """Decodes pictures into bytes of three colours and `size` = (height, width).
 
-    In training a part of it, `scale` of its area and 3/4 to 4/3 as wide as high, resized, and mirrored with
-    probability 1/2; in evaluation its centre, after its shorter side was resized to `resize` pixels.
+    In training, a random crop of `scale` of a picture's area and an aspect ratio of 3/4 to 4/3 is resized, and mirrored
+    with probability 1/2. In evaluation, the shorter side is resized to `resize` pixels, and the centre is cropped.
     """
 
     size: tuple[int, int]
@@ -38,7 +38,7 @@ class Views:
     scale: tuple[float, float] = (0.08, 1.0)
 
     def __getitems__(self, keys: list[Key]) -> tuple[Tensor, Tensor] | str:
-        """A batch, as a DataLoader asks for it; a complaint travels as text, or it would arrive as a traceback."""
+        """A batch for a DataLoader, or an error as text: raised in a worker, it would arrive as a traceback."""
         try:
             pixels = torch.stack([self.view(path, seed) for path, _, seed in keys])
         except DataError as error:
@@ -46,16 +46,16 @@ class Views:
         return pixels, torch.tensor([target for _, target, _ in keys])
 
     def view(self, path: str, seed: int | None) -> Tensor:
-        """One picture, for training if there is a seed."""
+        """Pixels of one picture, augmented if there is a seed."""
         crop: list[Any] = [v2.Resize(self.resize), v2.CenterCrop(self.size)]
         if seed is not None:
             crop = [v2.RandomResizedCrop(self.size, self.scale), v2.RandomHorizontalFlip()]
         try:
             with Image.open(path) as file:
                 mode, picture = file.mode, file.convert("RGB")
-        except Exception as error:  # each format's decoder has its own
+        except Exception as error:  # each format's decoder raises its own
             raise DataError(f"{path} is damaged or no picture: {error}; remove it or fetch it again") from error
-        if mode.startswith(("I", "F")):  # Pillow cuts their values off at 255, which leaves a white picture
+        if mode.startswith(("I", "F")):  # Pillow clips their values at 255, which gives a white picture
             raise DataError(f"{path}: pictures of mode {mode} are not supported; convert them to 8 bits a channel")
         with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
             torch.default_generator.manual_seed(seed or 0)
@@ -64,11 +64,11 @@ class Views:
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """Image files and their classes; `workers` processes decode them, or this one if there are none."""
+    """Image files and their classes; `workers` processes decode them, or this process if there are none."""
 
     root: Path
     names: Sequence[str]
-    """paths below the root"""
+    """paths of the files, relative to `root`"""
     targets: Tensor
     views: Views
     workers: int = 0
@@ -82,15 +82,15 @@ class Pictures:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one input."""
+        """Shape of one input."""
         return (3, *self.views.size)
 
     def to(self, device: torch.device | str) -> Pictures:
-        """The same pictures, giving batches on a device; `targets` stay."""
+        """The same pictures, with their batches on a device; `targets` stay where they are."""
         return replace(self, device=device)
 
     def training(self, seed: int, steps: Iterable[tuple[int, Tensor]]) -> Batches:
-        """What is seen of a picture depends on the seed, the step and the picture alone, whoever decodes it."""
+        """Augmentation depends on the seed, the step and the picture alone, whichever process decodes it."""
         return self._read(
             [self._key(index, Order(seed).view(step, index)) for index in chosen.tolist()] for step, chosen in steps
         )
@@ -100,7 +100,7 @@ class Pictures:
         return self._read([self._key(index) for index in range(start, min(start + size, last))] for start in starts)
 
     def content(self) -> Mapping[str, Tensor]:
-        """Names, sizes and classes of the files, since reading them all would take an hour, and who decodes them."""
+        """Names, sizes and classes of the files, since reading them all would take an hour; the decoders' versions."""
         names = torch.frombuffer(bytearray(os.fsencode("\n".join(self.names))), dtype=torch.uint8)
         sizes = torch.tensor([os.stat(self.root / name).st_size for name in self.names])
         decoders = torch.frombuffer(
@@ -113,15 +113,15 @@ class Pictures:
 
     def _read(self, batches: Iterator[list[Key]]) -> Batches:
         device = torch.device(self.device)
-        # keys name the files, so that no worker needs the list of them
+        # keys hold the paths, so that workers need no copy of the list
         loader: DataLoader[Any] = DataLoader(
-            self.views,  # type: ignore[arg-type]  # asked by key, where a Dataset is asked by index
+            self.views,  # type: ignore[arg-type]  # indexed by keys, where a Dataset is indexed by numbers
             batch_sampler=batches,
             collate_fn=_as_it_is,
             num_workers=self.workers,
             multiprocessing_context=_context() if self.workers else None,
             worker_init_fn=_end_with_parent,
-            generator=torch.Generator(),  # or it would draw from the global one
+            generator=torch.Generator(),  # otherwise it would draw from the global one
             pin_memory=device.type == "cuda",
         )
         for found in loader:
@@ -136,15 +136,15 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _context() -> Any:
-    """Workers come from a server without threads: a fork of a process with threads may hang."""
+    """Workers are forks of a server without threads, because a fork of a process with threads may deadlock."""
     context = get_context("forkserver")
-    # the processes of a sweep come from loky, and a child of theirs must know that name
+    # the workers of a sweep are loky's, and their children must know that name
     context.set_forkserver_preload([__name__, "joblib.externals.loky.backend"])
     return context
 
 
 def _end_with_parent(worker: int) -> None:
-    """PyTorch's workers watch the process that forked them, which here is the server."""
+    """Ends a worker with the process that reads: by itself it watches only its parent, which is the fork server."""
     parent = parent_process()
     assert parent
 

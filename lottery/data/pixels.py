@@ -1,4 +1,4 @@
-"""Pixels: from bytes to what a network reads."""
+"""Pixels: from bytes to the inputs of a network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lottery.data.examples import DataError
 
 @dataclass(frozen=True)
 class Normalise:
-    """Bytes (N, C, H, W) to floats: divided by 255, then each channel by its own mean and deviation."""
+    """Turns bytes (N, C, H, W) into floats: divides by 255, then normalises each channel by its mean and deviation."""
 
     mean: Sequence[float]
     std: Sequence[float]
@@ -27,7 +27,7 @@ class Normalise:
         if len(self.mean) != pixels.shape[1]:
             raise DataError(f"data.mean: {len(self.mean)} numbers do not go with {pixels.shape[1]} channels")
         inputs = pixels / 255
-        # numbers, not tensors: these would have to be on the device
+        # numbers, because tensors would have to be on the device
         for channel, mean, std in zip(inputs.unbind(1), self.mean, self.std, strict=True):
             channel.sub_(mean).div_(std)
         return inputs

@@ -1,4 +1,4 @@
-"""Published sets: their files are found, or downloaded by torchvision, or asked for in one sentence."""
+"""Published data sets: their files are found on disk, or downloaded by torchvision, or an error asks for them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ class Published:
     """A set that torchvision can download."""
 
     name: str
-    """of torchvision's class"""
+    """name of torchvision's class"""
     folder: str
-    """where torchvision puts the files, below the root"""
+    """folder, relative to the root, in which torchvision puts the files"""
     files: Sequence[str]
     endings: Sequence[str] = ("",)
-    """that each file may have"""
+    """endings that each file may have"""
     downloads: Sequence[Mapping[str, Any]] = ({},)
-    """arguments of torchvision's class, for each call that it takes to get everything"""
+    """arguments of torchvision's class, one mapping for each call that it takes to download everything"""
     hint: str = ""
-    """another place to get it from"""
+    """another source of the files, for the error message"""
 
     def paths(self, root: str) -> list[Path]:
         """The files, in `root` itself or where torchvision puts them; downloaded if they are not there."""
@@ -65,7 +65,7 @@ class Published:
 
 
 def _remove_empty(folder: Path, itself: bool) -> None:
-    """Removes the empty folders that a download began with."""
+    """Removes the empty folders that a failed download has left."""
     for path in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
         with suppress(OSError):  # not empty
             path.rmdir()
@@ -75,5 +75,5 @@ def _remove_empty(folder: Path, itself: bool) -> None:
 
 
 def damaged(path: Path, why: object) -> DataError:
-    """What is said of a file that is not what was published."""
+    """The error for a file that is not what was published."""
     return DataError(f"{path} is damaged or unreadable: {' '.join(str(why).split())}; remove it and fetch it again")

@@ -25,7 +25,7 @@ def svhn(
     std: Sequence[float],
     augment: Augmentation | None = None,
 ) -> Data:
-    """The digits of house numbers; the file's label 10 is the digit 0."""
+    """SVHN: digits of house numbers; the label 10 of the files becomes the digit 0."""
     train, test = map(_read, _SVHN.paths(root))
     val, rest = split(train, (val_size,), settings=("data.val_size",))
     return Data(rest, val, test, batch_size, shape, classes, augment, Normalise(mean, std))
@@ -42,7 +42,7 @@ def _read(path: Path) -> Examples:
         labels = labels.astype(np.int64)
         if pixels.dtype != np.uint8 or pixels.shape != (32, 32, 3, len(labels)):
             raise ValueError(f"it holds {pixels.dtype} pixels of shape {list(pixels.shape)} for {len(labels)} labels")
-    except Exception as error:  # whatever a wrong byte leads scipy to
+    except Exception as error:  # scipy may raise anything on a damaged file
         raise damaged(path, error if str(error) else type(error).__name__) from error
     images = torch.from_numpy(np.ascontiguousarray(pixels.transpose(3, 2, 0, 1)))
     return Examples(images, torch.from_numpy(np.where(labels == 10, 0, labels)))

@@ -26,7 +26,7 @@ def tiny_imagenet(
     std: Sequence[float],
     augment: Augmentation | None = None,
 ) -> Data:
-    """The published validation part is the test part: the labels of the published test part are secret."""
+    """Tiny-ImageNet; its validation part is the test part, because the labels of the published test part are secret."""
     given = Path(root).expanduser()
     top = next((place for place in (given, given / "tiny-imagenet-200") if (place / "train").is_dir()), None)
     if top is None:
@@ -52,7 +52,7 @@ def tiny_imagenet(
 
 
 def _annotated(top: Path, wnids: list[str]) -> list[tuple[Path, int]]:
-    """The images of the validation part with their labels, in the order of its list."""
+    """Paths and labels of the validation part's images, in the order of its list."""
     path, images = top / "val" / "val_annotations.txt", top / "val" / "images"
     try:
         lines = [line.split("\t") for line in path.read_text().splitlines()]
@@ -80,7 +80,7 @@ def _images(listed: Sequence[tuple[Path, int]], shape: Sequence[int]) -> Example
         try:
             with Image.open(path) as file:
                 pixels = torch.from_numpy(np.array(file.convert("RGB"))).permute(2, 0, 1)
-        except Exception as error:  # each format's decoder has its own
+        except Exception as error:  # each format's decoder raises its own
             raise damaged(path, error) from error
         if pixels.shape != inputs.shape[1:]:
             raise DataError(f"{path}: has shape {list(pixels.shape)}, and data.shape is {list(shape)}")

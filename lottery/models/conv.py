@@ -12,10 +12,10 @@ from lottery.models.initialisations import gaussian_glorot_
 
 
 def conv(depth: int, shape: Sequence[int], classes: int, dropout: float = 0.0) -> nn.Module:
-    """Pairs of 3x3 convolutions of 64, 128, 256 channels, a pooling after each, two hidden layers of 256 units.
+    """Pairs of 3x3 convolutions of 64, 128, 256 channels, each followed by pooling; two hidden layers of 256 units.
 
-    Gaussian Glorot. `dropout` follows each hidden layer, with 0.5 in the paper's experiments on it (which layers
-    it follows there is not known to us).
+    Weights are drawn by Gaussian Glorot. `dropout` follows each hidden layer. It is 0.5 in the paper's experiments on
+    dropout; after which layers, we do not know.
     """
     if depth not in (2, 4, 6):
         raise ValueError(f"depth={depth}: must be 2, 4 or 6 convolutions")

@@ -19,7 +19,7 @@ def gaussian_glorot_(net: nn.Module) -> nn.Module:
 def kaiming_normal_(net: nn.Module) -> nn.Module:
     """Normal with variance 2 / fan in (He et al. 2015): OpenLTH's default for its ResNets and VGGs.
 
-    OpenLTH draws the weights of BatchNorm from [0, 1] besides; here they are one, as in He et al. 2016.
+    OpenLTH also draws the weights of BatchNorm from [0, 1]; this function sets them to one, as He et al. 2016 do.
     """
     return _filled(net, partial(nn.init.kaiming_normal_, nonlinearity="relu"))
 

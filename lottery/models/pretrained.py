@@ -1,4 +1,4 @@
-"""Pretrained weights in place of the fresh draw."""
+"""Pretrained weights instead of a fresh initialisation."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ def pretrained(net: nn.Module, weights: str) -> nn.Module:
 def load_(net: nn.Module, tensors: Mapping[str, Tensor], weights: str) -> nn.Module:
     """Gives a network tensors by name as `pretrained` does; messages call them `weights`."""
     own = net.state_dict()
-    # the last that is defined: which runs last would take a pass to tell
+    # the layer that is defined last, because only a forward pass could tell which one runs last
     output = [f"{name}." for name, layer in net.named_modules() if isinstance(layer, nn.Linear | _ConvNd)][-1]
-    output = output.removeprefix(".")  # a network that is one layer
+    output = output.removeprefix(".")  # for a network that is a single layer
     head = {name: own[name] for name in (f"{output}weight", f"{output}bias") if name in own}
     filled = {**tensors, **head} if all(_of_other_classes(tensors.get(n), t) for n, t in head.items()) else tensors
     faults = [
         *_listed("it lacks", (f"{n} {_size(t)}" for n, t in own.items() if n not in filled)),
-        *_listed("it has besides", (f"{n} {_size(t)}" for n, t in filled.items() if n not in own)),
+        *_listed("it also has", (f"{n} {_size(t)}" for n, t in filled.items() if n not in own)),
         *_listed(
-            "of another shape are",
+            "other shapes have",
             (f"{n} {_size(t)}, not {_size(own[n])}" for n, t in filled.items() if n in own and t.shape != own[n].shape),
         ),
     ]
@@ -51,7 +51,7 @@ def load_(net: nn.Module, tensors: Mapping[str, Tensor], weights: str) -> nn.Mod
 
 
 def _of_other_classes(given: Tensor | None, own: Tensor) -> bool:
-    """Whether a tensor differs from the last layer's in the number of rows alone."""
+    """Whether a tensor differs from the last layer's only in the number of rows."""
     return given is not None and given.shape[1:] == own.shape[1:] and given.shape != own.shape
 
 

@@ -38,7 +38,7 @@ def resnet(
 def wide_resnet(
     depth: int, width: float, shape: Sequence[int], classes: int, init: Initialisation = kaiming_normal_
 ) -> nn.Module:
-    """WRN-depth-width of 6n + 4 layers: pre-activation blocks, n a stage, 16, 32, 64 times `width` channels wide."""
+    """WRN-depth-width of 6n + 4 layers: three stages of n pre-activation blocks, 16, 32, 64 times `width` wide."""
     name, count = f"WRN-{depth}-{width:g}", _blocks(depth, 4, "10, 16, 22, 28, 40")
     channels, widths = image(shape, name)[0], _widths(width)
     layers = [
@@ -54,7 +54,7 @@ def wide_resnet(
 
 
 class _Block(nn.Module):
-    """Two convolutions and a way around them, rectified together (He et al. 2016)."""
+    """Two convolutions and a shortcut around them, with a ReLU after their sum (He et al. 2016)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class _Block(nn.Module):
 
 
 class _PreActivation(nn.Module):
-    """Normalised and rectified before each convolution; a shortcut that converts begins behind the first of these."""
+    """BatchNorm and ReLU before each convolution; a convolutional shortcut begins after the first of these."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ def _stages(
 
 
 def _blocks(depth: int, outside: int, examples: str) -> int:
-    """Blocks a stage, of two layers each; `outside` of the layers lie outside the stages."""
+    """Number of blocks in a stage, of two layers each; `outside` layers lie outside the stages."""
     count, rest = divmod(depth - outside, 6)
     if rest or count < 1:
         raise ValueError(f"depth={depth}: must be 6n + {outside}, such as {examples}")
@@ -105,7 +105,7 @@ def _blocks(depth: int, outside: int, examples: str) -> int:
 
 
 def _widths(width: float) -> list[int]:
-    """Channels of the stages, whole numbers nearest to the multiples."""
+    """Channels of the stages, rounded to whole numbers."""
     if round(16 * width) < 1:
         raise ValueError(f"width={width}: leaves no channel of 16; must be at least 0.05")
     return [round(channels * width) for channels in (16, 32, 64)]

@@ -12,14 +12,14 @@ from lottery.models.initialisations import Initialisation, kaiming_normal_
 
 WIDTHS = (64, 128, 256, 512, 512)
 CONVOLUTIONS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
-"""of each stage, by depth"""
+"""Number of convolutions in each stage, by depth."""
 
 
 def vgg(depth: int, shape: Sequence[int], classes: int, init: Initialisation = kaiming_normal_) -> nn.Module:
     """Five stages of 3x3 convolutions, then the mean over the image and one linear layer, as in Liu et al. 2019.
 
     Maximum pooling between the stages, and the mean where a fifth one would be: on 32x32 images it is over 2x2.
-    The convolutions have no biases, which BatchNorm would take out again (OpenLTH's have).
+    The convolutions have no biases, because BatchNorm would cancel them (OpenLTH's have some).
     """
     if depth not in CONVOLUTIONS:
         raise ValueError(f"depth={depth}: must be one of {', '.join(map(str, CONVOLUTIONS))}")

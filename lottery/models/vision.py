@@ -23,7 +23,7 @@ def torchvision_model(
     Auxiliary outputs, which GoogLeNet and Inception give in training, are left out unless `aux_logits` asks for them.
 
     `weights` are torchvision's by name, such as IMAGENET1K_V2, which it downloads once, or the path of a
-    .safetensors file. With weights of another number of classes the last layer alone is drawn anew.
+    .safetensors file. With weights for another number of classes, only the last layer is drawn anew.
 
     Raises ValueError for a name, a shape or weights that don't fit.
     """
@@ -35,7 +35,7 @@ def torchvision_model(
     channels, *sides = image(shape, name)
     if channels != 3:
         raise ValueError(f"shape={list(shape)}: {name} takes images of 3 channels, not {channels}")
-    if name in AUXILIARY:  # a loss takes their outputs only if it is written for them
+    if name in AUXILIARY:  # a loss must be written for their auxiliary outputs
         more = {"aux_logits": False, **more}
     try:
         net = torchvision.models.get_model(name, weights=None, num_classes=classes, **more)
@@ -54,7 +54,7 @@ def torchvision_model(
             f"weights={weights}: must be {', '.join(offered.__members__)} or a path to a .safetensors file"
         )
     try:
-        # tensors alone, of the published digest: what a pickle could run is refused
+        # only tensors, of the published hash: no code of a pickle is run
         tensors = offered[weights].get_state_dict(check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:  # no network, or not the published file
         raise ValueError(f"weights={weights}: can't be downloaded ({error})") from error

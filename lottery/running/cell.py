@@ -113,7 +113,6 @@ class Phases:
         try:
             entry = self.store.obtain(
                 spec(phase),
-                phase.masks,
                 lambda desk: fit(study.recipe, phase, desk, waypoints, watch, evaluate=current.until is None),
                 waypoints,
             )

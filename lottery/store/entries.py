@@ -43,7 +43,6 @@ class Entry(Trained):
     """A finished phase."""
 
     key: str
-    masks: Masks
     executed: int
     """optimizer steps executed for it by all processes together, those lost in kills included"""
     reused: bool
@@ -59,7 +58,6 @@ class Store:
     def obtain(
         self,
         spec: Mapping[str, Any],
-        masks: Masks,
         train: Callable[[Desk], Trained],
         waypoints: Mapping[int, Mapping[str, Any]] | None = None,
     ) -> Entry:
@@ -70,7 +68,7 @@ class Store:
         there writes the same content, by atomic renames; and readers compare the digest and train again what is torn.
         """
 
-        def keep(step: int, state: State) -> None:
+        def keep(step: int, state: State, masks: Masks) -> None:
             self.publish((waypoints or {})[step], state, masks, [], executed=0)
 
         key, entry = digest_of(spec), None
@@ -80,7 +78,7 @@ class Store:
                 entry = turn
             else:
                 with turn as lease:
-                    entry = self.find(key) or self._trained(spec, masks, train, Desk(self.root / key, lease, keep))
+                    entry = self.find(key) or self._trained(spec, train, Desk(self.root / key, lease, keep))
                     if entry:
                         (self.root / key / CHECKPOINT).unlink(missing_ok=True)
                         leases.clear(self.root / key)
@@ -103,9 +101,7 @@ class Store:
         with self.waiting():
             return watch.until(look)
 
-    def _trained(
-        self, spec: Mapping[str, Any], masks: Masks, train: Callable[[Desk], Trained], desk: Desk
-    ) -> Entry | None:
+    def _trained(self, spec: Mapping[str, Any], train: Callable[[Desk], Trained], desk: Desk) -> Entry | None:
         """Trains and publishes a phase under its lease; None if that was lost meanwhile."""
         for torn in desk.folder.glob(f".{CHECKPOINT}.*"):  # a kill while it was being written
             torn.unlink(missing_ok=True)
@@ -118,8 +114,8 @@ class Store:
             _log.warning(f"{lost}; waiting for its result")
             return None
         executed = desk.lease.note
-        self.publish(spec, trained.state, masks, trained.rows, executed)
-        return Entry(trained.state, trained.rows, desk.folder.name, masks, executed, reused=False)
+        self.publish(spec, trained.state, trained.masks, trained.rows, executed)
+        return Entry(trained.state, trained.masks, trained.rows, desk.folder.name, executed, reused=False)
 
     def publish(self, spec: Mapping[str, Any], state: State, masks: Masks, rows: list[Row], executed: int) -> None:
         """Writes a finished phase; its metadata last, since that is what makes it finished."""
@@ -153,7 +149,7 @@ class Store:
             return None
         masks = {n: unpack(tensors.pop(f"mask.{n}"), shape) for n, shape in meta["masks"].items()}
         state = {name.removeprefix("net."): tensor for name, tensor in tensors.items()}
-        return Entry(state, meta["rows"], key, masks, meta["executed"], reused=True)
+        return Entry(state, masks, meta["rows"], key, meta["executed"], reused=True)
 
     def specification(self, key: str) -> dict[str, Any] | None:
         """What a finished phase was trained from; None if it is not there, or damaged."""

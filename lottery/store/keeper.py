@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from lottery.foundations.files import Damaged, read_tensors, write_tensors
+from lottery.pruning.masks import Masks
 from lottery.store import leases
 from lottery.training.states import State
 
@@ -19,9 +20,9 @@ CHECKPOINT = "checkpoint.safetensors"
 
 
 class Desk:
-    """The checkpoint of a phase, in its folder and under its lease; `pass_by` takes the state at a step in passing."""
+    """Keeps a phase's checkpoint in its folder, under its lease; `pass_by` takes state and masks of a waypoint."""
 
-    def __init__(self, folder: Path, lease: leases.Lease, pass_by: Callable[[int, State], None]) -> None:
+    def __init__(self, folder: Path, lease: leases.Lease, pass_by: Callable[[int, State, Masks], None]) -> None:
         self.folder, self.lease, self.pass_by = folder, lease, pass_by
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

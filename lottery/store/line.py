@@ -20,14 +20,14 @@ from lottery.training.recipes import Row
 
 def describe(cell: Cell, current: Round) -> dict[str, Any]:
     """The ledger line of a round, without `run`: equal however the round came about."""
-    entry, found = current.trained, current.ticket.masks
+    entry = current.trained
     assert isinstance(entry, Entry)
     last, best = entry.rows[-1], early_stop(entry.rows)
     module = cell.study.recipe.sample
     headline = headline_of(module)
     measured = {name: value for name, value in sorted(last.items()) if name.startswith(("test_", "val_"))}
     steps = current.last - current.first
-    own = cell.study.recipe.flops(found) * steps
+    own = cell.study.recipe.flops(current.ticket.masks) * steps  # as `Round.cost` counts it
     whole = current.cost(cell.study.recipe)
     return (
         {
@@ -36,7 +36,7 @@ def describe(cell: Cell, current: Round) -> dict[str, Any]:
             "seed": cell.seed,
             "round": current.index,
             "rounds": len(cell.study.pruning.schedule),
-            "density": masks.density(found),
+            "density": masks.density(entry.masks),
             "train_steps": steps,
             "train_flops": own.scaled,
             "train_flops_dense": own.dense,
@@ -46,7 +46,7 @@ def describe(cell: Cell, current: Round) -> dict[str, Any]:
             "early_stop_step": best["step"],
             f"early_stop_test_{headline.name}": best[f"test_{headline.name}"],
             "compression_ratio": compression_ratio(module.net, entry),
-            "layer_densities": masks.layer_densities(found),
+            "layer_densities": masks.layer_densities(entry.masks),
             "phase": entry.key,
             "data": cell.study.recipe.data.digest[:16],
             "setting": cell.setting,

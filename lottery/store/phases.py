@@ -10,10 +10,8 @@ import torch
 
 from lottery.foundations.digests import digest, digest_of
 from lottery.foundations.seeds import Streams
-from lottery.pruning.masks import Masks
 from lottery.rounds.round import Round
 from lottery.training.recipes import Phase, Recipe
-from lottery.training.sparse import layers
 
 SCIENCE = 1  # raised whenever our own numerics change, so that older phases are not taken for newer ones
 
@@ -22,7 +20,6 @@ def phase_of(recipe: Recipe, seed: int, current: Round) -> Phase:
     """The training of a round; its data order is the same for every arm."""
     ticket = current.ticket
     streams, which = Streams(seed), (current.index, current.copy)
-    sparse = sparse_weights(recipe, ticket.masks)
     return Phase(
         ticket.state,
         ticket.masks,
@@ -31,7 +28,7 @@ def phase_of(recipe: Recipe, seed: int, current: Round) -> Phase:
         order=streams.order(*which),
         noise=streams.noise(*which),
         build=streams.init,
-        sparse=sparse,
+        sparse=recipe.sparse_weights(ticket.masks),
         budget=current.budget,
     )
 
@@ -61,13 +58,3 @@ def specification(recipe: Recipe, identity: Mapping[str, Any], phase: Phase) -> 
         "steps": [phase.first, phase.last],
         "seeds": {"order": phase.order, "noise": phase.noise, "build": phase.build},
     }
-
-
-def sparse_weights(recipe: Recipe, masks: Masks) -> tuple[str, ...]:
-    """The weights that train on their kept values alone: on GPUs and in mixed precision none, unmeasured there."""
-    how, measured = recipe.numerics.sparse, (recipe.numerics.precision, recipe.hardware.device) == ("32", "cpu")
-    if how == "off" or (how == "auto" and not measured):
-        return ()
-    net = recipe.sample.net
-    names = layers(net, masks, recipe.optimizer(net.parameters()), everywhere=how == "on")
-    return names if how == "on" or (names and recipe.takes_sparse) else ()

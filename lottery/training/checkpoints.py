@@ -15,11 +15,11 @@ from lottery.training.modules import Module
 from lottery.training.sparse import SparseLinear
 
 Snapshot = tuple[dict[str, Tensor], dict[str, Any]]
-"""Tensors by name, on the CPU, and what goes into JSON."""
+"""Tensors by name, on the CPU, and plain data for JSON."""
 
 
 def taken(module: Module, optimizer: Optimizer, scaler: Any, device: torch.device) -> Snapshot:
-    """The state of module, optimizer, loss scaler (or None) and noise, of every rank's noise."""
+    """A checkpoint of module, optimizer, loss scaler (if there is one) and the random states of all ranks."""
     tensors = {f"net.{name}": tensor for name, tensor in module.net.state_dict().items()}
     buffers = {key: getattr(owner, name) for key, owner, name in _unsaved(module)}
     tensors |= {key: buffer for key, buffer in buffers.items() if buffer is not None}
@@ -45,9 +45,9 @@ def restore(
     scaler: Any,
     device: torch.device,
 ) -> None:
-    """Puts module, optimizer, loss scaler and noise back into the state that was taken.
+    """Restores module, optimizer, loss scaler and random states from a checkpoint.
 
-    Checkpoints of earlier versions lack some of it: that stays as it is.
+    Whatever a checkpoint of an earlier version lacks stays as it is.
     """
     module.net.load_state_dict({n[4:]: t for n, t in tensors.items() if n.startswith("net.")})
     for key, owner, name in _unsaved(module):
@@ -55,8 +55,8 @@ def restore(
             continue
         buffer = getattr(owner, name)
         if buffer is not None and (buffer.shape, buffer.dtype) == (saved.shape, saved.dtype):
-            buffer.copy_(saved)  # others may hold it too
-        else:  # training made it, or changed its size
+            buffer.copy_(saved)  # in place, because other modules may share it
+        else:  # training created it, or changed its size
             setattr(owner, name, saved.to(device))
     state: dict[int, dict[str, Any]] = {}
     for key, value in {**tensors, **info["optimizer"]}.items():
@@ -83,7 +83,7 @@ def restore(
 def _unsaved(module: Module) -> Iterator[tuple[str, nn.Module, str]]:
     """Key, owner and name of the buffers kept out of state_dict (persistent=False): training may change them too.
 
-    Those of sparse layers say where the mask keeps weights, and are left out.
+    Sparse layers are skipped: theirs are indices that follow from the mask.
     """
     for path, owner in module.named_modules():
         if not isinstance(owner, SparseLinear):
@@ -92,5 +92,5 @@ def _unsaved(module: Module) -> Iterator[tuple[str, nn.Module, str]]:
 
 
 def _noise(library: str, rank: int) -> str:
-    """Where a random state lies in a checkpoint; torch's has the name that it had before there were others."""
+    """The key of a random state in a checkpoint; torch's is the one that checkpoints of earlier versions have."""
     return f"noise.{rank}" if library == "torch" else f"noise.{library}.{rank}"

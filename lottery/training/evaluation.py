@@ -13,18 +13,18 @@ from lottery.training import ranks
 from lottery.training.modules import Module
 
 BATCH, VALUES = 2000, 2**22
-"""at most so many inputs at a time, of so many values together: large pictures would fill the memory"""
+"""The most inputs in a batch, and the most values in all of them: large images would fill the memory."""
 
 
 def measure(module: Module, data: Data, part: str) -> dict[str, Any]:
-    """Mean loss and every metric over `train`, `val` or `test`, in evaluation mode; leaves the module training.
+    """Mean loss and every metric over `train`, `val` or `test`, in evaluation mode; leaves the module in training mode.
 
-    A metric that is no finite number, as R2 of constant predictions, is None: it must not end a chain of rounds whose
-    loss is sound, and neither JSON nor a mean has room for it. Each rank looks at its share, and all come to the same
-    values.
+    A metric that is not finite, such as R2 of constant predictions, becomes None: it must not end a chain of rounds
+    whose loss is sound, and JSON has no number for it. Each rank evaluates its share of the examples, and all return
+    the same values.
     """
     metrics = {name: metric.to(module.device) for name, metric in module.metrics().items()}
-    total = torch.zeros(2, dtype=torch.float64, device=module.device)  # of losses and of examples
+    total = torch.zeros(2, dtype=torch.float64, device=module.device)  # sum of losses, number of examples
     module.eval()
     with torch.inference_mode(), module.trainer.precision_plugin.val_step_context():
         for inputs, targets in data.evaluation(part, batch(data.shape), ranks.share()):
@@ -40,7 +40,7 @@ def measure(module: Module, data: Data, part: str) -> dict[str, Any]:
 
 
 def _digits(value: float) -> float | None:
-    """Seven digits, all that is known of a value in float32, as torchmetrics computes."""
+    """A value to seven digits, the precision of the float32 in which torchmetrics computes; None if not finite."""
     return float(f"{value:.7g}") if math.isfinite(value) else None
 
 

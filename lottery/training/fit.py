@@ -24,10 +24,10 @@ def fit(
     watch: Callable[[int, Row | None], None] = lambda step, row: None,
     evaluate: bool = True,
 ) -> Trained:
-    """Trains a phase, from its last checkpoint if the keeper has one, together with the other ranks if there are any.
+    """Trains a phase, from its last checkpoint if the keeper has one, together with the other ranks, if any.
 
-    `waypoints` are steps whose state the keeper is given in passing; `watch` hears of each chunk's end,
-    with the row measured there if there is one. Raises Diverged when the loss is no longer finite.
+    `waypoints` are steps whose state and masks go to the keeper. `watch(step, row)` is called at the end of each
+    chunk; `row` is None if nothing was measured there. Raises Diverged if the loss is no longer finite.
     """
     rank, count = ranks.share()
     if rank == 0:
@@ -39,7 +39,7 @@ def fit(
     if recipe.numerics.channels_last:
         module.net.to(memory_format=torch.channels_last)
     if recipe.numerics.compile:
-        torch._dynamo.reset()  # what it has learned in earlier phases would change its kernels
+        torch._dynamo.reset()  # what it has cached in earlier phases would change its kernels
         module.net.compile(dynamic=False)
     with recipe.numerics.entered(), seeded(phase.noise + rank):
         loop = module.loop = Loop(module, recipe, phase, keeper, waypoints, watch, evaluate)
@@ -50,31 +50,31 @@ def fit(
             try:
                 with closing(loop):
                     trainer.fit(module, train_dataloaders=Chunks(loop))
-            except SystemExit as stop:  # what Lightning makes of Ctrl-C and SIGTERM: exit codes 1 and 0, no word
+            except SystemExit as stop:  # Lightning turns Ctrl-C and SIGTERM into exit codes 1 and 0
                 raise (
                     stop.__context__ if isinstance(stop.__context__, KeyboardInterrupt) else KeyboardInterrupt
                 ) from None
             except Exception as error:
-                if count == 1 or isinstance(error, Diverged | RuntimeError):  # all know, or nobody goes on
+                if count == 1 or isinstance(error, Diverged | RuntimeError):  # every rank raises it, or none can go on
                     raise
-                # The other ranks wait in the middle of a step, so that nothing can be agreed on any more. A lost lease
-                # is no exception: the store would go on, with another collective than the one that they wait in.
+                # The other ranks wait in a collective in the middle of a step, out of sync with this one. That holds
+                # for a lost lease too: the store would go on, and this rank would enter another collective.
                 raise ranks.Broken(f"training with {count} processes broke off: {error}") from error
         if trainer.interrupted or loop.step < phase.last:
             raise KeyboardInterrupt
-    return Trained(state_of(module.net), loop.rows)
+    return Trained(state_of(module.net), loop.holding.masks, loop.rows)
 
 
 def assist(recipe: Recipe) -> None:
-    """What ranks other than the first do: train every phase with it, until there are no more."""
+    """Runs on all ranks but the first: trains every phase with it, until there are no more."""
     while (work := ranks.agree(None)) is not None:
         phase, waypoints, evaluate = work
-        with suppress(Diverged):  # rank 0 says so
+        with suppress(Diverged):  # rank 0 reports it
             fit(recipe, phase, None, waypoints, evaluate=evaluate)
 
 
 class Chunks:
-    """The loader that Lightning sees: (first, last) of each chunk still to run."""
+    """The data loader that Lightning sees; it yields (first, last) of each chunk that is still to run."""
 
     def __init__(self, loop: Loop) -> None:
         self.loop = loop
@@ -82,7 +82,7 @@ class Chunks:
     def __iter__(self) -> Iterator[tuple[int, int]]:
         self.loop.prepare()
         first = self.loop.step
-        while first < self.loop.phase.last:  # Lightning asks for a chunk while the one before still runs
+        while first < self.loop.phase.last:  # Lightning prefetches one chunk, so `loop.step` lags behind
             last = self.loop.chunk_end(first)
             yield first, last
             first = last

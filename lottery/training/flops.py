@@ -18,9 +18,9 @@ class Flops:
     """Floating-point operations, a multiplication and an addition counting as two."""
 
     dense: float = 0.0
-    """of the network as it is computed, zeros included"""
+    """operations of the network as it is computed, zeros included"""
     scaled: float = 0.0
-    """those of each prunable layer times its density: what hardware that skips zeros would need"""
+    """the same with each prunable layer times its density: what hardware that skips zeros would need"""
 
     def __add__(self, other: Flops) -> Flops:
         return Flops(self.dense + other.dense, self.scaled + other.scaled)
@@ -30,15 +30,15 @@ class Flops:
 
 
 def by_weight(module: Module, inputs: Tensor, targets: Tensor) -> dict[str, float]:
-    """FLOPs an example of forward and backward pass, by the name of a layer's weight; "" is the whole network.
+    """FLOPs per example of a forward and a backward pass, by name of a layer's weight; "" is the whole network.
 
-    Layers stand in the order in which the forward pass last calls them, behind those that it does not call.
+    Layers are in the order in which the forward pass last calls them, after those that it does not call.
 
-    Counted are products and convolutions; everything else is little beside them. PyTorch's counter counts a network
-    without its convolutions: it takes the backward pass of grouped ones for whole ones, and tells FLOPs of branches
-    that run side by side, as a shortcut does, to both. A layer called by a function, as an attention's output is,
-    counts for the network but not by its name, and so costs the same at every density; a convolution called so is not
-    counted.
+    Matrix products and convolutions are counted; everything else is small beside them. PyTorch's counter is used for
+    products only: it counts the backward pass of grouped convolutions as if they were not grouped, and attributes the
+    FLOPs of parallel branches, such as a shortcut's, to both. A layer that is called through a function, as the output
+    of attention is, counts for the network but under no name, so it costs the same at every density; a convolution
+    called that way is not counted.
     """
     names = {id(weight): name for name, weight in prunable(module.net).items()}
     counts: dict[str, float] = {}
@@ -48,9 +48,9 @@ def by_weight(module: Module, inputs: Tensor, targets: Tensor) -> dict[str, floa
         nonlocal convolutions
         weight = cast(Tensor, layer.weight)
         places = given[0] if getattr(layer, "transposed", False) else output
-        passes = 1 + weight.requires_grad + given[0].requires_grad  # forward, and the gradients that are wanted
+        passes = 1 + weight.requires_grad + given[0].requires_grad  # forward, and one for each gradient that is needed
         flops = 2 * places.numel() * weight[0].numel() * passes / len(inputs)
-        if (name := names.get(id(weight))) is not None:  # a parametrized layer makes its weight anew
+        if (name := names.get(id(weight))) is not None:  # a parametrized layer computes its weight anew
             counts[name] = counts.pop(name, 0.0) + flops
         convolutions += flops if isinstance(layer, nn.modules.conv._ConvNd) else 0.0
 
@@ -68,7 +68,7 @@ def by_weight(module: Module, inputs: Tensor, targets: Tensor) -> dict[str, floa
 
 
 def of_example(counted: Mapping[str, float], masks: Masks) -> Flops:
-    """What one training example costs under masks, from the counts of `by_weight`."""
+    """FLOPs of one training example under masks, from the counts of `by_weight`."""
     whole = counted[""]
     saved = sum(counted.get(name, 0.0) * (1 - kept) for name, kept in layer_densities(masks).items())
     return Flops(whole, whole - saved)

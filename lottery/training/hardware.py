@@ -1,4 +1,4 @@
-"""Hardware, of which only kind and number change bits, and Lightning's Trainer on it."""
+"""Hardware, of which only the kind and the number of devices change bits, and Lightning's Trainer for it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ INSTEAD = {
     "reload_dataloaders_every_n_epochs": "nothing: data stays in memory",
     "val_check_interval": "budget.evaluate",
 }
-"""Trainer arguments that mean nothing, or something else, where a batch is a chunk of steps; what to use instead."""
+"""Trainer arguments that mean nothing, or something else, if a batch is a chunk of steps; and what to use instead."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Hardware:
     devices: int = 1
     """processes that train a cell together, each on its own share of every batch: GPUs of this machine, or cores"""
     checkpoint_seconds: float = 10.0
-    """of training between two checkpoints: what a kill can cost"""
+    """seconds of training between two checkpoints, which a kill can cost"""
     trainer: Mapping[str, Any] = field(default_factory=dict)
     """further arguments of Lightning's Trainer"""
 
@@ -94,9 +94,9 @@ class Hardware:
 
 
 def trainer_for(hardware: Hardware, numerics: Numerics) -> pl.Trainer:
-    """Lightning's Trainer with everything switched off that the framework does itself.
+    """Lightning's Trainer, with everything turned off that the framework does itself.
 
-    It leaves threads and deterministic kernels alone: they are entered, see `Numerics.entered`.
+    It leaves threads and deterministic kernels to `Numerics.entered`.
     Raises ValueError for a precision that the device lacks.
     """
     if numerics.precision == "16-mixed" and hardware.device == "cpu":
@@ -120,17 +120,17 @@ def trainer_for(hardware: Hardware, numerics: Numerics) -> pl.Trainer:
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
-            default_root_dir=os.devnull,  # under Slurm Lightning would load checkpoints, pickles, that it finds there
+            default_root_dir=os.devnull,  # under Slurm, Lightning would load checkpoints (pickles) found there
             **dict(hardware.trainer),
         )
 
 
 def _devices(hardware: Hardware) -> dict[str, Any]:
-    """Which devices of this machine: one for each rank, or, in a sweep's workers, each worker's own GPU."""
+    """Trainer arguments for the devices: one for each rank, or, in a worker of a sweep, that worker's own GPU."""
     _, count = ranks.share()
     if count > 1:
         return {"devices": count, "strategy": DDPStrategy(cluster_environment=LightningEnvironment())}
-    # else Lightning finds Slurm, with checkpoints and signal handlers of its own
+    # else Lightning detects Slurm, and adds checkpoints and signal handlers of its own
     alone: dict[str, Any] = {"plugins": [LightningEnvironment()]}
     if hardware.device == "cuda":
         return alone | {"devices": [worker_gpu(multiprocessing.current_process().name, torch.cuda.device_count())]}
@@ -138,7 +138,7 @@ def _devices(hardware: Hardware) -> dict[str, Any]:
 
 
 def worker_gpu(process: str, count: int) -> int:
-    """The GPU of a worker: workers are numbered, and share out a machine's GPUs in turn.
+    """The GPU of a worker process: workers are numbered, and take a machine's GPUs in turn.
 
     >>> worker_gpu("MainProcess", 4), worker_gpu("LokyProcess-1", 4), worker_gpu("LokyProcess-6", 4)
     (0, 0, 1)

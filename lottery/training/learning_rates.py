@@ -8,17 +8,17 @@ from collections.abc import Callable, Sequence
 from lottery.foundations.durations import Steps
 
 LearningRate = Callable[[float, int], float]
-"""(step, of) -> factor in [0, 1] for optimizer step `step` of a training of `of` steps, counted from 0; a recipe
-run for another number of steps is asked for the steps between."""
+"""(step, of) -> factor in [0, 1] for optimizer step `step`, counted from 0, of a training of `of` steps. `step` is a
+fraction where a recipe runs for another number of steps than it was published with."""
 
 
 def constant(step: float, of: int, factor: float = 1.0) -> float:
-    """The same share of the optimizer's rate, always."""
+    """The same factor at every step."""
     return factor
 
 
 def multistep(step: float, of: int, milestones: Sequence[Steps] = (), gamma: float = 0.1) -> float:
-    """Times `gamma` at each milestone (in steps).
+    """A factor that is multiplied by `gamma` at each milestone (in steps).
 
     >>> [multistep(step, of=30, milestones=(20, 25)) for step in (19, 20)]
     [1.0, 0.1]

@@ -1,6 +1,6 @@
 """The optimizer steps of one phase, and what happens between chunks of them.
 
-A Lightning batch is a *chunk* of optimizer steps, because Lightning's own work of half a millisecond a
+A Lightning batch is a *chunk* of optimizer steps, because Lightning's overhead of half a millisecond a
 batch is as long as a small network's step. Between chunks come evaluations at exact steps and checkpoints.
 Nothing depends on where chunks end: every random draw is a function of seed and step, or saved.
 """
@@ -17,15 +17,18 @@ import torch
 from torch import Tensor
 
 from lottery.foundations.errors import Said
-from lottery.pruning import masks as _masks
-from lottery.training import checkpoints, ranks, sparse
+from lottery.pruning.masks import Masks
+from lottery.training import checkpoints, ranks
 from lottery.training.evaluation import measure
+from lottery.training.holding import Holding
 from lottery.training.modules import Module
 from lottery.training.recipes import Phase, Recipe, Row
 from lottery.training.states import State, state_of
 
-CHUNK = 100  # optimizer steps in a Lightning batch at the most: its overhead is then below 1 % of a LeNet's step
-CHUNK_SECONDS = 1.0  # and no more than fit into this time, so that checkpoints and progress come often enough
+CHUNK = 100
+"""The most optimizer steps in a Lightning batch: its overhead is then below 1 % of a LeNet's step."""
+CHUNK_SECONDS = 1.0
+"""The longest that a chunk should take, so that checkpoints and progress come often enough."""
 
 
 class Diverged(Said):
@@ -33,7 +36,7 @@ class Diverged(Said):
 
 
 class Keeper(Protocol):
-    """Where a phase's progress is kept, so that a killed training goes on in the middle."""
+    """Where a phase's progress is kept, so that a killed training resumes in the middle."""
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None: ...
 
@@ -42,12 +45,12 @@ class Keeper(Protocol):
     def reach(self, first: int, last: int) -> None:
         """Notes durably that the steps from `first` to `last` are being executed."""
 
-    def pass_by(self, step: int, state: State) -> None:
-        """Takes the state at a step that was asked for."""
+    def pass_by(self, step: int, state: State, masks: Masks) -> None:
+        """Takes the state and the masks at a step that was asked for."""
 
 
 class Loop:
-    """One phase on its way: optimizer, batches and rows; Lightning asks it for a chunk at a time."""
+    """A phase in training: its optimizer, batches and rows; Lightning asks it for one chunk at a time."""
 
     def __init__(
         self,
@@ -65,40 +68,41 @@ class Loop:
         self.optimizer = recipe.optimizer(module.net.parameters())
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.step, self.rows = phase.first, list[Row]()
-        self.losses: list[float] = []  # of each step since the last row
-        self.seconds = CHUNK_SECONDS / 10  # that a step takes, until it is measured
+        self.losses: list[float] = []  # one for each step since the last row
+        self.seconds = CHUNK_SECONDS / 10  # of a step: a guess, until it is measured
         self.on_sigterm = signal.getsignal(signal.SIGTERM)
 
     def prepare(self) -> None:
         """Puts everything on the device and goes back to the last checkpoint, if there is one."""
-        if ranks.share()[1] > 1:  # Lightning's handler asks the other ranks, which may wait for this one
-            signal.signal(signal.SIGTERM, self.on_sigterm)
-        device = self.module.device
-        self.data = self.recipe.data.to(device)
+        self._take_signals_back()
         self.scaler = getattr(self.module.trainer.precision_plugin, "scaler", None)
-        weights = _masks.prunable(self.module.net)
-        held = {name: mask for name, mask in self.phase.masks.items() if name not in self.phase.sparse}
-        pruned = {name: mask for name, mask in held.items() if not mask.all()}
-        self.pruned = [weights[name] for name in pruned]
-        # what reads across weights, a clipped norm for one, is not to count those that are not there
-        across = type(self.optimizer) not in sparse.ELEMENTWISE or self.optimizer._optimizer_step_pre_hooks
-        self.mask_gradients = bool(self.pruned and across)
-        # float masks: multiplying by booleans takes five times as long
-        self.masks = [mask.to(device, weights[name].dtype) for name, mask in pruned.items()]
-        _masks.apply_(weights, held)
-        if found := ranks.agree(self.keeper.load() if self.keeper else None):
-            tensors, info = found
-            self.step, self.rows, self.losses = info["step"], list(info["rows"]), list(info["losses"])
-            checkpoints.restore(tensors, info, self.module, self.optimizer, self.scaler, device)
-        self.batches = self.data.batches(self.phase.order, self.step, self.phase.last, ranks.share())
+        self.holding = Holding(self.module.net, self.phase.masks, self.optimizer, elsewhere=self.phase.sparse)
+        self._resume()
+        self._begin_reading()
         self.saved_at = time.monotonic()
         self.module.train()
 
+    def _take_signals_back(self) -> None:
+        if ranks.share()[1] > 1:  # Lightning's handler asks the other ranks, which may wait for this one
+            signal.signal(signal.SIGTERM, self.on_sigterm)
+
+    def _resume(self) -> None:
+        """Goes back to the last checkpoint, the same on every rank."""
+        if found := ranks.agree(self.keeper.load() if self.keeper else None):
+            tensors, info = found
+            self.step, self.rows, self.losses = info["step"], list(info["rows"]), list(info["losses"])
+            checkpoints.restore(tensors, info, self.module, self.optimizer, self.scaler, self.module.device)
+
+    def _begin_reading(self) -> None:
+        """Puts the data on the device, and begins with the batch of the step that comes next."""
+        self.data = self.recipe.data.to(self.module.device)
+        self.batches = self.data.batches(self.phase.order, self.step, self.phase.last, ranks.share())
+
     def close(self) -> None:
-        """Ends whatever reads ahead."""
+        """Closes the batches, which ends whatever reads ahead."""
         if batches := getattr(self, "batches", None):
             batches.close()
-        self.module.loop = None  # or a device would hold data and optimizer until the cycle is collected
+        self.module.loop = None  # a reference cycle would keep data and optimizer on the device
 
     def chunk_end(self, first: int) -> int:
         """Where the chunk from `first` ends: at a multiple of CHUNK, an evaluation, a waypoint or the last step."""
@@ -128,18 +132,13 @@ class Loop:
             backward(loss)
             if self.scaler is not None:
                 self.scaler.unscale_(optimizer)  # before anything reads gradients
-            if self.mask_gradients:
-                for weight, mask in zip(self.pruned, self.masks, strict=True):
-                    if weight.grad is not None:
-                        weight.grad.mul_(mask)
+            self.holding.mask_gradients()
             if self.scaler is None:
                 optimizer.step()
             else:
                 self.scaler.step(optimizer)
                 self.scaler.update()
-            if self.pruned:
-                with torch.no_grad():
-                    torch._foreach_mul_(self.pruned, self.masks)
+            self.holding.mask_weights()
             losses.append(loss.detach())
         _, count = ranks.share()
         self._note((ranks.sum_(torch.stack(losses).double()) / count).cpu(), first)
@@ -147,7 +146,7 @@ class Loop:
         self.step = last
 
     def pause(self) -> None:
-        """Between chunks: the evaluation that is due, a waypoint, a checkpoint when the last one is old."""
+        """Does what is due between chunks: an evaluation, a waypoint, a checkpoint if the last one is old enough."""
         row = None
         ranks.copy_first_(self.module.net.buffers())
         due = self.step % self.budget.evaluate == 0 or self.step == self.phase.last
@@ -155,7 +154,7 @@ class Loop:
             row = self._measure()
             self.rows.append(row)
         if self.keeper and self.step in self.waypoints:
-            self.keeper.pass_by(self.step, state_of(self.module.net))
+            self.keeper.pass_by(self.step, state_of(self.module.net), self.holding.masks)
         if ranks.agree(time.monotonic() - self.saved_at >= self.recipe.hardware.checkpoint_seconds):
             tensors, info = checkpoints.taken(self.module, self.optimizer, self.scaler, self.module.device)
             if self.keeper:

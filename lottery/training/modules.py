@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import pytorch_lightning as pl
 import torch
@@ -14,9 +14,6 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from lottery.foundations.metrics import LOSS, Headline
-
-if TYPE_CHECKING:
-    from lottery.training.loop import Loop
 
 _LOSS = "write loss(outputs, targets)"
 _MEASURED = "write loss(outputs, targets) and metrics(), which are measured on validation and test data"
@@ -53,14 +50,30 @@ INSTEAD = {
     "on_save_checkpoint": _KEPT,
     "on_load_checkpoint": _KEPT,
 }
-"""Lightning's methods that are never called here, or not at each step; what to write or to use instead."""
+"""Lightning's methods that this framework never calls, or not at each step; and what to write or use instead."""
+
+
+class Driver(Protocol):
+    """What a module hands Lightning's calls on to while it is trained: `lottery.training.loop.Loop`.
+
+    It is a protocol because the loop imports modules, to know what it trains.
+    """
+
+    optimizer: Optimizer
+
+    def advance(self, first: int, last: int) -> None:
+        """Takes the optimizer steps from `first` to `last` (exclusive), one chunk."""
+
+    def pause(self) -> None:
+        """Does what is due between two chunks."""
 
 
 class Module(pl.LightningModule):
-    """What a study trains. Subclasses say `loss` and `metrics`; the loop belongs to the framework.
+    """What a study trains: a network with its loss and its metrics, which subclasses define.
 
-    A Lightning batch is a chunk of optimizer steps (see `lottery.training.loop`), so `training_step` and the other
-    methods in `INSTEAD` are not to be overridden. Outputs may be anything that `loss` and the metrics take.
+    The loop belongs to the framework. A Lightning batch is a chunk of optimizer steps (see `lottery.training.loop`), so
+    `training_step` and the other methods in `INSTEAD` must not be overridden. Outputs may be anything that `loss` and
+    the metrics take.
     """
 
     headline: str
@@ -72,7 +85,7 @@ class Module(pl.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.net = net
-        self.loop: Loop | None = None
+        self.loop: Driver | None = None
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Mean loss of a batch, a scalar."""
@@ -87,7 +100,7 @@ class Module(pl.LightningModule):
         return self.loss(self(batch[0]), batch[1])
 
     def metrics(self) -> Mapping[str, Metric]:
-        """Fresh torchmetrics by name, updated with (outputs, targets); `loss` is always measured besides."""
+        """Fresh torchmetrics by name, updated with (outputs, targets); `loss` is always measured too."""
         raise TypeError(f"{type(self).__name__} must define metrics()")
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -109,7 +122,7 @@ class Module(pl.LightningModule):
 class Classifier(Module):
     """Cross-entropy and accuracy in [0, 1]; top-5 accuracy too where there are more than 5 classes.
 
-    `label_smoothing` (Szegedy et al. 2016) is of training alone: losses of evaluation are plain cross-entropy.
+    `label_smoothing` (Szegedy et al. 2016), in [0, 1), applies to training only: evaluation has plain cross-entropy.
     """
 
     headline = "accuracy"
@@ -133,8 +146,8 @@ class Classifier(Module):
 def headline_of(module: Module) -> Headline:
     """The metric that a module is judged by: which way it gets better, and whether it is a share in [0, 1].
 
-    The module's own word counts, else that of its metric as torchmetrics has it, else what the name tells.
-    Raises ValueError for names that no ledger can hold, and for a headline that nothing is known of.
+    The module's `higher_is_better` comes first, then the one that torchmetrics gives its metric, then the name.
+    Raises ValueError for names that no ledger can hold, and for a headline of which the direction is not known.
     """
     name, metrics = getattr(module, "headline", None), module.metrics()
     if slashed := [each for each in metrics if "/" in each]:

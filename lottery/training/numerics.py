@@ -18,20 +18,20 @@ class Numerics:
     """Settings that change the bits of a result."""
 
     precision: str = "32"
-    """of training and evaluation; criteria see gradients of 32-bit floats at every precision"""
+    """precision of training and evaluation; criteria always get gradients in 32 bits"""
     threads: int = 1
-    """of the CPU; results with 1 and with 2 differ in the last bits"""
+    """CPU threads; results with 1 and with 2 differ in the last bits"""
     deterministic: bool = True
     sparse: str = "auto"
     """whether thin linear layers train on their kept values alone: `auto` where that is faster, `on`, `off`"""
     compile: bool = False
     """whether the network goes through `torch.compile`"""
     channels_last: bool = False
-    """whether images lie channel by channel in each pixel"""
+    """whether images lie in memory with the channels of a pixel side by side (NHWC)"""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "precision", str(self.precision))
-        if isinstance(self.sparse, bool):  # what a yaml makes of on and off
+        if isinstance(self.sparse, bool):  # yaml reads on and off as booleans
             object.__setattr__(self, "sparse", "on" if self.sparse else "off")
         if self.sparse not in SPARSE:
             raise ValueError(f"sparse={self.sparse}: must be one of {', '.join(SPARSE)}")
@@ -44,9 +44,9 @@ class Numerics:
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """Sets what PyTorch keeps for the whole process, threads and deterministic kernels, and puts it back after.
+        """Sets threads and deterministic kernels, which are global in PyTorch, and restores them at the end.
 
-        Whatever computes a number enters it, so that the number depends on no setting that somebody else left behind.
+        All code that computes a result enters it, so that no result depends on settings that other code left behind.
         """
         threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
         strict = torch.are_deterministic_algorithms_enabled()
@@ -55,7 +55,7 @@ class Numerics:
         torch.use_deterministic_algorithms(self.deterministic)
         if self.deterministic:
             torch.backends.cudnn.benchmark = False  # its choice of kernels depends on timings
-            os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # stays, since cuBLAS reads it once
+            os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # not restored, since cuBLAS reads it once
         try:
             yield
         finally:

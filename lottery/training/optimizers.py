@@ -102,7 +102,7 @@ def _clipped(optimizer: Optimizer, clip_norm: float | None) -> Optimizer:
         raise ValueError(f"clip_norm={clip_norm:g}: must be above 0")
 
     def clip(optimizer: Optimizer, arguments: Any, settings: Any) -> None:
-        # of the groups as they are at this step, in whatever order and number
+        # read at each step, because the groups may change in order and number
         clip_grad_norm_([parameter for group in optimizer.param_groups for parameter in group["params"]], clip_norm)
 
     optimizer.register_step_pre_hook(clip)

@@ -1,8 +1,8 @@
-"""Ranks: processes that train one phase together. The first plays the study, the others train with it.
+"""Ranks: processes that train one phase together. The first runs the cell, the others only train with it.
 
-Each has an equal share of every batch; gradients are averaged, so that the result is that of one process up to
-rounding, but for dropout and BatchNorm: each rank draws its own noise and normalises its own share. Alone, a process
-is rank 0 of 1 and none of this does anything.
+Each rank has an equal share of every batch, and gradients are averaged. The result is that of one process up to
+rounding, except for dropout and BatchNorm: each rank draws its own noise and normalises its own share. A process that
+trains alone is rank 0 of 1, and none of these functions has an effect.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ from lottery.foundations.errors import Said
 
 T = TypeVar("T")
 
-_PATIENCE = timedelta(
-    days=30
-)  # rank 0 may wait long for a phase that another job trains; a dead peer is noticed at once
+# Rank 0 may wait long for a phase that another job trains; a dead peer is noticed at once.
+_PATIENCE = timedelta(days=30)
 
 
 class Broken(Said):
@@ -40,7 +39,7 @@ def share() -> tuple[int, int]:
 
 
 def agree(value: T) -> T:
-    """Rank 0's value, on every rank."""
+    """Broadcasts rank 0's value to all ranks."""
     if share()[1] == 1:
         return value
     box = [value]
@@ -49,21 +48,21 @@ def agree(value: T) -> T:
 
 
 def sum_(tensor: Tensor) -> Tensor:
-    """The sum over all ranks, in place."""
+    """Sums a tensor over all ranks, in place."""
     if share()[1] > 1:
         distributed.all_reduce(tensor)
     return tensor
 
 
 def copy_first_(tensors: Iterable[Tensor]) -> None:
-    """Rank 0's tensors, in place: buffers such as BatchNorm's statistics differ from rank to rank."""
+    """Broadcasts rank 0's tensors, in place: buffers such as BatchNorm's statistics differ from rank to rank."""
     if share()[1] > 1:
         for tensor in tensors:
             distributed.broadcast(tensor, src=0)
 
 
 def everyone(tensor: Tensor) -> list[Tensor]:
-    """A tensor's values on all ranks, in their order."""
+    """Gathers a tensor from all ranks, in order of rank."""
     if share()[1] == 1:
         return [tensor]
     values = [torch.empty_like(tensor) for _ in range(share()[1])]
@@ -73,9 +72,9 @@ def everyone(tensor: Tensor) -> list[Tensor]:
 
 @contextmanager
 def gathered(count: int, serve: Callable[..., None], *arguments: Any) -> Iterator[None]:
-    """Rank 0 of `count` for a while; the other ranks call `serve(*arguments)` in processes of their own.
+    """Makes this process rank 0 of `count`; the other ranks call `serve(*arguments)` in child processes.
 
-    They end with this process, however it ends. Raises Broken if one of them fails.
+    The children end with this process, however it ends. Raises Broken if one of them fails.
     """
     if count == 1:
         yield
@@ -84,7 +83,7 @@ def gathered(count: int, serve: Callable[..., None], *arguments: Any) -> Iterato
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
     usual = multiprocessing.get_start_method()
-    multiprocessing.set_start_method("spawn", force=True)  # children are told it: a fresh one does not know `loky`
+    multiprocessing.set_start_method("spawn", force=True)  # a fresh child gets its name, and does not know `loky`
     try:
         others = multiprocessing.start_processes(
             _serve, (count, port, serve, arguments), nprocs=count - 1, join=False, start_method="spawn"
@@ -104,7 +103,7 @@ def gathered(count: int, serve: Callable[..., None], *arguments: Any) -> Iterato
             yield
         for process in others.processes:
             process.join(10)
-    except RuntimeError as error:  # what a connection says that broke
+    except RuntimeError as error:  # a broken connection raises this
         for process in others.processes:
             process.join(5)
         if any(process.exitcode for process in others.processes):
@@ -112,33 +111,33 @@ def gathered(count: int, serve: Callable[..., None], *arguments: Any) -> Iterato
         raise
     finally:
         for process in others.processes:
-            process.kill()  # it keeps nothing
+            process.kill()  # it has nothing to save
             process.join()
 
 
 @contextmanager
 def leading(count: int, board: TCPStore, look: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Rank 0 of `count` for a while, once all others have come to the board; `look` may raise before they have."""
+    """Makes this process rank 0 of `count`, as soon as all others are at the board; until then `look` is polled."""
     try:
         while not board.check([f"here {rank}" for rank in range(1, count)]):
             look()
             time.sleep(0.05)
         _join(0, count, board)
         yield
-        agree(None)  # nothing more to do
+        agree(None)  # lets the others end
     finally:
         leave()
 
 
 def leave() -> None:
-    """Ends this rank's part; the others see a connection that broke."""
+    """Leaves the other ranks, which then see a broken connection."""
     with suppress(RuntimeError, ValueError, AssertionError):
         distributed.destroy_process_group()
     os.environ.pop("LOCAL_RANK", None)
 
 
 def following(rank: int, count: int, board: TCPStore, serve: Callable[[], None]) -> None:
-    """A rank other than the first: calls `serve` among the others."""
+    """Makes this process a rank other than the first while it calls `serve`."""
     board.set(f"here {rank}", "")
     _join(rank, count, board)
     serve()

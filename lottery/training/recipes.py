@@ -23,8 +23,8 @@ from lottery.training.numerics import Numerics
 from lottery.training.states import State
 
 Row = dict[str, Any]
-"""What one evaluation measured: `step`, `train_loss`, and `val_` and `test_` of loss and each metric, all numbers, but
-None for a metric that is no finite one."""
+"""What one evaluation measured: `step`, `train_loss`, and loss and metrics by name after `val_` and `test_`. All are
+numbers, except for metrics that are not finite, which are None."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class Budget:
     """How long training lasts and how the learning rate runs over it, in optimizer steps.
 
     `milestones` and `warmup` are written on the scale of `recipe_steps`, the length of the published
-    recipe; a training of other `steps` runs through the same curve in proportion.
+    recipe; a training with other `steps` stretches or shrinks the same curve.
     """
 
     steps: Steps
     recipe_steps: Steps
     evaluate: Steps
-    """evaluation every so many steps, and at the last"""
+    """steps between two evaluations; the last step is evaluated too"""
     learning_rate: LearningRate = constant
     warmup: Steps = 0
 
@@ -76,12 +76,12 @@ class Recipe:
         return self.build(0)
 
     def build(self, seed: int) -> Module:
-        """The module as a seed draws it; what a network keeps outside its state is the same under the same seed."""
+        """Builds the module; the same seed gives the same draws, those that a network keeps outside its state too."""
         with self.numerics.entered(), seeded(seed):
             return self.module(self.network())
 
     def flops(self, masks: Masks) -> flops.Flops:
-        """Of one optimizer step on the whole batch under masks."""
+        """FLOPs of one optimizer step on the whole batch under masks."""
         return flops.of_example(self._flops, masks) * self.data.batch_size
 
     def share(self, masks: Masks) -> float:
@@ -89,18 +89,30 @@ class Recipe:
         flops_of = self.flops(masks)
         return flops_of.scaled / flops_of.dense
 
+    def sparse_weights(self, masks: Masks) -> tuple[str, ...]:
+        """Names of the weights that train on their kept values alone under masks.
+
+        With `numerics.sparse=auto` there are none on GPUs and in mixed precision, where no gain has been measured.
+        """
+        how, measured = self.numerics.sparse, (self.numerics.precision, self.hardware.device) == ("32", "cpu")
+        if how == "off" or (how == "auto" and not measured):
+            return ()
+        net = self.sample.net
+        names = sparse.layers(net, masks, self.optimizer(net.parameters()), everywhere=how == "on")
+        return names if how == "on" or (names and self.takes_sparse) else ()
+
     @cached_property
     def output(self) -> str:
         """Name of the output layer's weight: the last in the forward pass, wherever it is defined.
 
-        Where the last that is defined is never called as a layer, nobody knows when it is used, and it is taken.
+        If the layer that is defined last is never called as a layer, it can't be told when it runs, and it is taken.
         """
         last = list(prunable(self.sample.net))[-1]
         return [name for name in self._flops if name][-1] if self._flops[last] else last
 
     @cached_property
     def takes_sparse(self) -> bool:
-        """Whether the network works with large linear layers sparse; one that reads their weights itself does not."""
+        """Whether the network runs with sparse linear layers; one that reads their weights itself does not."""
         with self.numerics.entered(), seeded(0), closing(self.data.evaluation("train", 2)) as batches:
             module = self.build(0)
             optimizer = self.optimizer(module.net.parameters())
@@ -123,8 +135,9 @@ class Phase:
     state: State
     masks: Masks
     first: int
-    """step it begins with; the learning rate and the data order go on from there"""
+    """the first step; learning rate and data order go on from there"""
     last: int
+    """the step at which it ends"""
     order: int
     """seed of the data order"""
     noise: int
@@ -134,12 +147,14 @@ class Phase:
     sparse: tuple[str, ...] = ()
     """names of the weights that train on their kept values alone"""
     budget: Budget | None = None
-    """where it is not the recipe's"""
+    """the budget, if it is not the recipe's"""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a phase gave."""
+    """The result of a phase."""
 
     state: State
+    masks: Masks
+    """the masks that training ended with; a training may give others than it was given"""
     rows: list[Row]

@@ -1,4 +1,4 @@
-"""Whether a network can be made again from seed and state, as every phase and every resumed training does."""
+"""Whether a network can be rebuilt from seed and state, as every phase and every resumed training rebuilds it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from lottery.training.states import state_of
 
 
 def irreproducible(recipe: Recipe, draw: int, inputs: Tensor, targets: Tensor) -> str | None:
-    """What of a network comes neither from its seed `draw` nor from its state; None if nothing is seen.
+    """A sentence on what depends neither on the seed `draw` nor on the network's state; None if nothing is found.
 
-    Two builds under one seed must be the same, and after a training step a new build with the state of the old one
-    must have the same loss. What only shows after more steps, or in another process, is not seen.
+    Two builds under one seed must be equal, and after a training step a new build with the trained state must have the
+    same loss. What only shows after more steps, or in another process, is not found.
     """
     trained, other = recipe.build(draw), recipe.build(draw)
     again = state_of(other.net)

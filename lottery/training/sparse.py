@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,17 +16,15 @@ from torch.nn import functional
 from torch.optim import Optimizer
 
 from lottery.pruning.masks import prunable
-
-if TYPE_CHECKING:
-    from lottery.training.modules import Module
+from lottery.training.modules import Module
 
 BREAK_EVEN = 0.2
-"""density below which a LeNet's first layer trains faster sparse than dense; a constant, so that it is the same
-everywhere: `make bench` measures what it gives"""
+"""Density below which a LeNet's first layer trains faster sparse than dense. It is a constant, so that results do not
+depend on the machine; `make bench` measures the speed-up."""
 SAMPLED = 0.1
-"""density below which the gradient of each kept weight is a product of its own; above, the dense product is faster"""
+"""Density below which the gradient of each kept weight is computed by itself; above, the dense product is faster."""
 SMALLEST = 2**14
-"""weights in a layer below which calls cost more than products"""
+"""Number of weights in a layer below which calls cost more than products."""
 
 ELEMENTWISE = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop, torch.optim.Adagrad)
 """Optimizers that move each weight by its own gradient alone, so that they need not know of pruned ones."""
@@ -35,9 +33,9 @@ ELEMENTWISE = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim
 def layers(net: nn.Module, masks: Mapping[str, Tensor], optimizer: Optimizer, everywhere: bool) -> tuple[str, ...]:
     """Names of the weights that train sparse under these masks: those of thin linear layers.
 
-    `everywhere` takes every pruned linear layer, however dense or small. None where an optimizer reads across
-    weights, and no layer that is used twice, shares its weight, has hooks, does more than `nn.Linear` or is frozen:
-    what takes no gradient keeps its values, and has no optimizer state to save.
+    `everywhere` takes every pruned linear layer, however dense or small. There are none if the optimizer reads across
+    weights. A layer that is used twice, shares its weight, has hooks or is a subclass of `nn.Linear` stays dense, and
+    so does a frozen one: without gradients it keeps its values, and has no optimizer state to save.
     """
     if type(optimizer) not in ELEMENTWISE:
         return ()
@@ -60,7 +58,7 @@ def layers(net: nn.Module, masks: Mapping[str, Tensor], optimizer: Optimizer, ev
 
 
 def install(net: nn.Module, masks: Mapping[str, Tensor], names: tuple[str, ...]) -> None:
-    """Puts sparse layers in the place of the linear ones of these weights; the network's state keeps its form."""
+    """Replaces the linear layers of these weights by sparse ones; the network's state keeps its names and shapes."""
     for name in names:
         owner, _, attribute = name.removesuffix(".weight").rpartition(".")
         module = net.get_submodule(owner)
@@ -68,9 +66,9 @@ def install(net: nn.Module, masks: Mapping[str, Tensor], names: tuple[str, ...])
 
 
 def try_out(module: Module, optimizer: Optimizer, inputs: Tensor, targets: Tensor, everywhere: bool = False) -> None:
-    """Takes a batch through the module with all its layers sparse that ever may be, which stay so.
+    """Runs a batch forward and backward with every layer sparse that may ever be; the layers stay sparse.
 
-    Raises whatever the network raises, and ValueError if sparse layers take no part.
+    Raises whatever the network raises, and ValueError if a sparse layer gets no gradient.
     """
     few = {
         name: (torch.arange(weight.numel()) % 50 == 0).view(weight.shape)
@@ -80,11 +78,11 @@ def try_out(module: Module, optimizer: Optimizer, inputs: Tensor, targets: Tenso
     module.train()
     module.loss(module(inputs), targets).backward()
     if any(layer.values.grad is None for layer in module.net.modules() if isinstance(layer, SparseLinear)):
-        raise ValueError("it keeps its linear layers elsewhere besides: use numerics.sparse=off")
+        raise ValueError("it has other references to its linear layers: use numerics.sparse=off")
 
 
 class SparseLinear(nn.Module):
-    """A linear layer that holds the kept values of its weight only, row by row; its state is a dense weight's."""
+    """A linear layer that holds only the kept values of its weight, row by row; its state is that of a dense layer."""
 
     rows: Tensor
     columns: Tensor
@@ -114,8 +112,8 @@ class SparseLinear(nn.Module):
         for name, tensor in places.items():
             self.register_buffer(name, tensor, persistent=False)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*beta state.*")  # PyTorch says so of every CSR tensor
-            # no buffer, because distributed training can't copy sparse ones
+            warnings.filterwarnings("ignore", ".*beta state.*")  # PyTorch warns of every CSR tensor
+            # not a buffer, because distributed training can't copy sparse ones
             self.pattern = torch.sparse_csr_tensor(
                 self.rows, self.columns, torch.zeros_like(self.values.detach()[0]), self.shape, check_invariants=True
             )
@@ -127,7 +125,7 @@ class SparseLinear(nn.Module):
         return outputs.unflatten(0, inputs.shape[:-1]) if inputs.ndim != 2 else outputs
 
     def dense(self) -> Tensor:
-        """The weight with exact zeros."""
+        """The dense weight, with exact zeros where it is pruned."""
         weight = self.values.new_zeros(self.shape).flatten()
         return weight.index_copy(0, self.places, self.values.detach()[0]).view(self.shape)
 
@@ -156,8 +154,8 @@ class SparseLinear(nn.Module):
 class _Product(torch.autograd.Function):
     """The sparse weight times transposed inputs (N, in), plus bias: (out, N).
 
-    A bag of embeddings with weights is a row of a sparse matrix times a dense one, and faster than the product
-    of `torch.sparse`. Activations stay transposed in memory from one sparse layer to the next.
+    A weighted bag of embeddings is a row of a sparse matrix times a dense one, and faster than the product of
+    `torch.sparse`. Activations stay transposed in memory from one sparse layer to the next.
     """
 
     @staticmethod

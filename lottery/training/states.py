@@ -12,7 +12,7 @@ State = dict[str, Tensor]
 
 
 def state_of(net: nn.Module) -> State:
-    """A copy of the network's weights and buffers, on the CPU, row by row in memory."""
+    """A copy of the network's weights and buffers, on the CPU, contiguous in memory."""
     return {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in net.state_dict().items()

@@ -18,7 +18,7 @@ from lottery.foundations.digests import digest, digest_of
 from lottery.foundations.errors import Refused
 from lottery.rounds.round import Ticket
 from lottery.store.line import early_stop
-from lottery.store.phases import sparse_weights, specification
+from lottery.store.phases import specification
 from lottery.store.tickets import CLAIMS, Saved, unfit
 from lottery.training.fit import fit
 from lottery.training.recipes import Budget, Phase, Recipe, Trained
@@ -102,7 +102,7 @@ def _phase(saved: Saved, ticket: Ticket, recipe: Recipe) -> Phase:
         listed = partial(_listed, saved.rates.tolist(), how["first"])
         budget = Budget(how["last"], how["last"], how["evaluate"], listed)
     same = recipe.hardware.device == saved.info["made"]["device"]
-    sparse = tuple(how["sparse"]) if same else sparse_weights(recipe, saved.masks)
+    sparse = tuple(how["sparse"]) if same else recipe.sparse_weights(saved.masks)
     seeds = {key: how[key] for key in ("order", "noise", "build")}
     return Phase(ticket.state, ticket.masks, how["first"], how["last"], **seeds, sparse=sparse, budget=budget)
 

@@ -1,0 +1,54 @@
+"""Holding: pruned weights stay exactly zero while a phase trains."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from lottery.pruning import masks as _masks
+from lottery.pruning.masks import Masks
+from lottery.training import sparse
+
+
+class Holding:
+    """The masks in force during a phase, and the weights of its network that they hold at zero.
+
+    The network must be on its device already. `elsewhere` names weights that sparse layers hold, which have no pruned
+    values at all.
+    """
+
+    def __init__(self, net: nn.Module, masks: Masks, optimizer: Optimizer, elsewhere: Collection[str] = ()) -> None:
+        self.weights = _masks.prunable(net)
+        self._elsewhere = frozenset(elsewhere)
+        # An optimizer that reads across weights, to clip a norm for one, must not see gradients of pruned weights.
+        self._across = type(optimizer) not in sparse.ELEMENTWISE or bool(optimizer._optimizer_step_pre_hooks)
+        self.hold(masks)
+
+    def hold(self, masks: Masks) -> None:
+        """Replaces the masks in force: weights that these prune become zero and stay so, all others train.
+
+        Checkpoints hold no masks: whoever changes them during a phase must save them too, or derive them from the step.
+        """
+        self.masks = masks
+        own = {name: mask for name, mask in masks.items() if name not in self._elsewhere}
+        _masks.apply_(self.weights, own)
+        pruned = {name: mask for name, mask in own.items() if not mask.all()}
+        self._pruned = [self.weights[name] for name in pruned]
+        # The masks are floats, because multiplying by booleans takes five times as long.
+        self._factors = [mask.to(self.weights[name].device, self.weights[name].dtype) for name, mask in pruned.items()]
+
+    def mask_gradients(self) -> None:
+        """Before an optimizer step: sets gradients of pruned weights to zero, if the optimizer reads across weights."""
+        if self._across:
+            for weight, factor in zip(self._pruned, self._factors, strict=True):
+                if weight.grad is not None:
+                    weight.grad.mul_(factor)
+
+    def mask_weights(self) -> None:
+        """After an optimizer step: sets pruned weights to zero again, all layers in one call."""
+        if self._pruned:
+            with torch.no_grad():
+                torch._foreach_mul_(self._pruned, self._factors)
