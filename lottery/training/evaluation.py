@@ -16,7 +16,7 @@ BATCH, VALUES = 2000, 2**22
 """at most so many inputs at a time, of so many values together: large pictures would fill the memory"""
 
 
-def measure(module: Module, data: Data, part: str) -> dict[str, Any]:
+def evaluate(module: Module, data: Data, part: str) -> dict[str, Any]:
     """Mean loss and every metric over `train`, `val` or `test`, in evaluation mode; leaves the module training.
 
     A metric that is no finite number, as R2 of constant predictions, is None: it must not end a chain of rounds whose
