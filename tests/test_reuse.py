@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,25 @@ def test_code_imported_by_own_code_counts(own: Callable[..., CellConfig], tmp_pa
     (tmp_path / "deepest.py").write_text("WIDTH = 21\n")
     after = user_code({"_target_": "outermost.net"}), own("model._target_=outermost.net").study
     assert before[0] != after[0]
+    assert before[1] != after[1]
+
+
+def test_code_in_a_linked_folder_counts(own: Callable[..., CellConfig], tmp_path: Path) -> None:
+    """It is imported like any other. A link to what the package holds already, or around in a circle, adds nothing."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "wide.py").write_text("WIDTH = 20\n")
+    (tmp_path / "mine" / "plain").mkdir(parents=True)
+    (tmp_path / "mine" / "plain" / "net.py").write_text("def net(shape, classes): ...\n")
+    alone = user_code({"_target_": "mine.plain.net.net"})
+    assert alone == {"mine": sha256(b"net.py\0def net(shape, classes): ...\n\0").hexdigest()}
+    (tmp_path / "mine" / "again").symlink_to(tmp_path / "mine" / "plain")
+    (tmp_path / "mine" / "plain" / "circle").symlink_to(tmp_path / "mine")
+    assert user_code({"_target_": "mine.plain.net.net"}) == alone
+    (tmp_path / "mine" / "linked").symlink_to(tmp_path / "elsewhere")
+    before = user_code({"_target_": "mine.plain.net.net"}), own("model._target_=mine.plain.net.net").study
+    (tmp_path / "elsewhere" / "wide.py").write_text("WIDTH = 21\n")
+    after = user_code({"_target_": "mine.plain.net.net"}), own("model._target_=mine.plain.net.net").study
+    assert before[0] not in (alone, after[0])
     assert before[1] != after[1]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from lottery.config.nodes import target_of
 from lottery.config.trust import trusted
 from lottery.foundations import rooms
 from lottery.foundations.errors import Refused
-from lottery.foundations.rooms import homes, modules, named, roomed, roomless
+from lottery.foundations.rooms import defined, homes, modules, named, roomed, roomless
 from tests.conftest import environment
 
 ROOMS = {
@@ -68,11 +69,25 @@ def test_a_function_and_its_name_without_the_room(lies: str, name: str) -> None:
 
 @pytest.mark.usefixtures("house")
 def test_what_two_modules_might_mean_and_what_none_does() -> None:
-    with pytest.raises(ValueError, match=r"lottery\.twice\.one may be that of .*training\.twice or of .*rounds\.twice"):
+    for own in ("lottery.training.twice.one", "lottery.rounds.twice.one"):
+        assert roomed(own) == own
+    said = "lottery.twice.one: lottery.training.twice.one or lottery.rounds.twice.one may be meant; write one of them"
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
         roomed("lottery.twice.one")
+    with pytest.raises(Refused, match=f"^{re.escape(f'scope._target_={said}')}$"):
+        target_of("scope", {"_target_": "lottery.twice.one"})
+    with pytest.raises(Refused, match=f"^{re.escape(f'a.ticket: config.scope._target_={said}')}$"):
+        trusted("a.ticket", {"scope": {"_target_": "lottery.twice.one"}})
     assert roomless("lottery.pruning.criteria.magnitude") == "lottery.criteria.magnitude"
     assert homes("lottery.nosuch.one") == []
     assert roomed("lottery.nosuch.one") == "lottery.nosuch.one"
+
+
+def test_no_two_functions_of_ours_have_one_name() -> None:
+    """Else they would have the same digests, and a name in a ledger or a ticket could mean either."""
+    names = [roomless(f"{module}.{name}") for module in modules() for name in defined(module)]
+    assert len(names) > 300
+    assert sorted(names) == sorted(set(names))
 
 
 @pytest.mark.usefixtures("house")
