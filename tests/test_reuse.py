@@ -305,6 +305,9 @@ def test_an_edited_arm_of_a_half_finished_cell(
     shutil.rmtree("runs/store")
     yaml.write_text(shipped % "to_fresh")
     job = own("arm=mine", "schedule.rounds=1")
+    began = "arm.weights._target_ lottery.rewinding.to_start there, lottery.rewinding.to_fresh now"
+    assert untrained(job) == said(path, began)
+    (job.folder / "config.yaml").write_text((job.folder / "config.yaml").read_text().replace("to_start", "to_fresh"))
     assert untrained(job) == said(path, f"setting {was.digest} there, {job.digest} now")
 
 

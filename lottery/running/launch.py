@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lottery.config.build import build, build_analyses
 from lottery.config.cell_config import CellConfig
+from lottery.config.changes import changed
 from lottery.config.check import check
 from lottery.config.compose import VERSION, cell_config
 from lottery.config.groups import CONF
@@ -94,8 +95,11 @@ def play(job: CellConfig, mine: Task | None = None) -> None:
     analyses = build_analyses(job, cell.study.recipe.data)
     job.folder.mkdir(parents=True, exist_ok=True)
     saved = OmegaConf.to_yaml(OmegaConf.create({**job.config, "store": str(Path(job.config["store"]).resolve())}))
-    if not Ledger(job.folder / NAME).lines():  # else the lines that are there may be of another configuration
+    ledger = Ledger(job.folder / NAME)
+    if not ledger.lines():  # else the lines that are there may be of another configuration
         write_whole(job.folder / CONFIG, saved.encode())
+    elif differs := changed(job):
+        raise ledger.refusal(0, "; ".join(differs))
     tracker = make("tracking", job.config["tracking"])
     tracker.open(job, job.folder)
     callbacks += [Progress(cell, job.folder), tracker]
