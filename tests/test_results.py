@@ -675,6 +675,14 @@ What analyses found (mean and 95 % interval over seeds; of accuracy, 0.01 is one
 """
 
 
+def test_small_numbers_of_an_analysis_keep_their_digits(frame: pd.DataFrame) -> None:
+    """A barrier of a loss may be of any scale: with four decimals all of it would read 0.0000."""
+    frame["connectivity/barrier"] = (frame["seed"] + 1) * 1e-6
+    assert "| 3 | 0.000002000 ± 0.000002484 |" in re.sub(" +", " ", report.analyses(frame))
+    frame["connectivity/barrier"] = 12 + (frame["seed"] + 1) / 100
+    assert "| 3 | 12.0200 ± 0.0248 |" in re.sub(" +", " ", report.analyses(frame))
+
+
 def test_a_number_that_not_every_seed_has_says_so(tmp_path: Path) -> None:
     played = {"imp": {**ACCURACY["imp"], 1: (0.94,)}, "random_reinit": ACCURACY["random_reinit"]}
     text = report.accuracies(results.read(ledgers(tmp_path, played)))

@@ -34,6 +34,7 @@ from lottery.config.groups import CONF, SCIENCE_GROUPS
 from lottery.foundations.digests import digest, digest_of
 from lottery.foundations.errors import Refused
 from lottery.foundations.files import write_tensors
+from lottery.foundations.metrics import Headline
 from lottery.pruning import masks as _masks
 from lottery.reports.results import read as read_ledgers
 from lottery.rounds.round import Round, Ticket
@@ -265,6 +266,27 @@ def test_other_machines_are_compared_within_a_tolerance(file: Path) -> None:
         assert [text.split()[0] for text in verdict.differs] == list(made)
     assert not verified(elsewhere(-0.011, cpu="Z80")).holds
     assert verified(elsewhere(-0.011, cpu="Z80"), tolerance=0.012).holds
+
+
+def test_a_score_that_is_no_share_needs_a_tolerance(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On another scale, one point may be far less than what another GPU changes, or far more than a real difference."""
+    monkeypatch.setattr(
+        "lottery.commands.ticket.verify.headline_of", lambda _: Headline("accuracy", higher_is_better=True, share=False)
+    )
+
+    def change(info: dict[str, Any]) -> None:
+        info["made"]["cpu"] = "Z80"
+        info["line"]["test_accuracy"] += 0.009
+        info["digests"]["trained"] = "0" * 64
+
+    elsewhere = read(edited(read(file), file, change))
+    with monkeypatch.context() as patch:
+        patch.setattr("lottery.commands.ticket.verify.fit", lambda *_: pytest.fail("trained"))
+        with pytest.raises(
+            Refused, match=r"^--tolerance: accuracy is no share in \[0, 1\], so no default fits it; give one$"
+        ):
+            verified(elsewhere)
+    assert (verified(elsewhere, tolerance=0.01).holds, verified(elsewhere, tolerance=0.008).holds) == (True, False)
 
 
 def test_the_same_bits_on_another_machine_are_held_to_their_numbers(file: Path) -> None:
