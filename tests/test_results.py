@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from lottery.commands import report as publishing
-from lottery.config.compose import jobs
+from lottery.config.compose import cell_configs
 from lottery.foundations.errors import Refused
 from lottery.foundations.metrics import Headline, headline
 from lottery.reports import comparison, intervals, results
@@ -457,7 +457,7 @@ def test_a_stray_ledger_is_reported_where_one_says(tmp_path: Path) -> None:
 def configured(tmp_path: Path, *overrides: str) -> dict[str, Path]:
     """Studies by a folder with their configuration."""
     cells = {}
-    for job in jobs([*overrides, "scope=everywhere", "-m"]):
+    for job in cell_configs([*overrides, "scope=everywhere", "-m"]):
         cells[job.study] = folder = tmp_path / job.study
         folder.mkdir()
         (folder / "config.yaml").write_text(yaml.safe_dump(dict(job.config)))
@@ -673,6 +673,14 @@ What analyses found (mean and 95 % interval over seeds; of accuracy, 0.01 is one
 | random_reinit |  50.00% | 3 |         0.1000 ± 0.2484 |     3,000 ± 0 |
 | random_reinit |  12.50% | 3 |         0.1000 ± 0.2484 |     3,000 ± 0 |
 """
+
+
+def test_small_numbers_of_an_analysis_keep_their_digits(frame: pd.DataFrame) -> None:
+    """A barrier of a loss may be of any scale: with four decimals all of it would read 0.0000."""
+    frame["connectivity/barrier"] = (frame["seed"] + 1) * 1e-6
+    assert "| 3 | 0.000002000 ± 0.000002484 |" in re.sub(" +", " ", report.analyses(frame))
+    frame["connectivity/barrier"] = 12 + (frame["seed"] + 1) / 100
+    assert "| 3 | 12.0200 ± 0.0248 |" in re.sub(" +", " ", report.analyses(frame))
 
 
 def test_a_number_that_not_every_seed_has_says_so(tmp_path: Path) -> None:

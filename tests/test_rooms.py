@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -11,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from lottery.config.compose import jobs
+from lottery.config.compose import cell_configs
 from lottery.config.nodes import target_of
 from lottery.config.trust import trusted
 from lottery.foundations import rooms
 from lottery.foundations.errors import Refused
-from lottery.foundations.rooms import homes, modules, named, roomed, roomless
+from lottery.foundations.rooms import defined, homes, modules, named, roomed, roomless
 from tests.conftest import environment
 
 ROOMS = {
@@ -68,11 +69,25 @@ def test_a_function_and_its_name_without_the_room(lies: str, name: str) -> None:
 
 @pytest.mark.usefixtures("house")
 def test_what_two_modules_might_mean_and_what_none_does() -> None:
-    with pytest.raises(ValueError, match=r"lottery\.twice\.one may be that of .*training\.twice or of .*rounds\.twice"):
+    for own in ("lottery.training.twice.one", "lottery.rounds.twice.one"):
+        assert roomed(own) == own
+    said = "lottery.twice.one: lottery.training.twice.one or lottery.rounds.twice.one may be meant; write one of them"
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
         roomed("lottery.twice.one")
+    with pytest.raises(Refused, match=f"^{re.escape(f'scope._target_={said}')}$"):
+        target_of("scope", {"_target_": "lottery.twice.one"})
+    with pytest.raises(Refused, match=f"^{re.escape(f'a.ticket: config.scope._target_={said}')}$"):
+        trusted("a.ticket", {"scope": {"_target_": "lottery.twice.one"}})
     assert roomless("lottery.pruning.criteria.magnitude") == "lottery.criteria.magnitude"
     assert homes("lottery.nosuch.one") == []
     assert roomed("lottery.nosuch.one") == "lottery.nosuch.one"
+
+
+def test_no_two_functions_of_ours_have_one_name() -> None:
+    """Else they would have the same digests, and a name in a ledger or a ticket could mean either."""
+    names = [roomless(f"{module}.{name}") for module in modules() for name in defined(module)]
+    assert len(names) > 300
+    assert sorted(names) == sorted(set(names))
 
 
 @pytest.mark.usefixtures("house")
@@ -96,7 +111,7 @@ def test_paths_of_old_records_are_found(path: str) -> None:
 MOVED = """
 import sys
 from pathlib import Path
-from lottery.config.compose import jobs
+from lottery.config.compose import cell_configs
 from lottery.config.build import build, build_analyses
 from lottery.foundations.digests import digest_of
 from lottery.foundations.rooms import roomed
@@ -105,10 +120,10 @@ room = sys.argv[1]
 arguments = ["hardware=cpu", "optimizer=sgd", "analysis=early_bird", "arm=random_mask"]
 for path in (roomed("lottery.optimizers.sgd"), "lottery.optimizers.sgd"):
     assert path.startswith(f"lottery.{room}.") or room == "none" or path == "lottery.optimizers.sgd"
-    job, = jobs([*arguments, f"optimizer._target_={path}"])
+    job, = cell_configs([*arguments, f"optimizer._target_={path}"])
     cell = build(job)
     recipe = digest_of(cell.study.identity)
-    print(job.study, job.setting, job.label, recipe, build_analyses(job, cell.study.recipe.data)["early_bird"].setting)
+    print(job.study, job.digest, job.label, recipe, build_analyses(job, cell.study.recipe.data)["early_bird"].digest)
 """
 
 
@@ -139,12 +154,12 @@ def digests(folder: Path, room: str) -> list[str]:
 
 
 def test_a_roomed_override_is_no_other_study_and_no_other_arm(monkeypatch: pytest.MonkeyPatch) -> None:
-    base = jobs(["arm=random_mask"])[0]
+    base = cell_configs(["arm=random_mask"])[0]
     found = {**modules(), "lottery.attic.rewinding": Path(), "lottery.attic.optimizers": Path()}
     monkeypatch.setattr(rooms, "modules", lambda: found)
     optimizer, weights = "lottery.attic.optimizers.adam", "lottery.attic.rewinding.to_start"
-    job = jobs(["arm=random_mask", f"optimizer._target_={optimizer}", f"arm.weights._target_={weights}"])[0]
-    assert (job.study, job.label, job.setting) == (base.study, base.label, base.setting)
+    job = cell_configs(["arm=random_mask", f"optimizer._target_={optimizer}", f"arm.weights._target_={weights}"])[0]
+    assert (job.study, job.label, job.digest) == (base.study, base.label, base.digest)
 
 
 def test_functions_of_ours_that_no_yaml_names_are_trusted_where_they_belong() -> None:

@@ -19,7 +19,7 @@ from lottery.foundations.errors import Refused
 from lottery.reports import results
 from lottery.reports import tables as report
 from lottery.reports.claims import COLUMNS, Bound, Claim, Point, read_claims
-from lottery.reports.verdicts import estimate, judge, judged, measure, table, verdicts
+from lottery.reports.verdicts import estimate, judge, judged, quantity_of, table, verdicts
 from lottery.store.ledger import LedgerError
 from tests.test_results import ACCURACY, ledgers
 
@@ -134,9 +134,9 @@ def test_a_difference_is_taken_within_seeds_and_has_the_interval_of_a_hand() -> 
     # seeds differ by 0.4, the arms by 0.02 ± 0.01: t is 4.302653 for three seeds
     frame = played({"imp": {1: [0.5, 0.9, 0.7], 0.211: [0.51, 0.92, 0.73]}})
     of = claim("test_accuracy: imp@0.21 - imp@1")
-    assert measure(of, frame).round(12).to_dict() == {0: 0.01, 1: 0.02, 2: 0.03}
+    assert quantity_of(of, frame).round(12).to_dict() == {0: 0.01, 1: 0.02, 2: 0.03}
     half = 4.302652730 * 0.01 / math.sqrt(3)
-    assert estimate(of, measure(of, frame)) == pytest.approx((0.02, 0.02 - half, 0.02 + half))
+    assert estimate(of, quantity_of(of, frame)) == pytest.approx((0.02, 0.02 - half, 0.02 + half))
     row = verdict(of, frame)
     assert (row["measured"], row["n"], row["verdict"]) == ("0.020 [-0.005, 0.045]", 3, "undecided")
 
@@ -152,19 +152,19 @@ def test_a_ratio_is_the_geometric_mean_of_the_seeds_ratios() -> None:
     frame = played({"imp": {1: [800.0, 400.0, 100.0], 0.5: [200.0, 200.0, 100.0]}}, "early_stop_step")
     of, back = claim("early_stop_step: imp@0.5 / imp@1"), claim("early_stop_step: imp@1 / imp@0.5")
     width = math.exp(4.302652730 * math.log(2) / math.sqrt(3))
-    assert estimate(of, measure(of, frame)) == pytest.approx((0.5, 0.5 / width, 0.5 * width))
-    mean, low, high = estimate(back, measure(back, frame))
-    assert (1 / mean, 1 / high, 1 / low) == pytest.approx(estimate(of, measure(of, frame)))
+    assert estimate(of, quantity_of(of, frame)) == pytest.approx((0.5, 0.5 / width, 0.5 * width))
+    mean, low, high = estimate(back, quantity_of(back, frame))
+    assert (1 / mean, 1 / high, 1 / low) == pytest.approx(estimate(of, quantity_of(of, frame)))
     assert verdict(of, frame)["measured"] == "0.50 [0.09, 2.80]"
 
 
 def test_only_seeds_with_both_sides_count() -> None:
     nan = math.nan
     frame = played({"imp": {1: [0.5, 0.9, 0.7, 0.6], 0.5: [0.51, nan, 0.72, 0.63]}})
-    assert list(measure(claim("test_accuracy: imp@0.5 - imp@1"), frame).index) == [0, 2, 3]
-    assert len(measure(claim("test_accuracy: imp@1"), frame)) == 4
+    assert list(quantity_of(claim("test_accuracy: imp@0.5 - imp@1"), frame).index) == [0, 2, 3]
+    assert len(quantity_of(claim("test_accuracy: imp@1"), frame)) == 4
     frame.loc[(frame["seed"] == 3) & (frame["round"] == 0), "test_accuracy"] = nan  # a metric that came later
-    assert list(measure(claim("test_accuracy: imp@0.5 - imp@1"), frame).index) == [0, 2]
+    assert list(quantity_of(claim("test_accuracy: imp@0.5 - imp@1"), frame).index) == [0, 2]
 
 
 def test_survivors_alone_decide_nothing() -> None:
@@ -186,13 +186,13 @@ def test_the_nearest_round_within_three_per_cent(density: float, found: float | 
         row = verdict(of, frame)
         assert (row["verdict"], row["reason"]) == ("not run here", f"the results have no round of imp@{density}")
     else:
-        assert set(measure(of, frame)) == {found}
+        assert set(quantity_of(of, frame)) == {found}
 
 
 def test_one_is_round_zero_alone() -> None:
     frame = played({"imp": {1.0: [0.9, 0.9], 0.999: [0.8, 0.8]}})
-    assert set(measure(claim("test_accuracy: imp@1"), frame)) == {0.9}
-    assert set(measure(claim("test_accuracy: imp@0.999"), frame)) == {0.8}
+    assert set(quantity_of(claim("test_accuracy: imp@1"), frame)) == {0.9}
+    assert set(quantity_of(claim("test_accuracy: imp@0.999"), frame)) == {0.8}
     assert verdict(claim("test_accuracy: imp@1"), frame[frame["round"] > 0])["verdict"] == "not run here"
 
 
@@ -254,7 +254,7 @@ def test_a_ratio_beyond_all_numbers_is_shown() -> None:
 def test_two_studies_are_not_averaged() -> None:
     frame = played({"imp": {1: [0.9, 0.9]}})
     with pytest.raises(LedgerError, match="results of 2 studies, s, t;"):
-        measure(claim("test_accuracy: imp@1"), pd.concat([frame, frame.assign(study="t")]))
+        quantity_of(claim("test_accuracy: imp@1"), pd.concat([frame, frame.assign(study="t")]))
 
 
 # --- judging

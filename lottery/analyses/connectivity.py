@@ -20,7 +20,7 @@ from lottery.data.examples import Data
 from lottery.foundations.seeds import Streams, seeded
 from lottery.rounds.round import Round, Ticket
 from lottery.rounds.study import Cell
-from lottery.training.evaluation import batch, measure
+from lottery.training.evaluation import batch, evaluate
 from lottery.training.hardware import trainer_for
 from lottery.training.modules import Module, headline_of
 from lottery.training.states import State
@@ -68,7 +68,7 @@ class Connectivity:
         parts = -(-wanted // batch(data.shape))  # of one size, since every batch weighs the same
         inputs = (inputs for inputs, _ in data.evaluation("train", wanted // parts))
         measure_statistics(module.net, islice(inputs, parts))
-        return measure(module, data, "test")[metric]
+        return evaluate(module, data, "test")[metric]
 
 
 def mixed(one: State, other: State, place: float) -> State:

@@ -150,9 +150,9 @@ def _run(arguments: list[str]) -> int:
         return 0
     if "--plan" in arguments:
         from lottery.commands.plan import show
-        from lottery.config.compose import jobs
+        from lottery.config.compose import cell_configs
 
-        show(jobs([a for a in arguments if a != "--plan"]))
+        show(cell_configs([a for a in arguments if a != "--plan"]))
         return 0
     from lottery.commands.run import run
 

@@ -9,7 +9,7 @@ from itertools import count
 
 from lottery.algorithm import play
 from lottery.config.build import build
-from lottery.config.cell_config import Job
+from lottery.config.cell_config import CellConfig
 from lottery.config.check import check, note
 from lottery.rounds.arms import Arm
 from lottery.rounds.round import dense_ticket
@@ -27,7 +27,7 @@ Key = tuple[str, str, int, int]
 """(study, label of the arm, seed, round): a phase by what it is for, since its content is not known yet"""
 
 
-def show(jobs: Sequence[Job]) -> None:
+def show(jobs: Sequence[CellConfig]) -> None:
     """Prints a line a cell, then the sum."""
     planned: set[Key] = set()
     noted: set[str] = set()

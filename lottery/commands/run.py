@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lottery.commands.report import publish
-from lottery.config.cell_config import Job
+from lottery.config.cell_config import CellConfig
 from lottery.config.compose import by_experiment, composed
 from lottery.foundations.errors import Refused, describe
 from lottery.foundations.job import here
@@ -42,7 +42,7 @@ def run(arguments: list[str]) -> int:
                 tasks.dismiss(mine, job.folder)
 
 
-def _complete(arguments: list[str], cells: Sequence[Job], launcher: Mapping[str, Any]) -> int:
+def _complete(arguments: list[str], cells: Sequence[CellConfig], launcher: Mapping[str, Any]) -> int:
     still_open = [job for job in cells if not job.finished()]
     if len(still_open) < len(cells):
         print(f"{len(cells) - len(still_open)} of {len(cells)} cells are finished already")
@@ -83,7 +83,7 @@ def _train(arguments: list[str]) -> Exception | None:
     return failure
 
 
-def _check(cells: Sequence[Job]) -> None:
+def _check(cells: Sequence[CellConfig]) -> None:
     """Builds one cell of each kind: what can't work is said before any worker starts."""
     from lottery.config.build import build, build_analyses
     from lottery.config.check import check, note
@@ -104,7 +104,7 @@ def _check(cells: Sequence[Job]) -> None:
         raise Refused(describe(stop)) from stop
 
 
-def _conclude(arguments: list[str], cells: Sequence[Job], failure: Exception | None) -> int:
+def _conclude(arguments: list[str], cells: Sequence[CellConfig], failure: Exception | None) -> int:
     """Reports what is there, and names what failed or is missing."""
     try:
         publish(dict.fromkeys(job.folder.parent.parent for job in cells))
@@ -130,7 +130,7 @@ def _conclude(arguments: list[str], cells: Sequence[Job], failure: Exception | N
     return int(failure is not None)
 
 
-def _suggest(arguments: list[str], cells: Sequence[Job]) -> None:
+def _suggest(arguments: list[str], cells: Sequence[CellConfig]) -> None:
     """What is worth trying next; whatever is trained already is reused."""
 
     def instead(new: str) -> str:

@@ -36,7 +36,7 @@ class Parent:
 
 
 @dataclass(frozen=True)
-class Job:
+class CellConfig:
     """One configured cell as plain data."""
 
     config: Mapping[str, Any]
@@ -80,7 +80,7 @@ class Job:
         return Path(self.config["out"]) / self.study / self.label / f"seed{self.seed}"
 
     @cached_property
-    def setting(self) -> str:
+    def digest(self) -> str:
         """Digest of all that pruning and the arm are made of, its parent and a user's own code among it."""
         # a ticket is named by the label, and each seed may have its own
         arm = {key: value for key, value in self.config["arm"].items() if key not in ("file", "content")}
@@ -100,7 +100,7 @@ class Job:
         try:
             if (self.folder / ERROR).exists() or not all(Ledger(self.folder / name).finished() for name in ledgers):
                 return False
-            if Ledger(self.folder / NAME).lines()[-1].get("setting") != self.setting:
+            if Ledger(self.folder / NAME).lines()[-1].get("setting") != self.digest:
                 return False
             then = recorded(self.folder)
         except (OSError, LedgerError):

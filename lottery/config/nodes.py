@@ -99,7 +99,11 @@ def target_of(where: str, node: Mapping[str, Any]) -> tuple[Callable[..., Any], 
     if not isinstance(path, str):
         raise Refused(f"{where}._target_={as_yaml(path)}: must be the import path of a function")
     try:
-        target = _locate(roomed(path))
+        path = roomed(path)
+    except ValueError as error:
+        raise Refused(f"{where}._target_={error}") from error
+    try:
+        target = _locate(path)
     except Exception as error:  # whatever importing a user's module raises
         cause = error.__cause__ or error
         known = _callables(path)

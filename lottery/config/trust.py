@@ -29,7 +29,10 @@ def trusted(where: Path | str, config: Mapping[str, Any], packages: tuple[str, .
             raise Refused(f"{where}: config.{'.'.join(key)}={value[:60]!r} is no plain value")
         if name != "_target_":
             continue
-        known = isinstance(value, str) and roomed(value) in callable_in().get(group, ())
+        try:
+            known = isinstance(value, str) and roomed(value) in callable_in().get(group, ())
+        except ValueError as error:
+            raise Refused(f"{where}: config.{'.'.join(key)}={error}") from error
         if not known and not any(f"{value}.".startswith(f"{package}.") for package in packages):
             package = str(value).partition(".")[0]
             raise Refused(

@@ -12,6 +12,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from lottery.store.folder import folders
+
 
 def user_code(nodes: Any) -> dict[str, str]:
     """The top-level packages that nodes name, besides ours and PyTorch's, each with its version or digest."""
@@ -68,7 +70,9 @@ def _files(name: str) -> list[Path]:
     root = _root(name)
     if root is None:  # importing it will say why
         return []
-    return sorted(root.rglob("*.py")) if root.is_dir() else [root]
+    if not root.is_dir():
+        return [root]
+    return sorted(path for folder in folders(root) for path in folder.glob("*.py"))  # linked code is imported as well
 
 
 def _imports(path: Path) -> set[str]:

@@ -1,7 +1,7 @@
-"""Rooms: sub-packages that our modules lie in. Results depend on a function, not on the room that it lies in.
+"""Import paths of our own functions, with and without the room (sub-package) that their module lies in.
 
-Study names, phase keys, ledgers and tickets hold import paths. There an own function is written without its room,
-`lottery.optimizers.adam`, so that modules may move to other rooms while every result stays valid.
+Study names, phase keys, ledgers and tickets hold import paths. They write a function of ours without its room,
+`lottery.optimizers.adam`, so that a module may move to another room while every result stays valid.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 KEPT = ("analyses", "data", "models")
-"""packages that were part of recorded paths before there were rooms"""
+"""Sub-packages that recorded paths have always named: they are written with them."""
 
 
 def named(value: Any) -> Any:
-    """Plain data of a configuration with every `_target_` of ours as it is written in names and digests."""
+    """Plain data of a configuration, every `_target_` of ours without its room, as names and digests have it."""
     if isinstance(value, Mapping):
         return {
             key: roomless(item) if key == "_target_" and isinstance(item, str) else named(item)
@@ -28,7 +28,7 @@ def named(value: Any) -> Any:
 
 
 def roomless(path: str) -> str:
-    """An import path without the room, if it is of ours and has one.
+    """An import path without its room, if it is one of ours and has a room.
 
     >>> roomless("lottery.models.lenet.lenet_5"), roomless("torch.optim.adam.Adam")
     ('lottery.models.lenet.lenet_5', 'torch.optim.adam.Adam')
@@ -41,20 +41,23 @@ def roomless(path: str) -> str:
 
 
 def roomed(path: str) -> str:
-    """Where a function of ours lies now, whatever room it is said to lie in; other paths as they are.
+    """The import path under which a function of ours can be imported now; other paths unchanged.
 
-    Raises ValueError if two modules might be meant.
+    Raises ValueError if functions in two rooms have that name.
     """
-    parts, found = roomless(path).split("."), homes(path)
+    if roomless(path) != path:
+        return path
+    parts, found = path.split("."), homes(path)
     if len(found) > 1:
         found = [module for module in found if parts[2] in defined(module)] or found[:1]
     if len(found) > 1:
-        raise ValueError(f"{path} may be that of {' or of '.join(found)}")
+        meant = " or ".join(".".join([module, *parts[2:]]) for module in found)
+        raise ValueError(f"{path}: {meant} may be meant; write one of them")
     return ".".join([found[0], *parts[2:]]) if found and parts[1] not in KEPT else path
 
 
 def homes(path: str) -> list[str]:
-    """The modules of ours, in whatever rooms, that an import path can mean."""
+    """Our modules, in any room, that an import path can mean."""
     parts = roomless(path).split(".")
     if parts[0] != "lottery" or len(parts) < 3:
         return []
@@ -65,7 +68,7 @@ def homes(path: str) -> list[str]:
 
 @cache
 def modules() -> Mapping[str, Path]:
-    """Every module of ours and the file that it is in."""
+    """Our modules by import path, each with its file."""
     spec = importlib.util.find_spec("lottery")
     assert spec
     root = Path(str(spec.origin)).parent
@@ -75,7 +78,7 @@ def modules() -> Mapping[str, Path]:
 
 @cache
 def defined(module: str) -> frozenset[str]:
-    """The public functions and classes of a module of ours, found without importing it."""
+    """The public functions and classes of one of our modules, parsed without importing it."""
     nodes = ast.parse(modules()[module].read_bytes()).body
     names = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     return frozenset(name for name in names if not name.startswith("_"))

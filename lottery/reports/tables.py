@@ -116,11 +116,15 @@ def analyses(frame: pd.DataFrame) -> str:
     names = [column for column in map(str, frame) if column in set(numbers["what"])]
     rows, metric = [["arm", "density", "n", *names]], headline(frame)
     points = f"; of {metric.name}, 0.01 is one point" if metric.share else ""
+    digits = {what: _digits(part["mean"]) for what, part in numbers.groupby("what")}
+    counts = {what for what in names if (frame[what].dropna() % 1 == 0).all()}
     for arm in frame["arm"].unique():
         for _, found in numbers[numbers["arm"] == arm].groupby("round"):
             most, cells = found["n"].max(), dict.fromkeys(names, "-")
             for what, n, mean, half in found[["what", "n", "mean", "half"]].itertuples(index=False):
-                cells[what] = _plus_minus(mean, half, 4 if abs(mean) < 10 else 0) + _fewer(n, most)
+                cells[what] = _plus_minus(
+                    mean, half, 0 if what in counts and abs(mean) >= 10 else digits[what]
+                ) + _fewer(n, most)
             rows.append([arm, f"{found['density'].iloc[0]:.2%}", str(most), *cells.values()])
     return (
         "\n".join(

@@ -38,7 +38,7 @@ def judge(interval: tuple[float, float], value: float, bound: Bound) -> Verdict:
     return "does not hold" if high < least or most < low else "undecided"
 
 
-def measure(claim: Claim, frame: pd.DataFrame) -> pd.Series:
+def quantity_of(claim: Claim, frame: pd.DataFrame) -> pd.Series:
     """A claim's quantity for each seed that has all of it, paired: the difference or the ratio is taken within a seed.
 
     Raises Unmeasured if the frame lacks an arm, a density, the column or a seed that has both sides.
@@ -98,7 +98,7 @@ def judged(claims: Sequence[Claim], frames: Mapping[str, pd.DataFrame]) -> pd.Da
         try:
             if claim.results not in frames:
                 raise Unmeasured(f"{claim.results}.csv is not there")
-            values = measure(claim, frames[claim.results])
+            values = quantity_of(claim, frames[claim.results])
         except Unmeasured as lacking:
             row |= {"verdict": "not run here", "reason": claim.not_run or str(lacking)}
         else:

@@ -31,7 +31,7 @@ class Cell:
     arm: Arm
     label: str
     seed: int
-    setting: str = ""
+    digest: str = ""
     """digest of all that pruning and the arm are made of, a user's own code among it: the same for every seed"""
 
 
@@ -47,5 +47,5 @@ class Asked:
     """An analysis that was asked for."""
 
     analysis: Analysis
-    setting: str
+    digest: str
     """digest of its settings, and of a user's own code"""

@@ -52,7 +52,7 @@ def run(
     with leases.hold(folder, store.waiting) as lease, _only_while_ours(lease):
         ledger.expect(about(cell))
         for each, found in asked.values():
-            found.expect(about(cell) | {"analysis": each.setting})
+            found.expect(about(cell) | {"analysis": each.digest})
         phases = Phases(cell, store, callbacks, lease.glance)
         for current in play(study.recipe, study.pruning, cell.arm, cell.seed, phases):
             started = time.time()
@@ -132,7 +132,7 @@ def about(cell: Cell) -> dict[str, Any]:
     """What every line of a cell's ledgers says, known before anything is trained."""
     study = cell.study
     who = {"study": study.name, "arm": cell.label, "seed": cell.seed, "rounds": len(study.pruning.schedule)}
-    return who | {"data": study.recipe.data.digest[:16], "setting": cell.setting}
+    return who | {"data": study.recipe.data.digest[:16], "setting": cell.digest}
 
 
 def unlike(was: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list[str]:
@@ -157,7 +157,7 @@ def analyse(asked: Asked, ledger: Ledger, phases: Phases, current: Round, line: 
     Raises LedgerError, before it trains anything, if the ledger has the round of another line or other settings.
     """
     keys = ("study", "arm", "seed", "round", "rounds", "density", "data", "setting", "phase", "stopped")
-    of = {key: line[key] for key in keys if key in line} | {"analysis": asked.setting}
+    of = {key: line[key] for key in keys if key in line} | {"analysis": asked.digest}
     if ledger.expect(of):
         return
     found = asked.analysis(phases.cell, current)

@@ -16,9 +16,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from lottery.config.build import build, build_analyses
-from lottery.config.cell_config import Job
+from lottery.config.cell_config import CellConfig
+from lottery.config.changes import changed
 from lottery.config.check import check
-from lottery.config.compose import VERSION, job_of
+from lottery.config.compose import VERSION, cell_config
 from lottery.config.groups import CONF
 from lottery.config.nodes import make
 from lottery.foundations.errors import Lost, Refused, describe
@@ -54,7 +55,7 @@ def task(config: DictConfig) -> None:
     """
     if os.environ.get(_MAIN, str(os.getpid())) != str(os.getpid()):
         _follow(int(os.environ[_MAIN]))
-    job, mine = job_of(config, HydraConfig.get()), here()
+    job, mine = cell_config(config, HydraConfig.get()), here()
     if mine and mine.rank:
         tasks.follow(mine, job.folder, lambda: assist(build(job).study.recipe))
         return
@@ -66,7 +67,7 @@ def task(config: DictConfig) -> None:
             tasks.dismiss(mine, job.folder)
 
 
-def attempt(job: Job, mine: Task | None) -> None:
+def attempt(job: CellConfig, mine: Task | None) -> None:
     """Plays a cell; what goes wrong is left in `error.txt`."""
     try:
         (job.folder / ERROR).unlink(missing_ok=True)
@@ -79,7 +80,7 @@ def attempt(job: Job, mine: Task | None) -> None:
         leave_error(job.folder, sentence, traceback.format_exc())
 
 
-def play(job: Job, mine: Task | None = None) -> None:
+def play(job: CellConfig, mine: Task | None = None) -> None:
     """Builds, checks and runs a cell, with all that hears of it; `mine` is this process as a task of Slurm's."""
     callbacks: list[Callback] = []
     waiting: leases.Waiting = nullcontext
@@ -94,8 +95,11 @@ def play(job: Job, mine: Task | None = None) -> None:
     analyses = build_analyses(job, cell.study.recipe.data)
     job.folder.mkdir(parents=True, exist_ok=True)
     saved = OmegaConf.to_yaml(OmegaConf.create({**job.config, "store": str(Path(job.config["store"]).resolve())}))
-    if not Ledger(job.folder / NAME).lines():  # else the lines that are there may be of another configuration
+    ledger = Ledger(job.folder / NAME)
+    if not ledger.lines():  # else the lines that are there may be of another configuration
         write_whole(job.folder / CONFIG, saved.encode())
+    elif differs := changed(job):
+        raise ledger.refusal(0, "; ".join(differs))
     tracker = make("tracking", job.config["tracking"])
     tracker.open(job, job.folder)
     callbacks += [Progress(cell, job.folder), tracker]
@@ -109,7 +113,7 @@ def play(job: Job, mine: Task | None = None) -> None:
         tracker.close(failed)
 
 
-def _together(job: Job, mine: Task | None) -> AbstractContextManager[None]:
+def _together(job: CellConfig, mine: Task | None) -> AbstractContextManager[None]:
     """The cell's ranks: Slurm's tasks if it has started several, else processes of our own."""
     devices = job.config["hardware"]["devices"]
     if mine is None or mine.count == 1:
@@ -119,7 +123,7 @@ def _together(job: Job, mine: Task | None) -> AbstractContextManager[None]:
     return tasks.leading(mine, job.folder)
 
 
-def _assist(job: Job, main: int) -> None:
+def _assist(job: CellConfig, main: int) -> None:
     """A cell's other ranks, each in a process of its own."""
     _follow(main)
     assist(build(job).study.recipe)

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lottery.config.cell_config import Job
+from lottery.config.cell_config import CellConfig
 from lottery.foundations.digests import digest_of
 from lottery.rounds.round import Round
 from lottery.store.ledger import is_last
@@ -62,7 +62,7 @@ class Tracker:
         # in steps over all rounds; `before`: those of earlier rounds; `gaps`: measured elsewhere, shown at the end
         self.shown: dict[str, Any] = {"round": -1, "step": 0, "before": 0, "gaps": []}
 
-    def open(self, job: Job, folder: Path) -> None:
+    def open(self, job: CellConfig, folder: Path) -> None:
         """Says which cell is shown. What was shown before is read later, when this process has the cell to itself."""
         self.job, self.folder, self.cursor = job, folder, folder / "wandb.json"
 

@@ -49,7 +49,7 @@ def describe(cell: Cell, current: Round) -> dict[str, Any]:
             "layer_densities": masks.layer_densities(entry.masks),
             "phase": entry.key,
             "data": cell.study.recipe.data.digest[:16],
-            "setting": cell.setting,
+            "setting": cell.digest,
         }
         | headline.columns()
         | ({"stopped": current.ends} if current.ends else {})

@@ -16,7 +16,7 @@ BATCH, VALUES = 2000, 2**22
 """The most inputs in a batch, and the most values in all of them: large images would fill the memory."""
 
 
-def measure(module: Module, data: Data, part: str) -> dict[str, Any]:
+def evaluate(module: Module, data: Data, part: str) -> dict[str, Any]:
     """Mean loss and every metric over `train`, `val` or `test`, in evaluation mode; leaves the module in training mode.
 
     A metric that is not finite, such as R2 of constant predictions, becomes None: it must not end a chain of rounds

@@ -19,7 +19,7 @@ from torch import Tensor
 from lottery.foundations.errors import Said
 from lottery.pruning.masks import Masks
 from lottery.training import checkpoints, ranks
-from lottery.training.evaluation import measure
+from lottery.training.evaluation import evaluate
 from lottery.training.holding import Holding
 from lottery.training.modules import Module
 from lottery.training.recipes import Phase, Recipe, Row
@@ -174,7 +174,7 @@ class Loop:
         row: Row = {"step": self.step, "train_loss": math.fsum(self.losses) / len(self.losses)}
         self.losses.clear()
         for part in ("val", "test"):
-            measured = measure(self.module, self.data, part)
+            measured = evaluate(self.module, self.data, part)
             if not math.isfinite(measured["loss"]):
                 rate = self.rates[0] * self.budget.factor(self.step - 1)
                 raise Diverged(

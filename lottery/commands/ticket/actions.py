@@ -40,7 +40,11 @@ def add_to(commands: Any) -> None:
     for parser in (show, verify, run):
         parser.add_argument("file", type=Path)
     verify.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="where the data lies: data.root=DIR")
-    verify.add_argument("--tolerance", type=float, help="of accuracy, on other hardware or versions (default: 0.01)")
+    verify.add_argument(
+        "--tolerance",
+        type=float,
+        help="of the test score, on other hardware or versions (default for accuracy: 0.01)",
+    )
     _trusting(verify)
     run.add_argument("overrides", nargs=argparse.REMAINDER, help="as in `lottery run`")
 
@@ -104,21 +108,20 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from lottery.commands.ticket.verify import TOLERANCE, verified
+    from lottery.commands.ticket.verify import verified
     from lottery.config.trust import trusted
     from lottery.foundations.errors import Refused
     from lottery.store.tickets import read
 
     saved = read(args.file)
-    tolerance = TOLERANCE if args.tolerance is None else args.tolerance
-    if not tolerance >= 0:
-        raise Refused(f"--tolerance {tolerance:g}: must be a number, 0 or more")
+    if args.tolerance is not None and not args.tolerance >= 0:
+        raise Refused(f"--tolerance {args.tolerance:g}: must be a number, 0 or more")
     trusted(saved.path, saved.info["config"], tuple(args.trust))
     print(f"{saved.path}: {_title(saved)}; training {saved.info['line']['train_steps']:,} steps", flush=True)
-    verdict = verified(saved, args.overrides, tuple(args.trust), tolerance)
+    verdict = verified(saved, args.overrides, tuple(args.trust), args.tolerance)
     if verdict.differs:
         print(f"not trained as here: {'; '.join(verdict.differs)}")
-    print("compared bit for bit:" if verdict.exact else f"compared within {tolerance:g}:")
+    print("compared bit for bit:" if verdict.exact else f"compared within {verdict.tolerance:g}:")
     for what, recorded, here, agrees in verdict.compared:
         print(f"  {what:<32} {recorded!s:.24} recorded, {here!s:.24} here{'' if agrees else ': NOT THE SAME'}")
     print("it holds" if verdict.holds else "it does not hold")

@@ -21,9 +21,10 @@ from lottery.store.line import early_stop
 from lottery.store.phases import specification
 from lottery.store.tickets import CLAIMS, Saved, unfit
 from lottery.training.fit import fit
+from lottery.training.modules import headline_of
 from lottery.training.recipes import Budget, Phase, Recipe, Trained
 
-TOLERANCE = 0.01  # one point: what other hardware or another version of PyTorch may change, unless stated
+TOLERANCE = 0.01  # one point of a share: what other hardware or another version of PyTorch may change, unless stated
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Verification:
     differs: list[str]
     """in what this machine is not the one that it was trained on: then bits may differ"""
     exact: bool
-    """whether bits were compared, or the score within a tolerance"""
+    """whether bits were compared, or the score within the tolerance"""
+    tolerance: float | None
     compared: list[tuple[str, Any, Any, bool]]
     """what, recorded, here, whether they agree"""
 
@@ -46,11 +48,12 @@ def verified(
     saved: Saved,
     overrides: Sequence[str] = (),
     trust: tuple[str, ...] = (),
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
 ) -> Verification:
     """Trains a ticket as it was trained and compares: bit for bit, or within `tolerance` on another machine.
 
-    Raises Refused if it can't be trained here as it was: other data, foreign code, another network.
+    The tolerance is one point unless stated. Raises Refused if the ticket can't be trained here as it was (other data,
+    foreign code, another network), or if a tolerance is needed for a score on whose scale a point means nothing.
     """
     info = saved.info
     trusted(saved.path, info["config"], trust)
@@ -69,6 +72,10 @@ def verified(
     differs = [f"{key} {info['made'][key]} there, {now[key]} here" for key in DECISIVE if info["made"][key] != now[key]]
     if (code := user_code(list(chosen(TRAINING_GROUPS, info["config"]).values()))) != info["digests"]["code"]:
         differs.append(f"code of {', '.join(code)}")
+    if tolerance is None and headline_of(recipe.sample).share:
+        tolerance = TOLERANCE
+    if differs and tolerance is None:
+        raise Refused(f"--tolerance: {info['headline']} is no share in [0, 1], so no default fits it; give one")
     phase = _phase(saved, ticket, recipe)
     trained = fit(recipe, phase)
     exact = not differs or digest(trained.state) == info["digests"]["trained"]
@@ -76,7 +83,7 @@ def verified(
     if not differs:  # what is recorded is all that the phase was found by, down to settings that change no bit
         key = digest_of(specification(recipe, identity(config, recipe), phase))
         compared.insert(0, ("phase", info["line"]["phase"], key, key == info["line"]["phase"]))
-    return Verification(differs, exact, compared)
+    return Verification(differs, exact, tolerance, compared)
 
 
 def compare(info: Mapping[str, Any], trained: Trained, tolerance: float | None) -> list[tuple[str, Any, Any, bool]]:
