@@ -9,7 +9,8 @@ from typing import cast
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lottery.pruning.masks import Masks, layer_densities, prunable
+from lottery.pruning.masks import Masks, layer_densities
+from lottery.pruning.prunable import Prunable
 from lottery.training.modules import Module
 
 
@@ -29,8 +30,8 @@ class Flops:
         return Flops(self.dense * times, self.scaled * times)
 
 
-def by_weight(module: Module, inputs: Tensor, targets: Tensor) -> dict[str, float]:
-    """FLOPs an example of forward and backward pass, by the name of a layer's weight; "" is the whole network.
+def by_weight(module: Module, inputs: Tensor, targets: Tensor, prunable: Prunable) -> dict[str, float]:
+    """FLOPs an example of forward and backward pass, by the name of a prunable weight; "" is the whole network.
 
     Layers stand in the order in which the forward pass last calls them, behind those that it does not call.
 
@@ -38,7 +39,7 @@ def by_weight(module: Module, inputs: Tensor, targets: Tensor) -> dict[str, floa
     without its convolutions: it takes the backward pass of grouped ones for whole ones, and tells FLOPs of branches
     that run side by side, as a shortcut does, to both. A layer called by a function, as an attention's output is,
     counts for the network but not by its name, and so costs the same at every density; a convolution called so is not
-    counted.
+    counted. So do the weights of a recurrent layer, or of a class of one's own. Looking up an embedding costs none.
     """
     names = {id(weight): name for name, weight in prunable(module.net).items()}
     counts: dict[str, float] = {}
@@ -61,7 +62,7 @@ def by_weight(module: Module, inputs: Tensor, targets: Tensor) -> dict[str, floa
         module.loss(module(inputs), targets).backward()
     for hook in hooks:
         hook.remove()
-    products = {str(name): count for name, count in counter.get_flop_counts()["Global"].items()}
+    products = {str(name): count for name, count in counter.get_flop_counts().get("Global", {}).items()}
     others = sum(count for name, count in products.items() if "convolution" not in name)
     uncalled = dict.fromkeys((name for name in names.values() if name not in counts), 0.0)
     return {**uncalled, **counts, "": others / len(inputs) + convolutions}

@@ -76,7 +76,7 @@ class Loop:
         device = self.module.device
         self.data = self.recipe.data.to(device)
         self.scaler = getattr(self.module.trainer.precision_plugin, "scaler", None)
-        weights = _masks.prunable(self.module.net)
+        weights: dict[str, Tensor] = dict(self.module.net.named_parameters())
         held = {name: mask for name, mask in self.phase.masks.items() if name not in self.phase.sparse}
         pruned = {name: mask for name, mask in held.items() if not mask.all()}
         self.pruned = [weights[name] for name in pruned]

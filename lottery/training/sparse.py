@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
-from lottery.pruning.masks import prunable
+from lottery.pruning.prunable import Prunable
 
 if TYPE_CHECKING:
     from lottery.training.modules import Module
@@ -67,7 +67,14 @@ def install(net: nn.Module, masks: Mapping[str, Tensor], names: tuple[str, ...])
         setattr(module, attribute, SparseLinear(getattr(module, attribute), masks[name]))
 
 
-def try_out(module: Module, optimizer: Optimizer, inputs: Tensor, targets: Tensor, everywhere: bool = False) -> None:
+def try_out(
+    module: Module,
+    optimizer: Optimizer,
+    inputs: Tensor,
+    targets: Tensor,
+    prunable: Prunable,
+    everywhere: bool = False,
+) -> None:
     """Takes a batch through the module with all its layers sparse that ever may be, which stay so.
 
     Raises whatever the network raises, and ValueError if sparse layers take no part.
