@@ -14,6 +14,7 @@ from lottery.config.compose import cell_configs
 from lottery.config.nodes import make, network
 from lottery.foundations.durations import in_steps
 from lottery.pruning import masks
+from lottery.pruning.prunable import Prunable
 from lottery.training.flops import by_weight, of_example
 
 RECIPES = {
@@ -44,7 +45,7 @@ def main() -> None:
         torch.manual_seed(0)
         module = make("module", config["module"])(network(config["model"]))
         inputs = torch.randn(2, *data["shape"])
-        counted = by_weight(module, inputs, torch.tensor([0, 1]))
+        counted = by_weight(module, inputs, torch.tensor([0, 1]), Prunable())
         dense = of_example(counted, masks.dense(masks.prunable(module.net))).dense * data["batch_size"]
         epoch = TRAIN[cells[0].choices["data"]] // data["batch_size"]
         steps = in_steps(budget["steps"], epoch)

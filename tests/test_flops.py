@@ -13,6 +13,7 @@ from lottery.config.build import build
 from lottery.config.compose import cell_configs
 from lottery.config.nodes import make
 from lottery.pruning.masks import dense, prunable
+from lottery.pruning.prunable import Prunable
 from lottery.running.cell import run
 from lottery.store.entries import Store
 from lottery.store.folder import NAME
@@ -24,7 +25,7 @@ from tests.conftest import TINY
 
 def counted(net: nn.Module, *shape: int, examples: int = 4) -> dict[str, float]:
     inputs = torch.randn(examples, *shape, generator=torch.Generator().manual_seed(0))
-    return by_weight(Classifier(net, classes=3), inputs, torch.arange(examples) % 3)
+    return by_weight(Classifier(net, classes=3), inputs, torch.arange(examples) % 3, Prunable())
 
 
 def by_hand(net: nn.Module, *shape: int) -> dict[str, float]:

@@ -252,5 +252,5 @@ def test_why_there_is_nothing_to_prune(cell: Build) -> None:
     assert refused(of(cell(), network=parametrized)) == (
         "model: there is nothing to prune: only weights that are parameters of linear and convolutional layers "
         "themselves can be pruned, and its own are 1.parametrizations.weight.original0, "
-        "1.parametrizations.weight.original1"
+        "1.parametrizations.weight.original1; prune.include names further weights"
     )

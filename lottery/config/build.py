@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from lottery.config.annotations import hints_of
-from lottery.config.cell_config import CellConfig, steady
+from lottery.config.cell_config import CellConfig, patterns, steady
 from lottery.config.given import given
 from lottery.config.groups import TRAINING_GROUPS
 from lottery.config.identity import recipe_identity
@@ -23,6 +23,7 @@ from lottery.foundations.rooms import named
 from lottery.foundations.seeds import seeded
 from lottery.pruning.contracts import Target, checked_schedule
 from lottery.pruning.masks import density
+from lottery.pruning.prunable import Prunable
 from lottery.rounds.arms import Arm
 from lottery.rounds.prune import Pruning
 from lottery.rounds.study import Asked, Cell, Study
@@ -58,6 +59,7 @@ def build_recipe(config: Mapping[str, Any]) -> Recipe:
     return Recipe(
         data=data,
         network=partial(network, config["model"]),
+        prunable=Prunable(**{key: tuple(listed) for key, listed in patterns(config).items()}),
         **{group: _made(group, config, Recipe, data) for group in (*TRAINING, "hardware")},
     )
 

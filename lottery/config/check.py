@@ -17,7 +17,7 @@ from lottery.foundations.errors import Refused
 from lottery.foundations.seeds import Streams, generator, seeded
 from lottery.pruning import masks
 from lottery.pruning.contracts import Evidence, checked, choose, score
-from lottery.pruning.masks import Masks, left_whole
+from lottery.pruning.masks import Masks
 from lottery.rounds.arms import Arm
 from lottery.rounds.rewinding import Origin
 from lottery.rounds.round import initial
@@ -43,7 +43,7 @@ class Misfit(Exception):
 def rehearse(cell: Cell) -> None:
     """Takes a few examples through network, loss, backward pass, metrics, optimizer, criterion, scope and arm.
 
-    Raises Misfit naming the part that fails.
+    Raises Misfit naming the part that fails, Refused for what is said to be prunable and can't be.
     """
     recipe, streams = cell.study.recipe, Streams(cell.seed)
     with recipe.numerics.entered(), seeded(streams.rehearsal):
@@ -67,7 +67,7 @@ def rehearse(cell: Cell) -> None:
             found = _prune(cell, module, start, batch)
             if recipe.numerics.sparse == "on":  # `auto` leaves dense what can't be sparse
                 with _part("model: can't train with sparse layers (numerics.sparse=auto or off leaves them dense)"):
-                    sparse.try_out(module, optimizer, *_copy(batch), everywhere=True)
+                    sparse.try_out(module, optimizer, *_copy(batch), recipe.prunable, everywhere=True)
             for arm in filter(None, (cell.arm, cell.arm.parent)):
                 with _part("arm"):
                     _begin(cell, arm, start, found)
@@ -89,9 +89,8 @@ def _built(recipe: Recipe) -> Module:
                 f"module: {foreign[0]} lies outside its network, where no checkpoint would keep it; a buffer that is "
                 "always the same can say persistent=False"
             )
-    with _part("model"):
-        if not masks.prunable(module.net):
-            raise Misfit(f"model: {masks.nothing_to_prune(module.net)}")
+    if not recipe.prunable(module.net):
+        raise Misfit(f"model: {masks.nothing_to_prune(module.net)}")
     return module
 
 
@@ -144,7 +143,7 @@ def _measure(module: Module, batch: Batch) -> None:
 
 def _prune(cell: Cell, module: Module, start: State, batch: Batch) -> Masks:
     """The masks of the last target, found with a few examples."""
-    pruning, every = cell.study.pruning, masks.dense(masks.prunable(module.net))
+    pruning, every = cell.study.pruning, masks.dense(cell.study.recipe.prunable(module.net))
     with _part("schedule"):
         last, total = pruning.schedule[-1].density, masks.kept(every)
         if round(last * total) < 1:
@@ -178,7 +177,7 @@ def _begin(cell: Cell, arm: Arm, start: State, found: Masks) -> None:
 def _fresh(cell: Cell, arm: str, start: State) -> State:
     """Another draw of the initialisation, for an arm that asks for one. Raises Misfit if it is no other."""
     fresh = initial(cell.study.recipe, Streams(cell.seed).reinit(1))
-    weights = masks.prunable(cell.study.recipe.sample.net)
+    weights = cell.study.recipe.prunable(cell.study.recipe.sample.net)
     same = sum(int((fresh[name] == start[name]).count_nonzero()) for name in weights)
     if 2 * same > sum(weight.numel() for weight in weights.values()):
         raise Misfit(f"arm: {arm} wants fresh weights, but every draw of the model begins with the same ones")
@@ -218,7 +217,8 @@ def check(cell: Cell) -> None:
     try:
         rehearse(cell)
         if ticket := cell.arm.given:
-            fitting(cell.label, unfit(ticket.start, ticket.masks, cell.study.recipe.sample.net))
+            recipe = cell.study.recipe
+            fitting(cell.label, unfit(ticket.start, ticket.masks, recipe.sample.net, recipe.prunable))
     except DataError as error:
         raise Refused(str(error)) from error
     except Misfit as error:
@@ -233,7 +233,8 @@ def check(cell: Cell) -> None:
 
 def note(cell: Cell, noted: Set[str]) -> set[str]:
     """Says once for each study which large weights pruning leaves as they are; returns the study's name."""
-    if cell.study.name not in noted and (left := left_whole(cell.study.recipe.sample.net)):
+    recipe = cell.study.recipe
+    if cell.study.name not in noted and (left := recipe.prunable.left_whole(recipe.sample.net)):
         print(f"{cell.study.name}: {left}", flush=True)
     return {cell.study.name}
 

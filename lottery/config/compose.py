@@ -22,7 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lottery.config.cell_config import CellConfig, content, files_of
+from lottery.config.cell_config import CellConfig, content, files_of, patterns
 from lottery.config.explain import explain
 from lottery.config.groups import CONF, FIXED, GROUPS, OPTIONAL, TOP
 from lottery.config.options import Options, parent_of
@@ -157,6 +157,7 @@ def cell_config(config: DictConfig, hydra_config: Any = None, options: Options |
         if not isinstance(resolved[key], str | int) or isinstance(resolved[key], bool) or resolved[key] == "":
             raise Refused(f"{key}={'null' if resolved[key] is None else resolved[key]}: must be a folder")
         resolved[key] = str(resolved[key])
+    patterns(cast(dict[str, Any], resolved))  # refuses those that are none
     if isinstance(file := resolved["arm"].get("file"), str):
         resolved["arm"]["content"] = content(file)  # a file is what is in it, not where it lies
     if files := files_of(cast(dict[str, Any], resolved)):

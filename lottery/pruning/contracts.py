@@ -125,7 +125,8 @@ class Target:
     keep: float
     """kept share of the weights alive now, in [0, 1]: a paper's 1 - p"""
     output: str | None = None
-    """name of the output layer's weight; None where no network has been asked: the last of the masks then"""
+    """name of the output layer's weight, which has no mask where `prune.exclude` leaves it whole; None where no network
+    has been asked: the last of the masks then"""
 
     def of_dense(self) -> Target:
         """The same density, of a network in which all weights are alive."""

@@ -14,10 +14,11 @@ _LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 
 
 def prunable(net: nn.Module) -> dict[str, Tensor]:
-    """The weights that pruning may remove: those of linear and convolutional layers, in order of definition.
+    """The weights that pruning may remove, unless a study says otherwise: those of linear and convolutional layers.
 
-    Biases and normalisation parameters are never pruned; a weight shared by two layers counts once. A frozen weight
-    (`requires_grad=False`) is pruned like any other: it then keeps its value or is zero, and is never trained.
+    They come in order of definition, without biases and normalisation parameters; a weight shared by two layers counts
+    once. A frozen weight (`requires_grad=False`) is pruned like any other: it then keeps its value or is zero, and is
+    never trained.
     """
     layers = {name for name, layer in net.named_modules() if isinstance(layer, _LAYERS)}
     weights = {f"{name}.weight".removeprefix(".") for name in layers}
@@ -34,19 +35,6 @@ def whole(net: nn.Module) -> dict[str, Tensor]:
     return {name: weight for name, weight in net.named_parameters() if weight.ndim > 1 and name not in pruned}
 
 
-def left_whole(net: nn.Module) -> str | None:
-    """A sentence on the weights that pruning leaves as they are; None if there are none.
-
-    >>> left_whole(nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 4)))
-    'never pruned, and not in its density: 0.weight, 50 % of all parameters'
-    """
-    left = whole(net)
-    if not left:
-        return None
-    share = sum(weight.numel() for weight in left.values()) / sum(weight.numel() for weight in net.parameters())
-    return f"never pruned, and not in its density: {_some(left)}, {100 * share:.3g} % of all parameters"
-
-
 def nothing_to_prune(net: nn.Module) -> str:
     """Why a network has no prunable weight.
 
@@ -56,12 +44,17 @@ def nothing_to_prune(net: nn.Module) -> str:
     if left := whole(net):
         return (
             "there is nothing to prune: only weights that are parameters of linear and convolutional layers themselves "
-            f"can be pruned, and its own are {_some(left)}"
+            f"can be pruned, and its own are {some(left)}; prune.include names further weights"
         )
     return "it has no linear or convolutional layer, so there is nothing to prune"
 
 
-def _some(names: Iterable[str]) -> str:
+def some(names: Iterable[str]) -> str:
+    """The first three names, and how many more there are.
+
+    >>> some("abcde")
+    'a, b, c and 2 more'
+    """
     listed = list(names)
     return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
 

@@ -83,7 +83,7 @@ def dense_round(recipe: Recipe, seed: int, train: Train, passing: Sequence[int] 
 def dense_ticket(recipe: Recipe, seed: int) -> Ticket:
     """The dense network at initialisation: what round 0 of every arm begins with."""
     state = initial(recipe, Streams(seed).init)
-    names = _masks.prunable(recipe.sample.net)
+    names = recipe.prunable(recipe.sample.net)
     return Ticket(state, _masks.dense({name: state[name] for name in names}))
 
 

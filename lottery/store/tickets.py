@@ -29,6 +29,7 @@ from lottery.foundations.files import Damaged, read_tensors, write_tensors
 from lottery.foundations.seeds import Streams
 from lottery.pruning import masks as _masks
 from lottery.pruning.masks import Masks
+from lottery.pruning.prunable import Prunable
 from lottery.training.states import State
 
 FORMAT, VERSION = "lottery ticket", 1
@@ -108,9 +109,9 @@ def seed_of(draw: Sequence[Any], seed: int) -> int:
     raise ValueError(f"draw={draw!s:.40} is no draw of a network's weights; known are ['init'] and ['reinit', round]")
 
 
-def unfit(start: Mapping[str, Tensor], masks: Masks, net: nn.Module) -> list[str]:
+def unfit(start: Mapping[str, Tensor], masks: Masks, net: nn.Module, prunable: Prunable) -> list[str]:
     """Where a ticket doesn't fit a network: names, shapes and types of its tensors and masks."""
-    weights = _masks.prunable(net)
+    weights = prunable(net)
     shapes, places = ({name: str(list(t.shape)) for name, t in of.items()} for of in (masks, weights))
     pairs = [("", _kinds(start), _kinds(net.state_dict())), ("the mask of ", shapes, places)]
     return [

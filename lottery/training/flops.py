@@ -9,7 +9,8 @@ from typing import cast
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lottery.pruning.masks import Masks, layer_densities, prunable
+from lottery.pruning.masks import Masks, layer_densities
+from lottery.pruning.prunable import Prunable
 from lottery.training.modules import Module
 
 
@@ -29,8 +30,8 @@ class Flops:
         return Flops(self.dense * times, self.scaled * times)
 
 
-def by_weight(module: Module, inputs: Tensor, targets: Tensor) -> dict[str, float]:
-    """FLOPs per example of a forward and a backward pass, by name of a layer's weight; "" is the whole network.
+def by_weight(module: Module, inputs: Tensor, targets: Tensor, prunable: Prunable) -> dict[str, float]:
+    """FLOPs per example of a forward and a backward pass, by name of a prunable weight; "" is the whole network.
 
     Layers are in the order in which the forward pass last calls them, after those that it does not call.
 
@@ -38,7 +39,8 @@ def by_weight(module: Module, inputs: Tensor, targets: Tensor) -> dict[str, floa
     products only: it counts the backward pass of grouped convolutions as if they were not grouped, and attributes the
     FLOPs of parallel branches, such as a shortcut's, to both. A layer that is called through a function, as the output
     of attention is, counts for the network but under no name, so it costs the same at every density; a convolution
-    called that way is not counted.
+    called that way is not counted. Weights of a recurrent layer, or of a user's own class, count for the network only
+    as well. Looking up an embedding costs nothing.
     """
     names = {id(weight): name for name, weight in prunable(module.net).items()}
     counts: dict[str, float] = {}
@@ -61,7 +63,7 @@ def by_weight(module: Module, inputs: Tensor, targets: Tensor) -> dict[str, floa
         module.loss(module(inputs), targets).backward()
     for hook in hooks:
         hook.remove()
-    products = {str(name): count for name, count in counter.get_flop_counts()["Global"].items()}
+    products = {str(name): count for name, count in counter.get_flop_counts().get("Global", {}).items()}
     others = sum(count for name, count in products.items() if "convolution" not in name)
     uncalled = dict.fromkeys((name for name in names.values() if name not in counts), 0.0)
     return {**uncalled, **counts, "": others / len(inputs) + convolutions}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lottery.pruning import masks as _masks
@@ -21,7 +21,7 @@ class Holding:
     """
 
     def __init__(self, net: nn.Module, masks: Masks, optimizer: Optimizer, elsewhere: Collection[str] = ()) -> None:
-        self.weights = _masks.prunable(net)
+        self.weights: dict[str, Tensor] = dict(net.named_parameters())
         self._elsewhere = frozenset(elsewhere)
         # An optimizer that reads across weights, to clip a norm for one, must not see gradients of pruned weights.
         self._across = type(optimizer) not in sparse.ELEMENTWISE or bool(optimizer._optimizer_step_pre_hooks)

@@ -14,7 +14,8 @@ from torch.optim import Optimizer
 from lottery.data.examples import Data
 from lottery.foundations.durations import Steps
 from lottery.foundations.seeds import seeded
-from lottery.pruning.masks import Masks, prunable
+from lottery.pruning.masks import Masks
+from lottery.pruning.prunable import Prunable
 from lottery.training import flops, sparse
 from lottery.training.hardware import Hardware
 from lottery.training.learning_rates import LearningRate, constant, warmed_up
@@ -69,6 +70,8 @@ class Recipe:
     budget: Budget
     numerics: Numerics = field(default_factory=Numerics)
     hardware: Hardware = field(default_factory=Hardware)
+    prunable: Prunable = field(default_factory=Prunable)
+    """gives a network's prunable weights by name"""
 
     @cached_property
     def sample(self) -> Module:
@@ -87,7 +90,7 @@ class Recipe:
     def share(self, masks: Masks) -> float:
         """FLOPs of a step under masks over those of a dense one, in [0, 1]."""
         flops_of = self.flops(masks)
-        return flops_of.scaled / flops_of.dense
+        return flops_of.scaled / flops_of.dense if flops_of.dense else 1.0  # of embeddings alone none are counted
 
     def sparse_weights(self, masks: Masks) -> tuple[str, ...]:
         """Names of the weights that train on their kept values alone under masks.
@@ -106,8 +109,10 @@ class Recipe:
         """Name of the output layer's weight: the last in the forward pass, wherever it is defined.
 
         If the layer that is defined last is never called as a layer, it can't be told when it runs, and it is taken.
+        It has no mask where `prune.exclude` leaves it whole, so that no other layer is taken for it.
         """
-        last = list(prunable(self.sample.net))[-1]
+        weights = self.prunable.all(self.sample.net)
+        last = ([name for name, weight in weights.items() if weight.ndim > 1] or list(weights))[-1]
         return [name for name in self._flops if name][-1] if self._flops[last] else last
 
     @cached_property
@@ -117,7 +122,7 @@ class Recipe:
             module = self.build(0)
             optimizer = self.optimizer(module.net.parameters())
             try:
-                sparse.try_out(module, optimizer, *next(batches))
+                sparse.try_out(module, optimizer, *next(batches), self.prunable)
             except Exception:  # a user's network may raise anything
                 return False
         return True
@@ -125,7 +130,7 @@ class Recipe:
     @cached_property
     def _flops(self) -> dict[str, float]:
         with self.numerics.entered(), seeded(0), closing(self.data.evaluation("train", 2)) as batches:
-            return flops.by_weight(self.build(0), *next(batches))
+            return flops.by_weight(self.build(0), *next(batches), self.prunable.all)
 
 
 @dataclass(frozen=True)

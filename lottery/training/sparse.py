@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
-from lottery.pruning.masks import prunable
+from lottery.pruning.prunable import Prunable
 from lottery.training.modules import Module
 
 BREAK_EVEN = 0.2
@@ -65,7 +65,14 @@ def install(net: nn.Module, masks: Mapping[str, Tensor], names: tuple[str, ...])
         setattr(module, attribute, SparseLinear(getattr(module, attribute), masks[name]))
 
 
-def try_out(module: Module, optimizer: Optimizer, inputs: Tensor, targets: Tensor, everywhere: bool = False) -> None:
+def try_out(
+    module: Module,
+    optimizer: Optimizer,
+    inputs: Tensor,
+    targets: Tensor,
+    prunable: Prunable,
+    everywhere: bool = False,
+) -> None:
     """Runs a batch forward and backward with every layer sparse that may ever be; the layers stay sparse.
 
     Raises whatever the network raises, and ValueError if a sparse layer gets no gradient.

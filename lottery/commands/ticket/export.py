@@ -14,7 +14,7 @@ import torch
 from lottery.algorithm import play
 from lottery.commands.ticket.placing import here, placed
 from lottery.config.build import build
-from lottery.config.cell_config import CellConfig, recorded
+from lottery.config.cell_config import CellConfig, patterns, recorded
 from lottery.config.groups import SCIENCE_GROUPS, TRAINING_GROUPS, chosen
 from lottery.config.options import options_of, parent_of
 from lottery.config.user_code import user_code
@@ -119,6 +119,7 @@ def _info(job: Recorded, cell: Cell, current: Round, phase: Phase) -> dict[str, 
     """What the file says, but for what depends on the trained weights and on the start."""
     config, recipe = job.config, cell.study.recipe
     kept = chosen((*SCIENCE_GROUPS, "arm", "hardware", "stop", "seed"), config)
+    kept |= {"prune": config["prune"]} if patterns(config) else {}
     if "root" in config["data"]:  # whose files they were is nobody's business
         kept["data"] = {**config["data"], "root": None}
     return {

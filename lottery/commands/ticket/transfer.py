@@ -42,12 +42,13 @@ def arguments(saved: Saved, given: Sequence[str], trust: tuple[str, ...] = ()) -
     recipe = chosen(SCIENCE_GROUPS, config)
     choices = [f"{group}={_nearest(group, node, options)}" for group, node in recipe.items()]
     settings: list[str] = []
-    for groups in (["data"], [g for g in (*recipe, "stop") if g != "data"]):  # others may depend on the data
+    whole = [*recipe, "stop", *(["prune"] if "prune" in config else [])]
+    for groups in (["data"], [g for g in whole if g != "data"]):  # others may depend on the data
         [job] = cell_configs([*flags, *choices, *settings])
         for group in groups:
             settings += changes(group, job.config[group], config[group])
     [job] = cell_configs([*flags, *choices, *settings])
-    if left := [word for group in (*recipe, "stop") for word in changes(group, job.config[group], config[group])]:
+    if left := [word for group in whole for word in changes(group, job.config[group], config[group])]:
         raise Refused(f"{saved.path}: its recipe can't be written as a command: {left[0]} does not say it")
     kept = [word for word in [*choices, *settings] if not _overruled(word.lstrip("+~").partition("=")[0], said)]
     return [*own, *kept, *given]

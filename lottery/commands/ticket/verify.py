@@ -62,7 +62,7 @@ def verified(
     if recipe.data.digest != info["digests"]["data"]:
         raise Refused(f"{saved.path}: was trained on other data than this; say where that lies with data.root=DIR")
     start = drawn(saved, trust)
-    fitting(saved.path, unfit(start, saved.masks, recipe.sample.net))
+    fitting(saved.path, unfit(start, saved.masks, recipe.sample.net, recipe.prunable))
     ticket = Ticket.of(start, saved.masks)
     if digest(ticket.state) != info["digests"]["ticket"]:
         raise Refused(f"{saved.path}: its start weights under its masks are not the ticket of its digest")
