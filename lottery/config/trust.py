@@ -13,7 +13,7 @@ import yaml
 from lottery.config.groups import CONF, GROUPS
 from lottery.foundations.digests import leaves
 from lottery.foundations.errors import Refused
-from lottery.foundations.rooms import defined, roomed
+from lottery.foundations.rooms import defined, homes, roomless
 
 
 def trusted(where: Path | str, config: Mapping[str, Any], packages: tuple[str, ...] = ()) -> None:
@@ -29,10 +29,7 @@ def trusted(where: Path | str, config: Mapping[str, Any], packages: tuple[str, .
             raise Refused(f"{where}: config.{'.'.join(key)}={value[:60]!r} is no plain value")
         if name != "_target_":
             continue
-        try:
-            known = isinstance(value, str) and roomed(value) in callable_in().get(group, ())
-        except ValueError as error:
-            raise Refused(f"{where}: config.{'.'.join(key)}={error}") from error
+        known = isinstance(value, str) and roomless(value) in callable_in().get(group, ())
         if not known and not any(f"{value}.".startswith(f"{package}.") for package in packages):
             package = str(value).partition(".")[0]
             raise Refused(
@@ -43,15 +40,13 @@ def trusted(where: Path | str, config: Mapping[str, Any], packages: tuple[str, .
 
 @cache
 def callable_in() -> dict[str, frozenset[str]]:
-    """By group, all public functions of the modules of ours whose functions our yamls name there."""
+    """By group, without their rooms, all public functions of the modules whose functions our own yamls name there."""
     found: dict[str, set[str]] = {}
     for path in CONF.rglob("*.yaml"):
         group = path.parent.relative_to(CONF).as_posix()
         node = yaml.safe_load(path.read_text()) or {}
         for key, value in leaves(node if group in (".", "experiment") else {group: node}):
             if key[-1] == "_target_" and key[0] in (*GROUPS, "stop"):
-                module = roomed(value).rpartition(".")[0]
-                found.setdefault(key[0], set()).update(
-                    {roomed(value)}, (f"{module}.{name}" for name in defined(module))
-                )
+                beside = (f"{module}.{name}" for module in homes(value) for name in defined(module))
+                found.setdefault(key[0], set()).update(map(roomless, (value, *beside)))
     return {group: frozenset(targets) for group, targets in found.items()}
