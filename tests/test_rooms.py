@@ -76,7 +76,7 @@ def test_what_two_modules_might_mean_and_what_none_does() -> None:
         roomed("lottery.twice.one")
     with pytest.raises(Refused, match=f"^{re.escape(f'scope._target_={said}')}$"):
         target_of("scope", {"_target_": "lottery.twice.one"})
-    with pytest.raises(Refused, match=r"^a\.ticket: config\.scope\._target_=lottery\.twice\.one is no scope of lottery's own"):
+    with pytest.raises(Refused, match=r"^a\.ticket: config\.scope\._target_=lottery\.twice\.one is no scope of "):
         trusted("a.ticket", {"scope": {"_target_": "lottery.twice.one"}})
     assert roomless("lottery.pruning.criteria.magnitude") == "lottery.criteria.magnitude"
     assert homes("lottery.nosuch.one") == []
