@@ -13,7 +13,7 @@ from lottery.config.build import build
 from lottery.config.compose import jobs
 from lottery.config.nodes import make
 from lottery.pruning.masks import dense, prunable
-from lottery.running.cell import run
+from lottery.running.cell import record_cell
 from lottery.store.entries import Store
 from lottery.store.folder import NAME
 from lottery.store.ledger import Ledger
@@ -192,7 +192,7 @@ def ledgers(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[dict
 
     def lines(*overrides: str) -> list[dict[str, Any]]:
         cell = build(jobs([*TINY, *HALVES, *overrides])[0])
-        run(cell, folder / cell.label, Store(folder / "store"))
+        record_cell(cell, folder / cell.label, Store(folder / "store"))
         return Ledger(folder / cell.label / NAME).lines()
 
     return lines

@@ -259,7 +259,7 @@ def test_what_is_needed_can_not_be_told_while_a_cell_is_played(linked: Path) -> 
     (linked.parent / "disk/study/imp/itself").unlink()
     with leases.hold(linked.parent / "other/arm/seed1"), pytest.raises(Refused) as refused:
         needed([linked])
-    who = f"process {os.getpid()} on {leases.identity()['host']}"
+    who = f"process {os.getpid()} on {leases.this_process()['host']}"
     assert str(refused.value) == (
         f"{linked / 'here/one_shot/seed1'}: {who} works there, and what it trains is in no ledger yet; "
         "wait until it has ended"

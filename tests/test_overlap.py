@@ -17,7 +17,7 @@ from lottery.config.compose import jobs
 from lottery.pruning.masks import Masks, shuffled
 from lottery.reports.overlap import FILE, by_chance, compare, publish, shared
 from lottery.reports.results import read
-from lottery.running.launch import play
+from lottery.running.launch import run_cell
 from lottery.store.folder import NAME
 from lottery.store.ledger import Ledger
 from tests.conftest import TINY
@@ -85,7 +85,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for arm in ARMS:
         for seed in SEEDS:
             job = jobs([*TINY, "schedule.keep=0.5", f"arm={arm}", f"seed={seed}", f"out={out}"])[0]
-            play(job)
+            run_cell(job)
     return job.folder.parent.parent
 
 

@@ -455,7 +455,7 @@ def test_a_heartbeat_says_how_far_and_how_long(
     view.advanced(part(0), 10, None)
     first = heard(tmp_path)  # at once: it tells a cell that has begun from one that waits
     assert (first["step"], first["seconds_left"], first["job"]) == (10, None, None)
-    assert (first["host"], first["pid"]) == (leases.identity()["host"], os.getpid())
+    assert (first["host"], first["pid"]) == (leases.this_process()["host"], os.getpid())
     assert first["at"].endswith("+00:00")
     assert len(first["at"]) == 25
     for step in (20, 40):  # the pace is taken from here on: 5 steps/s
@@ -555,10 +555,10 @@ def test_status_of_a_cell_while_it_trains_and_after(
             seen.append(row(look(folder), None))
 
     one = cell()
-    study.run(one, folder, Store(tmp_path / "runs" / "store"), [Progress(one, folder), Looks()])
+    study.record_cell(one, folder, Store(tmp_path / "runs" / "store"), [Progress(one, folder), Looks()])
     assert {texts[2] for texts in seen} == {"running", "finished"}
     assert seen[0][3] == "0/3"
-    assert seen[0][4] == leases.identity()["host"]
+    assert seen[0][4] == leases.this_process()["host"]
     assert seen[0][7].startswith("round 0, step ")
     assert [texts[2] for texts in seen].index("finished") == len(seen) - 1
     assert {texts[3] for texts in seen} == {"0/3", "1/3", "2/3", "3/3"}

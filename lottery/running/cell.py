@@ -18,7 +18,7 @@ from lottery.store import leases
 from lottery.store.entries import Entry, Store
 from lottery.store.folder import NAME
 from lottery.store.ledger import Ledger
-from lottery.store.line import circumstances, describe
+from lottery.store.line import circumstances, line_of
 from lottery.store.phases import phase_of, specification
 from lottery.training.fit import fit
 from lottery.training.loop import Diverged
@@ -35,7 +35,7 @@ class Callback(Protocol):
         """A round is in the ledger; `rows` are all its evaluations."""
 
 
-def run(
+def record_cell(
     cell: Cell,
     folder: Path,
     store: Store,
@@ -53,12 +53,12 @@ def run(
         ledger.expect(about(cell))
         for each, found in asked.values():
             found.expect(about(cell) | {"analysis": each.setting})
-        phases = Phases(cell, store, callbacks, lease.glance)
+        phases = TrainOnce(cell, store, callbacks, lease.glance)
         for current in play(study.recipe, study.pruning, cell.arm, cell.seed, phases):
             started = time.time()
             for recorded in (ledger, *(found for _, found in asked.values())):
                 phases.expect(recorded, current)
-            line = describe(cell, current)  # trains the round
+            line = line_of(cell, current)  # trains the round
             line["run"] = circumstances(current, started) | {"drew": phases.drew(but=line["phase"])}
             lease.check()
             ledger.record(line)
@@ -79,7 +79,7 @@ def _only_while_ours(lease: leases.Lease) -> Iterator[None]:
         raise
 
 
-class Phases:
+class TrainOnce:
     """Trains the rounds of a cell through the store; `check` may raise to stop it."""
 
     def __init__(
@@ -114,7 +114,7 @@ class Phases:
             entry = self.store.obtain(
                 spec(phase),
                 phase.masks,
-                lambda desk: fit(study.recipe, phase, desk, waypoints, watch, evaluate=current.until is None),
+                lambda keeper: fit(study.recipe, phase, keeper, waypoints, watch, evaluate=current.until is None),
                 waypoints,
             )
         except Diverged as error:
@@ -152,7 +152,7 @@ def unlike(was: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list[str]:
     return [f"{key} {before.get(key)} there, {after.get(key)} now" for key in causes]
 
 
-def analyse(asked: Asked, ledger: Ledger, phases: Phases, current: Round, line: Mapping[str, Any]) -> None:
+def analyse(asked: Asked, ledger: Ledger, phases: TrainOnce, current: Round, line: Mapping[str, Any]) -> None:
     """Records what an analysis finds of a round, once: on another kind of node a last digit might differ.
 
     Raises LedgerError, before it trains anything, if the ledger has the round of another line or other settings.

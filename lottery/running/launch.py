@@ -24,7 +24,7 @@ from lottery.config.nodes import make
 from lottery.foundations.errors import Lost, Refused, describe
 from lottery.foundations.files import write_whole
 from lottery.foundations.job import Task, here
-from lottery.running.cell import Callback, run
+from lottery.running.cell import Callback, record_cell
 from lottery.running.progress import Progress
 from lottery.running.slurm import tasks
 from lottery.running.slurm.attempts import Attempts
@@ -70,7 +70,7 @@ def attempt(job: Job, mine: Task | None) -> None:
     """Plays a cell; what goes wrong is left in `error.txt`."""
     try:
         (job.folder / ERROR).unlink(missing_ok=True)
-        play(job, mine)
+        run_cell(job, mine)
     except Lost as lost:  # what is written there from now on is another's
         print(f"{job.label} seed {job.seed}: {lost}", file=sys.stderr, flush=True)
     except (Exception, SystemExit) as error:  # the second from a user's own code
@@ -79,7 +79,7 @@ def attempt(job: Job, mine: Task | None) -> None:
         leave_error(job.folder, sentence, traceback.format_exc())
 
 
-def play(job: Job, mine: Task | None = None) -> None:
+def run_cell(job: Job, mine: Task | None = None) -> None:
     """Builds, checks and runs a cell, with all that hears of it; `mine` is this process as a task of Slurm's."""
     callbacks: list[Callback] = []
     waiting: leases.Waiting = nullcontext
@@ -102,7 +102,7 @@ def play(job: Job, mine: Task | None = None) -> None:
     failed = True
     try:
         with _together(job, mine):
-            run(cell, job.folder, store, callbacks, analyses)
+            record_cell(cell, job.folder, store, callbacks, analyses)
         write_whole(job.folder / CONFIG, saved.encode())
         failed = False
     finally:

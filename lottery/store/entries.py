@@ -28,7 +28,7 @@ from lottery.foundations.errors import Lost
 from lottery.foundations.files import Damaged, read_tensors, write_tensors, write_whole
 from lottery.pruning.masks import Masks, pack, unpack
 from lottery.store import leases
-from lottery.store.keeper import CHECKPOINT, Desk
+from lottery.store.keeper import CHECKPOINT, FolderKeeper
 from lottery.training.recipes import Row, Trained
 from lottery.training.states import State
 
@@ -60,7 +60,7 @@ class Store:
         self,
         spec: Mapping[str, Any],
         masks: Masks,
-        train: Callable[[Desk], Trained],
+        train: Callable[[FolderKeeper], Trained],
         waypoints: Mapping[int, Mapping[str, Any]] | None = None,
     ) -> Entry:
         """The phase of this specification: from the store, or trained here, or by another process meanwhile.
@@ -71,7 +71,7 @@ class Store:
         """
 
         def keep(step: int, state: State) -> None:
-            self.publish((waypoints or {})[step], state, masks, [], executed=0)
+            self.put((waypoints or {})[step], state, masks, [], executed=0)
 
         key, entry = digest_of(spec), None
         while entry is None:  # again if the phase was lost to another process: that one's result is then waited for
@@ -80,7 +80,9 @@ class Store:
                 entry = turn
             else:
                 with turn as lease:
-                    entry = self.find(key) or self._trained(spec, masks, train, Desk(self.root / key, lease, keep))
+                    entry = self.find(key) or self._trained(
+                        spec, masks, train, FolderKeeper(self.root / key, lease, keep)
+                    )
                     if entry:
                         (self.root / key / CHECKPOINT).unlink(missing_ok=True)
                         leases.clear(self.root / key)
@@ -104,24 +106,24 @@ class Store:
             return watch.until(look)
 
     def _trained(
-        self, spec: Mapping[str, Any], masks: Masks, train: Callable[[Desk], Trained], desk: Desk
+        self, spec: Mapping[str, Any], masks: Masks, train: Callable[[FolderKeeper], Trained], keeper: FolderKeeper
     ) -> Entry | None:
         """Trains and publishes a phase under its lease; None if that was lost meanwhile."""
-        for torn in desk.folder.glob(f".{CHECKPOINT}.*"):  # a kill while it was being written
+        for torn in keeper.folder.glob(f".{CHECKPOINT}.*"):  # a kill while it was being written
             torn.unlink(missing_ok=True)
         try:
-            trained = train(desk)
-            desk.lease.check()
+            trained = train(keeper)
+            keeper.lease.check()
         except Lost as lost:
-            if lost.folder != desk.folder:  # the whole cell
+            if lost.folder != keeper.folder:  # the whole cell
                 raise
             _log.warning(f"{lost}; waiting for its result")
             return None
-        executed = desk.lease.note
-        self.publish(spec, trained.state, masks, trained.rows, executed)
-        return Entry(trained.state, trained.rows, desk.folder.name, masks, executed, reused=False)
+        executed = keeper.lease.note
+        self.put(spec, trained.state, masks, trained.rows, executed)
+        return Entry(trained.state, trained.rows, keeper.folder.name, masks, executed, reused=False)
 
-    def publish(self, spec: Mapping[str, Any], state: State, masks: Masks, rows: list[Row], executed: int) -> None:
+    def put(self, spec: Mapping[str, Any], state: State, masks: Masks, rows: list[Row], executed: int) -> None:
         """Writes a finished phase; its metadata last, since that is what makes it finished."""
         folder = self.root / digest_of(spec)
         folder.mkdir(parents=True, exist_ok=True)

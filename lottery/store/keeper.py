@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 CHECKPOINT = "checkpoint.safetensors"
 
 
-class Desk:
+class FolderKeeper:
     """The checkpoint of a phase, in its folder and under its lease; `pass_by` takes the state at a step in passing."""
 
     def __init__(self, folder: Path, lease: leases.Lease, pass_by: Callable[[int, State], None]) -> None:

@@ -39,7 +39,7 @@ Waiting = Callable[[], AbstractContextManager[Any]]
 """entered while somebody else's work has to be waited for"""
 
 
-def identity() -> dict[str, Any]:
+def this_process() -> dict[str, Any]:
     """Who this process is: host for people; boot, pid namespace, pid and start time for telling life from death.
 
     A job of Slurm's and its number of restarts tell which of two attempts at it Slurm believes in: the later one.
@@ -65,7 +65,7 @@ class Lease:
     def __init__(self, folder: Path, number: int, inherited: int) -> None:
         self.folder, self.number, self.inherited = folder, number, inherited
         self.note = inherited
-        self._owner, self._beat, self._released = identity(), 0, False
+        self._owner, self._beat, self._released = this_process(), 0, False
         self._glanced = -math.inf
         self._lock, self._done = threading.Lock(), threading.Event()
         self._file: int | None = None
@@ -175,7 +175,7 @@ class Watch:
             return time.monotonic() - self._since > DEAD_AFTER
         if content["released"]:
             return True
-        owner, here = content["owner"], identity()
+        owner, here = content["owner"], this_process()
         if here["job"] and owner.get("job") and owner["job"][0] == here["job"][0] and owner["job"][1] < here["job"][1]:
             return True  # its node was given up; if it lives on, it will see our number
         if owner["place"] == here["place"] and owner["started"] is not None:
@@ -207,7 +207,11 @@ def held(folder: Path) -> bool:
     path = folder / f"lease.{number}"
     content = _read(path)
     with suppress(FileNotFoundError):  # its work has just ended
-        if content and content["owner"]["place"] != identity()["place"] and time.time() - path.stat().st_mtime > 86400:
+        if (
+            content
+            and content["owner"]["place"] != this_process()["place"]
+            and time.time() - path.stat().st_mtime > 86400
+        ):
             return False
     return not Watch(folder)._over(number, content)
 

@@ -18,7 +18,7 @@ from lottery.training.modules import headline_of
 from lottery.training.recipes import Row
 
 
-def describe(cell: Cell, current: Round) -> dict[str, Any]:
+def line_of(cell: Cell, current: Round) -> dict[str, Any]:
     """The ledger line of a round, without `run`: equal however the round came about."""
     entry, found = current.trained, current.ticket.masks
     assert isinstance(entry, Entry)
