@@ -13,7 +13,8 @@ import pytest
 
 from lottery.foundations.errors import Lost
 from lottery.store import leases
-from lottery.store.leases import Watch, clear, held, hold, this_process
+from lottery.store.leases import Watch, clear, held, hold
+from lottery.store.owners import start_time, this_process
 
 ELSEWHERE = {"host": "elsewhere", "place": ["another boot", "pid:[1]"], "pid": 1, "started": "1"}
 
@@ -173,7 +174,7 @@ def test_a_process_that_vanishes_while_it_is_looked_up_is_dead(monkeypatch: pyte
         raise ProcessLookupError(3, "No such process")
 
     monkeypatch.setattr(Path, "read_text", vanish)
-    assert leases._start_time(1) is None
+    assert start_time(1) is None
 
 
 def test_an_owner_elsewhere_is_followed_when_its_beat_stops(tmp_path: Path, clock: Clock) -> None:

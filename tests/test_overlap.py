@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from lottery.commands.overlap import FILE, publish
 from lottery.config.compose import jobs
 from lottery.pruning.masks import Masks, shuffled
-from lottery.reports.overlap import FILE, by_chance, compare, publish, shared
+from lottery.reports.overlap import by_chance, compare, shared
 from lottery.reports.results import read
 from lottery.running.launch import run_cell
 from lottery.store.folder import NAME

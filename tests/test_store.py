@@ -38,7 +38,8 @@ from lottery.rounds.round import Round, dense_ticket
 from lottery.rounds.study import Cell
 from lottery.running.cell import record_cell
 from lottery.store import leases, phases
-from lottery.store.entries import DAY, TWO_WEEKS, Entry, Store
+from lottery.store.collection import DAY, TWO_WEEKS, collect, size
+from lottery.store.entries import Entry, Store
 from lottery.store.folder import NAME
 from lottery.store.keeper import FolderKeeper
 from lottery.store.ledger import Ledger
@@ -366,7 +367,7 @@ def test_gc_removes_what_a_machine_that_is_gone_has_left(tmp_path: Path) -> None
         lease.write_text(json.dumps({"owner": owner, "note": 0, "beat": 3, "released": False}))
         for path in (lease, folder):
             os.utime(path, (time.time() - days * 86400,) * 2)
-    assert Store(tmp_path).gc(set())[0] == 1
+    assert collect(Store(tmp_path), set())[0] == 1
     assert [path.name for path in tmp_path.iterdir()] == ["young"]
 
 
@@ -659,10 +660,10 @@ def test_gc_keeps_what_ledgers_need_and_what_lives(cell: Callable[..., Cell], tm
     with leases.hold(store.root / "working"):
         aged(store.root / "stale", TWO_WEEKS + 60)
         aged(store.root / "working", TWO_WEEKS + 60)
-        before = store.size()
-        removed, freed, young = store.gc(needed)
+        before = size(store.root)
+        removed, freed, young = collect(store, needed)
         assert (removed, young) == (4, 0)
-        assert freed == before - store.size() > 2000
+        assert freed == before - size(store.root) > 2000
         assert {path.name for path in store.root.iterdir()} == kept | {"fresh", "working"}
     steps = executed(store)
     record_cell(rewound, tmp_path / "b", store)
@@ -670,7 +671,7 @@ def test_gc_keeps_what_ledgers_need_and_what_lives(cell: Callable[..., Cell], tm
     assert ledger(tmp_path / "b") == ledger(tmp_path / "a")
     for key in kept:
         aged(store.root / key, DAY + 60)
-    assert store.gc(set())[0] == len(kept)
+    assert collect(store, set())[0] == len(kept)
     assert {path.name for path in store.root.iterdir()} == {"fresh", "working"}
 
 
@@ -678,7 +679,7 @@ def test_gc_leaves_what_is_younger_than_a_day_and_what_an_unfinished_phase_has_p
     store = filled(tmp_path)
     for seconds, found in ((DAY - 60, (0, 0, 1)), (DAY + 60, (1, 3, 0))):
         aged(tmp_path / KEY, seconds)
-        removed, freed, young = store.gc(set())
+        removed, freed, young = collect(store, set())
         assert (removed, bool(freed), young) == (found[0], bool(found[1]), found[2])
     # the state that a phase passed two days ago, while a job waits in a queue to go on with the phase
     (tmp_path / KEY).mkdir()
@@ -687,10 +688,10 @@ def test_gc_leaves_what_is_younger_than_a_day_and_what_an_unfinished_phase_has_p
     store.put(passed, state(), masks(), [], executed=0)
     for path in tmp_path.iterdir():
         aged(path, 2 * DAY)
-    assert store.gc(set()) == (0, 0, 0)
+    assert collect(store, set()) == (0, 0, 0)
     assert {path.name for path in tmp_path.iterdir()} == {KEY, digest_of(passed)}
     aged(tmp_path / KEY, TWO_WEEKS + 60)
-    assert store.gc(set())[0] == 2
+    assert collect(store, set())[0] == 2
     assert list(tmp_path.iterdir()) == []
 
 
@@ -721,9 +722,9 @@ def test_a_store_is_measured_and_cleaned_beside_processes_that_change_it(
         while not (tmp_path / ("4" * 64)).exists():
             assert time.monotonic() < deadline
         for _ in range(100):
-            assert store.size() >= 1
+            assert size(store.root) >= 1
             assert store.entries().keys() == {KEY}
-            assert store.gc({KEY})[0] == 0
+            assert collect(store, {KEY})[0] == 0
     finally:
         busy.kill()
         busy.wait()

@@ -1,10 +1,11 @@
-"""A command line from end to end: compose, check, launch, report, and say what is missing.
+"""`lottery run`: a command line from end to end: compose, check, launch, report, and say what is missing.
 
 What needs PyTorch is imported when there is something to train: looking at a finished study takes a second.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import shlex
 import sys
@@ -14,15 +15,73 @@ from typing import Any
 
 from lottery.commands.report import publish
 from lottery.config.cell_config import Job
-from lottery.config.compose import by_experiment, composed
 from lottery.foundations.errors import Refused, describe
 from lottery.foundations.job import here
 from lottery.running.slurm import attempts, preemption
 from lottery.store.folder import ERROR, error_left
 
+EXAMPLES = """examples:
+  lottery run experiment=demo                                 a whole study, about a minute
+  lottery run experiment=fc2019_lenet data=mnist --plan       what it would train, and for how long
+  lottery run model=lenet_300_100 data=digits arm=imp seed=3,4 schedule.rounds=12 -m
+  lottery status runs/demo-digits-*                           what runs, waits, failed, and is left to do
+  lottery report runs/demo-digits-*                           table and figure again, from the ledgers
+  lottery verdict experiments/frankle_carbin_2019             a paper's claims, and whether they hold
+"""
+
+HELP = """usage: lottery run [GROUP=NAME ...] [KEY=VALUE ...] [-m] [--plan]
+
+Trains, prunes and rewinds until every cell asked for is in its ledger, then reports. The same command goes on
+where it was interrupted, and trains nothing that is in the store.
+
+  experiment=NAME     a recipe with its own sweep over arms and seeds; `lottery list experiment` names them
+  model=NAME ...      any other group: `lottery list` names groups and what is in them
+  KEY=VALUE           a setting; +KEY=VALUE adds one that the yaml lacks, ~KEY takes one out. Stable keys:
+                        out store seed data.root data.batch_size data.val_size data.augment model._target_
+                        optimizer.lr optimizer.decay optimizer.clip_norm budget.steps schedule.rounds
+                        arm.rewind arm.parent stop.density stop.below_dense numerics.precision
+                        numerics.sparse hardware.devices tracking.mode
+                      durations are 500 or 500it (optimizer steps) or 2ep (epochs)
+  arm=a,b seed=0,1 -m sweeps: one cell for each combination
+  hydra.mode=RUN      one cell of an experiment: lottery run experiment=demo hydra.mode=RUN arm=imp seed=0
+  --plan              trains nothing, but reads the data: what would be trained or reused, and for how long
+  --cfg job           prints the configuration; --config-dir DIR adds a folder of yours; further flags: --hydra-help
+
+"""
+
+
+def add_to(commands: Any) -> None:
+    """Adds the command to a parser, for its line in `lottery --help`; what its arguments mean is for Hydra to say."""
+    parser = commands.add_parser("run", help="run a study or a cell; the arguments are Hydra overrides", add_help=False)
+    parser.add_argument("overrides", nargs=argparse.REMAINDER)
+    parser.set_defaults(call=lambda args: main(args.overrides))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs what the arguments of `lottery run` ask for, or only shows its help, its configuration or its plan."""
+    if not arguments or {"--help", "-h"} & set(arguments):
+        print(HELP + EXAMPLES, end="")
+        return 0
+    # argparse, by which Hydra reads its flags, takes overrides before them only
+    words = sorted(arguments, key=lambda word: word.startswith("-") or not ("=" in word or word.startswith("~")))
+    if {"--cfg", "-c", "--hydra-help", "--info", "-i", "--shell-completion", "-sc"} & set(words):
+        from lottery.running.launch import launch
+
+        launch(words)
+        return 0
+    if "--plan" in words:
+        from lottery.commands.plan import show
+        from lottery.config.compose import jobs
+
+        show(jobs([word for word in words if word != "--plan"]))
+        return 0
+    return run(words)
+
 
 def run(arguments: list[str]) -> int:
     """Runs every cell that a command line asks for and is not finished; returns the exit code."""
+    from lottery.config.compose import composed
+
     mine = here()
     if mine and mine.step:  # else it is for the batch script to say whether its job is to be queued again
         preemption.guard(mine)
@@ -69,6 +128,7 @@ def _complete(arguments: list[str], cells: Sequence[Job], launcher: Mapping[str,
 
 def _train(arguments: list[str]) -> Exception | None:
     """Plays the cells in processes that Hydra's launcher starts; returns what broke that off."""
+    from lottery.config.compose import by_experiment
     from lottery.running.launch import launch
 
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"

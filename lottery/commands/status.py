@@ -1,10 +1,11 @@
-"""Status: what became of each cell of a study, told from what lies in its folder and from Slurm's queue.
+"""`lottery status`: what became of each cell of a study, told from the files in its folder and from Slurm's queue.
 
-Needs no PyTorch, so that looking costs nothing.
+Imports no PyTorch, so that it answers within a second.
 """
 
 from __future__ import annotations
 
+import argparse
 import math
 import os
 import time
@@ -21,7 +22,7 @@ from lottery.running.slurm import attempts
 from lottery.running.slurm import queue as slurm
 from lottery.store import leases
 from lottery.store.folder import BEAT, NAME, cells, error_left
-from lottery.store.ledger import Ledger, LedgerError
+from lottery.store.ledger import Ledger, LedgerError, Line
 
 STATES = ("failed", "running", "stopped", "waiting", "not started", "finished")
 """in the order in which they are shown: first what may want a hand"""
@@ -29,6 +30,20 @@ LINES = 40
 
 Queue = Mapping[str, slurm.Queued] | None
 """Slurm's; None where it can't be asked"""
+
+
+def add_to(commands: Any) -> None:
+    """Adds the command to a parser."""
+    parser = commands.add_parser("status", help="what became of each cell, here and in Slurm's queue")
+    parser.add_argument("runs", nargs="+", type=Path, help="studies' folders, or a folder of studies")
+    parser.add_argument("--all", action="store_true", help="show every cell, however many there are")
+    parser.set_defaults(call=main)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Prints the table of cells."""
+    print(show(args.runs, args.all))
+    return 0
 
 
 @dataclass(frozen=True)
@@ -147,7 +162,7 @@ def find(paths: Sequence[Path]) -> list[Path]:
 
 def look(folder: Path) -> Facts:
     """The facts of one cell; damage is one of them."""
-    lines, complete, error, names = list[dict[str, Any]](), False, "", list[str]()
+    lines, complete, error, names = list[Line](), False, "", list[str]()
     with suppress(FileNotFoundError):  # it has just been moved away
         names = os.listdir(folder)
     held = leases.held(folder)  # before the ledger is read: who lets go has written all of it

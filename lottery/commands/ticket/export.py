@@ -23,12 +23,13 @@ from lottery.foundations.errors import Refused
 from lottery.rounds.rewinding import Origin, as_one
 from lottery.rounds.round import Round, initial
 from lottery.rounds.study import Cell
-from lottery.store.entries import Entry, Store, holding
+from lottery.store.entries import Entry, Store
 from lottery.store.folder import NAME
 from lottery.store.ledger import Ledger
-from lottery.store.lookup import NotYet, lookup
+from lottery.store.lookup import NotYet, holding, lookup
 from lottery.store.phases import phase_of
-from lottery.store.tickets import FORMAT, VERSION, Saved, seed_of
+from lottery.store.ticket_checks import seed_of
+from lottery.store.tickets import FORMAT, VERSION, Saved
 from lottery.training.recipes import Phase
 from lottery.training.states import State
 

@@ -19,7 +19,8 @@ from lottery.foundations.errors import Refused
 from lottery.rounds.round import Ticket
 from lottery.store.line import early_stop
 from lottery.store.phases import sparse_weights, specification
-from lottery.store.tickets import CLAIMS, Saved, unfit
+from lottery.store.ticket_checks import CLAIMS, unfit
+from lottery.store.tickets import Saved
 from lottery.training.fit import fit
 from lottery.training.recipes import Budget, Phase, Recipe, Trained
 
