@@ -1,4 +1,4 @@
-"""What the command `lottery` changes in its own process. Functions that are called from Python change nothing there."""
+"""What the command `lottery` changes in its own process before it runs anything."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def run(arguments: list[str]) -> int:
     from lottery.config.compose import composed
 
     mine = here()
-    if mine and mine.step:  # else it is for the batch script to say whether its job is to be queued again
+    if mine and mine.step:  # else the batch script decides whether its job is queued again
         preemption.guard(mine)
         if mine.rank:
             _train(arguments)
@@ -120,14 +120,14 @@ def _complete(arguments: list[str], cells: Sequence[Job], launcher: Mapping[str,
             submit(still_open, launcher)
             wait(still_open)
         else:
-            for job in still_open:  # so that `lottery status` knows of them
+            for job in still_open:  # so that `lottery status` finds them
                 job.folder.mkdir(parents=True, exist_ok=True)
             failure = _train(arguments)
     return _conclude(arguments, cells, failure)
 
 
 def _train(arguments: list[str]) -> Exception | None:
-    """Plays the cells in processes that Hydra's launcher starts; returns what broke that off."""
+    """Runs the cells in the processes of Hydra's launcher; returns the first error of a launch."""
     from lottery.config.compose import by_experiment
     from lottery.running.launch import launch
 
@@ -144,7 +144,7 @@ def _train(arguments: list[str]) -> Exception | None:
 
 
 def _check(cells: Sequence[Job]) -> None:
-    """Builds one cell of each kind: what can't work is said before any worker starts."""
+    """Builds and checks one cell of each arm and study, so that errors are raised before any worker starts."""
     from lottery.config.build import build, build_analyses
     from lottery.config.check import check, note
     from lottery.config.nodes import make
@@ -160,15 +160,15 @@ def _check(cells: Sequence[Job]) -> None:
             make("tracking", job.config["tracking"])
         if any(job.config["tracking"].get("mode") != "disabled" for job in cells) and (said := unheeded(os.environ)):
             print(said, file=sys.stderr)
-    except SystemExit as stop:  # from a user's own code: it would end this command with nothing said
+    except SystemExit as stop:  # a user's own code called sys.exit, which would end this command without a message
         raise Refused(describe(stop)) from stop
 
 
 def _conclude(arguments: list[str], cells: Sequence[Job], failure: Exception | None) -> int:
-    """Reports what is there, and names what failed or is missing."""
+    """Reports the finished cells, and names those that failed or are missing."""
     try:
         publish(dict.fromkeys(job.folder.parent.parent for job in cells))
-    except Exception as error:  # a full disk, a damaged ledger or a report's own fault must not hide which cells failed
+    except Exception as error:  # whatever fails in the report must not hide which cells failed
         print(f"no report: {describe(error)}", file=sys.stderr)
         failure = failure or error
     unfinished = [job for job in cells if not job.finished()]
@@ -184,14 +184,14 @@ def _conclude(arguments: list[str], cells: Sequence[Job], failure: Exception | N
         if failure is not None and not killed and not any((job.folder / ERROR).exists() for job in unfinished):
             why = f"{describe(failure)}; "
         print(f"{len(unfinished)} of {len(cells)} cells are unfinished; {why}the same command goes on", file=sys.stderr)
-        return 137 if killed and here() else 1  # as the worker ended: the batch script then queues the job again
+        return 137 if killed and here() else 1  # the worker's code, on which the batch script queues the job again
     if len(cells) > 1:
         _suggest(arguments, cells)
     return int(failure is not None)
 
 
 def _suggest(arguments: list[str], cells: Sequence[Job]) -> None:
-    """What is worth trying next; whatever is trained already is reused."""
+    """Prints commands that are worth trying next; they reuse the phases that are trained."""
 
     def instead(new: str) -> str:
         key = new.partition("=")[0]

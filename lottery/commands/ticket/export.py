@@ -1,4 +1,4 @@
-"""Exporting: a ticket out of a finished round, from ledger and store."""
+"""Exporting: makes a ticket of a finished round, from ledger and store."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from lottery.training.states import State
 
 @dataclass(frozen=True)
 class Recorded(Job):
-    """A cell that was run, by the names in its ledger."""
+    """A cell that was run; study and label are those in its ledger."""
 
     line: Mapping[str, Any]
 
@@ -57,10 +57,10 @@ def exported(
     overrides: Sequence[str] = (),
     sources: Sequence[str] = (),
 ) -> Saved:
-    """The ticket of a cell's finished round, from its ledger and store: replayed, nothing is trained.
+    """The ticket of a cell's finished round. The chain is replayed from the store; nothing is trained.
 
-    Raises Refused if the round isn't there, or isn't what the code and data of now would make; FileNotFoundError if
-    no store has it.
+    Raises Refused if the ledger lacks the round, or if today's code and data would give another; FileNotFoundError if
+    no store has its phase.
     """
     lines = Ledger(folder / NAME).lines()
     if not 0 <= index < len(lines):
@@ -86,7 +86,7 @@ def exported(
     same = store.entries()[entry.key]["by"] == socket.gethostname()
     info = _info(job, cell, current, seeds) | {"draw": draw}
     info["digests"] |= {"start": digest(start), "trained": digest(entry.state)}
-    info["made"] |= {} if same else {"cpu": None}  # of another machine we don't know it
+    info["made"] |= {} if same else {"cpu": None}  # trained on another machine, whose CPU is not recorded
     own = current.budget != cell.study.recipe.budget
     factors = [current.budget.factor(step) for step in range(current.first, current.last)] if own else None
     rates = torch.tensor(factors, dtype=torch.float64) if factors else None
@@ -95,7 +95,7 @@ def exported(
 
 
 def _replayed(cell: Cell, store: Store, index: int) -> tuple[Round, Entry, State]:
-    """A round and what its ticket was made of, pruned weights too, with every phase from the store."""
+    """A round, its phase, and the start weights before masking, replayed with every phase from the store."""
     starts: list[State] = []
 
     def remembered(origin: Origin) -> State:
@@ -117,10 +117,10 @@ def _replayed(cell: Cell, store: Store, index: int) -> tuple[Round, Entry, State
 
 
 def _info(job: Recorded, cell: Cell, current: Round, phase: Phase) -> dict[str, Any]:
-    """What the file says, but for what depends on the trained weights and on the start."""
+    """The metadata of the file, except those that depend on the trained weights and on the start weights."""
     config, recipe = job.config, cell.study.recipe
     kept = chosen((*SCIENCE_GROUPS, "arm", "hardware", "stop", "seed"), config)
-    if "root" in config["data"]:  # whose files they were is nobody's business
+    if "root" in config["data"]:  # a private path, which does not change the data
         kept["data"] = {**config["data"], "root": None}
     return {
         "format": FORMAT,

@@ -1,4 +1,4 @@
-"""Verification: a ticket's training once more, on another machine or this one, to see whether its claims hold."""
+"""Verification: trains a ticket again, on this machine or another, and checks whether its claims hold."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from lottery.store.tickets import Saved
 from lottery.training.fit import fit
 from lottery.training.recipes import Budget, Phase, Recipe, Trained
 
-TOLERANCE = 0.01  # one point: what other hardware or another version of PyTorch may change, unless stated
+TOLERANCE = 0.01  # one point of accuracy: how much other hardware or another PyTorch may change it
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What a ticket claims beside what its training gave here."""
+    """What a ticket claims, and what training it again gave."""
 
     differs: list[str]
-    """in what this machine is not the one that it was trained on: then bits may differ"""
+    """How this machine differs from the one that trained the ticket; if it does, bits may differ."""
     exact: bool
-    """whether bits were compared, or the score within a tolerance"""
+    """Whether results were compared bit for bit, or only the score, within a tolerance."""
     compared: list[tuple[str, Any, Any, bool]]
-    """what, recorded, here, whether they agree"""
+    """Name, recorded value, value found now, and whether they agree."""
 
     @property
     def holds(self) -> bool:
@@ -49,9 +49,9 @@ def verified(
     trust: tuple[str, ...] = (),
     tolerance: float = TOLERANCE,
 ) -> Verification:
-    """Trains a ticket as it was trained and compares: bit for bit, or within `tolerance` on another machine.
+    """Trains a ticket as it was trained and compares bit for bit or, on another machine, within `tolerance`.
 
-    Raises Refused if it can't be trained here as it was: other data, foreign code, another network.
+    Raises Refused if that is impossible: the data or the network differ, or its code is not trusted.
     """
     info = saved.info
     trusted(saved.path, info["config"], trust)
@@ -81,7 +81,7 @@ def verified(
 
 
 def compare(info: Mapping[str, Any], trained: Trained, tolerance: float | None) -> list[tuple[str, Any, Any, bool]]:
-    """Every claim beside what was found; within a tolerance only the test score that the module is judged by."""
+    """Compares every claim; given a tolerance, only the test score of the headline metric."""
     line, headline = info["line"], f"test_{info['headline']}"
     last, best = trained.rows[-1], early_stop(trained.rows)
     found = {**last, "early_stop_step": best["step"], f"early_stop_{headline}": best[headline]}
@@ -97,7 +97,7 @@ def compare(info: Mapping[str, Any], trained: Trained, tolerance: float | None) 
 
 
 def _phase(saved: Saved, ticket: Ticket, recipe: Recipe) -> Phase:
-    """The training as it was specified; on another kind of device, sparse as it would be there."""
+    """The phase as it was specified; on another kind of device, with the sparse weights that are usual there."""
     how, budget = saved.info["phase"], None
     if saved.rates is not None:
         listed = partial(_listed, saved.rates.tolist(), how["first"])
