@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from lottery.config.compose import jobs
+from lottery.config.compose import cell_configs
 from lottery.config.nodes import make, network
 from lottery.foundations.durations import in_steps
 from lottery.pruning import masks
@@ -38,7 +38,7 @@ def main() -> None:
     rows = ["| recipe | expected | runs x rounds | steps a round | FLOPs a step | FLOPs in all | GPU-hours |"]
     rows.append("|---|---|--:|--:|--:|--:|--:|")
     for name, expected in RECIPES.items():
-        cells = jobs([f"experiment={name}"])
+        cells = cell_configs([f"experiment={name}"])
         config = cells[0].config
         data, budget, rounds = config["data"], config["budget"], config["schedule"]["rounds"]
         torch.manual_seed(0)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lottery.config.compose import jobs
+from lottery.config.compose import cell_configs
 from lottery.reports.verdicts import table, verdicts
 
 OUT = Path("runs/quick")
@@ -62,7 +62,7 @@ def pages() -> Iterator[str]:
 def studies(folder: str, name: str) -> list[Path]:
     """Where its results are, by what is configured now: an older recipe's may lie beside them."""
     line = [*STUDIES[folder, name], *DIGITS, f"out={OUT / folder / name}"]
-    return sorted({job.folder.parent.parent for job in jobs(line)})
+    return sorted({job.folder.parent.parent for job in cell_configs(line)})
 
 
 if __name__ == "__main__":

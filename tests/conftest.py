@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lottery.config.build import build
-from lottery.config.compose import jobs
+from lottery.config.compose import cell_configs
 from lottery.rounds.study import Cell
 from tests.server import Process, Server, environment
 
@@ -27,7 +27,7 @@ TINY = ("data=digits", "budget.steps=30", "budget.evaluate=10", "schedule.rounds
 @pytest.fixture
 def cell() -> Callable[..., Cell]:
     """Builds one cell in this process from Hydra overrides, tiny unless they say otherwise."""
-    return lambda *overrides: build(jobs([*TINY, *overrides])[0])
+    return lambda *overrides: build(cell_configs([*TINY, *overrides])[0])
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from torch.optim import SGD
 from lottery.algorithm import play
 from lottery.config.build import build
 from lottery.config.check import check
-from lottery.config.compose import jobs
+from lottery.config.compose import cell_configs
 from lottery.foundations.digests import digest
 from lottery.foundations.errors import Refused
 from lottery.foundations.seeds import derive
@@ -76,7 +76,7 @@ class Trainer:
 @cache
 def arm(*overrides: str) -> Arm:
     """As its yaml has it; steps are those of the tiny network."""
-    return build(jobs([*TINY, *(f"arm={o}" if "=" not in o else o for o in overrides)])[0]).arm
+    return build(cell_configs([*TINY, *(f"arm={o}" if "=" not in o else o for o in overrides)])[0]).arm
 
 
 def rounds(*overrides: str, seed: int = 0, train: Trainer | None = None) -> list[Round]:
@@ -455,14 +455,14 @@ REFUSED = {
 @pytest.mark.parametrize(("overrides", "why"), REFUSED.items())
 def test_bad_arguments_are_refused_in_one_sentence(overrides: tuple[str, ...], why: str) -> None:
     with pytest.raises(Refused) as refused:
-        check(build(jobs([*TINY, *overrides])[0]))
+        check(build(cell_configs([*TINY, *overrides])[0]))
     assert str(refused.value) == why
 
 
 @pytest.mark.parametrize("parent", ["finetune_parent", "scratch_e", "scratch_b", "same_sign", "constant"])
 def test_controls_are_no_parents(parent: str) -> None:
     with pytest.raises(Refused) as refused:
-        build(jobs([*TINY, "arm=scratch_b", f"arm.parent={parent}"])[0])
+        build(cell_configs([*TINY, "arm=scratch_b", f"arm.parent={parent}"])[0])
     said, _, allowed = str(refused.value).partition("; allowed: ")
     assert said == f"arm.parent={parent}: it has no masks of its own"
     assert {"finetune", "imp", "lr_rewind", "one_shot"} <= {*allowed.split(", ")}
@@ -472,8 +472,8 @@ def test_controls_are_no_parents(parent: str) -> None:
 @pytest.mark.parametrize("parent", ["one_shot", "lr_rewind", "finetune", "early_bird"])
 def test_every_arm_that_prunes_is_a_parent(parent: str) -> None:
     """Its own yaml says how it prunes."""
-    child = build(jobs([*TINY, "arm=scratch_e", f"arm.parent={parent}"])[0]).arm
-    own = build(jobs([*TINY, f"arm={parent}"])[0]).arm
+    child = build(cell_configs([*TINY, "arm=scratch_e", f"arm.parent={parent}"])[0]).arm
+    own = build(cell_configs([*TINY, f"arm={parent}"])[0]).arm
     assert child.parent
     train = Trainer()
     mine, theirs = (list(play(train.recipe, PRUNING, a, 0, train)) for a in (child, own))

@@ -14,8 +14,8 @@ import yaml
 
 from lottery.config import build as config
 from lottery.config.build import build, build_recipe
-from lottery.config.cell_config import Job
-from lottery.config.compose import jobs
+from lottery.config.cell_config import CellConfig
+from lottery.config.compose import cell_configs
 from lottery.config.nodes import make, with_steps
 from lottery.foundations import files
 from lottery.foundations.digests import file_digest
@@ -109,7 +109,7 @@ def test_durations_are_steps_where_the_signature_says_so() -> None:
 @pytest.mark.usefixtures("mine")
 def test_a_rate_of_ones_own_reads_durations() -> None:
     rate = ["budget.learning_rate._target_=mine.warm", "+budget.learning_rate.begin=2ep"]
-    cell = build(jobs([*TINY, *rate])[0])
+    cell = build(cell_configs([*TINY, *rate])[0])
     assert cell.study.recipe.budget.learning_rate.keywords == {"begin": 36}  # type: ignore[attr-defined]
     assert cell.study.identity["budget"]["learning_rate"]["begin"] == 36
 
@@ -130,23 +130,23 @@ def test_a_schedule_of_ones_own_is_checked(targets: str, said: str) -> None:
     short = [word for word in TINY if not word.startswith("schedule")]
     own = ["~schedule.rounds", "~schedule.keep", "schedule._target_=mine.schedule"]
     with pytest.raises(Refused) as refused:
-        build(jobs([*short, *own, f"+schedule.targets={targets}"])[0])
+        build(cell_configs([*short, *own, f"+schedule.targets={targets}"])[0])
     assert str(refused.value) == said
-    cell = build(jobs([*short, *own, "+schedule.targets=[[0.5,0.5],[0.5,1]]"])[0])
+    cell = build(cell_configs([*short, *own, "+schedule.targets=[[0.5,0.5],[0.5,1]]"])[0])
     assert cell.study.pruning.schedule == (Target(0.5, 0.5), Target(0.5, 1))
 
 
 @pytest.mark.usefixtures("mine")
 def test_a_stop_of_ones_own_is_named_with_its_code() -> None:
-    ours, own = (jobs([*TINY, *more])[0] for more in ([], ["stop._target_=mine.Stop"]))
+    ours, own = (cell_configs([*TINY, *more])[0] for more in ([], ["stop._target_=mine.Stop"]))
     assert own.study != ours.study
     Path("mine.py").write_text(f"{MINE}\n# changed\n")
-    assert jobs([*TINY, "stop._target_=mine.Stop"])[0].study not in (own.study, ours.study)
-    assert jobs([*TINY, "stop._target_=lottery.rounds.stopping.Stop"])[0].study == ours.study
+    assert cell_configs([*TINY, "stop._target_=mine.Stop"])[0].study not in (own.study, ours.study)
+    assert cell_configs([*TINY, "stop._target_=lottery.rounds.stopping.Stop"])[0].study == ours.study
 
 
-def weighted() -> Job:
-    return jobs([*TINY, "module._target_=mine.Weighted", "~module.label_smoothing", "+module.table=table.npy"])[0]
+def weighted() -> CellConfig:
+    return cell_configs([*TINY, "module._target_=mine.Weighted", "~module.label_smoothing", "+module.table=table.npy"])[0]
 
 
 @pytest.mark.usefixtures("mine")
@@ -157,7 +157,7 @@ def test_a_file_that_is_named_is_what_is_in_it() -> None:
     before = build(job).study.identity["module"]
     assert before["table"] == {"content": file_digest("table.npy")}
     job.folder.mkdir(parents=True)
-    line = {"round": 0, "rounds": 0, "setting": job.setting}
+    line = {"round": 0, "rounds": 0, "setting": job.digest}
     ledger.Ledger(job.folder / NAME).record(line)
     save(job)
     assert weighted().finished()
@@ -167,7 +167,7 @@ def test_a_file_that_is_named_is_what_is_in_it() -> None:
     assert build(weighted()).study.identity["module"] != before
 
 
-def save(job: Job) -> None:
+def save(job: CellConfig) -> None:
     files.write_whole(job.folder / CONFIG, yaml.safe_dump(dict(job.config)).encode())
 
 
@@ -176,13 +176,13 @@ def test_an_older_record_without_files_stays_finished() -> None:
     Path("table.npy").write_bytes(b"one")
     job = weighted()
     job.folder.mkdir(parents=True)
-    ledger.Ledger(job.folder / NAME).record({"round": 0, "rounds": 0, "setting": job.setting})
-    save(Job({k: v for k, v in job.config.items() if k != "files"}, job.arm, job.choices, (), ()))
+    ledger.Ledger(job.folder / NAME).record({"round": 0, "rounds": 0, "setting": job.digest})
+    save(CellConfig({k: v for k, v in job.config.items() if k != "files"}, job.arm, job.choices, (), ()))
     assert job.finished()
 
 
 def test_shipped_configurations_name_no_file() -> None:
-    assert "files" not in jobs(list(TINY))[0].config
+    assert "files" not in cell_configs(list(TINY))[0].config
 
 
 def test_the_data_of_a_sweep_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +194,7 @@ def test_the_data_of_a_sweep_are_read_once(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(config, "make", counted)
     monkeypatch.setattr(config, "_read", {})
-    cells = [build(job) for job in jobs([*TINY, "arm=imp,random_mask", "seed=0,1", "-m"])]
+    cells = [build(job) for job in cell_configs([*TINY, "arm=imp,random_mask", "seed=0,1", "-m"])]
     assert (len(cells), made.count("data")) == (4, 1)
-    assert build_recipe(jobs([*TINY, "data.batch_size=30"])[0].config).data.batch_size == 30
+    assert build_recipe(cell_configs([*TINY, "data.batch_size=30"])[0].config).data.batch_size == 30
     assert made.count("data") == 2

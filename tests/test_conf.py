@@ -19,9 +19,9 @@ from torch import nn
 from lottery.commands import plan
 from lottery.commands.main import main
 from lottery.config.build import build
-from lottery.config.cell_config import Job
+from lottery.config.cell_config import CellConfig
 from lottery.config.check import check
-from lottery.config.compose import composed, jobs
+from lottery.config.compose import composed, cell_configs
 from lottery.config.groups import CONF, GROUPS, options
 from lottery.config.nodes import make
 from lottery.pruning import masks
@@ -103,7 +103,7 @@ def toy(*chosen: str, data: str = "digits", folder: Path) -> list[str]:
 
 
 @cache
-def sweep(name: str) -> tuple[Sequence[Job], Mapping[str, Any]]:
+def sweep(name: str) -> tuple[Sequence[CellConfig], Mapping[str, Any]]:
     """What an experiment asks for, and its launcher, here Slurm's; composed once, which takes a second or ten."""
     return composed([f"experiment={name}", "hydra/launcher=slurm"])
 
@@ -117,7 +117,7 @@ def parameters(comment: str) -> int:
 
 @pytest.mark.parametrize("name", LAUNCHERS)
 def test_every_launcher_starts_a_cell_and_a_sweep(name: str) -> None:
-    [cell] = jobs([f"hydra/launcher={name}"])
+    [cell] = cell_configs([f"hydra/launcher={name}"])
     assert cell.choices["hydra/launcher"] == name
     goes_with(*composed(["experiment=demo", f"hydra/launcher={name}"]), name)
 
@@ -128,11 +128,11 @@ def test_every_experiment_goes_with_a_launcher(name: str) -> None:
     goes_with(*sweep(name), "slurm")
 
 
-def goes_with(asked: Sequence[Job], node: Mapping[str, Any], launcher: str) -> None:
+def goes_with(asked: Sequence[CellConfig], node: Mapping[str, Any], launcher: str) -> None:
     assert "_target_" in node
     for job in (asked[0], asked[-1]):  # what a job of Slurm's is told asks for that cell alone
         assert job.choices["hydra/launcher"] == launcher
-        [alone] = jobs(list(job.command))
+        [alone] = cell_configs(list(job.command))
         assert (str(alone), alone.config) == (str(job), job.config)
 
 
@@ -158,7 +158,7 @@ def heavy(name: str) -> bool:
 )
 def test_every_option_composes_builds_and_fits(name: str, tmp_path: Path) -> None:
     group, _, option = name.partition("/")
-    job = jobs(toy(*paired(group, option), folder=tmp_path))[0]
+    job = cell_configs(toy(*paired(group, option), folder=tmp_path))[0]
     assert job.choices[group] == option
     cell = build(job)
     check(cell)
@@ -177,7 +177,7 @@ SMALL = ["model/conv_6", "model/lenet_5", "model/mobilenet_v2", "model/resnet_11
 @pytest.mark.parametrize("name", [*(name for name in OPTIONS if name.startswith("data/")), *SMALL])
 def test_every_data_set_and_family_of_networks_plays(name: str, tmp_path: Path) -> None:
     chosen = toy(*paired(*name.split("/")), folder=tmp_path / "set")
-    [job] = jobs([*chosen, "budget.steps=2", "schedule.rounds=1", f"out={tmp_path / 'runs'}"])
+    [job] = cell_configs([*chosen, "budget.steps=2", "schedule.rounds=1", f"out={tmp_path / 'runs'}"])
     run_cell(job)
     assert [line["round"] for line in Ledger(job.folder / NAME).lines()] == [0, 1]
 
@@ -201,7 +201,7 @@ def test_experiment_is_planned_and_plays_at_toy_size(
     rewinding = ["arm.rewind=1"] if name.startswith(("renda", "frankle2020")) else []
     explicit = "override /schedule: explicit" in (CONF / "experiment" / f"{name}.yaml").read_text()
     once = "schedule.densities=[0.5]" if explicit else "schedule.rounds=1"
-    [job] = jobs([*chosen, *SMALLER.get(name, []), *rewinding, once, f"out={tmp_path / 'runs'}"])
+    [job] = cell_configs([*chosen, *SMALLER.get(name, []), *rewinding, once, f"out={tmp_path / 'runs'}"])
     plan.show([job])
     assert f"\n1 cells, 2 phases to train, {7 if rewinding else 8} steps, " in capsys.readouterr().out
     run_cell(job)
@@ -230,7 +230,7 @@ def test_experiment_declares_a_sweep_and_leaves_the_launcher_alone(name: str) ->
 def test_every_arm_runs(tmp_path: Path) -> None:
     for arm in ARMS:
         looks = LOOKS if arm == "early_bird" else ()
-        [job] = jobs([*TINY, *TOY, "schedule.rounds=1", f"out={tmp_path}", f"arm={arm}", "arm.rewind=1", *looks])
+        [job] = cell_configs([*TINY, *TOY, "schedule.rounds=1", f"out={tmp_path}", f"arm={arm}", "arm.rewind=1", *looks])
         run_cell(job)
         lines = Ledger(job.folder / NAME).lines()
         assert [line["arm"] for line in lines] == [job.label] * 2
@@ -266,12 +266,12 @@ def test_every_criterion_in_every_scope_gives_valid_masks(criterion: str, scope:
 
 def test_every_public_key_exists_and_can_be_overridden() -> None:
     settings = [f"{key}={value}" for key, value in PUBLIC.items()]
-    [job] = jobs(["data=fashion_mnist", "arm=random_reinit", *settings])
+    [job] = cell_configs(["data=fashion_mnist", "arm=random_reinit", *settings])
     composed = OmegaConf.create(dict(job.config))
     assert {key: OmegaConf.select(composed, key) for key in PUBLIC} == PUBLIC
 
 
 def test_store_lies_in_out_unless_it_is_said() -> None:
-    [job] = jobs(["out=elsewhere"])
+    [job] = cell_configs(["out=elsewhere"])
     assert job.config["store"] == "elsewhere/store"
     assert job.folder.parts[0] == "elsewhere"

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from lottery.analyses import connectivity
 from lottery.analyses.connectivity import Connectivity, barrier, measure_statistics, mixed
 from lottery.config.build import build
-from lottery.config.cell_config import Job
-from lottery.config.compose import jobs
+from lottery.config.cell_config import CellConfig
+from lottery.config.compose import cell_configs
 from lottery.foundations.digests import digest
 from lottery.foundations.errors import Refused
 from lottery.rounds.arms import Arm
@@ -201,15 +201,15 @@ def examples_seen(monkeypatch: pytest.MonkeyPatch, statistics: int, size: int) -
 OVERRIDES = ("analysis=connectivity", "analysis.connectivity.points=3", "schedule.rounds=1", "hardware=cpu")
 
 
-def job_in(folder: Path, *overrides: str) -> Job:
-    return jobs([*TINY, *OVERRIDES, f"out={folder}/runs", *overrides])[0]
+def job_in(folder: Path, *overrides: str) -> CellConfig:
+    return cell_configs([*TINY, *OVERRIDES, f"out={folder}/runs", *overrides])[0]
 
 
-def found(job: Job) -> list[dict[str, Any]]:
+def found(job: CellConfig) -> list[dict[str, Any]]:
     return Ledger(job.folder / "connectivity.jsonl").lines()
 
 
-def accuracy(job: Job, state: State) -> float:
+def accuracy(job: CellConfig, state: State) -> float:
     """By a plain loop: no loader, no metric."""
     recipe = build(job).study.recipe
     net = recipe.network()
@@ -221,18 +221,18 @@ def accuracy(job: Job, state: State) -> float:
 
 
 @pytest.fixture(scope="module")
-def played(tmp_path_factory: pytest.TempPathFactory) -> Job:
+def played(tmp_path_factory: pytest.TempPathFactory) -> CellConfig:
     job = job_in(tmp_path_factory.mktemp("plain"))
     run_cell(job)
     return job
 
 
-def entries(job: Job, steps: Sequence[int]) -> list[dict[str, Any]]:
+def entries(job: CellConfig, steps: Sequence[int]) -> list[dict[str, Any]]:
     found = Store(job.config["store"]).entries()
     return [meta["spec"] | {"key": key} for key, meta in found.items() if meta["spec"].get("steps") == list(steps)]
 
 
-def test_a_line_for_each_round_with_the_ledger_s_accuracy_at_its_beginning(played: Job) -> None:
+def test_a_line_for_each_round_with_the_ledger_s_accuracy_at_its_beginning(played: CellConfig) -> None:
     ledger, lines = Ledger(played.folder / NAME).lines(), found(played)
     assert len(lines) == len(ledger) == 2
     for line, of in zip(lines, ledger, strict=True):
@@ -246,7 +246,7 @@ def test_a_line_for_each_round_with_the_ledger_s_accuracy_at_its_beginning(playe
         assert line["barrier"] == round(max(0.0, (heights[0] + heights[2]) / 2 - min(heights)), 9)
 
 
-def test_both_trainings_of_a_round_differ_in_order_and_noise_alone(played: Job) -> None:
+def test_both_trainings_of_a_round_differ_in_order_and_noise_alone(played: CellConfig) -> None:
     store = Store(played.config["store"])
     of_round = [entries(played, [0, 30])]
     assert len(of_round[0]) == 4
@@ -270,7 +270,7 @@ def test_both_trainings_of_a_round_differ_in_order_and_noise_alone(played: Job) 
         assert line[1]["test_accuracy"] == pytest.approx(accuracy(played, middle), abs=0.0021)  # one of 500
 
 
-def test_an_analysis_lost_is_made_again_from_the_store(played: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_analysis_lost_is_made_again_from_the_store(played: CellConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     def fit(*_: object, **__: object) -> None:
         raise AssertionError("it trained")
 
@@ -289,13 +289,13 @@ def test_an_analysis_lost_is_made_again_from_the_store(played: Job, monkeypatch:
     assert played.finished()
 
 
-def test_the_results_of_a_run_do_not_depend_on_what_is_analysed(played: Job) -> None:
-    plain = jobs([*TINY, "schedule.rounds=1", "hardware=cpu", f"out={played.config['out']}"])[0]
+def test_the_results_of_a_run_do_not_depend_on_what_is_analysed(played: CellConfig) -> None:
+    plain = cell_configs([*TINY, "schedule.rounds=1", "hardware=cpu", f"out={played.config['out']}"])[0]
     assert (plain.study, plain.label) == (played.study, played.label)
     assert plain.finished()
 
 
-def test_other_settings_of_an_analysis_are_not_taken_for_finished(played: Job) -> None:
+def test_other_settings_of_an_analysis_are_not_taken_for_finished(played: CellConfig) -> None:
     finer = job_in(Path(played.config["out"]).parent, "analysis.connectivity.points=5")
     assert finer.folder != played.folder or not finer.finished()
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from lottery.commands import main as cli
-from lottery.config.compose import jobs
+from lottery.config.compose import cell_configs
 from lottery.config.groups import CONF, GROUPS
 from tests.conftest import environment
 from tests.notebooks import executed
@@ -49,7 +49,7 @@ COMPOSED = sorted({shlex.join(w for w in words[1:] if w != "--plan") for words i
 @pytest.mark.parametrize("command", COMPOSED)
 def test_run_commands_compose(command: str) -> None:
     words = shlex.split(command)
-    assert jobs(words[: words.index("--cfg")] if "--cfg" in words else words)
+    assert cell_configs(words[: words.index("--cfg")] if "--cfg" in words else words)
 
 
 def said(*words: str) -> tuple[int, str]:
@@ -90,7 +90,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_study_that_the_pages_name_is_the_demo_s() -> None:
-    [job] = jobs(["experiment=demo", "hydra.mode=RUN"])
+    [job] = cell_configs(["experiment=demo", "hydra.mode=RUN"])
     assert job.folder.parts[:2] == STUDY.parts
     for page in PAGES:
         assert set(re.findall(r"demo-digits-[0-9a-f]+", page.read_text())) <= {STUDY.name}, page
@@ -169,7 +169,7 @@ def test_every_column_of_a_ledger_is_in_its_table(played: Path) -> None:
 
 
 def test_stable_keys_of_the_table_exist() -> None:
-    (job,) = jobs(["data=cifar10", "model=resnet_8"])
+    (job,) = cell_configs(["data=cifar10", "model=resnet_8"])
     text = (ROOT / "docs" / "use.md").read_text()
     rows = text[text.index("## Keys") : text.index("## Groups")].splitlines()
     keys = [key for row in rows if row.startswith("| `") for key in re.findall(r"`([a-z_.]+)`", row.split("|")[1])]

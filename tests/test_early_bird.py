@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from lottery import algorithm as chains
 from lottery.config.build import build
-from lottery.config.cell_config import Job
-from lottery.config.compose import jobs
+from lottery.config.cell_config import CellConfig
+from lottery.config.compose import cell_configs
 from lottery.config.groups import CONF
 from lottery.config.recorded import phase
 from lottery.foundations.digests import digest
@@ -65,9 +65,9 @@ def test_bad_settings(setting: dict[str, float], why: str) -> None:
         Settled(**setting)
 
 
-def job(folder: Path, *more: str) -> Job:
+def job(folder: Path, *more: str) -> CellConfig:
     small = ("budget.steps=60", "budget.evaluate=30", "tracking.mode=disabled", "hardware.accelerator=cpu")
-    return jobs([*TINY, *small, "schedule.rounds=3", f"out={folder}", *more])[0]
+    return cell_configs([*TINY, *small, "schedule.rounds=3", f"out={folder}", *more])[0]
 
 
 def test_each_density_is_cut_as_it_was_watched(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from lottery import load
 from lottery.commands import run as sweep
-from lottery.config.compose import jobs
+from lottery.config.compose import cell_configs
 from lottery.rounds.study import Cell
 from lottery.running.cell import record_cell
 from lottery.store.entries import Store
@@ -249,7 +249,7 @@ def test_gc_beside_a_running_cell_removes_nothing(server: Server, tmp_path: Path
 def test_whatever_a_report_fails_with_the_unfinished_cells_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cells = jobs([*CELL[1:], f"out={tmp_path}", "seed=0,1", "-m"])
+    cells = cell_configs([*CELL[1:], f"out={tmp_path}", "seed=0,1", "-m"])
     for error, sentence in (
         (LedgerError("a and b contradict each other"), "a and b contradict each other"),
         (ValueError("no axis"), "ValueError: no axis"),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lottery.config.build import build
-from lottery.config.compose import jobs
+from lottery.config.compose import cell_configs
 from lottery.config.nodes import make
 from lottery.pruning.masks import dense, prunable
 from lottery.running.cell import record_cell
@@ -85,7 +85,7 @@ def test_counts_are_of_one_example(examples: int) -> None:
 
 
 def test_counting_leaves_the_random_stream_of_a_study_alone() -> None:
-    recipe = build(jobs([*TINY])[0]).study.recipe
+    recipe = build(cell_configs([*TINY])[0]).study.recipe
     torch.manual_seed(3)
     before = torch.get_rng_state()
     recipe.flops({})
@@ -191,7 +191,7 @@ def ledgers(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[dict
     folder = tmp_path_factory.mktemp("flops")
 
     def lines(*overrides: str) -> list[dict[str, Any]]:
-        cell = build(jobs([*TINY, *HALVES, *overrides])[0])
+        cell = build(cell_configs([*TINY, *HALVES, *overrides])[0])
         record_cell(cell, folder / cell.label, Store(folder / "store"))
         return Ledger(folder / cell.label / NAME).lines()
 
@@ -236,7 +236,7 @@ def test_the_ledger_counts_zeros_too(ledgers: Callable[..., list[dict[str, Any]]
 
 def test_scratch_b_of_a_thin_network_with_shortcuts() -> None:
     resnet_8 = ("model=resnet_8", "model.width=0.5", "scope=layerwise", "schedule=one_shot", "schedule.density=0.1")
-    cell = build(jobs([*(o for o in TINY if "rounds" not in o), *resnet_8, "arm=scratch_b"])[0])
+    cell = build(cell_configs([*(o for o in TINY if "rounds" not in o), *resnet_8, "arm=scratch_b"])[0])
     recipe = cell.study.recipe
     masks = dense(prunable(recipe.network()))
     masks = {name: torch.arange(mask.numel()).view(mask.shape) % 10 == 0 for name, mask in masks.items()}

@@ -22,7 +22,7 @@ import torch
 import tests
 from lottery.commands import status
 from lottery.config.build import build
-from lottery.config.compose import jobs
+from lottery.config.compose import cell_configs
 from lottery.foundations.digests import digest, digest_of
 from lottery.foundations.errors import Refused
 from lottery.pruning.masks import Masks
@@ -96,7 +96,7 @@ def sweep(folder: Path) -> None:
     """A study of two arms, of which one needs what the other trains; every tenth cell is asked for twice at once."""
     study.fit = pretend(folder / "trained.txt")
     store, works = Store(folder / "runs" / "store"), []
-    arms = [build(jobs([*TINY, "schedule.rounds=1", f"arm={arm}"])[0]) for arm in ("imp", "random_mask")]
+    arms = [build(cell_configs([*TINY, "schedule.rounds=1", f"arm={arm}"])[0]) for arm in ("imp", "random_mask")]
     for cell in (replace(arm, seed=seed) for seed in range(SEEDS) for arm in arms):
         place = folder / "runs" / cell.study.name / cell.label / f"seed{cell.seed}"
         place.mkdir(parents=True)

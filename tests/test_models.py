@@ -16,7 +16,7 @@ import torchvision
 from scipy.stats import kstest
 from torch import Tensor, nn
 
-from lottery.config.compose import jobs
+from lottery.config.compose import cell_configs
 from lottery.config.groups import CONF
 from lottery.config.nodes import network
 from lottery.models import lenet, resnet
@@ -200,7 +200,7 @@ def test_yaml_names_its_size_and_its_last_prunable_layer_is_the_output(name: str
     shape = [3, 224, 224] if name in TORCHVISION else [*GREY] if name.startswith("lenet") else [*COLOUR]
     classes = 1000 if name in TORCHVISION else 10
     for count in (classes, 7):
-        [job] = jobs([f"model={name}", f"data.shape={shape}", f"data.classes={count}"])
+        [job] = cell_configs([f"model={name}", f"data.shape={shape}", f"data.classes={count}"])
         net = network(job.config["model"])
         last, weight = list(prunable(net).items())[-1]
         assert len(weight) == count

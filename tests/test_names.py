@@ -19,8 +19,8 @@ import yaml
 import lottery
 from lottery.commands.plan import show
 from lottery.config.build import build
-from lottery.config.cell_config import Job
-from lottery.config.compose import jobs
+from lottery.config.cell_config import CellConfig
+from lottery.config.compose import cell_configs
 from lottery.config.groups import CONF, SCIENCE_GROUPS
 from lottery.foundations.digests import digest_of
 from lottery.running.launch import run_cell
@@ -31,8 +31,8 @@ from tests.conftest import TINY, environment
 
 
 @pytest.fixture(scope="module")
-def job() -> Job:
-    return jobs(["hardware=cpu"])[0]
+def job() -> CellConfig:
+    return cell_configs(["hardware=cpu"])[0]
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def job() -> Job:
     ],
 )  # fmt: skip
 def test_label_is_the_name_and_what_differs_sorted(overrides: list[str], label: str) -> None:
-    assert jobs(overrides)[0].label == label
+    assert cell_configs(overrides)[0].label == label
 
 
 def leaves(node: Any, *path: str) -> Iterator[tuple[str, ...]]:
@@ -62,7 +62,7 @@ def leaves(node: Any, *path: str) -> Iterator[tuple[str, ...]]:
         yield path
 
 
-def changed(job: Job, path: tuple[str, ...]) -> Job:
+def changed(job: CellConfig, path: tuple[str, ...]) -> CellConfig:
     config = copy.deepcopy(dict(job.config))
     node = config
     for key in path[:-1]:
@@ -71,7 +71,7 @@ def changed(job: Job, path: tuple[str, ...]) -> Job:
     return replace(job, config=config)
 
 
-def test_study_changes_with_each_science_value_and_nothing_else(job: Job) -> None:
+def test_study_changes_with_each_science_value_and_nothing_else(job: CellConfig) -> None:
     paths, single = list(leaves(job.config)), {("stop", "density"), ("stop", "below_dense"), ("stop", "_target_")}
     single |= {("hardware", "devices"), ("hardware", "_target_")}
     science = [path for path in paths if path in single or (path[0] in SCIENCE_GROUPS and path != ("data", "root"))]
@@ -84,7 +84,7 @@ def test_study_changes_with_each_science_value_and_nothing_else(job: Job) -> Non
 
 
 def test_study_does_not_change_with_the_place_of_the_data() -> None:
-    here, there = (jobs(["data=mnist", f"data.root={root}"])[0] for root in ("here", "there"))
+    here, there = (cell_configs(["data=mnist", f"data.root={root}"])[0] for root in ("here", "there"))
     assert here.config["data"]["root"] != there.config["data"]["root"]
     assert here.study == there.study
 
@@ -100,10 +100,10 @@ def test_study_does_not_change_with_the_place_of_the_data() -> None:
 )
 def test_published_study_names(overrides: list[str], name: str) -> None:
     """Results lie in folders of these names: a change here parts new results from old ones."""
-    assert {job.study for job in jobs(overrides)} == {name}
+    assert {job.study for job in cell_configs(overrides)} == {name}
 
 
-def test_published_phase_key(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_published_phase_key(job: CellConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Phases lie in the store under such keys: a change here trains everything anew.
 
     The data's digest is left out, because its normalisation is computed on this machine.
@@ -167,12 +167,12 @@ def guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         del sys.modules[name]
 
 
-def toy(folder: Path, *overrides: str) -> Job:
+def toy(folder: Path, *overrides: str) -> CellConfig:
     short = ("budget.steps=4", "budget.evaluate=2", "schedule.rounds=1", f"out={folder / 'runs'}", "hardware=cpu")
-    return jobs([*TINY, *short, *overrides])[0]
+    return cell_configs([*TINY, *short, *overrides])[0]
 
 
-def played(job: Job) -> list[dict[str, Any]]:
+def played(job: CellConfig) -> list[dict[str, Any]]:
     run_cell(job)
     return ledger.Ledger(job.folder / NAME).lines()
 
@@ -213,7 +213,7 @@ def test_an_arm_that_builds_on_ours(guest: Path, capsys: pytest.CaptureFixture[s
 
 @pytest.mark.parametrize(("rewind", "name"), [("0it", "imp"), ("0", "imp"), ("7", "imp,rewind=7it"), ("7it", None)])
 def test_a_parent_is_called_as_the_arm_itself_is(rewind: str, name: str | None) -> None:
-    [control], [arm] = (jobs([f"arm={of}", f"arm.rewind={rewind}"]) for of in ("random_mask", "imp"))
+    [control], [arm] = (cell_configs([f"arm={of}", f"arm.rewind={rewind}"]) for of in ("random_mask", "imp"))
     assert control.parent
     assert control.parent.label == arm.label == (name or "imp,rewind=7it")
 
@@ -229,12 +229,12 @@ def test_a_parent_is_called_as_the_arm_itself_is(rewind: str, name: str | None) 
 )
 def test_published_settings(overrides: list[str], setting: str) -> None:
     """Ledgers hold these digests: a change here parts new seeds from old ones."""
-    assert {job.setting for job in jobs(overrides)} == {setting}
+    assert {job.digest for job in cell_configs(overrides)} == {setting}
 
 
 def test_spelling_of_a_duration_is_no_other_setting(tmp_path: Path) -> None:
-    def job(rewind: str, seed: int = 0) -> Job:
-        return jobs([f"arm.rewind={rewind}", f"seed={seed}", f"out={tmp_path}"])[0]
+    def job(rewind: str, seed: int = 0) -> CellConfig:
+        return cell_configs([f"arm.rewind={rewind}", f"seed={seed}", f"out={tmp_path}"])[0]
 
     first = job("100")
     first.folder.mkdir(parents=True)
@@ -250,8 +250,8 @@ def test_spelling_of_a_duration_is_no_other_setting(tmp_path: Path) -> None:
 
 
 def test_a_sweep_over_experiments_is_each_one_s_own_sweep() -> None:
-    together = jobs(["experiment=demo,fc2019_lenet", "schedule.rounds=1", "-m"])
-    alone = [job for name in ("demo", "fc2019_lenet") for job in jobs([f"experiment={name}", "schedule.rounds=1"])]
+    together = cell_configs(["experiment=demo,fc2019_lenet", "schedule.rounds=1", "-m"])
+    alone = [job for name in ("demo", "fc2019_lenet") for job in cell_configs([f"experiment={name}", "schedule.rounds=1"])]
     assert [str(job) for job in together] == [str(job) for job in alone]
     assert len(together) == 6 + 10
 
@@ -259,8 +259,8 @@ def test_a_sweep_over_experiments_is_each_one_s_own_sweep() -> None:
 NEW_GROUP = """
 import json
 from lottery.config.groups import GROUPS, OPTIONAL, SCIENCE_GROUPS, TRAINING_GROUPS, options
-from lottery.config.compose import jobs
-[plain], [grown] = jobs([]), jobs(["growth=regrow"])
+from lottery.config.compose import cell_configs
+[plain], [grown] = cell_configs([]), cell_configs(["growth=regrow"])
 print(json.dumps([GROUPS[-1], OPTIONAL, SCIENCE_GROUPS[-1], TRAINING_GROUPS[-1], options("growth"), plain.study,
                   grown.study != plain.study, grown.config["growth"]]))
 """

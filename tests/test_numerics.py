@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lottery.commands.ticket.export import exported
-from lottery.config.compose import jobs
+from lottery.config.compose import cell_configs
 from lottery.config.given import drawn
 from lottery.foundations.digests import digest
 from lottery.pruning.contracts import Target
@@ -95,7 +95,7 @@ class Watching(nn.Sequential):
 def test_every_number_of_a_cell_and_its_export_is_computed_under_its_own_settings(tmp_path: Path) -> None:
     watching = ("model._target_=tests.test_numerics.Watching", "~model.shape", "~model.classes", "scope=everywhere")
     more = ("criterion=snip", "arm=random_reinit", "analysis=connectivity", "schedule.rounds=1")
-    [job] = jobs([*TINY, "hardware.accelerator=cpu", f"out={tmp_path}", *watching, *more])
+    [job] = cell_configs([*TINY, "hardware.accelerator=cpu", f"out={tmp_path}", *watching, *more])
     before = another_s()
     Watching.seen.clear()
     run_cell(job)

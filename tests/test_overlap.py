@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from lottery.commands.overlap import FILE, publish
-from lottery.config.compose import jobs
+from lottery.config.compose import cell_configs
 from lottery.pruning.masks import Masks, shuffled
 from lottery.reports.overlap import by_chance, compare, shared
 from lottery.reports.results import read
@@ -85,7 +85,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("overlap") / "runs"
     for arm in ARMS:
         for seed in SEEDS:
-            job = jobs([*TINY, "schedule.keep=0.5", f"arm={arm}", f"seed={seed}", f"out={out}"])[0]
+            job = cell_configs([*TINY, "schedule.keep=0.5", f"arm={arm}", f"seed={seed}", f"out={out}"])[0]
             run_cell(job)
     return job.folder.parent.parent
 

@@ -9,7 +9,7 @@ import pytest
 
 from lottery.commands import plan
 from lottery.commands.plan import to_train
-from lottery.config.compose import jobs
+from lottery.config.compose import cell_configs
 from lottery.rounds.study import Cell
 from lottery.running.cell import record_cell
 from lottery.store.entries import Store
@@ -57,7 +57,7 @@ def test_a_damaged_ledger_is_said_of_its_own_cell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(plan, "probe", lambda cell: (0.0, 0.0))
-    damaged, whole = jobs([*TINY, f"out={tmp_path}", "seed=0,1", "-m"])
+    damaged, whole = cell_configs([*TINY, f"out={tmp_path}", "seed=0,1", "-m"])
     damaged.folder.mkdir(parents=True)
     (damaged.folder / NAME).write_text("{}\n")
     plan.show([damaged, whole])

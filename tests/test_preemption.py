@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from lottery.config.compose import composed, jobs
+from lottery.config.compose import composed, cell_configs
 from lottery.foundations.errors import Refused
 from lottery.foundations.job import Task, here
 from lottery.running.launch import attempt
@@ -253,7 +253,7 @@ def test_a_batch_script_s_own_command_leaves_its_job_alone(tmp_path: Path) -> No
 def test_a_job_says_beside_the_ledger_why_it_can_not_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "12")
     monkeypatch.setattr(preemption, "guard", lambda task: None)
-    [job] = jobs([f"out={tmp_path}"])
+    [job] = cell_configs([f"out={tmp_path}"])
     with pytest.raises(SystemExit, match="but the configuration or the code now makes that"):
         start([f"out={tmp_path}"], "another cell", job.folder)
     assert (job.folder / ERROR).read_text().startswith("the job was submitted for another cell, but the configuration")
@@ -335,7 +335,7 @@ def test_submitting_forgets_nothing_that_has_begun(tmp_path: Path) -> None:
 def test_without_slurm_nothing_is_submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(Refused, match=r"^hydra/launcher: there is no Slurm on this machine: squeue is not on the"):
-        submit(jobs([f"out={tmp_path}"]), PRESET)
+        submit(cell_configs([f"out={tmp_path}"]), PRESET)
 
 
 @pytest.mark.parametrize(
@@ -350,7 +350,7 @@ def test_without_slurm_nothing_is_submitted(tmp_path: Path, monkeypatch: pytest.
     ],
 )
 def test_what_no_cell_could_use_is_refused(given: dict[str, int], sentence: str, tmp_path: Path) -> None:
-    cells = jobs([f"out={tmp_path}", "numerics.threads=1,2", "-m"])
+    cells = cell_configs([f"out={tmp_path}", "numerics.threads=1,2", "-m"])
     with pytest.raises(Refused, match="^" + re.escape(sentence)):
         submit(cells, PRESET | given)
 
@@ -359,7 +359,7 @@ PRESET = composed(["hydra/launcher=slurm"])[1]
 
 
 def test_a_login_node_tries_a_cell_without_the_gpu_that_its_job_will_have() -> None:
-    [job] = jobs(["hardware.accelerator=gpu", "numerics.precision=16-mixed"])
+    [job] = cell_configs(["hardware.accelerator=gpu", "numerics.precision=16-mixed"])
     tried = tried_here(job)
     assert (tried.config["hardware"]["accelerator"], tried.config["numerics"]["precision"]) == ("cpu", "bf16-mixed")
     assert (job.config["hardware"]["accelerator"], job.config["numerics"]["precision"]) == ("gpu", "16-mixed")
@@ -374,13 +374,13 @@ def test_what_a_user_set_for_squeue_hides_no_job(tmp_path: Path, monkeypatch: py
 
 def test_a_per_cent_sign_in_a_log_s_path_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused, match=r"^out=.*%u: Slurm reads a % in the path of a log"):
-        submit(jobs([f"out={tmp_path}/%u"]), PRESET | {"submitit_folder": f"{tmp_path}/%u/slurm/%j"})
+        submit(cell_configs([f"out={tmp_path}/%u"]), PRESET | {"submitit_folder": f"{tmp_path}/%u/slurm/%j"})
 
 
 def test_code_that_ends_the_program_fails_its_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "leaving.py").write_text("import sys\ndef now(shape, classes):\n    sys.exit(0)\n")
     monkeypatch.syspath_prepend(tmp_path)
-    [job] = jobs([f"out={tmp_path / 'runs'}", "model._target_=leaving.now"])
+    [job] = cell_configs([f"out={tmp_path / 'runs'}", "model._target_=leaving.now"])
     attempt(job, None)
     assert (job.folder / ERROR).read_text().startswith("the code that was called ended the program with sys.exit(0)\n")
     assert not job.finished()

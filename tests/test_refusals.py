@@ -21,9 +21,9 @@ from lottery.commands import main as cli
 from lottery.config import build as config
 from lottery.config import groups as catalogue
 from lottery.config.build import build
-from lottery.config.cell_config import Job
+from lottery.config.cell_config import CellConfig
 from lottery.config.check import check
-from lottery.config.compose import job_of, jobs
+from lottery.config.compose import cell_config, cell_configs
 from lottery.config.groups import CONF
 from lottery.foundations.errors import Refused
 from tests.conftest import TINY
@@ -128,18 +128,18 @@ def base() -> DictConfig:
 
 
 @pytest.fixture
-def configured(base: DictConfig) -> Callable[..., Job]:
+def configured(base: DictConfig) -> Callable[..., CellConfig]:
     """A job with settings changed as Hydra changes them, without composing all anew: that takes most of the time."""
 
-    def job(*overrides: str) -> Job:
+    def job(*overrides: str) -> CellConfig:
         changed = base.copy()
         ConfigLoaderImpl._apply_overrides_to_config(OverridesParser.create().parse_overrides(list(overrides)), changed)
-        return job_of(changed)
+        return cell_config(changed)
 
     return job
 
 
-def sentence(make: Callable[..., Job | list[Job]], *overrides: str) -> str:
+def sentence(make: Callable[..., CellConfig | list[CellConfig]], *overrides: str) -> str:
     """What a job is refused with when it is made, built or checked."""
 
     def attempt() -> None:
@@ -158,30 +158,30 @@ def same(said: str, expected: str) -> bool:
     return said.startswith(expected[:-3]) if expected.endswith("...") else said == expected
 
 
-def test_the_base_is_accepted(configured: Callable[..., Job]) -> None:
+def test_the_base_is_accepted(configured: Callable[..., CellConfig]) -> None:
     job = configured()
     check(config.build(job))
-    assert job.config == jobs(list(TINY))[0].config
+    assert job.config == cell_configs(list(TINY))[0].config
 
 
 @pytest.mark.parametrize(("override", "why"), COMPOSITION.items())
 def test_what_can_not_be_composed(override: str, why: str) -> None:
-    said = sentence(lambda text: jobs([text]), override)
+    said = sentence(lambda text: cell_configs([text]), override)
     assert same(said, f"{override.lstrip('+')}: {why}"), said
 
 
 @pytest.mark.parametrize(("override", "why"), VALUES.items())
-def test_values(configured: Callable[..., Job], override: str, why: str) -> None:
+def test_values(configured: Callable[..., CellConfig], override: str, why: str) -> None:
     said = sentence(configured, override)
     assert same(said, f"{override.lstrip('+')}: {why}"), said
 
 
-def test_half_precision_needs_a_gpu(configured: Callable[..., Job]) -> None:
+def test_half_precision_needs_a_gpu(configured: Callable[..., CellConfig]) -> None:
     said = sentence(configured, "numerics.precision=16-mixed", "hardware.accelerator=cpu")
     assert said == "numerics.precision=16-mixed needs a GPU; on a CPU use 32 or bf16-mixed"
 
 
-def test_arguments_that_a_function_hands_on(configured: Callable[..., Job]) -> None:
+def test_arguments_that_a_function_hands_on(configured: Callable[..., CellConfig]) -> None:
     """torchvision's factories take any keyword: only building tells."""
     said = sentence(configured, RESNET, "~model.shape", "~model.classes", "+model.num_clases=10")
     known = "torchvision.models.resnet.resnet18 has no such argument; did you mean num_classes"
@@ -192,19 +192,19 @@ def test_arguments_that_a_function_hands_on(configured: Callable[..., Job]) -> N
 
 
 def test_arguments_of_other_options() -> None:
-    said = sentence(lambda *o: jobs([*TINY, *o]), "optimizer=sgd", "+optimizer.momentm=0.9")
+    said = sentence(lambda *o: cell_configs([*TINY, *o]), "optimizer=sgd", "+optimizer.momentm=0.9")
     assert said.startswith(
         "optimizer.momentm=0.9: lottery.training.optimizers.sgd has no such argument; did you mean momentum? "
     )
-    said = sentence(lambda *o: jobs([*TINY, *o]), "criterion=snip", "criterion.batches=0")
+    said = sentence(lambda *o: cell_configs([*TINY, *o]), "criterion=snip", "criterion.batches=0")
     assert said == "criterion.batches=0: SNIP reads at least 1 batch"
-    said = sentence(lambda *o: jobs(list(o)), "schedule=one_shot", "schedule.density=2")
+    said = sentence(lambda *o: cell_configs(list(o)), "schedule=one_shot", "schedule.density=2")
     assert said == "schedule.density=2: must lie inside (0, 1)"
 
 
 def test_a_rate_that_only_a_later_round_breaks() -> None:
     """Round 1 prunes 10 % twice, round 2 would prune 78 % twice."""
-    said = sentence(lambda *o: jobs(list(o)), "schedule=explicit", "schedule.densities=[0.9,0.2]", "scope.output=2")
+    said = sentence(lambda *o: cell_configs(list(o)), "schedule=explicit", "schedule.densities=[0.9,0.2]", "scope.output=2")
     assert said == "scope: 2 x the rate 0.777778 of output.weight lies outside [0, 1]"
 
 
@@ -220,11 +220,11 @@ def test_a_rate_that_only_a_later_round_breaks() -> None:
 def test_a_yaml_says_nothing_that_nobody_reads(text: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text(text)
-    assert sentence(lambda *o: jobs(list(o)), "experiment=mine", "--config-dir", str(tmp_path)) == said
+    assert sentence(lambda *o: cell_configs(list(o)), "experiment=mine", "--config-dir", str(tmp_path)) == said
 
 
 @pytest.mark.parametrize("batch", [60, 1])
-def test_parts_that_do_not_go_together(configured: Callable[..., Job], batch: int) -> None:
+def test_parts_that_do_not_go_together(configured: Callable[..., CellConfig], batch: int) -> None:
     said = sentence(configured, "model.shape=[1,4,4]", f"data.batch_size={batch}")
     assert said.startswith(f"model: does not take inputs of shape [{min(batch, 8)}, 1, 8, 8]: mat1 and mat2 "), said
     assert said.endswith("(with model.shape=[1, 4, 4], model.classes=10)"), said
@@ -241,20 +241,20 @@ def test_missing_data_without_a_network(tmp_path: Path, monkeypatch: pytest.Monk
         raise URLError("no route to host")
 
     monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", unreachable)
-    said = sentence(lambda *o: jobs(list(o)), "data=mnist", f"data.root={tmp_path}")
+    said = sentence(lambda *o: cell_configs(list(o)), "data=mnist", f"data.root={tmp_path}")
     assert said.startswith(f"data.root={tmp_path}: no MNIST there (train-images-idx3-ubyte[.gz] and three more"), said
     assert said.endswith("give the folder that holds the files")
 
 
 @pytest.mark.parametrize("group", ["data", "optimizer"])
 def test_a_group_left_out(group: str) -> None:
-    said = sentence(lambda *o: jobs(list(o)), f"~{group}")
+    said = sentence(lambda *o: cell_configs(list(o)), f"~{group}")
     assert said.startswith(f"{group}: is missing; must be one of "), said
 
 
 def test_each_cell_of_a_sweep_is_checked() -> None:
-    assert sentence(lambda *o: jobs(list(o)), "experiment=demo", "seed=0,-1").startswith("seed=-1: ")
-    assert sentence(lambda *o: jobs(list(o)), "experiment=demo", "arm=imp,imq").startswith("arm=imq: ")
+    assert sentence(lambda *o: cell_configs(list(o)), "experiment=demo", "seed=0,-1").startswith("seed=-1: ")
+    assert sentence(lambda *o: cell_configs(list(o)), "experiment=demo", "arm=imp,imq").startswith("arm=imq: ")
 
 
 @pytest.fixture
@@ -330,7 +330,7 @@ def test_the_real_command(lottery: Callable[..., object], tmp_path: Path) -> Non
 )  # fmt: skip
 def test_networks_data_and_settings_that_do_not_go_together(overrides: list[str], said: str) -> None:
     def checked(*more: str) -> None:
-        check(build(jobs([*TINY, "hardware.accelerator=cpu", *more])[0]))
+        check(build(cell_configs([*TINY, "hardware.accelerator=cpu", *more])[0]))
 
     assert sentence(checked, *overrides) == said
 
@@ -338,7 +338,7 @@ def test_networks_data_and_settings_that_do_not_go_together(overrides: list[str]
 def test_a_network_that_begins_with_the_same_weights_has_no_fresh_draw(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
-    cell = build(jobs([*TINY, "model=resnet_8"])[0])
+    cell = build(cell_configs([*TINY, "model=resnet_8"])[0])
     save_file(cell.study.recipe.network().state_dict(), tmp_path / "found.safetensors")
     (tmp_path / "loads.py").write_text(LOADS)
     with pytest.MonkeyPatch.context() as patch:
@@ -346,8 +346,8 @@ def test_a_network_that_begins_with_the_same_weights_has_no_fresh_draw(tmp_path:
         node = ["model._target_=loads.resnet_", f"+model.path={tmp_path / 'found.safetensors'}"]
         node += ["~model.shape", "~model.classes"]
         for arm in ("imp", "random_mask"):
-            check(build(jobs([*TINY, *node, f"arm={arm}"])[0]))
-        said = sentence(lambda *o: check(build(jobs([*TINY, *o])[0])), *node, "arm=random_reinit")
+            check(build(cell_configs([*TINY, *node, f"arm={arm}"])[0]))
+        said = sentence(lambda *o: check(build(cell_configs([*TINY, *o])[0])), *node, "arm=random_reinit")
     assert said.startswith("arm: random_reinit wants fresh weights, but every draw of the model begins with the same")
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from lottery.commands import report as publishing
-from lottery.config.compose import jobs
+from lottery.config.compose import cell_configs
 from lottery.foundations.errors import Refused
 from lottery.foundations.metrics import Headline, headline
 from lottery.reports import comparison, intervals, results
@@ -457,7 +457,7 @@ def test_a_stray_ledger_is_reported_where_one_says(tmp_path: Path) -> None:
 def configured(tmp_path: Path, *overrides: str) -> dict[str, Path]:
     """Studies by a folder with their configuration."""
     cells = {}
-    for job in jobs([*overrides, "scope=everywhere", "-m"]):
+    for job in cell_configs([*overrides, "scope=everywhere", "-m"]):
         cells[job.study] = folder = tmp_path / job.study
         folder.mkdir()
         (folder / "config.yaml").write_text(yaml.safe_dump(dict(job.config)))

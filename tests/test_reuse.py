@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from lottery.config.build import build, build_analyses
-from lottery.config.cell_config import Job
-from lottery.config.compose import jobs
+from lottery.config.cell_config import CellConfig
+from lottery.config.compose import cell_configs
 from lottery.config.user_code import user_code
 from lottery.foundations.digests import digest_of
 from lottery.reports.results import read
@@ -31,19 +31,19 @@ from tests.conftest import TINY
 
 
 @pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Job]:
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., CellConfig]:
     """One cell of a folder with modules and yamls of the user's own, run from there."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     (tmp_path / "c" / "arm").mkdir(parents=True)
 
-    def job(*overrides: str) -> Job:
-        return jobs(["--config-dir", "c", *TINY, "schedule.rounds=0", *overrides])[0]
+    def job(*overrides: str) -> CellConfig:
+        return cell_configs(["--config-dir", "c", *TINY, "schedule.rounds=0", *overrides])[0]
 
     return job
 
 
-def test_code_imported_by_own_code_counts(own: Callable[..., Job], tmp_path: Path) -> None:
+def test_code_imported_by_own_code_counts(own: Callable[..., CellConfig], tmp_path: Path) -> None:
     (tmp_path / "deepest.py").write_text("WIDTH = 20\n")
     (tmp_path / "between.py").write_text("import numpy\nfrom deepest import WIDTH\n")
     (tmp_path / "outermost.py").write_text("from between import WIDTH\n\ndef net(shape, classes): ...\n")
@@ -55,11 +55,11 @@ def test_code_imported_by_own_code_counts(own: Callable[..., Job], tmp_path: Pat
 
 
 def test_shipped_names_hold_no_code() -> None:
-    (job,) = jobs(list(TINY))
+    (job,) = cell_configs(list(TINY))
     assert user_code(job.config) == {}
 
 
-def test_another_data_root_is_not_taken_for_finished(own: Callable[..., Job]) -> None:
+def test_another_data_root_is_not_taken_for_finished(own: Callable[..., CellConfig]) -> None:
     first = own("data.root=a", "data=mnist", "data.val_size=10")
     first.folder.mkdir(parents=True)
     (first.folder / NAME).write_text(f'{{"round": 0, "rounds": 0, "setting": "{first.setting}"}}\n')
@@ -70,7 +70,7 @@ def test_another_data_root_is_not_taken_for_finished(own: Callable[..., Job]) ->
     assert not second.finished()
 
 
-def test_an_edited_arm_is_played_again_and_refused(own: Callable[..., Job], tmp_path: Path) -> None:
+def test_an_edited_arm_is_played_again_and_refused(own: Callable[..., CellConfig], tmp_path: Path) -> None:
     yaml = tmp_path / "c" / "arm" / "mine.yaml"
     shipped = "_target_: lottery.rounds.arms.Arm\nweights: {_target_: lottery.rounds.rewinding.%s}\nparent: null\n"
     yaml.write_text(shipped % "to_start")
@@ -85,7 +85,7 @@ def test_an_edited_arm_is_played_again_and_refused(own: Callable[..., Job], tmp_
         read("runs")
 
 
-def test_an_edited_parent_is_not_taken_for_finished(own: Callable[..., Job], tmp_path: Path) -> None:
+def test_an_edited_parent_is_not_taken_for_finished(own: Callable[..., CellConfig], tmp_path: Path) -> None:
     yaml = tmp_path / "c" / "arm" / "mine.yaml"
     shipped = (
         "_target_: lottery.rounds.arms.Arm\nweights: {_target_: lottery.rounds.rewinding.to_start}\nparent: null\n"
@@ -99,7 +99,7 @@ def test_an_edited_parent_is_not_taken_for_finished(own: Callable[..., Job], tmp
 
 
 def test_a_kill_before_it_is_known_what_differs_leaves_the_old_configuration(
-    own: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+    own: Callable[..., CellConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = ("schedule.rounds=1", "analysis=early_bird", "analysis.early_bird.when.window=1")
     run_cell(own(*small, "analysis.early_bird.when.every=10"))
@@ -185,7 +185,7 @@ def test_tied_weights_and_optimizer_groups_survive_a_checkpoint(tmp_path: Path) 
 
         def pass_by(self, step: int, state: object) -> None: ...
 
-    base = build(jobs([*TINY, "hardware.checkpoint_seconds=1e-9"])[0])
+    base = build(cell_configs([*TINY, "hardware.checkpoint_seconds=1e-9"])[0])
     recipe = replace(base.study.recipe, network=Tied, optimizer=lambda weights: Counting(weights, lr=0.1))
     from lottery.training.recipes import Phase
 
@@ -199,7 +199,7 @@ def test_tied_weights_and_optimizer_groups_survive_a_checkpoint(tmp_path: Path) 
 
 
 def test_gc_with_a_misspelt_folder_removes_nothing(
-    own: Callable[..., Job], tmp_path: Path, lottery: Callable[..., subprocess.CompletedProcess[str]]
+    own: Callable[..., CellConfig], tmp_path: Path, lottery: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     run_cell(own())
     before = set((tmp_path / "runs" / "store").iterdir())
@@ -214,10 +214,10 @@ def test_gc_with_a_misspelt_folder_removes_nothing(
 
 
 @pytest.fixture
-def untrained(monkeypatch: pytest.MonkeyPatch) -> Callable[[Job], str]:
+def untrained(monkeypatch: pytest.MonkeyPatch) -> Callable[[CellConfig], str]:
     """Plays a cell whose ledger has other results, and fails if anything is trained before it says so."""
 
-    def refusal(job: Job) -> str:
+    def refusal(job: CellConfig) -> str:
         with monkeypatch.context() as patch:
             patch.setattr("lottery.running.cell.fit", lambda *_, **__: pytest.fail("trained"))
             with pytest.raises(LedgerError) as refused:
@@ -227,7 +227,7 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> Callable[[Job], str]:
     return refusal
 
 
-def half_finished(job: Job) -> Path:
+def half_finished(job: CellConfig) -> Path:
     """The ledger of a cell that still has rounds to play."""
     run_cell(job)
     path = job.folder / NAME
@@ -242,7 +242,7 @@ def said(path: Path, differs: str) -> str:
     )
 
 
-def test_other_data_under_the_same_name(own: Callable[..., Job], untrained: Callable[[Job], str]) -> None:
+def test_other_data_under_the_same_name(own: Callable[..., CellConfig], untrained: Callable[[CellConfig], str]) -> None:
     where = {root: tiny_sets.write("mnist", Path(root)) for root in ("cats", "dogs")}
     labels = Path("dogs/train-labels-idx1-ubyte")
     labels.write_bytes(labels.read_bytes()[:-1] + b"\x00")
@@ -255,7 +255,7 @@ def test_other_data_under_the_same_name(own: Callable[..., Job], untrained: Call
 
 @pytest.mark.parametrize("kept", [True, False], ids=["in the store", "not in the store"])
 def test_another_version_of_pytorch(
-    own: Callable[..., Job], untrained: Callable[[Job], str], monkeypatch: pytest.MonkeyPatch, kept: bool
+    own: Callable[..., CellConfig], untrained: Callable[[CellConfig], str], monkeypatch: pytest.MonkeyPatch, kept: bool
 ) -> None:
     job = own("schedule.rounds=1")
     path, version = half_finished(job), torch.__version__
@@ -275,7 +275,7 @@ def test_another_version_of_pytorch(
 
 
 def test_an_edited_arm_of_a_half_finished_cell(
-    own: Callable[..., Job], untrained: Callable[[Job], str], tmp_path: Path
+    own: Callable[..., CellConfig], untrained: Callable[[CellConfig], str], tmp_path: Path
 ) -> None:
     yaml = tmp_path / "c" / "arm" / "mine.yaml"
     shipped = "_target_: lottery.rounds.arms.Arm\nweights: {_target_: lottery.rounds.rewinding.%s}\nparent: null\n"
@@ -285,11 +285,11 @@ def test_an_edited_arm_of_a_half_finished_cell(
     shutil.rmtree("runs/store")
     yaml.write_text(shipped % "to_fresh")
     job = own("arm=mine", "schedule.rounds=1")
-    assert untrained(job) == said(path, f"setting {was.setting} there, {job.setting} now")
+    assert untrained(job) == said(path, f"setting {was.setting} there, {job.digest} now")
 
 
 def test_another_setting_of_an_analysis_or_its_damaged_ledger(
-    own: Callable[..., Job], untrained: Callable[[Job], str]
+    own: Callable[..., CellConfig], untrained: Callable[[CellConfig], str]
 ) -> None:
     small = ("schedule.rounds=1", "analysis=early_bird", "analysis.early_bird.when.window=1")
     first, other = (own(*small, f"analysis.early_bird.when.every={every}") for every in (10, 5))
@@ -302,7 +302,7 @@ def test_another_setting_of_an_analysis_or_its_damaged_ledger(
     assert untrained(first) == f"{path}, line 1 is damaged: 'round'; move the file away"
 
 
-def test_a_recorded_round_whose_phase_is_gone_is_trained_again(own: Callable[..., Job]) -> None:
+def test_a_recorded_round_whose_phase_is_gone_is_trained_again(own: Callable[..., CellConfig]) -> None:
     job = own("schedule.rounds=1", "analysis=connectivity", "analysis.connectivity.points=3")
     path = half_finished(job)
     shutil.rmtree("runs/store")

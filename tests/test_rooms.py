@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lottery.config.compose import jobs
+from lottery.config.compose import cell_configs
 from lottery.config.nodes import target_of
 from lottery.config.trust import trusted
 from lottery.foundations import rooms
@@ -96,7 +96,7 @@ def test_paths_of_old_records_are_found(path: str) -> None:
 MOVED = """
 import sys
 from pathlib import Path
-from lottery.config.compose import jobs
+from lottery.config.compose import cell_configs
 from lottery.config.build import build, build_analyses
 from lottery.foundations.digests import digest_of
 from lottery.foundations.rooms import roomed
@@ -105,10 +105,10 @@ room = sys.argv[1]
 arguments = ["hardware=cpu", "optimizer=sgd", "analysis=early_bird", "arm=random_mask"]
 for path in (roomed("lottery.optimizers.sgd"), "lottery.optimizers.sgd"):
     assert path.startswith(f"lottery.{room}.") or room == "none" or path == "lottery.optimizers.sgd"
-    job, = jobs([*arguments, f"optimizer._target_={path}"])
+    job, = cell_configs([*arguments, f"optimizer._target_={path}"])
     cell = build(job)
     recipe = digest_of(cell.study.identity)
-    print(job.study, job.setting, job.label, recipe, build_analyses(job, cell.study.recipe.data)["early_bird"].setting)
+    print(job.study, job.digest, job.label, recipe, build_analyses(job, cell.study.recipe.data)["early_bird"].setting)
 """
 
 
@@ -139,12 +139,12 @@ def digests(folder: Path, room: str) -> list[str]:
 
 
 def test_a_roomed_override_is_no_other_study_and_no_other_arm(monkeypatch: pytest.MonkeyPatch) -> None:
-    base = jobs(["arm=random_mask"])[0]
+    base = cell_configs(["arm=random_mask"])[0]
     found = {**modules(), "lottery.attic.rewinding": Path(), "lottery.attic.optimizers": Path()}
     monkeypatch.setattr(rooms, "modules", lambda: found)
     optimizer, weights = "lottery.attic.optimizers.adam", "lottery.attic.rewinding.to_start"
-    job = jobs(["arm=random_mask", f"optimizer._target_={optimizer}", f"arm.weights._target_={weights}"])[0]
-    assert (job.study, job.label, job.setting) == (base.study, base.label, base.setting)
+    job = cell_configs(["arm=random_mask", f"optimizer._target_={optimizer}", f"arm.weights._target_={weights}"])[0]
+    assert (job.study, job.label, job.digest) == (base.study, base.label, base.setting)
 
 
 def test_functions_of_ours_that_no_yaml_names_are_trusted_where_they_belong() -> None:

@@ -10,9 +10,9 @@ import pytest
 import pytorch_lightning as pl
 
 from lottery.config.build import build
-from lottery.config.cell_config import Job
+from lottery.config.cell_config import CellConfig
 from lottery.config.check import check
-from lottery.config.compose import jobs
+from lottery.config.compose import cell_configs
 from lottery.foundations.errors import Refused
 from lottery.foundations.metrics import Headline
 from lottery.reports.results import missing, read
@@ -28,15 +28,15 @@ HALVES = (*TINY, "schedule.rounds=4", "schedule.keep=0.5", "scope.output=1")  # 
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> Callable[..., Job]:
-    return lambda *overrides: jobs([*HALVES, f"out={tmp_path}/runs", *overrides])[0]
+def job(tmp_path: Path) -> Callable[..., CellConfig]:
+    return lambda *overrides: cell_configs([*HALVES, f"out={tmp_path}/runs", *overrides])[0]
 
 
-def ledger(job: Job) -> list[dict[str, Any]]:
+def ledger(job: CellConfig) -> list[dict[str, Any]]:
     return Ledger(job.folder / NAME).lines()
 
 
-def trained(job: Job) -> int:
+def trained(job: CellConfig) -> int:
     return len(Store(job.config["store"]).entries())
 
 
@@ -87,7 +87,7 @@ def test_what_is_no_number_stops_no_chain(now: float | None, dense: float | None
     assert Stop(below_dense=0.0).reason(0.3, {"val_accuracy": now}, {"val_accuracy": dense}, ACCURACY) is None
 
 
-def test_the_first_round_that_is_thin_enough_is_the_last(job: Callable[..., Job], no_training: Callable) -> None:
+def test_the_first_round_that_is_thin_enough_is_the_last(job: Callable[..., CellConfig], no_training: Callable) -> None:
     first = job("stop.density=0.3")
     run_cell(first)
     lines = ledger(first)
@@ -112,7 +112,7 @@ def test_the_first_round_that_is_thin_enough_is_the_last(job: Callable[..., Job]
     assert "stopped" in ledger(longer)[-1]
 
 
-def test_controls_end_where_their_parent_ends(job: Callable[..., Job]) -> None:
+def test_controls_end_where_their_parent_ends(job: Callable[..., CellConfig]) -> None:
     parent = job("stop.density=0.3", "arm=imp")
     run_cell(parent)
     for arm in ("random_mask", "finetune_parent", "scratch_b"):
@@ -125,14 +125,14 @@ def test_controls_end_where_their_parent_ends(job: Callable[..., Job]) -> None:
         assert control.finished()
 
 
-def test_one_shot_ends_too(job: Callable[..., Job]) -> None:
+def test_one_shot_ends_too(job: Callable[..., CellConfig]) -> None:
     chain = job("stop.density=0.3", "arm=one_shot")
     run_cell(chain)
     assert [line["density"] for line in ledger(chain)] == [1, 0.5, 0.25]
     assert chain.finished()
 
 
-def test_a_chain_that_falls_behind_ends(job: Callable[..., Job], no_training: Callable) -> None:
+def test_a_chain_that_falls_behind_ends(job: Callable[..., CellConfig], no_training: Callable) -> None:
     whole = job("schedule.keep=0.2")  # down to 0.2 %
     control = job("schedule.keep=0.2", "arm=random_mask")
     run_cell(whole)
@@ -157,7 +157,7 @@ def test_a_chain_that_falls_behind_ends(job: Callable[..., Job], no_training: Ca
     assert trained(whole) == before
 
 
-def test_the_sentence_of_a_chain_that_fell_behind(job: Callable[..., Job]) -> None:
+def test_the_sentence_of_a_chain_that_fell_behind(job: Callable[..., CellConfig]) -> None:
     stopping = job("schedule.rounds=2", "schedule.keep=0.05", "stop.below_dense=0.01")
     run_cell(stopping)
     dense, *_, last = ledger(stopping)
@@ -169,7 +169,7 @@ def test_the_sentence_of_a_chain_that_fell_behind(job: Callable[..., Job]) -> No
 
 def test_only_a_condition_changes_the_name_of_a_study() -> None:
     plain, *others = (
-        jobs([*HALVES, *more])[0]
+        cell_configs([*HALVES, *more])[0]
         for more in (
             [], ["stop.density=null"], ["stop.density=0.3"], ["stop.density=0.2"], ["stop.below_dense=0.3"],
             ["stop.density=0.3", "stop.below_dense=0.3"],
@@ -181,12 +181,12 @@ def test_only_a_condition_changes_the_name_of_a_study() -> None:
     assert {stop.label for stop in stops} == {"imp"}
 
 
-def test_a_stopped_chain_lacks_no_round(job: Callable[..., Job], tmp_path: Path) -> None:
+def test_a_stopped_chain_lacks_no_round(job: Callable[..., CellConfig], tmp_path: Path) -> None:
     run_cell(job("stop.density=0.3"))
     assert missing(read(tmp_path / "runs")) == []
 
 
-def test_how_thin_a_network_is_can_be_told_without_training_it(job: Callable[..., Job]) -> None:
+def test_how_thin_a_network_is_can_be_told_without_training_it(job: Callable[..., CellConfig]) -> None:
     """Dense, the parent's first round, and the two rounds of the arm: the parent's second is asked for masks alone."""
     control = job("stop.density=0.3", "arm=random_mask")
     run_cell(control)
@@ -213,11 +213,11 @@ REFUSED = {
 @pytest.mark.parametrize(("override", "why"), REFUSED.items())
 def test_bad_conditions_are_refused_in_one_sentence(override: str, why: str) -> None:
     with pytest.raises(Refused) as refused:
-        check(build(jobs([*TINY, override])[0]))
+        check(build(cell_configs([*TINY, override])[0]))
     assert str(refused.value) == why
 
 
 @pytest.mark.parametrize("override", ["stop=null", "~stop", "stop=0.1"])
 def test_conditions_are_there_as_a_whole(override: str) -> None:
     with pytest.raises(Refused, match=r"^stop"):
-        check(build(jobs([*TINY, override])[0]))
+        check(build(cell_configs([*TINY, override])[0]))

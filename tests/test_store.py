@@ -29,8 +29,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lottery.config.build import build
-from lottery.config.cell_config import Job
-from lottery.config.compose import jobs
+from lottery.config.cell_config import CellConfig
+from lottery.config.compose import cell_configs
 from lottery.foundations.digests import digest, digest_of
 from lottery.foundations.errors import Lost
 from lottery.foundations.files import write_tensors
@@ -375,11 +375,11 @@ def test_gc_removes_what_a_machine_that_is_gone_has_left(tmp_path: Path) -> None
 
 
 @pytest.fixture(scope="module")
-def job() -> Job:
-    return jobs([*TINY])[0]
+def job() -> CellConfig:
+    return cell_configs([*TINY])[0]
 
 
-def key(job: Job, phase: Phase | None = None) -> str:
+def key(job: CellConfig, phase: Phase | None = None) -> str:
     cell = build(job)
     return digest_of(specification(cell.study.recipe, cell.study.identity, phase or PHASE))
 
@@ -387,7 +387,7 @@ def key(job: Job, phase: Phase | None = None) -> str:
 PHASE = Phase({"w": torch.ones(3), "b": torch.zeros(1)}, {"w": torch.tensor([True, False, True])}, 0, 30, 5, 6)
 
 
-def changed(job: Job, path: str, value: object) -> Job:
+def changed(job: CellConfig, path: str, value: object) -> CellConfig:
     config: Any = copy.deepcopy(job.config)
     *parents, last = path.split(".")
     node = config
@@ -420,7 +420,7 @@ OTHERWISE = {
 }
 
 
-def test_every_setting_of_the_recipe_is_in_the_key(job: Job) -> None:
+def test_every_setting_of_the_recipe_is_in_the_key(job: CellConfig) -> None:
     keys = {"as it is": key(job)}
     for group in ("model", "data", "module", "optimizer", "budget", "numerics"):
         for path, value in leaves(job.config[group], group):
@@ -445,7 +445,7 @@ def test_every_setting_of_the_recipe_is_in_the_key(job: Job) -> None:
     assert len(set(keys.values())) == len(keys)
 
 
-def test_every_ingredient_of_a_phase_is_in_the_key(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_ingredient_of_a_phase_is_in_the_key(job: CellConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     next_up = {"w": torch.nextafter(torch.ones(3), torch.tensor(2.0)), "b": torch.zeros(1)}
     variants = [
         PHASE,
@@ -495,7 +495,7 @@ def test_every_ingredient_of_a_phase_is_in_the_key(job: Job, monkeypatch: pytest
         ("optimizer.betas", [0.9, 0.999]),
     ],
 )
-def test_what_changes_no_number_is_not_in_the_key(job: Job, path: str, value: object) -> None:
+def test_what_changes_no_number_is_not_in_the_key(job: CellConfig, path: str, value: object) -> None:
     assert key(changed(job, path, value)) == key(job)
 
 
@@ -517,12 +517,12 @@ def test_where_the_data_lies_is_not_in_the_key_but_what_they_are(tmp_path: Path)
                 values = np.roll(values, 1)
             raw = idx(values)
             (tmp_path / root / (f"{name}.gz" if zipped else name)).write_bytes(gzip.compress(raw) if zipped else raw)
-    mnist = jobs([*TINY, "data=mnist", "data.val_size=10", "data.batch_size=6", f"data.root={tmp_path / 'one'}"])[0]
+    mnist = cell_configs([*TINY, "data=mnist", "data.val_size=10", "data.batch_size=6", f"data.root={tmp_path / 'one'}"])[0]
     assert key(changed(mnist, "data.root", str(tmp_path / "other"))) == key(mnist)
     assert key(changed(mnist, "data.root", str(tmp_path / "changed"))) != key(mnist)
 
 
-def test_a_user_s_code_is_in_the_key(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_s_code_is_in_the_key(job: CellConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "my_networks"
     (package / "parts").mkdir(parents=True)
     (package / "__init__.py").write_text("")

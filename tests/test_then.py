@@ -13,8 +13,8 @@ import torch
 
 from lottery.commands.ticket.verify import verified
 from lottery.config.build import build
-from lottery.config.cell_config import Job
-from lottery.config.compose import jobs
+from lottery.config.cell_config import CellConfig
+from lottery.config.compose import cell_configs
 from lottery.running.cell import record_cell
 from lottery.store.entries import Store
 from lottery.store.folder import NAME
@@ -43,8 +43,8 @@ def then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     sys.modules.pop("then", None)
 
 
-def asked(arm: str) -> Job:
-    [job] = jobs([*ASKED, f"arm={arm}"])
+def asked(arm: str) -> CellConfig:
+    [job] = cell_configs([*ASKED, f"arm={arm}"])
     return job
 
 

@@ -26,9 +26,9 @@ from lottery.commands.ticket.export import exported
 from lottery.commands.ticket.transfer import arguments
 from lottery.commands.ticket.verify import verified
 from lottery.config.build import build
-from lottery.config.cell_config import Job
+from lottery.config.cell_config import CellConfig
 from lottery.config.check import check
-from lottery.config.compose import jobs
+from lottery.config.compose import cell_configs
 from lottery.config.given import drawn
 from lottery.config.groups import CONF, SCIENCE_GROUPS
 from lottery.foundations.digests import digest, digest_of
@@ -61,8 +61,8 @@ def found(runs: Path) -> Callable[..., Saved]:
     """The ticket of a cell's last round, the cell played once."""
 
     @cache
-    def played(*overrides: str) -> Job:
-        [job] = jobs([*CELL, f"out={runs}", *overrides])
+    def played(*overrides: str) -> CellConfig:
+        [job] = cell_configs([*CELL, f"out={runs}", *overrides])
         run_cell(job)
         return job
 
@@ -475,7 +475,7 @@ def test_a_hostile_seed_draws_nothing(
     path = tmp_path / "t.safetensors"
     node = {"_target_": "os.system", "command": "touch planted"}
     edited(found(seed_only=True), path, lambda info: info["config"].update(model=node))
-    [job] = jobs([*CELL, "arm=ticket", f"arm.file={path}"])
+    [job] = cell_configs([*CELL, "arm=ticket", f"arm.file={path}"])
     with pytest.raises(Refused, match="would run code of 'os'"):
         build(job)
     assert not (tmp_path / "planted").exists()
@@ -504,7 +504,7 @@ def test_own_code_is_trusted_by_its_package(
     assert verified(saved, trust=("ownnets",)).holds
     words = arguments(saved, [f"out={tmp_path}"], trust=("ownnets",))
     assert set(words) >= {"++model._target_=ownnets.net", "++model.width=20", "~model.shape", "~model.classes"}
-    cell = build(jobs(words)[0])
+    cell = build(cell_configs(words)[0])
     check(cell)
     assert cell.arm.given
     (tmp_path / "ownnets.py").write_text(f"{OWN}\n# another version\n")
@@ -530,7 +530,7 @@ def test_a_ticket_trains_on_other_data(found: Callable[..., Saved], tmp_path: Pa
     with pytest.raises(Refused, match=r"was trained on other data than this; say where that lies with data\.root=DIR"):
         verified(saved, [f"data.root={tmp_path / 'fashion_mnist'}"])
     more = ["optimizer=sgd", "optimizer.lr=0.05", "seed=4", f"out={tmp_path}", "tracking.mode=disabled"]
-    [job] = jobs(arguments(read(saved.path), ["data=fashion_mnist", *fashion, *more]))
+    [job] = cell_configs(arguments(read(saved.path), ["data=fashion_mnist", *fashion, *more]))
     assert (job.choices["data"], job.choices["optimizer"], job.seed) == ("fashion_mnist", "sgd", 4)
     run_cell(job)
     lines = Ledger(job.folder / NAME).lines()
@@ -547,7 +547,7 @@ def test_a_ticket_trains_on_other_data(found: Callable[..., Saved], tmp_path: Pa
 def test_a_ticket_under_its_own_seed_and_round_is_the_rounds_training(file: Path, runs: Path) -> None:
     """Nothing but the data order of its round, which is the first here, tells it from the round it comes from."""
     saved = read(file)
-    cell = build(jobs(arguments(saved, []))[0])
+    cell = build(cell_configs(arguments(saved, []))[0])
     assert cell.arm.given is not None
     ticket = Ticket.of(cell.arm.given.start, cell.arm.given.masks)
     assert key_of(cell, ticket, saved.info["line"]["round"]) == saved.info["line"]["phase"]
@@ -557,7 +557,7 @@ def test_a_label_is_of_the_content(found: Callable[..., Saved], tmp_path: Path) 
     found(path=tmp_path / "t.safetensors").write()
 
     def label(name: str, *more: str) -> str:
-        return jobs([*CELL, "arm=ticket", f"arm.file={tmp_path / name}", *more])[0].label
+        return cell_configs([*CELL, "arm=ticket", f"arm.file={tmp_path / name}", *more])[0].label
 
     first = label("t.safetensors")
     assert first.startswith("ticket,file=t~")
@@ -574,14 +574,14 @@ def test_each_seed_may_have_its_own_ticket(found: Callable[..., Saved], tmp_path
         found(f"seed={seed}", path=tmp_path / f"found_{seed}.safetensors").write()
     pattern = f"arm.file={tmp_path}/found_${{seed}}.safetensors"
     words = [*CELL, "arm=ticket", pattern, "seed=0,3", f"out={tmp_path}", "-m"]
-    swept = jobs(words)
+    swept = cell_configs(words)
     assert len({job.label for job in swept}) == 1
     for job in swept:
         run_cell(job)
         assert job.finished()
     assert read_ledgers(tmp_path)["arm"].nunique() == 1
     found(path=tmp_path / "found_3.safetensors").write()
-    assert [job.finished() for job in jobs(words)] == [True, False]
+    assert [job.finished() for job in cell_configs(words)] == [True, False]
 
 
 def test_controls_of_a_ticket(file: Path, tmp_path: Path) -> None:
@@ -589,7 +589,7 @@ def test_controls_of_a_ticket(file: Path, tmp_path: Path) -> None:
     shuffled = "arm.masks._target_=lottery.pruning.masks.shuffled"
     keys = set()
     for more in ([], [fresh], [shuffled], [fresh, shuffled]):
-        [job] = jobs([*CELL, "arm=ticket", f"arm.file={file}", f"out={tmp_path}", *more])
+        [job] = cell_configs([*CELL, "arm=ticket", f"arm.file={file}", f"out={tmp_path}", *more])
         run_cell(job)
         line = Ledger(job.folder / NAME).lines()[1]
         assert line["density"] == read(file).info["line"]["density"]
@@ -598,20 +598,20 @@ def test_controls_of_a_ticket(file: Path, tmp_path: Path) -> None:
 
 
 def test_a_ticket_that_does_not_fit(file: Path, tmp_path: Path) -> None:
-    [job] = jobs(
+    [job] = cell_configs(
         [*CELL, "arm=ticket", f"arm.file={file}", "model=lenet_5", "model.shape=[1,16,16]", "data.shape=[1,8,8]"]
     )
     with pytest.raises(Refused):
         check(build(job))
     mnist = tiny_sets.write("mnist", tmp_path / "mnist")
-    [job] = jobs([*CELL, "arm=ticket", f"arm.file={file}", "data=mnist", *mnist])
+    [job] = cell_configs([*CELL, "arm=ticket", f"arm.file={file}", "data=mnist", *mnist])
     with pytest.raises(Refused) as refused:
         check(build(job))
     assert str(refused.value) == (
         f"{job.label}: does not fit the network: fc1.weight is [300, 64] float32 in the ticket, [300, 784] float32 in "
         "the network; the mask of fc1.weight is [300, 64] in the ticket, [300, 784] in the network"
     )
-    [job] = jobs([*CELL, "arm=ticket", f"arm.file={file}", "data=mnist", *mnist, "model=lenet_5"])
+    [job] = cell_configs([*CELL, "arm=ticket", f"arm.file={file}", "data=mnist", *mnist, "model=lenet_5"])
     with pytest.raises(Refused, match=r"conv1.*is missing in the ticket, .* in the network; .*; and \d+ more$"):
         check(build(job))
 
@@ -623,10 +623,10 @@ def test_what_an_arm_is_refused(file: Path) -> None:
         ("nowhere.safetensors", "arm.file=nowhere.safetensors: can't be read (No such file or directory); "),
     ):
         with pytest.raises(Refused) as refused:
-            build(jobs([*CELL, "arm=ticket", f"arm.file={value}"])[0])
+            build(cell_configs([*CELL, "arm=ticket", f"arm.file={value}"])[0])
         assert str(refused.value).startswith(said)
     with pytest.raises(Refused, match=r"arm\.parent=ticket: it has no masks of its own"):
-        build(jobs([*CELL, "arm=random_reinit", "arm.parent=ticket"])[0])
+        build(cell_configs([*CELL, "arm=random_reinit", "arm.parent=ticket"])[0])
 
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
@@ -641,13 +641,13 @@ OTHERWISE = [
 
 @pytest.mark.parametrize("given", [*([f"experiment={name}"] for name in EXPERIMENTS), *OTHERWISE], ids=" ".join)
 def test_a_recorded_recipe_is_composed_again(found: Callable[..., Saved], given: list[str]) -> None:
-    [job] = jobs([*given, "hydra.mode=RUN"])
+    [job] = cell_configs([*given, "hydra.mode=RUN"])
     saved = found()
     recorded = json.loads(json.dumps({**saved.info["config"], **job.config}))
     saved = replace(saved, info={**saved.info, "config": recorded})
     saved.write()
     words = arguments(saved, ["arm=imp"], trust=("torchvision",))
-    [again] = jobs([word for word in words if not word.startswith("arm.")])
+    [again] = cell_configs([word for word in words if not word.startswith("arm.")])
     assert {g: again.config[g] for g in (*SCIENCE_GROUPS, "stop", "seed")} == {
         g: job.config[g] for g in (*SCIENCE_GROUPS, "stop", "seed")
     }
@@ -657,14 +657,14 @@ def test_what_is_given_overrules_the_recipe(found: Callable[..., Saved], tmp_pat
     found("arm=imp", "arm.rewind=10", path=tmp_path / "t.safetensors").write()
     saved = read(tmp_path / "t.safetensors")
     words = arguments(saved, ["optimizer=sgd", "budget.steps=40", "seed=1,2", "-m"])
-    assert [job.config["arm"]["first"] for job in jobs(words)] == [10, 10]
-    assert {job.seed for job in jobs(words)} == {1, 2}
-    assert {(job.choices["optimizer"], job.config["budget"]["steps"]) for job in jobs(words)} == {("sgd", 40)}
+    assert [job.config["arm"]["first"] for job in cell_configs(words)] == [10, 10]
+    assert {job.seed for job in cell_configs(words)} == {1, 2}
+    assert {(job.choices["optimizer"], job.config["budget"]["steps"]) for job in cell_configs(words)} == {("sgd", 40)}
     config = {**saved.info["config"], "optimizer": {**saved.info["config"]["optimizer"], "lr": 0.005}}
     saved = replace(saved, info={**saved.info, "config": config})
     for words, rate in (([], 0.005), (["optimizer=sgd"], 0.1), (["optimizer=adam"], 0.0012), (["optimizer.lr=1"], 1)):
-        assert jobs(arguments(saved, words))[0].config["optimizer"]["lr"] == rate
-    [job] = jobs(arguments(saved, ["data=mnist", "arm.first=0"]))
+        assert cell_configs(arguments(saved, words))[0].config["optimizer"]["lr"] == rate
+    [job] = cell_configs(arguments(saved, ["data=mnist", "arm.first=0"]))
     assert (job.config["model"]["shape"], job.config["arm"]["first"]) == ([1, 28, 28], 0)
     assert arguments(saved, ["experiment=demo"])[:2] == ["arm=ticket", f"arm.file={saved.path}"]
     assert len(arguments(saved, ["experiment=demo"])) == 4

@@ -19,8 +19,8 @@ import wandb
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lottery.config.cell_config import Job
-from lottery.config.compose import jobs
+from lottery.config.cell_config import CellConfig
+from lottery.config.compose import cell_configs
 from lottery.running import cell as study
 from lottery.running import tracking
 from lottery.running.launch import run_cell
@@ -57,15 +57,15 @@ def _afresh() -> Iterator[None]:
     wandb.teardown()
 
 
-def tiny(out: Path, *overrides: str) -> Job:
-    return jobs([*OFFLINE, f"out={out}", *overrides])[0]
+def tiny(out: Path, *overrides: str) -> CellConfig:
+    return cell_configs([*OFFLINE, f"out={out}", *overrides])[0]
 
 
-def lines(job: Job) -> list[dict[str, Any]]:
+def lines(job: CellConfig) -> list[dict[str, Any]]:
     return Ledger(job.folder / NAME).lines()
 
 
-def segments(job: Job) -> list[Path]:
+def segments(job: CellConfig) -> list[Path]:
     """The folders of a cell's offline run, one for each start that had something to show."""
     return sorted((job.folder / "wandb").glob("offline-run-*"))
 
@@ -84,18 +84,18 @@ def _read(segment: Path, files: tuple[tuple[Path, int], ...], *flags: str) -> li
     return [json.loads(read)] if flags else [json.loads(line) for line in read.splitlines()]
 
 
-def history(job: Job) -> list[dict[str, float]]:
+def history(job: CellConfig) -> list[dict[str, float]]:
     """The rows of all segments of a cell's run, without W&B's own columns."""
     items = [r["history"]["item"] for s in segments(job) for r in records(s) if r["type"] == "history"]
     return [{key: value for key, value in item.items() if not key.startswith("_")} for item in items]
 
 
-def runs(job: Job) -> list[dict[str, Any]]:
+def runs(job: CellConfig) -> list[dict[str, Any]]:
     """What each segment says of the run that it belongs to."""
     return [record["run"] for s in segments(job) for record in records(s) if record["type"] == "run"]
 
 
-def expected(job: Job) -> list[dict[str, float]]:
+def expected(job: CellConfig) -> list[dict[str, float]]:
     """The rows that a cell must show, from its ledger and the metadata of its phases."""
     rows, before = [], 0
     for line in lines(job):
@@ -131,7 +131,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, event: str, number: int) -> None:
     monkeypatch.setattr(Progress, event, told)
 
 
-def interrupted(job: Job, event: str, number: int) -> None:
+def interrupted(job: CellConfig, event: str, number: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         stop_at(patch, event, number)
         with pytest.raises(Stopped):
@@ -139,14 +139,14 @@ def interrupted(job: Job, event: str, number: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def shown(tmp_path_factory: pytest.TempPathFactory) -> Job:
+def shown(tmp_path_factory: pytest.TempPathFactory) -> CellConfig:
     """A cell shown from beginning to end."""
     job = tiny(tmp_path_factory.mktemp("shown"), "seed=3")
     run_cell(job)
     return job
 
 
-def test_one_run_a_cell_named_grouped_and_configured(shown: Job) -> None:
+def test_one_run_a_cell_named_grouped_and_configured(shown: CellConfig) -> None:
     (segment,) = segments(shown)
     (run,), read = runs(shown), records(segment)
     assert run["run_id"] == run_id(shown.study, *CELL)
@@ -158,7 +158,7 @@ def test_one_run_a_cell_named_grouped_and_configured(shown: Job) -> None:
     assert axes == {"round/*": "round/density", "train/*": "train/step"}
 
 
-def test_rows_are_those_of_ledger_and_store_in_order(shown: Job) -> None:
+def test_rows_are_those_of_ledger_and_store_in_order(shown: CellConfig) -> None:
     rows = history(shown)
     assert rows == expected(shown)
     assert [row["train/step"] for row in rows if "train/step" in row] == list(range(10, 91, 10))
@@ -167,7 +167,7 @@ def test_rows_are_those_of_ledger_and_store_in_order(shown: Job) -> None:
         assert [row[f"round/{key}"] for row in rounds] == [line[key] for line in lines(shown)]
 
 
-def test_summary_holds_the_last_round(shown: Job) -> None:
+def test_summary_holds_the_last_round(shown: CellConfig) -> None:
     (summary,) = records(segments(shown)[0], "--summary")
     assert (summary["state"], summary["exit_code"]) == ("finished", 0)
     final = {key[6:]: value for key, value in summary["summary"].items() if key.startswith("final/")}
@@ -227,12 +227,12 @@ def test_a_project_that_no_server_takes_is_refused(name: str) -> None:
 def test_variables_of_wandb_count_where_nothing_is_configured(monkeypatch: pytest.MonkeyPatch) -> None:
     for key, value in (("MODE", "disabled"), ("PROJECT", "mine"), ("ENTITY", "us")):
         monkeypatch.setenv(f"WANDB_{key}", value)
-    by_variables = jobs([])[0]
+    by_variables = cell_configs([])[0]
     assert [by_variables.config["tracking"][key] for key in ("mode", "project", "entity")] == ["disabled", "mine", "us"]
-    assert jobs(["tracking.mode=online"])[0].config["tracking"]["mode"] == "online"
+    assert cell_configs(["tracking.mode=online"])[0].config["tracking"]["mode"] == "online"
     for key in ("MODE", "PROJECT", "ENTITY"):
         monkeypatch.delenv(f"WANDB_{key}")
-    plain = jobs([])[0]
+    plain = cell_configs([])[0]
     assert plain.study == by_variables.study
     assert [plain.config["tracking"][key] for key in ("mode", "project", "entity")] == ["offline", "lottery", None]
     monkeypatch.setenv("WANDB_MODE", "shared")
@@ -246,7 +246,7 @@ def test_variables_of_wandb_that_do_not_count_are_named() -> None:
     assert tracking.unheeded({"WANDB_RUN_GROUP": "g", "WANDB_DIR": "d"}) == f"WANDB_DIR and WANDB_RUN_GROUP {said}"
 
 
-def test_phases_from_the_store_give_all_rows(shown: Job, tmp_path: Path) -> None:
+def test_phases_from_the_store_give_all_rows(shown: CellConfig, tmp_path: Path) -> None:
     job = tiny(tmp_path, "seed=3", f"store={shown.config['store']}")
     run_cell(job)
     assert all(line["run"]["reused"] for line in lines(job))
@@ -288,7 +288,7 @@ def test_another_arm_that_finishes_a_phase_shows_all_of_it_and_nothing_of_its_pa
 
 KILLED = """
 import os, signal, sys, time
-from lottery.config.compose import jobs
+from lottery.config.compose import cell_configs
 from lottery.running.launch import run_cell
 from lottery.running.progress import Progress
 seen = []
@@ -298,7 +298,7 @@ def advanced(self, current, step, row):
         time.sleep(2)  # what was logged is on disk long before
         os.kill(os.getpid(), signal.SIGKILL)
 Progress.advanced = advanced
-run_cell(jobs(sys.argv[1:])[0])
+run_cell(cell_configs(sys.argv[1:])[0])
 """
 
 
@@ -306,7 +306,7 @@ def test_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     overrides = [*OFFLINE, f"out={tmp_path}"]
     killed = subprocess.run([sys.executable, "-c", KILLED, *overrides], capture_output=True, timeout=120)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    job = jobs(overrides)[0]
+    job = cell_configs(overrides)[0]
     assert [row["train/step"] for row in history(job) if "train/step" in row] == [10, 20, 30, 40, 50]
     run_cell(job)
     assert in_order(history(job)) == in_order(expected(job))

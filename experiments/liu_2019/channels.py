@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 import lottery
 from lottery.config.build import build
-from lottery.config.cell_config import Job
-from lottery.config.compose import jobs
+from lottery.config.cell_config import CellConfig
+from lottery.config.compose import cell_configs
 from lottery.pruning import masks
 from lottery.running.launch import run_cell
 
@@ -69,12 +69,12 @@ def arms(seed: int, part: float, more: tuple[str, ...]) -> Iterator[pd.DataFrame
         yield frame
 
 
-def job(*overrides: str) -> Job:
-    [one] = jobs(list(overrides))
+def job(*overrides: str) -> CellConfig:
+    [one] = cell_configs(list(overrides))
     return one
 
 
-def cost(one: Job) -> float:
+def cost(one: CellConfig) -> float:
     recipe = build(one).study.recipe
     return recipe.flops(masks.dense(masks.prunable(recipe.sample.net))).dense
 

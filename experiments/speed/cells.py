@@ -13,8 +13,8 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from lottery.config.cell_config import Job
-from lottery.config.compose import jobs
+from lottery.config.cell_config import CellConfig
+from lottery.config.compose import cell_configs
 from lottery.data.augmentations import pad_crop_flip
 from lottery.data.examples import Data, Examples
 from lottery.data.pixels import Normalise
@@ -27,15 +27,15 @@ from lottery.store.entries import Store
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
 
-def quietly(job: Job) -> None:
+def quietly(job: CellConfig) -> None:
     """A cell as `lottery run` plays it, without the lines it prints."""
     with redirect_stdout(StringIO()):
         run_cell(job)
 
 
-def lenet(folder: Path, *more: str) -> Job:
+def lenet(folder: Path, *more: str) -> CellConfig:
     """One cell of `experiment=fc2019_lenet`."""
-    return jobs(command(folder, *more))[0]
+    return cell_configs(command(folder, *more))[0]
 
 
 def command(folder: Path, *more: str) -> list[str]:
@@ -43,11 +43,11 @@ def command(folder: Path, *more: str) -> list[str]:
     return ["experiment=fc2019_lenet", *fashion(), "hydra.mode=RUN", "seed=0", "hardware=cpu", f"out={folder}", *more]
 
 
-def resnet20(folder: Path, *more: str) -> Job:
+def resnet20(folder: Path, *more: str) -> CellConfig:
     """ResNet-20 as CIFAR-10 trains it, on pixels drawn at random: no step takes longer or shorter for that."""
     settings = ["model=resnet_20", "data=cifar10", "data._target_=experiments.speed.cells.random_pixels"]
     sgd = ["optimizer=sgd", "optimizer.weight_decay=1e-4", "scope=everywhere"]
-    return jobs([*settings, *sgd, "hydra.mode=RUN", "seed=0", "hardware=cpu", f"out={folder}", *more])[0]
+    return cell_configs([*settings, *sgd, "hydra.mode=RUN", "seed=0", "hardware=cpu", f"out={folder}", *more])[0]
 
 
 def random_pixels(

@@ -18,7 +18,7 @@ from experiments.speed.bare import Bare, adam, sgd
 from experiments.speed.cells import lenet, pruned, resnet20
 from experiments.speed.rows import Row, at_least
 from lottery.config.build import build
-from lottery.config.cell_config import Job
+from lottery.config.cell_config import CellConfig
 from lottery.config.nodes import make
 from lottery.pruning import masks as _masks
 from lottery.rounds.study import Cell
@@ -101,7 +101,7 @@ class Turns:
 
 
 def everything(
-    job: Job, optimizer: Callable[[Iterable[nn.Parameter]], Optimizer], steps: int, evaluate: int
+    job: CellConfig, optimizer: Callable[[Iterable[nn.Parameter]], Optimizer], steps: int, evaluate: int
 ) -> list[float]:
     """Ratios over whole rounds of a cell as `lottery run` plays it, W&B offline, into store and ledger."""
     cell, tracker = build(job), make("tracking", job.config["tracking"])

@@ -20,7 +20,7 @@ from lottery.data.examples import Data
 from lottery.foundations.seeds import Streams, seeded
 from lottery.rounds.round import Round, Ticket
 from lottery.rounds.study import Cell
-from lottery.training.evaluation import batch, measure
+from lottery.training.evaluation import batch, evaluate
 from lottery.training.hardware import trainer_for
 from lottery.training.modules import Module, headline_of
 from lottery.training.states import State

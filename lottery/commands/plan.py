@@ -9,7 +9,7 @@ from itertools import count
 
 from lottery.algorithm import play
 from lottery.config.build import build
-from lottery.config.cell_config import Job
+from lottery.config.cell_config import CellConfig
 from lottery.config.check import check, note
 from lottery.rounds.arms import Arm
 from lottery.rounds.round import dense_ticket
@@ -27,7 +27,7 @@ Key = tuple[str, str, int, int]
 """(study, label of the arm, seed, round): names a phase before its content, and so its key in the store, is known."""
 
 
-def show(jobs: Sequence[Job]) -> None:
+def show(jobs: Sequence[CellConfig]) -> None:
     """Prints one line for each cell, then the totals."""
     planned: set[Key] = set()
     noted: set[str] = set()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lottery.commands.report import publish
-from lottery.config.cell_config import Job
+from lottery.config.cell_config import CellConfig
 from lottery.foundations.errors import Refused, describe
 from lottery.foundations.job import here
 from lottery.running.slurm import attempts, preemption
@@ -71,9 +71,9 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     if "--plan" in words:
         from lottery.commands.plan import show
-        from lottery.config.compose import jobs
+        from lottery.config.compose import cell_configs
 
-        show(jobs([word for word in words if word != "--plan"]))
+        show(cell_configs([word for word in words if word != "--plan"]))
         return 0
     return run(words)
 
@@ -101,7 +101,7 @@ def run(arguments: list[str]) -> int:
                 tasks.dismiss(mine, job.folder)
 
 
-def _complete(arguments: list[str], cells: Sequence[Job], launcher: Mapping[str, Any]) -> int:
+def _complete(arguments: list[str], cells: Sequence[CellConfig], launcher: Mapping[str, Any]) -> int:
     still_open = [job for job in cells if not job.finished()]
     if len(still_open) < len(cells):
         print(f"{len(cells) - len(still_open)} of {len(cells)} cells are finished already")
@@ -143,7 +143,7 @@ def _train(arguments: list[str]) -> Exception | None:
     return failure
 
 
-def _check(cells: Sequence[Job]) -> None:
+def _check(cells: Sequence[CellConfig]) -> None:
     """Builds and checks one cell of each arm and study, so that errors are raised before any worker starts."""
     from lottery.config.build import build, build_analyses
     from lottery.config.check import check, note
@@ -164,7 +164,7 @@ def _check(cells: Sequence[Job]) -> None:
         raise Refused(describe(stop)) from stop
 
 
-def _conclude(arguments: list[str], cells: Sequence[Job], failure: Exception | None) -> int:
+def _conclude(arguments: list[str], cells: Sequence[CellConfig], failure: Exception | None) -> int:
     """Reports the finished cells, and names those that failed or are missing."""
     try:
         publish(dict.fromkeys(job.folder.parent.parent for job in cells))
@@ -190,7 +190,7 @@ def _conclude(arguments: list[str], cells: Sequence[Job], failure: Exception | N
     return int(failure is not None)
 
 
-def _suggest(arguments: list[str], cells: Sequence[Job]) -> None:
+def _suggest(arguments: list[str], cells: Sequence[CellConfig]) -> None:
     """Prints commands that are worth trying next; they reuse the phases that are trained."""
 
     def instead(new: str) -> str:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from lottery.config.annotations import hints_of
-from lottery.config.cell_config import Job, steady
+from lottery.config.cell_config import CellConfig, steady
 from lottery.config.given import given
 from lottery.config.groups import TRAINING_GROUPS
 from lottery.config.identity import recipe_identity
@@ -32,7 +32,7 @@ from lottery.training.recipes import Recipe
 TRAINING = tuple(group for group in TRAINING_GROUPS if group not in ("model", "data"))
 
 
-def build(job: Job) -> Cell:
+def build(job: CellConfig) -> Cell:
     """The cell that a job describes. Raises Refused for anything that can't be run as configured."""
     config = job.config
     if not isinstance(job.seed, int) or isinstance(job.seed, bool) or job.seed < 0:
@@ -49,7 +49,7 @@ def build(job: Job) -> Cell:
     if arm.given:  # its only round; nothing is pruned for it
         pruning = replace(pruning, schedule=(Target(density(arm.given.masks), keep=1.0),))
     study = Study(job.study, recipe, pruning, identity(config, recipe))
-    return Cell(study, arm, job.label, job.seed, job.setting)
+    return Cell(study, arm, job.label, job.seed, job.digest)
 
 
 def build_recipe(config: Mapping[str, Any]) -> Recipe:
@@ -98,7 +98,7 @@ def identity(config: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
     return recipe_identity({**config, **nodes}, recipe.data.digest)
 
 
-def build_analyses(job: Job, data: Data) -> dict[str, Asked]:
+def build_analyses(job: CellConfig, data: Data) -> dict[str, Asked]:
     """The analyses asked for, by name. Raises Refused for several processes, which only training knows."""
     nodes = job.config.get("analysis") or {}
     if nodes and (devices := job.config["hardware"]["devices"]) > 1:
@@ -112,7 +112,7 @@ def build_analyses(job: Job, data: Data) -> dict[str, Asked]:
     }
 
 
-def build_arm(job: Job, data: Data, steps: int) -> Arm:
+def build_arm(job: CellConfig, data: Data, steps: int) -> Arm:
     """The arm and its parent, which has the same rewinding point."""
     node = {"rewind": 0, "first": 0, **job.config["arm"]}
     node = {key: value for key, value in node.items() if key not in ("parent", "content")}

@@ -22,10 +22,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lottery.config.cell_config import Job, content, files_of
+from lottery.config.cell_config import CellConfig, content, files_of
 from lottery.config.explain import explain
 from lottery.config.groups import CONF, FIXED, GROUPS, OPTIONAL, TOP
-from lottery.config.shipped import Options, parent_of
+from lottery.config.options import Options, parent_of
 from lottery.foundations.digests import leaves
 from lottery.foundations.errors import Once, Refused, nearby
 
@@ -33,12 +33,12 @@ VERSION = "1.3"
 """of Hydra's behaviour, here and where it launches"""
 
 
-def jobs(arguments: list[str]) -> list[Job]:
+def jobs(arguments: list[str]) -> list[CellConfig]:
     """Every cell that a command line asks for, composed as Hydra will compose it. Raises Refused."""
     return composed(arguments)[0]
 
 
-def composed(arguments: list[str]) -> tuple[list[Job], dict[str, Any]]:
+def composed(arguments: list[str]) -> tuple[list[CellConfig], dict[str, Any]]:
     """Every cell that a command line asks for, and the launcher that is to start them. Raises Refused."""
     parts = [_composed(parsed(part)) for part in by_experiment(arguments)]
     launchers = [launcher for _, launcher in parts]
@@ -93,7 +93,7 @@ def _loader(args: argparse.Namespace) -> Any:
     return ConfigLoaderImpl(search_path)
 
 
-def _composed(args: argparse.Namespace) -> tuple[list[Job], dict[str, Any]]:
+def _composed(args: argparse.Namespace) -> tuple[list[CellConfig], dict[str, Any]]:
     loader = _loader(args)
     try:
         master = loader.load_configuration("config", args.overrides, RunMode.MULTIRUN)
@@ -102,13 +102,13 @@ def _composed(args: argparse.Namespace) -> tuple[list[Job], dict[str, Any]]:
         if not args.multirun and master.hydra.mode != RunMode.MULTIRUN:
             given = OverridesParser.create(loader).parse_overrides(args.overrides)
             loader.validate_sweep_overrides_legal(given, RunMode.RUN, from_shell=True)
-            return [job_of(master, master.hydra, options)], _launcher(master)
+            return [cell_config(master, master.hydra, options)], _launcher(master)
         params = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
         task = OmegaConf.to_container(master.hydra.overrides.task, resolve=False)  # each cell has its own ${seed}
         parsed = OverridesParser.create(loader).parse_overrides([*params, *cast(list[str], task)])
         sweep = [cell for batch in BasicSweeper.split_arguments(parsed, None) for cell in batch]
         cells = [loader.load_sweep_config(master, cell) for cell in sweep]
-        return [job_of(cell, cell.hydra, options) for cell in cells], _launcher(master)
+        return [cell_config(cell, cell.hydra, options) for cell in cells], _launcher(master)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise Refused(explain(error, loader, args.overrides)) from error
 
@@ -132,7 +132,7 @@ def _options(hydra_config: Any) -> Options:
     return Options(f"{source.schema}://{source.path}" for source in sources if source.provider != "schema")
 
 
-def job_of(config: DictConfig, hydra_config: Any = None, options: Options | None = None) -> Job:
+def cell_config(config: DictConfig, hydra_config: Any = None, options: Options | None = None) -> CellConfig:
     """The cell that a composed configuration describes. Raises Refused for one that nobody could read all of."""
     hydra_config = hydra_config or config.hydra
     options = options or _options(hydra_config)
@@ -164,7 +164,7 @@ def job_of(config: DictConfig, hydra_config: Any = None, options: Options | None
     for path, value in leaves(resolved):
         if isinstance(value, float) and not math.isfinite(value):
             raise Refused(f"{'.'.join(path)}={value}: must be a finite number")
-    return Job(
+    return CellConfig(
         config=cast(dict[str, Any], resolved),
         arm=cast(dict[str, Any], OmegaConf.to_container(plain.arm, resolve=False)),
         shipped=options("arm", str(choices.arm)),

@@ -133,7 +133,7 @@ def about(cell: Cell) -> dict[str, Any]:
     """The entries of a cell's ledger lines that are known before anything is trained."""
     study = cell.study
     who = {"study": study.name, "arm": cell.label, "seed": cell.seed, "rounds": len(study.pruning.schedule)}
-    return who | {"data": study.recipe.data.digest[:16], "setting": cell.setting}
+    return who | {"data": study.recipe.data.digest[:16], "setting": cell.digest}
 
 
 def unlike(was: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list[str]:
@@ -158,7 +158,7 @@ def analyse(asked: Asked, ledger: Ledger, phases: TrainOnce, current: Round, lin
     Raises LedgerError, before anything is trained, if the ledger has the round for another line or other settings.
     """
     keys = ("study", "arm", "seed", "round", "rounds", "density", "data", "setting", "phase", "stopped")
-    of = {key: line[key] for key in keys if key in line} | {"analysis": asked.setting}
+    of = {key: line[key] for key in keys if key in line} | {"analysis": asked.digest}
     if ledger.expect(of):
         return
     found = asked.analysis(phases.cell, current)

@@ -16,9 +16,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from lottery.config.build import build, build_analyses
-from lottery.config.cell_config import Job
+from lottery.config.cell_config import CellConfig
 from lottery.config.check import check
-from lottery.config.compose import VERSION, job_of
+from lottery.config.compose import VERSION, cell_config
 from lottery.config.groups import CONF
 from lottery.config.nodes import make
 from lottery.foundations.errors import Lost, Refused, describe
@@ -54,7 +54,7 @@ def task(config: DictConfig) -> None:
     """
     if os.environ.get(_MAIN, str(os.getpid())) != str(os.getpid()):
         _follow(int(os.environ[_MAIN]))
-    job, mine = job_of(config, HydraConfig.get()), here()
+    job, mine = cell_config(config, HydraConfig.get()), here()
     if mine and mine.rank:
         tasks.follow(mine, job.folder, lambda: assist(build(job).study.recipe))
         return
@@ -66,7 +66,7 @@ def task(config: DictConfig) -> None:
             tasks.dismiss(mine, job.folder)
 
 
-def attempt(job: Job, mine: Task | None) -> None:
+def attempt(job: CellConfig, mine: Task | None) -> None:
     """Runs a cell; an error is printed and written to `error.txt`."""
     try:
         (job.folder / ERROR).unlink(missing_ok=True)
@@ -79,7 +79,7 @@ def attempt(job: Job, mine: Task | None) -> None:
         leave_error(job.folder, sentence, traceback.format_exc())
 
 
-def run_cell(job: Job, mine: Task | None = None) -> None:
+def run_cell(job: CellConfig, mine: Task | None = None) -> None:
     """Builds, checks and runs a cell with its callbacks; `mine` is this process as a Slurm task."""
     callbacks: list[Callback] = []
     waiting: leases.Waiting = nullcontext
@@ -109,7 +109,7 @@ def run_cell(job: Job, mine: Task | None = None) -> None:
         tracker.close(failed)
 
 
-def _together(job: Job, mine: Task | None) -> AbstractContextManager[None]:
+def _together(job: CellConfig, mine: Task | None) -> AbstractContextManager[None]:
     """A context with the cell's other ranks: Slurm's tasks if it has started several, else processes of our own."""
     devices = job.config["hardware"]["devices"]
     if mine is None or mine.count == 1:
@@ -119,7 +119,7 @@ def _together(job: Job, mine: Task | None) -> AbstractContextManager[None]:
     return tasks.leading(mine, job.folder)
 
 
-def _assist(job: Job, main: int) -> None:
+def _assist(job: CellConfig, main: int) -> None:
     """Runs a cell's rank other than the first, in a process of its own."""
     _follow(main)
     assist(build(job).study.recipe)

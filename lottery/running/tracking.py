@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lottery.config.cell_config import Job
+from lottery.config.cell_config import CellConfig
 from lottery.foundations.digests import digest_of
 from lottery.rounds.round import Round
 from lottery.store.ledger import Line
@@ -63,7 +63,7 @@ class Tracker:
         # measured, and which are logged when the round ends
         self.shown: dict[str, Any] = {"round": -1, "step": 0, "before": 0, "gaps": []}
 
-    def open(self, job: Job, folder: Path) -> None:
+    def open(self, job: CellConfig, folder: Path) -> None:
         """Sets the cell to log. What was logged before is read later, once this process holds the cell's lease."""
         self.job, self.folder, self.cursor = job, folder, folder / "wandb.json"
 

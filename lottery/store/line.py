@@ -50,7 +50,7 @@ def line_of(cell: Cell, current: Round) -> Line:
             "layer_densities": masks.layer_densities(found),
             "phase": entry.key,
             "data": cell.study.recipe.data.digest[:16],
-            "setting": cell.setting,
+            "setting": cell.digest,
         }
         | headline.columns()
         | ({"stopped": current.ends} if current.ends else {})

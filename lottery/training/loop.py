@@ -19,7 +19,7 @@ from torch import Tensor
 from lottery.foundations.errors import Said
 from lottery.pruning import masks as _masks
 from lottery.training import checkpoints, ranks, sparse
-from lottery.training.evaluation import measure
+from lottery.training.evaluation import evaluate
 from lottery.training.modules import Module
 from lottery.training.recipes import Phase, Recipe, Row
 from lottery.training.states import State, state_of

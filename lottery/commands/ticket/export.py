@@ -14,9 +14,9 @@ import torch
 from lottery.algorithm import play
 from lottery.commands.ticket.placing import here, placed
 from lottery.config.build import build
-from lottery.config.cell_config import Job, recorded
+from lottery.config.cell_config import CellConfig, recorded
 from lottery.config.groups import SCIENCE_GROUPS, TRAINING_GROUPS, chosen
-from lottery.config.shipped import options_of, parent_of
+from lottery.config.options import options_of, parent_of
 from lottery.config.user_code import user_code
 from lottery.foundations.digests import digest
 from lottery.foundations.errors import Refused
@@ -35,7 +35,7 @@ from lottery.training.states import State
 
 
 @dataclass(frozen=True)
-class Recorded(Job):
+class Recorded(CellConfig):
     """A cell that was run; study and label are those in its ledger."""
 
     line: Mapping[str, Any]

@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
-from lottery.config.compose import jobs, parsed
+from lottery.config.compose import cell_configs, parsed
 from lottery.config.groups import PLACES, SCIENCE_GROUPS, chosen
-from lottery.config.shipped import Options, options_of
+from lottery.config.options import Options, options_of
 from lottery.config.trust import trusted
 from lottery.foundations.digests import leaves
 from lottery.foundations.errors import Refused
@@ -43,10 +43,10 @@ def arguments(saved: Saved, given: Sequence[str], trust: tuple[str, ...] = ()) -
     choices = [f"{group}={_nearest(group, node, options)}" for group, node in recipe.items()]
     settings: list[str] = []
     for groups in (["data"], [g for g in (*recipe, "stop") if g != "data"]):  # other groups may depend on data
-        [job] = jobs([*flags, *choices, *settings])
+        [job] = cell_configs([*flags, *choices, *settings])
         for group in groups:
             settings += changes(group, job.config[group], config[group])
-    [job] = jobs([*flags, *choices, *settings])
+    [job] = cell_configs([*flags, *choices, *settings])
     if left := [word for group in (*recipe, "stop") for word in changes(group, job.config[group], config[group])]:
         raise Refused(f"{saved.path}: its recipe can't be written as a command: {left[0]} does not say it")
     kept = [word for word in [*choices, *settings] if not _overruled(word.lstrip("+~").partition("=")[0], said)]

@@ -16,7 +16,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from lottery.config.cell_config import Job
+from lottery.config.cell_config import CellConfig
 from lottery.foundations.errors import Refused, describe, nearby
 from lottery.foundations.job import Task, here
 from lottery.running.slurm import attempts, preemption
@@ -41,7 +41,7 @@ def goes_to_slurm(launcher: Mapping[str, Any]) -> bool:
     return str(launcher.get("_target_")).endswith(".SlurmLauncher")
 
 
-def tried_here(job: Job) -> Job:
+def tried_here(job: CellConfig) -> CellConfig:
     """A cell as it is checked on a login node: on the CPU, because only its job will have GPUs."""
     hardware, numerics = {**job.config["hardware"], "accelerator": "cpu"}, dict(job.config["numerics"])
     if numerics.get("precision") == "16-mixed":  # for GPUs only
@@ -49,7 +49,7 @@ def tried_here(job: Job) -> Job:
     return replace(job, config={**job.config, "hardware": hardware, "numerics": numerics})
 
 
-def submit(cells: Sequence[Job], launcher: Mapping[str, Any]) -> None:
+def submit(cells: Sequence[CellConfig], launcher: Mapping[str, Any]) -> None:
     """Submits the cells that have no job in the queue. Raises Refused with Slurm's reason if it rejects them."""
     _check(cells, launcher)
     try:
@@ -70,7 +70,7 @@ def submit(cells: Sequence[Job], launcher: Mapping[str, Any]) -> None:
     print(f"`lottery status {studies}` shows them; ending this command leaves them alone", flush=True)
 
 
-def _check(cells: Sequence[Job], launcher: Mapping[str, Any]) -> None:
+def _check(cells: Sequence[CellConfig], launcher: Mapping[str, Any]) -> None:
     """Raises Refused for settings that Slurm would accept but that no cell can use."""
     minutes, delay = launcher["timeout_min"], launcher["signal_delay_s"]
     if launcher["nodes"] != 1:
@@ -102,7 +102,7 @@ def _undisturbed() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _submitted(cells: Sequence[Job], launcher: Mapping[str, Any]) -> list[str]:
+def _submitted(cells: Sequence[CellConfig], launcher: Mapping[str, Any]) -> list[str]:
     """Submits each cell as an element of a job array; returns the job ids."""
     import submitit
     from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
@@ -162,13 +162,13 @@ def start(command: Sequence[str], asked: str, folder: Path) -> None:
         if first and not doubled:
             attempts.Attempts(folder, task).begin()
             (folder / ERROR).unlink(missing_ok=True)
-        from lottery.config.compose import jobs
+        from lottery.config.compose import cell_configs
         from lottery.running.slurm import tasks
 
         if doubled:
             tasks.dismiss(task, folder)
             return
-        [job] = jobs(list(command))
+        [job] = cell_configs(list(command))
         if str(job) != asked:
             raise Refused(f"the job was submitted for {asked}, but the configuration or the code now makes that {job}")
         from lottery.running.launch import launch
@@ -194,7 +194,7 @@ def _another(cell: str, folder: Path, task: Task) -> bool:
     return doubled
 
 
-def wait(cells: Sequence[Job]) -> None:
+def wait(cells: Sequence[CellConfig]) -> None:
     """Waits until none of the cells has a job in the queue, with a line whenever something changes."""
     started, said, finished = time.monotonic(), "", set[Path]()
     try:
@@ -211,7 +211,7 @@ def wait(cells: Sequence[Job]) -> None:
         raise type(stop)("the jobs go on, and the same command waits for them again") from None
 
 
-def _states(cells: Sequence[Job], finished: set[Path]) -> tuple[str, bool]:
+def _states(cells: Sequence[CellConfig], finished: set[Path]) -> tuple[str, bool]:
     """How many cells are in which state, and whether any has a job in the queue. Side effect: extends `finished`."""
     numbers = [(str(attempts.read(job.folder).get("job")), job) for job in cells]
     try:
