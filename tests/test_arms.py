@@ -25,7 +25,7 @@ from lottery.rounds.arms import Arm
 from lottery.rounds.lengths import as_recipe, last_rate, same_flops
 from lottery.rounds.round import Round
 from lottery.rounds.study import Cell
-from lottery.running.cell import Phases, run
+from lottery.running.cell import TrainOnce, record_cell
 from lottery.store.entries import Store
 from lottery.store.folder import NAME
 from lottery.store.ledger import Ledger
@@ -383,7 +383,7 @@ def test_arms_of_one_seed_share_what_can_be_shared(cell: Callable[..., Cell], tm
     store, trained = Store(tmp_path / "store"), 0
     for name, new in SHARED:
         overrides = OVERRIDES.get(name, [f"arm={name}"])
-        run(cell(*CURVE, *overrides, "schedule.keep=0.5", "scope.output=1"), tmp_path / name, store)
+        record_cell(cell(*CURVE, *overrides, "schedule.keep=0.5", "scope.output=1"), tmp_path / name, store)
         entries = store.entries().values()
         assert sum(bool(entry["executed"]) for entry in entries) == trained + new, name
         trained += new
@@ -401,7 +401,7 @@ def test_arms_of_one_seed_share_what_can_be_shared(cell: Callable[..., Cell], tm
 def test_keys_follow_what_training_reads_of_a_budget(cell: Callable[..., Cell], tmp_path: Path) -> None:
     """Steps, evaluations and rates; not the way in which they were said."""
     one = cell(*CURVE)
-    recipe, train = one.study.recipe, Phases(one, Store(tmp_path))
+    recipe, train = one.study.recipe, TrainOnce(one, Store(tmp_path))
     budget = recipe.budget
     ticket = next(play(recipe, one.study.pruning, one.arm, 0, train)).ticket
 

@@ -20,7 +20,7 @@ from lottery.commands import main as cli
 from lottery.config.compose import cell_configs
 from lottery.config.groups import CONF, GROUPS
 from lottery.pruning import masks
-from lottery.running.launch import play
+from lottery.running.launch import run_cell
 from lottery.store.folder import NAME
 from lottery.store.ledger import Ledger
 from tests.conftest import TINY, environment
@@ -156,7 +156,7 @@ def test_report_of_nothing(command: Callable[..., Said], tmp_path: Path) -> None
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs of one cell with two pruned rounds."""
     folder = tmp_path_factory.mktemp("runs")
-    play(cell_configs([*TINY, "budget.steps=4", "budget.evaluate=2", f"out={folder}", "hardware=cpu"])[0])
+    run_cell(cell_configs([*TINY, "budget.steps=4", "budget.evaluate=2", f"out={folder}", "hardware=cpu"])[0])
     return folder
 
 

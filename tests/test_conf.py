@@ -26,7 +26,7 @@ from lottery.config.groups import CONF, GROUPS, options
 from lottery.config.nodes import make
 from lottery.pruning import masks
 from lottery.pruning.contracts import Evidence, Target, score
-from lottery.running.launch import play
+from lottery.running.launch import run_cell
 from lottery.store.folder import NAME
 from lottery.store.ledger import Ledger
 from lottery.training.modules import Classifier
@@ -179,7 +179,7 @@ SMALL = ["model/conv_6", "model/lenet_5", "model/mobilenet_v2", "model/resnet_11
 def test_every_data_set_and_family_of_networks_plays(name: str, tmp_path: Path) -> None:
     chosen = toy(*paired(*name.split("/")), folder=tmp_path / "set")
     [job] = cell_configs([*chosen, "budget.steps=2", "schedule.rounds=1", f"out={tmp_path / 'runs'}"])
-    play(job)
+    run_cell(job)
     assert [line["round"] for line in Ledger(job.folder / NAME).lines()] == [0, 1]
 
 
@@ -205,7 +205,7 @@ def test_experiment_is_planned_and_plays_at_toy_size(
     [job] = cell_configs([*chosen, *SMALLER.get(name, []), *rewinding, once, f"out={tmp_path / 'runs'}"])
     plan.show([job])
     assert f"\n1 cells, 2 phases to train, {7 if rewinding else 8} steps, " in capsys.readouterr().out
-    play(job)
+    run_cell(job)
     lines = Ledger(job.folder / NAME).lines()
     assert [line["round"] for line in lines] == [0, 1]
     assert [line["train_steps"] for line in lines] == ([4, 3] if rewinding else [4, 4])
@@ -234,7 +234,7 @@ def test_every_arm_runs(tmp_path: Path) -> None:
         [job] = cell_configs(
             [*TINY, *TOY, "schedule.rounds=1", f"out={tmp_path}", f"arm={arm}", "arm.rewind=1", *looks]
         )
-        play(job)
+        run_cell(job)
         lines = Ledger(job.folder / NAME).lines()
         assert [line["arm"] for line in lines] == [job.label] * 2
         assert job.label.startswith(arm)

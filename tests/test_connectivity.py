@@ -23,8 +23,8 @@ from lottery.foundations.digests import digest
 from lottery.foundations.errors import Refused
 from lottery.rounds.arms import Arm
 from lottery.rounds.round import dense_round
-from lottery.running.cell import Phases
-from lottery.running.launch import play
+from lottery.running.cell import TrainOnce
+from lottery.running.launch import run_cell
 from lottery.store.entries import Entry, Store
 from lottery.store.folder import NAME
 from lottery.store.ledger import Ledger, LedgerError
@@ -223,7 +223,7 @@ def accuracy(job: CellConfig, state: State) -> float:
 @pytest.fixture(scope="module")
 def played(tmp_path_factory: pytest.TempPathFactory) -> CellConfig:
     job = job_in(tmp_path_factory.mktemp("plain"))
-    play(job)
+    run_cell(job)
     return job
 
 
@@ -280,11 +280,11 @@ def test_an_analysis_lost_is_made_again_from_the_store(played: CellConfig, monke
     path.unlink()
     assert not played.finished()
     monkeypatch.setattr(pl.Trainer, "fit", fit)
-    play(played)
+    run_cell(played)
     assert path.read_bytes() == before
     path.write_bytes(before.splitlines(keepends=True)[0])
     assert not played.finished()
-    play(played)
+    run_cell(played)
     assert path.read_bytes() == before
     assert played.finished()
 
@@ -302,13 +302,13 @@ def test_other_settings_of_an_analysis_are_not_taken_for_finished(played: CellCo
 
 def test_the_dense_network_parts_at_the_rewinding_point(tmp_path: Path) -> None:
     job = job_in(tmp_path, "arm.rewind=10", "schedule.rounds=0")
-    play(job)
+    run_cell(job)
     (line,) = found(job)
     assert line["steps_together"] == 10
     one, other = entries(job, [10, 30])
     assert one["state"] == other["state"]
     cell = build(job)
-    dense = dense_round(cell.study.recipe, cell.seed, Phases(cell, Store(job.config["store"])))
+    dense = dense_round(cell.study.recipe, cell.seed, TrainOnce(cell, Store(job.config["store"])))
     at_ten = dense.cut(10).trained
     assert isinstance(at_ten, Entry)
     assert at_ten.reused
@@ -357,20 +357,20 @@ def test_a_line_with_a_point_that_is_no_number_has_no_barrier(monkeypatch: pytes
 
 def test_what_an_analysis_found_is_found_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = job_in(tmp_path)
-    play(job)
+    run_cell(job)
     before = (job.folder / "connectivity.jsonl").read_bytes()
     # as on another kind of processor
     monkeypatch.setattr(Connectivity, "__call__", lambda *_: {"barrier": 1.0, "steps_together": 0, "line": []})
-    play(job)
+    run_cell(job)
     assert (job.folder / "connectivity.jsonl").read_bytes() == before
     with pytest.raises(LedgerError, match=r"connectivity.jsonl: round 0 was measured under other"):
-        play(job_in(tmp_path, "analysis.connectivity.points=5"))
+        run_cell(job_in(tmp_path, "analysis.connectivity.points=5"))
     assert (job.folder / "connectivity.jsonl").read_bytes() == before
 
 
 def test_several_processes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused) as refused:
-        play(job_in(tmp_path, "hardware.devices=2"))
+        run_cell(job_in(tmp_path, "hardware.devices=2"))
     assert str(refused.value) == "hardware.devices=2: goes without an analysis; run it with hardware.devices=1"
 
 
@@ -386,7 +386,7 @@ def test_several_processes_are_refused(tmp_path: Path) -> None:
 )
 def test_bad_settings_are_refused_in_one_sentence(tmp_path: Path, override: str, why: str) -> None:
     with pytest.raises(Refused) as refused:
-        play(job_in(tmp_path, f"analysis.connectivity.{override}"))
+        run_cell(job_in(tmp_path, f"analysis.connectivity.{override}"))
     assert str(refused.value) == f"analysis.connectivity.{why}"
 
 

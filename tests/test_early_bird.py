@@ -20,8 +20,8 @@ from lottery.foundations.digests import digest
 from lottery.pruning import masks as _masks
 from lottery.rounds.early_bird import Settled, distance
 from lottery.rounds.round import Round, dense_round
-from lottery.running.cell import Phases
-from lottery.running.launch import play
+from lottery.running.cell import TrainOnce
+from lottery.running.launch import run_cell
 from lottery.store.entries import Store
 from lottery.store.folder import NAME
 from lottery.store.ledger import Ledger
@@ -73,11 +73,11 @@ def job(folder: Path, *more: str) -> CellConfig:
 def test_each_density_is_cut_as_it_was_watched(tmp_path: Path) -> None:
     own = job(tmp_path, "arm=early_bird", *LOOKS, "analysis=early_bird", "analysis.early_bird.when.every=10",
               "analysis.early_bird.when.window=2", "analysis.early_bird.when.threshold=0.2")  # fmt: skip
-    play(own)
+    run_cell(own)
     cell = build(own)
     lines = Ledger(own.folder / NAME).lines()
     found = [json.loads(line) for line in (own.folder / "early_bird.jsonl").read_text().splitlines()]
-    dense = dense_round(cell.study.recipe, cell.seed, Phases(cell, Store(own.config["store"])))
+    dense = dense_round(cell.study.recipe, cell.seed, TrainOnce(cell, Store(own.config["store"])))
     for line, watched in zip(lines[1:], found[1:], strict=True):
         step = watched["settled_step"]
         assert step in range(20, 60, 10)
@@ -97,7 +97,7 @@ def test_each_density_is_cut_as_it_was_watched(tmp_path: Path) -> None:
 
 def test_the_looks_are_kept_in_passing(tmp_path: Path) -> None:
     own = job(tmp_path, "arm=early_bird", *LOOKS)
-    play(own)
+    run_cell(own)
     executed = sum(meta["executed"] for meta in Store(own.config["store"]).entries().values())
     assert executed == 60 * 4  # round 0 and three rounds; nothing a second time
 
@@ -111,7 +111,7 @@ def test_a_control_begins_and_pays_where_its_parent_was_cut(tmp_path: Path, chil
 
     def rounds(*arm: str) -> list[Round]:
         cell = build(own := job(tmp_path, *arm, "--config-dir", str(yaml.parents[1])))
-        phases = Phases(cell, Store(own.config["store"]))
+        phases = TrainOnce(cell, Store(own.config["store"]))
         return list(chains.play(cell.study.recipe, cell.study.pruning, cell.arm, cell.seed, phases))
 
     parents, controls = rounds("arm=early"), rounds(f"arm={child}", "arm.parent=early")

@@ -16,7 +16,7 @@ from lottery import load
 from lottery.commands import run as sweep
 from lottery.config.compose import cell_configs
 from lottery.rounds.study import Cell
-from lottery.running.cell import run
+from lottery.running.cell import record_cell
 from lottery.store.entries import Store
 from lottery.store.folder import NAME
 from lottery.store.ledger import Ledger, LedgerError
@@ -138,11 +138,11 @@ def test_a_damaged_entry_is_named_set_aside_and_trained_anew(
 ) -> None:
     runs = tmp_path / "runs"
     for copy in ("undisturbed", "runs"):
-        run(cell(), tmp_path / copy / "study" / "imp" / "seed0", Store(tmp_path / copy / "store"))
+        record_cell(cell(), tmp_path / copy / "study" / "imp" / "seed0", Store(tmp_path / copy / "store"))
     key = json.loads((runs / "study" / "imp" / "seed0" / NAME).read_text().splitlines()[1])["phase"]
     damage(runs / "store" / key / name)
     (runs / "study" / "imp" / "seed0" / NAME).unlink()
-    run(cell(), runs / "study" / "imp" / "seed0", Store(runs / "store"))
+    record_cell(cell(), runs / "study" / "imp" / "seed0", Store(runs / "store"))
 
     (said,) = (record.getMessage() for record in caplog.records if record.name.startswith("lottery"))
     assert str(runs / "store" / key / name) in said
@@ -170,12 +170,12 @@ def test_a_damaged_checkpoint_costs_its_phase_only(
 
 def test_a_torn_last_line_is_written_again(cell: Callable[..., Cell], tmp_path: Path) -> None:
     folder, store = tmp_path / "seed0", Store(tmp_path / "store")
-    run(cell(), folder, store)
+    record_cell(cell(), folder, store)
     lines = (folder / NAME).read_bytes().splitlines(keepends=True)
     for length in (1, len(lines[2]) // 2, len(lines[2]) - 1):
         (folder / NAME).write_bytes(b"".join(lines[:2]) + lines[2][:length])
         assert not Ledger(folder / NAME).finished()
-        run(cell(), folder, store)
+        record_cell(cell(), folder, store)
         again = (folder / NAME).read_bytes().splitlines(keepends=True)
         assert again[:2] == lines[:2]
         assert again[2].rpartition(b', "run": {')[0] == lines[2].rpartition(b', "run": {')[0] != b""
@@ -184,12 +184,12 @@ def test_a_torn_last_line_is_written_again(cell: Callable[..., Cell], tmp_path: 
 
 def test_a_line_damaged_in_the_middle_is_refused_and_kept(cell: Callable[..., Cell], tmp_path: Path) -> None:
     folder, store = tmp_path / "seed0", Store(tmp_path / "store")
-    run(cell(), folder, store)
+    record_cell(cell(), folder, store)
     lines = (folder / NAME).read_bytes().splitlines(keepends=True)
     torn = lines[0] + lines[1][:50] + b"\n" + lines[2]
     (folder / NAME).write_bytes(torn)
     with pytest.raises(LedgerError, match=r"ledger\.jsonl, line 2 is damaged: .*; move the file away"):
-        run(cell(), folder, store)
+        record_cell(cell(), folder, store)
     assert (folder / NAME).read_bytes() == torn
 
 

@@ -14,7 +14,7 @@ from lottery.config.compose import cell_configs
 from lottery.config.nodes import make
 from lottery.pruning.masks import dense, prunable
 from lottery.pruning.prunable import Prunable
-from lottery.running.cell import run
+from lottery.running.cell import record_cell
 from lottery.store.entries import Store
 from lottery.store.folder import NAME
 from lottery.store.ledger import Ledger
@@ -193,7 +193,7 @@ def ledgers(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[dict
 
     def lines(*overrides: str) -> list[dict[str, Any]]:
         cell = build(cell_configs([*TINY, *HALVES, *overrides])[0])
-        run(cell, folder / cell.label, Store(folder / "store"))
+        record_cell(cell, folder / cell.label, Store(folder / "store"))
         return Ledger(folder / cell.label / NAME).lines()
 
     return lines

@@ -13,7 +13,7 @@ import pytest
 
 from lottery.foundations.digests import digest_of
 from lottery.rounds.study import Cell
-from lottery.running.cell import run
+from lottery.running.cell import record_cell
 from lottery.store.entries import Store
 from lottery.store.folder import NAME
 from lottery.store.ledger import Ledger
@@ -37,6 +37,6 @@ def test_numbers_of_every_science_stay() -> None:
 
 @pytest.mark.parametrize("arm", GOLDEN[1])
 def test_numbers_are_those_of_this_science(arm: str, cell: Callable[..., Cell], tmp_path: Path) -> None:
-    run(cell(f"arm={arm}"), tmp_path, Store(tmp_path / "store"))
+    record_cell(cell(f"arm={arm}"), tmp_path, Store(tmp_path / "store"))
     losses = [line["test_loss"] for line in Ledger(tmp_path / NAME).lines()]
     assert losses == pytest.approx(GOLDEN[SCIENCE][arm], rel=1e-3)

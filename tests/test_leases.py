@@ -13,7 +13,8 @@ import pytest
 
 from lottery.foundations.errors import Lost
 from lottery.store import leases
-from lottery.store.leases import Watch, clear, held, hold, identity
+from lottery.store.leases import Watch, clear, held, hold
+from lottery.store.owners import start_time, this_process
 
 ELSEWHERE = {"host": "elsewhere", "place": ["another boot", "pid:[1]"], "pid": 1, "started": "1"}
 
@@ -41,7 +42,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def leave(folder: Path, number: int = 1, note: int = 0, beat: int = 1, released: bool = False, **owner: object) -> Path:
     """The lease that some process left behind."""
     path = folder / f"lease.{number}"
-    content = {"owner": {**identity(), **owner}, "note": note, "beat": beat, "released": released}
+    content = {"owner": {**this_process(), **owner}, "note": note, "beat": beat, "released": released}
     path.write_text(json.dumps(content))
     return path
 
@@ -173,7 +174,7 @@ def test_a_process_that_vanishes_while_it_is_looked_up_is_dead(monkeypatch: pyte
         raise ProcessLookupError(3, "No such process")
 
     monkeypatch.setattr(Path, "read_text", vanish)
-    assert leases._start_time(1) is None
+    assert start_time(1) is None
 
 
 def test_an_owner_elsewhere_is_followed_when_its_beat_stops(tmp_path: Path, clock: Clock) -> None:
@@ -197,7 +198,7 @@ def test_an_owner_elsewhere_is_followed_when_its_beat_stops(tmp_path: Path, cloc
 
 
 def test_another_boot_of_this_machine_is_elsewhere(tmp_path: Path, clock: Clock) -> None:
-    leave(tmp_path, place=["another boot", identity()["place"][-1]])
+    leave(tmp_path, place=["another boot", this_process()["place"][-1]])
     watch = Watch(tmp_path)
     assert watch.take() is None
     clock.sleep(leases.DEAD_AFTER + 1)

@@ -18,6 +18,7 @@ from lottery.reports.results import read
 from lottery.store import leases
 from lottery.store.folder import NAME, cells, folders
 from lottery.store.ledger import Ledger, LedgerError, needed
+from lottery.store.owners import this_process
 
 
 def line(index: int, rounds: int = 3, **more: Any) -> dict[str, Any]:
@@ -259,7 +260,7 @@ def test_what_is_needed_can_not_be_told_while_a_cell_is_played(linked: Path) -> 
     (linked.parent / "disk/study/imp/itself").unlink()
     with leases.hold(linked.parent / "other/arm/seed1"), pytest.raises(Refused) as refused:
         needed([linked])
-    who = f"process {os.getpid()} on {leases.identity()['host']}"
+    who = f"process {os.getpid()} on {this_process()['host']}"
     assert str(refused.value) == (
         f"{linked / 'here/one_shot/seed1'}: {who} works there, and what it trains is in no ledger yet; "
         "wait until it has ended"

@@ -31,7 +31,7 @@ from lottery.running.progress import Progress
 from lottery.store import leases
 from lottery.store.entries import Store
 from lottery.store.folder import NAME
-from lottery.store.keeper import Desk
+from lottery.store.keeper import FolderKeeper
 from lottery.store.ledger import Ledger
 from lottery.training.recipes import Phase, Trained
 from lottery.training.states import State
@@ -78,9 +78,9 @@ def note(path: Path, text: str) -> None:
 def pretend(trained: Path) -> Callable[..., Trained]:
     """In place of training: a second's sleep, of which a note is left."""
 
-    def fit(recipe: object, phase: Phase, desk: Desk, waypoints: object, watch: Any, **_: object) -> Trained:
-        note(trained, desk.folder.name)
-        desk.reach(phase.first, phase.last)
+    def fit(recipe: object, phase: Phase, keeper: FolderKeeper, waypoints: object, watch: Any, **_: object) -> Trained:
+        note(trained, keeper.folder.name)
+        keeper.reach(phase.first, phase.last)
         watch(phase.first + 1, None)
         time.sleep(1)
         loss = phase.order % 1000 / 1000
@@ -100,7 +100,9 @@ def sweep(folder: Path) -> None:
     for cell in (replace(arm, seed=seed) for seed in range(SEEDS) for arm in arms):
         place = folder / "runs" / cell.study.name / cell.label / f"seed{cell.seed}"
         place.mkdir(parents=True)
-        works += [lambda c=cell, p=place: study.run(c, p, store, [Progress(c, p)])] * (1 + (len(works) % 10 == 0))
+        works += [lambda c=cell, p=place: study.record_cell(c, p, store, [Progress(c, p)])] * (
+            1 + (len(works) % 10 == 0)
+        )
     crowd(works, AT_ONCE)
 
 
@@ -108,9 +110,9 @@ def one_phase(folder: Path) -> None:
     """Many processes that begin to want the same phase at the same moment."""
     moment = time.monotonic() + 1
 
-    def train(desk: Desk) -> Trained:
-        note(folder / "trained.txt", desk.folder.name)
-        desk.reach(0, 10)
+    def train(keeper: FolderKeeper) -> Trained:
+        note(folder / "trained.txt", keeper.folder.name)
+        keeper.reach(0, 10)
         time.sleep(1)
         return Trained({"w": torch.rand(100)}, {}, [{"step": 10}])
 
@@ -211,12 +213,12 @@ def test_a_phase_that_is_finished_between_the_look_and_the_lease_is_not_trained_
     store, real = Store(tmp_path), leases.Watch.take
 
     def take(watch: leases.Watch) -> leases.Lease | None:  # what of fifty processes hardly ever happens to one
-        store.publish(SPEC, {"w": torch.ones(2)}, {}, [], executed=7)
+        store.put(SPEC, {"w": torch.ones(2)}, {}, [], executed=7)
         return real(watch)
 
     monkeypatch.setattr(leases.Watch, "take", take)
 
-    def train(desk: Desk) -> Trained:
+    def train(keeper: FolderKeeper) -> Trained:
         raise AssertionError("trained again")
 
     entry = store.obtain(SPEC, train)
@@ -231,9 +233,9 @@ def test_phases_are_trained_once_and_then_reused(tmp_path: Path) -> None:
     masks: Masks = {name: tensor > 0 for name, tensor in state.items() if tensor.dim() > 1}
     trainings: list[str] = []
 
-    def train(desk: Desk) -> Trained:
-        desk.reach(0, 10)
-        trainings.append(desk.folder.name)
+    def train(keeper: FolderKeeper) -> Trained:
+        keeper.reach(0, 10)
+        trainings.append(keeper.folder.name)
         return Trained(state, masks, [{"step": 10}])
 
     for reused in (False, True):
@@ -271,12 +273,12 @@ def test_another_machine_s_lease_is_respected_while_it_beats_and_followed_when_i
     write()
     monkeypatch.setattr(clock, "sleep", sleep)
 
-    def train(desk: Desk) -> Trained:
+    def train(keeper: FolderKeeper) -> Trained:
         silent = clock.now - (began + last * leases.BEAT_SECONDS)
         assert beats == last
         assert leases.DEAD_AFTER < silent < leases.DEAD_AFTER + leases._MOST_POLL_SECONDS + 1
-        assert desk.lease.number == 2
-        desk.reach(0, 5)
+        assert keeper.lease.number == 2
+        keeper.reach(0, 5)
         return Trained({}, {}, [])
 
     assert store.obtain(SPEC, train).executed == 3 * last + 5
@@ -294,11 +296,11 @@ def test_a_result_of_another_machine_is_taken_though_its_lease_still_beats(
         assert clock.now < 1000 + 3 * leases.DEAD_AFTER, "waits for ever"
         leave(path.parent, beat=round(clock.now), **ELSEWHERE)
         if clock.now > 1000 + 2 * leases.DEAD_AFTER:
-            store.publish(SPEC, {"w": torch.ones(2)}, {}, [], executed=7)
+            store.put(SPEC, {"w": torch.ones(2)}, {}, [], executed=7)
 
     monkeypatch.setattr(clock, "sleep", sleep)
 
-    def train(desk: Desk) -> Trained:
+    def train(keeper: FolderKeeper) -> Trained:
         raise AssertionError("trained")
 
     entry = store.obtain(SPEC, train)

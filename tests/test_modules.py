@@ -24,7 +24,7 @@ from lottery.foundations.metrics import Headline, headline
 from lottery.reports.results import read
 from lottery.reports.tables import render, write
 from lottery.rounds.study import Cell
-from lottery.running.cell import run
+from lottery.running.cell import record_cell
 from lottery.running.progress import Progress
 from lottery.store.entries import Store
 from lottery.store.folder import NAME
@@ -256,7 +256,7 @@ def test_a_regression_of_one_s_own_goes_all_the_way(
     own = cell(*REGRESSION)
     check(own)
     store = Store(tmp_path / "store")
-    run(own, tmp_path / "cell", store)
+    record_cell(own, tmp_path / "cell", store)
     lines = [json.loads(line) for line in (tmp_path / "cell" / NAME).read_text().splitlines()]
     assert [line["round"] for line in lines] == [0, 1, 2]
 
@@ -287,11 +287,11 @@ def test_a_line_that_was_written_before_it_said_which_way_is_better_is_the_same_
     regression: None, cell: Callable[..., Cell], tmp_path: Path
 ) -> None:
     own, store, path = cell(*REGRESSION), Store(tmp_path / "store"), tmp_path / "cell" / NAME
-    run(own, tmp_path / "cell", store)
+    record_cell(own, tmp_path / "cell", store)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     older = [{key: value for key, value in line.items() if not key.startswith("headline_")} for line in lines]
     path.write_text("".join(f"{json.dumps(line)}\n" for line in older[:2]))
-    run(own, tmp_path / "cell", store)
+    record_cell(own, tmp_path / "cell", store)
     again = [json.loads(line) for line in path.read_text().splitlines()]
     assert again[:2] == older[:2]
     assert {**again[2], "run": None} == {**lines[2], "run": None}
@@ -304,7 +304,7 @@ def test_a_headline_that_is_no_number_ends_nothing(
     own = cell(*REGRESSION, "module._target_=my_regression.parts.Degenerate", "hardware.checkpoint_seconds=1e-6")
     check(own)
     store, folder = Store(tmp_path / "store"), tmp_path / "cell"
-    run(own, folder, store, [Progress(own, folder)])
+    record_cell(own, folder, store, [Progress(own, folder)])
     lines = [json.loads(line) for line in (folder / NAME).read_text().splitlines()]
     assert [line["round"] for line in lines] == [0, 1, 2]
     for line in lines:

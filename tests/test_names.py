@@ -23,7 +23,7 @@ from lottery.config.cell_config import CellConfig
 from lottery.config.compose import cell_configs
 from lottery.config.groups import CONF, SCIENCE_GROUPS
 from lottery.foundations.digests import digest_of
-from lottery.running.launch import play
+from lottery.running.launch import run_cell
 from lottery.store import ledger, phases
 from lottery.store.folder import CONFIG, NAME
 from lottery.training.recipes import Phase
@@ -173,7 +173,7 @@ def toy(folder: Path, *overrides: str) -> CellConfig:
 
 
 def played(job: CellConfig) -> list[dict[str, Any]]:
-    play(job)
+    run_cell(job)
     return ledger.Ledger(job.folder / NAME).lines()
 
 

@@ -21,7 +21,7 @@ from lottery.pruning.masks import Masks
 from lottery.rounds.prune import prune
 from lottery.rounds.round import dense_round
 from lottery.rounds.study import Cell
-from lottery.running.launch import play
+from lottery.running.launch import run_cell
 from lottery.training.hardware import Hardware, Numerics, trainer_for
 from lottery.training.recipes import Trained
 from tests.conftest import TINY
@@ -98,7 +98,7 @@ def test_every_number_of_a_cell_and_its_export_is_computed_under_its_own_setting
     [job] = cell_configs([*TINY, "hardware.accelerator=cpu", f"out={tmp_path}", *watching, *more])
     before = another_s()
     Watching.seen.clear()
-    play(job)
+    run_cell(job)
     saved = exported(job.folder, 1, None, seed_only=True)
     drawn(saved, trust=("tests",))
     assert Watching.seen == {(1, True, False, False)}

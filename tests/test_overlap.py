@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from lottery.commands.overlap import FILE, publish
 from lottery.config.compose import cell_configs
 from lottery.pruning.masks import Masks, shuffled
-from lottery.reports.overlap import FILE, by_chance, compare, publish, shared
+from lottery.reports.overlap import by_chance, compare, shared
 from lottery.reports.results import read
-from lottery.running.launch import play
+from lottery.running.launch import run_cell
 from lottery.store.folder import NAME
 from lottery.store.ledger import Ledger
 from tests.conftest import TINY
@@ -85,7 +86,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for arm in ARMS:
         for seed in SEEDS:
             job = cell_configs([*TINY, "schedule.keep=0.5", f"arm={arm}", f"seed={seed}", f"out={out}"])[0]
-            play(job)
+            run_cell(job)
     return job.folder.parent.parent
 
 

@@ -11,7 +11,7 @@ from lottery.commands import plan
 from lottery.commands.plan import to_train
 from lottery.config.compose import cell_configs
 from lottery.rounds.study import Cell
-from lottery.running.cell import run
+from lottery.running.cell import record_cell
 from lottery.store.entries import Store
 from lottery.store.folder import NAME
 from tests.conftest import TINY
@@ -46,9 +46,9 @@ def test_it_counts_the_steps_that_are_taken(
 ) -> None:
     store = Store(tmp_path / "store")
     if before:
-        run(cell(*before), tmp_path / "before", store)
+        record_cell(cell(*before), tmp_path / "before", store)
     had, planned = executed(store), to_train(cell(*asked), store)
-    run(cell(*asked), tmp_path / "asked", store)
+    record_cell(cell(*asked), tmp_path / "asked", store)
     assert sum(planned.values()) == executed(store) - had
     assert to_train(cell(*asked), store) == {}
 

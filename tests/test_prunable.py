@@ -12,21 +12,20 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, spectral_norm
 
-from lottery.algorithm import play
 from lottery.commands import plan
 from lottery.commands.ticket.export import exported
 from lottery.commands.ticket.transfer import arguments
 from lottery.commands.ticket.verify import verified
 from lottery.config.build import build
 from lottery.config.check import check, note
-from lottery.config.compose import jobs
+from lottery.config.compose import cell_configs
 from lottery.foundations.digests import digest_of
 from lottery.foundations.errors import Refused
 from lottery.pruning import masks
 from lottery.pruning.prunable import Prunable
 from lottery.rounds.round import Round, dense_round
 from lottery.rounds.study import Cell
-from lottery.running.launch import play as play_cell
+from lottery.running.launch import run_cell as play_cell
 from lottery.store.folder import NAME
 from lottery.store.ledger import Ledger
 from lottery.store.phases import phase_of, specification
@@ -180,7 +179,7 @@ def test_looking_at_a_network_does_not_change_it() -> None:
 )
 def test_what_is_no_rule_is_refused_before_training(override: str, said: str) -> None:
     with pytest.raises(Refused) as refusal:
-        check(build(jobs([*TINY, override])[0]))
+        check(build(cell_configs([*TINY, override])[0]))
     assert str(refusal.value).startswith(said)
 
 
@@ -188,17 +187,17 @@ def test_what_is_no_rule_is_refused_before_training(override: str, said: str) ->
 
 
 def test_the_study_is_named_by_the_rule_only_where_there_is_one() -> None:
-    [plain], [null] = jobs([]), jobs(["prune.include=[]", "prune.exclude=null"])
+    [plain], [null] = cell_configs([]), cell_configs(["prune.include=[]", "prune.exclude=null"])
     assert plain.study == null.study == "lenet_300_100-digits-f4003c6b"
     spelt = ["prune.exclude=Linear", "prune.exclude=[Linear]", "prune.exclude=[Linear,Linear]"]
-    assert len({jobs([word])[0].study for word in spelt}) == 1
+    assert len({cell_configs([word])[0].study for word in spelt}) == 1
     others = [spelt[0], "prune.include=Linear", "prune.exclude=[Linear,a]", "prune.exclude=[a,Linear]"]
-    assert len({jobs([word])[0].study for word in others} | {plain.study}) == 4
+    assert len({cell_configs([word])[0].study for word in others} | {plain.study}) == 4
 
 
 def test_phases_are_told_by_their_masks_however_these_are_named() -> None:
     def key(*overrides: str) -> str:
-        cell = build(jobs([*TINY, *overrides])[0])
+        cell = build(cell_configs([*TINY, *overrides])[0])
         current = dense_round(cell.study.recipe, cell.seed, lambda current: Trained({}, []))
         phase = phase_of(cell.study.recipe, cell.seed, current)
         return digest_of(specification(cell.study.recipe, cell.study.identity, phase))
@@ -215,7 +214,7 @@ def model(nets: str, name: str) -> list[str]:
 
 
 def of(nets: str, name: str, *overrides: str) -> Cell:
-    return build(jobs([*TINY, *model(nets, name), *overrides])[0])
+    return build(cell_configs([*TINY, *model(nets, name), *overrides])[0])
 
 
 def played(cell: Cell) -> list[Round]:
@@ -224,7 +223,7 @@ def played(cell: Cell) -> list[Round]:
     def train(current: Round) -> Trained:
         return fit(recipe, phase_of(recipe, cell.seed, current))
 
-    rounds = list(play(recipe, cell.study.pruning, cell.arm, cell.seed, train))
+    rounds = list(run_cell(recipe, cell.study.pruning, cell.arm, cell.seed, train))
     assert rounds[-1].trained  # which nobody has asked for
     return rounds
 
@@ -288,7 +287,7 @@ def test_an_embedding_alone_costs_no_flops(nets: str) -> None:
 
 def test_excluding_a_layer_is_not_sparing_it(capsys: pytest.CaptureFixture[str]) -> None:
     spared, excluded = (
-        build(jobs([*TINY, "scope=everywhere", word])[0])
+        build(cell_configs([*TINY, "scope=everywhere", word])[0])
         for word in ("scope.spare=[output.*]", "prune.exclude=output.weight")
     )
     one, other = (played(cell)[1].ticket.masks for cell in (spared, excluded))
@@ -305,7 +304,7 @@ def test_excluding_a_layer_is_not_sparing_it(capsys: pytest.CaptureFixture[str])
 
 
 def test_no_other_layer_is_taken_for_the_output_layer_if_that_is_excluded() -> None:
-    cell = build(jobs([*TINY, "prune.exclude=output.*", "scope=rates"])[0])
+    cell = build(cell_configs([*TINY, "prune.exclude=output.*", "scope=rates"])[0])
     assert cell.study.recipe.output == "output.weight"
     found = played(cell)[1].ticket.masks
     assert {name: int(mask.sum()) for name, mask in found.items()} == {"fc1.weight": 15360, "fc2.weight": 24000}
@@ -324,7 +323,9 @@ def test_a_ticket_takes_its_rule_with_it(nets: str, tmp_path: Path) -> None:
     with pytest.raises(Refused, match=r"prune.include=Embedding\*: no parameter"):
         check(of(nets, "Recurrent", *rule))
     rule[0] = "prune.include=[rnn.weight_hh_*]"
-    [job] = jobs([*TINY, *model(nets, "Recurrent"), *rule, "hardware.accelerator=cpu", f"out={tmp_path / 'runs'}"])
+    [job] = cell_configs(
+        [*TINY, *model(nets, "Recurrent"), *rule, "hardware.accelerator=cpu", f"out={tmp_path / 'runs'}"]
+    )
     play_cell(job)
     lines = Ledger(job.folder / NAME).lines()
     assert [line["layer_densities"] for line in lines[:2]] == [{"rnn.weight_hh_l0": 1}, {"rnn.weight_hh_l0": 115 / 144}]
@@ -333,24 +334,26 @@ def test_a_ticket_takes_its_rule_with_it(nets: str, tmp_path: Path) -> None:
     assert saved.info["config"]["prune"] == {"include": ["rnn.weight_hh_*"], "exclude": "head.weight"}
     verdict = verified(read(saved.path), trust=(nets,))
     assert (verdict.exact, verdict.holds, verdict.differs) == (True, True, [])
-    [again] = jobs([word for word in arguments(saved, ["arm=imp"], trust=(nets,)) if not word.startswith("arm.")])
+    [again] = cell_configs(
+        [word for word in arguments(saved, ["arm=imp"], trust=(nets,)) if not word.startswith("arm.")]
+    )
     assert (again.config["prune"], again.seed) == (job.config["prune"], job.seed)
-    [plain] = jobs([*arguments(saved, ["prune.include=null", "prune.exclude=null"], trust=(nets,))])
+    [plain] = cell_configs([*arguments(saved, ["prune.include=null", "prune.exclude=null"], trust=(nets,))])
     with pytest.raises(Refused, match=r"the mask of head\.weight is missing in the ticket"):
         check(build(plain))
 
 
 def test_a_ticket_of_the_default_holds_no_rule(tmp_path: Path) -> None:
-    [job] = jobs([*TINY, f"out={tmp_path / 'runs'}", "hardware.accelerator=cpu", "schedule.rounds=0"])
+    [job] = cell_configs([*TINY, f"out={tmp_path / 'runs'}", "hardware.accelerator=cpu", "schedule.rounds=0"])
     play_cell(job)
     assert "prune" not in exported(job.folder, 0, None, seed_only=False).info["config"]
 
 
 def test_the_plan_knows_the_rule(nets: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    [job] = jobs([*TINY, *model(nets, "Recurrent"), "prune.include=LSTM", f"out={tmp_path / 'runs'}"])
+    [job] = cell_configs([*TINY, *model(nets, "Recurrent"), "prune.include=LSTM", f"out={tmp_path / 'runs'}"])
     plan.show([job])
     said = capsys.readouterr().out
     assert f"{job}: 3 rounds, 3 phases to train (90 steps)\n" in said
     assert "never pruned" not in said
     with pytest.raises(Refused, match=r"prune\.include=GRU: no parameter"):
-        plan.show(jobs([*TINY, *model(nets, "Recurrent"), "prune.include=GRU", f"out={tmp_path / 'runs'}"]))
+        plan.show(cell_configs([*TINY, *model(nets, "Recurrent"), "prune.include=GRU", f"out={tmp_path / 'runs'}"]))

@@ -21,8 +21,8 @@ from lottery.foundations.digests import digest_of
 from lottery.reports.results import read
 from lottery.rounds.round import dense_round
 from lottery.rounds.study import Cell
-from lottery.running.cell import run
-from lottery.running.launch import play
+from lottery.running.cell import record_cell
+from lottery.running.launch import run_cell
 from lottery.store.entries import Store
 from lottery.store.folder import NAME
 from lottery.store.ledger import Ledger, LedgerError
@@ -94,13 +94,13 @@ def test_an_edited_arm_is_played_again_and_refused(own: Callable[..., CellConfig
     yaml = tmp_path / "c" / "arm" / "mine.yaml"
     shipped = "_target_: lottery.rounds.arms.Arm\nweights: {_target_: lottery.rounds.rewinding.%s}\nparent: null\n"
     yaml.write_text(shipped % "to_start")
-    play(own("arm=mine", "schedule.rounds=1"))
+    run_cell(own("arm=mine", "schedule.rounds=1"))
     yaml.write_text(shipped % "to_fresh")
     job = own("arm=mine", "schedule.rounds=1")
     assert not job.finished()
     with pytest.raises(LedgerError, match="measured under other code"):
-        play(job)
-    play(own("arm=mine", "schedule.rounds=1", "seed=1"))
+        run_cell(job)
+    run_cell(own("arm=mine", "schedule.rounds=1", "seed=1"))
     with pytest.raises(LedgerError, match="was measured with another setting"):
         read("runs")
 
@@ -112,7 +112,7 @@ def test_an_edited_parent_is_not_taken_for_finished(own: Callable[..., CellConfi
     )
     yaml.write_text(shipped)
     twin = own("arm=random_mask", "arm.parent=mine", "schedule.rounds=1")
-    play(twin)
+    run_cell(twin)
     assert twin.finished()
     yaml.write_text(f"{shipped}iterative: false\n")
     assert not own("arm=random_mask", "arm.parent=mine", "schedule.rounds=1").finished()
@@ -122,19 +122,19 @@ def test_a_kill_before_it_is_known_what_differs_leaves_the_old_configuration(
     own: Callable[..., CellConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = ("schedule.rounds=1", "analysis=early_bird", "analysis.early_bird.when.window=1")
-    play(own(*small, "analysis.early_bird.when.every=10"))
+    run_cell(own(*small, "analysis.early_bird.when.every=10"))
     other = own(*small, "analysis.early_bird.when.every=5")
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("lottery.running.launch.run", killed)
+        patch.setattr("lottery.running.launch.record_cell", killed)
         with pytest.raises(KeyboardInterrupt):
-            play(other)
+            run_cell(other)
     assert not other.finished()
     with pytest.raises(LedgerError, match=r"early_bird\.jsonl: round 0 was measured under other code.* \(analysis "):
-        play(other)
+        run_cell(other)
     assert not other.finished()
 
 
@@ -157,7 +157,7 @@ def test_what_a_network_draws_outside_its_state_is_the_same_each_time(
         torch.manual_seed(seed)
         folder = tmp_path / str(seed)
         overrides = ("model._target_=tests.test_reuse.Permuted", "~model.shape", "~model.classes", "scope=everywhere")
-        run(cell(*overrides, "criterion=snip"), folder, Store(folder / "store"))
+        record_cell(cell(*overrides, "criterion=snip"), folder, Store(folder / "store"))
         lines.append([{**line, "run": None} for line in Ledger(folder / NAME).lines()])
     assert lines[0] == lines[1]
 
@@ -221,7 +221,7 @@ def test_tied_weights_and_optimizer_groups_survive_a_checkpoint(tmp_path: Path) 
 def test_gc_with_a_misspelt_folder_removes_nothing(
     own: Callable[..., CellConfig], tmp_path: Path, lottery: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    play(own())
+    run_cell(own())
     before = set((tmp_path / "runs" / "store").iterdir())
     done = lottery("store", "gc", "--store", "runs/store", "--out", "rums")
     assert done.returncode == 1
@@ -241,7 +241,7 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> Callable[[CellConfig], str]:
         with monkeypatch.context() as patch:
             patch.setattr("lottery.running.cell.fit", lambda *_, **__: pytest.fail("trained"))
             with pytest.raises(LedgerError) as refused:
-                play(job)
+                run_cell(job)
         return str(refused.value)
 
     return refusal
@@ -249,7 +249,7 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> Callable[[CellConfig], str]:
 
 def half_finished(job: CellConfig) -> Path:
     """The ledger of a cell that still has rounds to play."""
-    play(job)
+    run_cell(job)
     path = job.folder / NAME
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:1]))
     return path
@@ -316,7 +316,7 @@ def test_another_setting_of_an_analysis_or_its_damaged_ledger(
 ) -> None:
     small = ("schedule.rounds=1", "analysis=early_bird", "analysis.early_bird.when.window=1")
     first, other = (own(*small, f"analysis.early_bird.when.every={every}") for every in (10, 5))
-    play(first)
+    run_cell(first)
     path = first.folder / "early_bird.jsonl"
     shutil.rmtree("runs/store")
     was, now = (build_analyses(job, build(job).study.recipe.data)["early_bird"].digest for job in (first, other))
@@ -330,7 +330,7 @@ def test_a_recorded_round_whose_phase_is_gone_is_trained_again(own: Callable[...
     path = half_finished(job)
     shutil.rmtree("runs/store")
     before = path.read_bytes()
-    play(job)
+    run_cell(job)
     assert path.read_bytes()[: len(before)] == before
     assert [line["round"] for line in Ledger(path).lines()] == [0, 1]
     assert len(Store("runs/store").entries()) == 2  # an analysis's copies are not asked for

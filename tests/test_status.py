@@ -29,6 +29,8 @@ from lottery.running.slurm.queue import Queued
 from lottery.store import leases
 from lottery.store.entries import Store
 from lottery.store.folder import BEAT, ERROR, JOB, NAME
+from lottery.store.ledger import Line
+from lottery.store.owners import this_process
 from tests.conftest import environment
 from tests.test_leases import ELSEWHERE, dead_pid, leave
 from tests.test_ledger import line
@@ -427,10 +429,17 @@ def part(index: int, first: int = 0, last: int = 500) -> Any:
     return SimpleNamespace(index=index, first=first, last=last, copy=0)
 
 
-def ended(index: int, reused: bool = False, **more: Any) -> tuple[dict[str, Any], list[dict[str, float]]]:
+def ended(index: int, reused: bool = False, **more: Any) -> tuple[Line, list[dict[str, float]]]:
     """A round as views hear of its end."""
-    made = {"round": index, "density": 1.0, "test_accuracy": 0.9, "train_steps": 500, "run": {"reused": reused}}
-    return {**made, **more}, [{"step": 250}, {"step": 500}]
+    made = {
+        "round": index,
+        "rounds": 2,
+        "density": 1.0,
+        "test_accuracy": 0.9,
+        "train_steps": 500,
+        "run": {"reused": reused},
+    }
+    return Line({**made, **more}), [{"step": 250}, {"step": 500}]
 
 
 @pytest.fixture
@@ -455,7 +464,7 @@ def test_a_heartbeat_says_how_far_and_how_long(
     view.advanced(part(0), 10, None)
     first = heard(tmp_path)  # at once: it tells a cell that has begun from one that waits
     assert (first["step"], first["seconds_left"], first["job"]) == (10, None, None)
-    assert (first["host"], first["pid"]) == (leases.identity()["host"], os.getpid())
+    assert (first["host"], first["pid"]) == (this_process()["host"], os.getpid())
     assert first["at"].endswith("+00:00")
     assert len(first["at"]) == 25
     for step in (20, 40):  # the pace is taken from here on: 5 steps/s
@@ -555,10 +564,10 @@ def test_status_of_a_cell_while_it_trains_and_after(
             seen.append(row(look(folder), None))
 
     one = cell()
-    study.run(one, folder, Store(tmp_path / "runs" / "store"), [Progress(one, folder), Looks()])
+    study.record_cell(one, folder, Store(tmp_path / "runs" / "store"), [Progress(one, folder), Looks()])
     assert {texts[2] for texts in seen} == {"running", "finished"}
     assert seen[0][3] == "0/3"
-    assert seen[0][4] == leases.identity()["host"]
+    assert seen[0][4] == this_process()["host"]
     assert seen[0][7].startswith("round 0, step ")
     assert [texts[2] for texts in seen].index("finished") == len(seen) - 1
     assert {texts[3] for texts in seen} == {"0/3", "1/3", "2/3", "3/3"}

@@ -17,7 +17,7 @@ from lottery.foundations.errors import Refused
 from lottery.foundations.metrics import Headline
 from lottery.reports.results import missing, read
 from lottery.rounds.stopping import Stop
-from lottery.running.launch import play
+from lottery.running.launch import run_cell
 from lottery.store.entries import Store
 from lottery.store.folder import NAME
 from lottery.store.ledger import Ledger
@@ -89,7 +89,7 @@ def test_what_is_no_number_stops_no_chain(now: float | None, dense: float | None
 
 def test_the_first_round_that_is_thin_enough_is_the_last(job: Callable[..., CellConfig], no_training: Callable) -> None:
     first = job("stop.density=0.3")
-    play(first)
+    run_cell(first)
     lines = ledger(first)
     assert [line["density"] for line in lines] == [1, 0.5, 0.25]
     assert [line.get("stopped") for line in lines] == [None, None, "density 0.25 is within stop.density=0.3"]
@@ -97,16 +97,16 @@ def test_the_first_round_that_is_thin_enough_is_the_last(job: Callable[..., Cell
     assert first.finished()
     assert trained(first) == 3
     no_training()
-    play(first)
+    run_cell(first)
     assert [line | {"run": None} for line in ledger(first)] == [line | {"run": None} for line in lines]
     path = first.folder / NAME
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:2]))
     assert not first.finished()
-    play(first)
+    run_cell(first)
     assert first.finished()
     # a longer schedule is played from the same trainings
     longer = job("stop.density=0.3", "schedule.rounds=9")
-    play(longer)
+    run_cell(longer)
     assert longer.folder != first.folder
     assert [line["phase"] for line in ledger(longer)] == [line["phase"] for line in lines]
     assert "stopped" in ledger(longer)[-1]
@@ -114,10 +114,10 @@ def test_the_first_round_that_is_thin_enough_is_the_last(job: Callable[..., Cell
 
 def test_controls_end_where_their_parent_ends(job: Callable[..., CellConfig]) -> None:
     parent = job("stop.density=0.3", "arm=imp")
-    play(parent)
+    run_cell(parent)
     for arm in ("random_mask", "finetune_parent", "scratch_b"):
         control = job("stop.density=0.3", f"arm={arm}")
-        play(control)
+        run_cell(control)
         *others, last = [line.get("stopped") for line in ledger(control)]
         assert others == [None] * len(others)
         assert last == f"its parent imp ends here: {ledger(parent)[-1]['stopped']}"
@@ -127,7 +127,7 @@ def test_controls_end_where_their_parent_ends(job: Callable[..., CellConfig]) ->
 
 def test_one_shot_ends_too(job: Callable[..., CellConfig]) -> None:
     chain = job("stop.density=0.3", "arm=one_shot")
-    play(chain)
+    run_cell(chain)
     assert [line["density"] for line in ledger(chain)] == [1, 0.5, 0.25]
     assert chain.finished()
 
@@ -135,8 +135,8 @@ def test_one_shot_ends_too(job: Callable[..., CellConfig]) -> None:
 def test_a_chain_that_falls_behind_ends(job: Callable[..., CellConfig], no_training: Callable) -> None:
     whole = job("schedule.keep=0.2")  # down to 0.2 %
     control = job("schedule.keep=0.2", "arm=random_mask")
-    play(whole)
-    play(control)
+    run_cell(whole)
+    run_cell(control)
     before = trained(whole)
     accuracies = [line["val_accuracy"] for line in ledger(whole)]
     drops = [accuracies[0] - accuracy for accuracy in accuracies]
@@ -144,7 +144,7 @@ def test_a_chain_that_falls_behind_ends(job: Callable[..., CellConfig], no_train
     no_training()
     for below, last in ((drops[2], 3), (drops[3] + 1e-6, 4), (0.99, 4)):
         stopping = job("schedule.keep=0.2", f"stop.below_dense={below!r}")
-        play(stopping)
+        run_cell(stopping)
         lines = ledger(stopping)
         assert [line["round"] for line in lines] == list(range(last + 1))
         assert [line["phase"] for line in lines] == [line["phase"] for line in ledger(whole)][: last + 1]
@@ -152,14 +152,14 @@ def test_a_chain_that_falls_behind_ends(job: Callable[..., CellConfig], no_train
         assert {line["round"] for line in lines if "stopped" in line} == wanted
         assert stopping.finished()
         followed = job("schedule.keep=0.2", f"stop.below_dense={below!r}", "arm=random_mask")
-        play(followed)
+        run_cell(followed)
         assert ["stopped" in line for line in ledger(followed)] == ["stopped" in line for line in lines]
     assert trained(whole) == before
 
 
 def test_the_sentence_of_a_chain_that_fell_behind(job: Callable[..., CellConfig]) -> None:
     stopping = job("schedule.rounds=2", "schedule.keep=0.05", "stop.below_dense=0.01")
-    play(stopping)
+    run_cell(stopping)
     dense, *_, last = ledger(stopping)
     assert last["stopped"] == (
         f"val_accuracy {last['val_accuracy']:.4g} is more than stop.below_dense=0.01 below the dense network's "
@@ -182,14 +182,14 @@ def test_only_a_condition_changes_the_name_of_a_study() -> None:
 
 
 def test_a_stopped_chain_lacks_no_round(job: Callable[..., CellConfig], tmp_path: Path) -> None:
-    play(job("stop.density=0.3"))
+    run_cell(job("stop.density=0.3"))
     assert missing(read(tmp_path / "runs")) == []
 
 
 def test_how_thin_a_network_is_can_be_told_without_training_it(job: Callable[..., CellConfig]) -> None:
     """Dense, the parent's first round, and the two rounds of the arm: the parent's second is asked for masks alone."""
     control = job("stop.density=0.3", "arm=random_mask")
-    play(control)
+    run_cell(control)
     assert trained(control) == 4
 
 

@@ -36,11 +36,12 @@ from lottery.foundations.errors import Lost
 from lottery.foundations.files import write_tensors
 from lottery.rounds.round import Round, dense_ticket
 from lottery.rounds.study import Cell
-from lottery.running.cell import run
+from lottery.running.cell import record_cell
 from lottery.store import leases, phases
-from lottery.store.entries import DAY, TWO_WEEKS, Entry, Store
+from lottery.store.collection import DAY, TWO_WEEKS, collect, size
+from lottery.store.entries import Entry, Store
 from lottery.store.folder import NAME
-from lottery.store.keeper import Desk
+from lottery.store.keeper import FolderKeeper
 from lottery.store.ledger import Ledger
 from lottery.store.phases import phase_of, specification
 from lottery.training.hardware import Hardware
@@ -68,7 +69,7 @@ def masks() -> dict[str, Tensor]:
 
 def filled(root: Path) -> Store:
     store = Store(root)
-    store.publish(SPEC, state(), masks(), ROWS, executed=12)
+    store.put(SPEC, state(), masks(), ROWS, executed=12)
     return store
 
 
@@ -161,18 +162,18 @@ def test_a_damaged_entry_is_set_aside_or_reads_the_same(name: str, place: int, f
 @given(place=st.integers(0, 10_000), flip=st.integers(0, 255))
 def test_a_damaged_checkpoint_is_dropped_or_reads_the_same(place: int, flip: int, flips: Path) -> None:
     root, _ = broken_copy(flips, "checkpoint.safetensors", place, flip)
-    found = desk(root / KEY).load()
+    found = keeper(root / KEY).load()
     if found is not None:
         assert (digest(found[0]), found[1]) == (digest(state()), INFO)
     else:
         assert not (root / KEY / "checkpoint.safetensors").exists()
 
 
-def desk(folder: Path) -> Desk:
+def keeper(folder: Path) -> FolderKeeper:
     lease = leases.Watch(folder).take()
     assert lease
     with lease:
-        return Desk(folder, lease, lambda step, state, masks: None)
+        return FolderKeeper(folder, lease, lambda step, state, masks: None)
 
 
 def test_damage_is_named_and_the_phase_trained_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -180,7 +181,7 @@ def test_damage_is_named_and_the_phase_trained_anew(tmp_path: Path, caplog: pyte
     for number in (1, 2):
         path = tmp_path / KEY / "result.safetensors"
         path.write_bytes(path.read_bytes()[:-1] + b"\xff")
-        entry = store.obtain(SPEC, lambda desk: Trained(state(), masks(), ROWS))
+        entry = store.obtain(SPEC, lambda keeper: Trained(state(), masks(), ROWS))
         assert not entry.reused
         assert str(path) in caplog.messages[-1]
         assert f"set aside as {tmp_path / KEY}.damaged.{number}" in caplog.messages[-1]
@@ -192,7 +193,7 @@ def test_damage_is_named_and_the_phase_trained_anew(tmp_path: Path, caplog: pyte
 def test_a_result_of_another_phase_is_not_taken(tmp_path: Path) -> None:
     store = filled(tmp_path)
     other = {**SPEC, "steps": [0, 20]}
-    store.publish(other, {**state(), "half": torch.zeros(2)}, masks(), ROWS, executed=1)
+    store.put(other, {**state(), "half": torch.zeros(2)}, masks(), ROWS, executed=1)
     os.replace(tmp_path / digest_of(other) / "result.safetensors", tmp_path / KEY / "result.safetensors")
     assert store.find(KEY) is None
 
@@ -219,7 +220,7 @@ def test_no_pickle_is_read(name: str, kind: str, tmp_path: Path, caplog: pytest.
         torch.save({"net.fc.weight": Trap(sprung)}, path)
     if name.startswith("checkpoint"):
         (root / KEY / "phase.json").unlink()
-        assert desk(root / KEY).load() is None
+        assert keeper(root / KEY).load() is None
     else:
         assert store.find(KEY) is None
     assert str(path) in caplog.messages[-1]
@@ -235,18 +236,18 @@ def test_no_pickle_is_read(name: str, kind: str, tmp_path: Path, caplog: pytest.
 def test_a_second_start_goes_on_from_the_checkpoint_and_counts_all_steps(tmp_path: Path) -> None:
     store = Store(tmp_path)
 
-    def killed(desk: Desk) -> Trained:
-        assert desk.load() is None
-        desk.reach(0, 5)
-        desk.save(state(), {"step": 5})
-        desk.reach(5, 8)
+    def killed(keeper: FolderKeeper) -> Trained:
+        assert keeper.load() is None
+        keeper.reach(0, 5)
+        keeper.save(state(), {"step": 5})
+        keeper.reach(5, 8)
         raise KeyboardInterrupt
 
-    def resumed(desk: Desk) -> Trained:
-        found = desk.load()
+    def resumed(keeper: FolderKeeper) -> Trained:
+        found = keeper.load()
         assert found
         assert (digest(found[0]), found[1]) == (digest(state()), {"step": 5})
-        desk.reach(5, 10)
+        keeper.reach(5, 10)
         return Trained(found[0], masks(), ROWS)
 
     with pytest.raises(KeyboardInterrupt):
@@ -265,9 +266,9 @@ def test_of_many_who_want_a_phase_one_trains(tmp_path: Path, monkeypatch: pytest
     entries: list[Entry] = []
     barrier = threading.Barrier(6)
 
-    def train(desk: Desk) -> Trained:
+    def train(keeper: FolderKeeper) -> Trained:
         trainings.append(threading.get_ident())
-        desk.reach(0, 10)
+        keeper.reach(0, 10)
         time.sleep(0.05)
         return Trained(state(), masks(), ROWS)
 
@@ -298,7 +299,7 @@ def test_who_waits_says_so_while_it_lasts(tmp_path: Path) -> None:
 
     (tmp_path / KEY).mkdir()
     with leases.hold(tmp_path / KEY):
-        assert Store(tmp_path, waiting).obtain(SPEC, lambda desk: pytest.fail("trained twice")).reused
+        assert Store(tmp_path, waiting).obtain(SPEC, lambda keeper: pytest.fail("trained twice")).reused
     assert said == ["waits", "goes on"]
     lease = leases.hold(tmp_path / "cell")
     threading.Timer(0.1, lambda: lease.__exit__(None, None, None)).start()
@@ -310,12 +311,12 @@ def test_who_waits_says_so_while_it_lasts(tmp_path: Path) -> None:
 def test_who_was_thought_dead_takes_the_other_s_result(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = Store(tmp_path)
 
-    def overtaken(desk: Desk) -> Trained:
-        other = leases.Lease(desk.folder, 2, inherited=desk.lease.note)
+    def overtaken(keeper: FolderKeeper) -> Trained:
+        other = leases.Lease(keeper.folder, 2, inherited=keeper.lease.note)
         assert other.create()
         with other:
             filled(tmp_path)
-            desk.save(state(), {"step": 1})
+            keeper.save(state(), {"step": 1})
         raise AssertionError("went on training")
 
     entry = store.obtain(SPEC, overtaken)
@@ -337,7 +338,7 @@ def test_who_lost_the_whole_cell_stops(cell: Callable[..., Cell], tmp_path: Path
 
     store = Store(tmp_path / "store")
     with pytest.raises(Lost) as lost:
-        run(cell(), tmp_path / "cell", store, [Taken()])
+        record_cell(cell(), tmp_path / "cell", store, [Taken()])
     assert lost.value.folder == tmp_path / "cell"
     assert [line["round"] for line in Ledger(tmp_path / "cell" / NAME).lines()] == [0]
     assert len(store.entries()) == 1
@@ -354,7 +355,7 @@ def test_what_breaks_when_the_cell_is_another_s_is_no_failure(cell: Callable[...
             pass
 
     with pytest.raises(Lost):
-        run(cell(), tmp_path / "cell", Store(tmp_path / "store"), [Broken()])
+        record_cell(cell(), tmp_path / "cell", Store(tmp_path / "store"), [Broken()])
 
 
 def test_gc_removes_what_a_machine_that_is_gone_has_left(tmp_path: Path) -> None:
@@ -366,7 +367,7 @@ def test_gc_removes_what_a_machine_that_is_gone_has_left(tmp_path: Path) -> None
         lease.write_text(json.dumps({"owner": owner, "note": 0, "beat": 3, "released": False}))
         for path in (lease, folder):
             os.utime(path, (time.time() - days * 86400,) * 2)
-    assert Store(tmp_path).gc(set())[0] == 1
+    assert collect(Store(tmp_path), set())[0] == 1
     assert [path.name for path in tmp_path.iterdir()] == ["young"]
 
 
@@ -556,38 +557,38 @@ def ledger(folder: Path) -> list[dict[str, Any]]:
 def test_three_arms_train_each_phase_once(cell: Callable[..., Cell], tmp_path: Path) -> None:
     store, total, rounds = Store(tmp_path / "store"), 30, 2
     for count, arm in enumerate(("random_mask", "imp", "random_reinit"), start=1):
-        run(cell(f"arm={arm}"), tmp_path / arm, store)
+        record_cell(cell(f"arm={arm}"), tmp_path / arm, store)
         alone = (rounds - 1) * total if arm == "random_mask" else 0  # of imp, for the masks of the next round
         assert executed(store) == {1: (1 + rounds) * total + alone, 2: (1 + 2 * rounds) * total}.get(
             count, (1 + 3 * rounds) * total
         )
     before = {path: path.stat().st_mtime_ns for path in store.root.rglob("*")}
-    run(cell("arm=imp"), tmp_path / "again", store)
+    record_cell(cell("arm=imp"), tmp_path / "again", store)
     assert {path: path.stat().st_mtime_ns for path in store.root.rglob("*")} == before
     assert ledger(tmp_path / "again") == ledger(tmp_path / "imp")
     again = [json.loads(line)["run"]["reused"] for line in (tmp_path / "again" / NAME).read_text().splitlines()]
     assert again == [True] * 3
     # a longer schedule goes on where the shorter one ended
-    run(cell("arm=imp", "schedule.rounds=3"), tmp_path / "longer", store)
+    record_cell(cell("arm=imp", "schedule.rounds=3"), tmp_path / "longer", store)
     assert executed(store) == (1 + 3 * rounds) * total + total
     phases = [[line["phase"] for line in ledger(tmp_path / name)] for name in ("imp", "longer")]
     assert phases[1][:3] == phases[0]
     # another seed shares nothing
-    run(cell("seed=1", "schedule.rounds=0"), tmp_path / "other", store)
+    record_cell(cell("seed=1", "schedule.rounds=0"), tmp_path / "other", store)
     assert executed(store) == (2 + 3 * rounds) * total + total
 
 
 def test_arms_with_other_rewinding_points_share_the_dense_training(cell: Callable[..., Cell], tmp_path: Path) -> None:
     imp, rewound = cell("arm=imp"), cell("arm=imp", "arm.rewind=13")
     one, other = Store(tmp_path / "one"), Store(tmp_path / "other")
-    run(rewound, tmp_path / "a", one)
+    record_cell(rewound, tmp_path / "a", one)
     assert executed(one) == 30 + 2 * (30 - 13)
-    run(imp, tmp_path / "b", one)
+    record_cell(imp, tmp_path / "b", one)
     assert executed(one) == 30 + 2 * (30 - 13) + 2 * 30
     # the other way round the state at step 13 was not kept in passing
-    run(imp, tmp_path / "c", other)
+    record_cell(imp, tmp_path / "c", other)
     assert executed(other) == 3 * 30
-    run(rewound, tmp_path / "d", other)
+    record_cell(rewound, tmp_path / "d", other)
     assert executed(other) == 3 * 30 + 13 + 2 * (30 - 13)
     assert (ledger(tmp_path / "a"), ledger(tmp_path / "b")) == (ledger(tmp_path / "d"), ledger(tmp_path / "c"))
     assert ledger(tmp_path / "a")[0]["phase"] == ledger(tmp_path / "b")[0]["phase"]
@@ -646,12 +647,12 @@ def aged(path: Path, seconds: float) -> None:
 
 def test_gc_keeps_what_ledgers_need_and_what_lives(cell: Callable[..., Cell], tmp_path: Path) -> None:
     store, rewound = Store(tmp_path / "store"), cell("arm=imp", "arm.rewind=10", "schedule.rounds=1")
-    run(rewound, tmp_path / "a", store)
+    record_cell(rewound, tmp_path / "a", store)
     needed = {line["phase"] for line in ledger(tmp_path / "a")}
     kept = set(store.entries())
     assert len(kept) == len(needed) + 1  # the state at step 10 is in no ledger
     filled(store.root)
-    store.publish({"of": KEY, "step": 1}, state(), masks(), [], executed=0)
+    store.put({"of": KEY, "step": 1}, state(), masks(), [], executed=0)
     (store.root / next(iter(needed)) / "checkpoint.safetensors").write_bytes(bytes(1000))
     aged(store.root, DAY + 60)
     (store.root / f"{KEY}.damaged.1").mkdir()
@@ -661,18 +662,18 @@ def test_gc_keeps_what_ledgers_need_and_what_lives(cell: Callable[..., Cell], tm
     with leases.hold(store.root / "working"):
         aged(store.root / "stale", TWO_WEEKS + 60)
         aged(store.root / "working", TWO_WEEKS + 60)
-        before = store.size()
-        removed, freed, young = store.gc(needed)
+        before = size(store.root)
+        removed, freed, young = collect(store, needed)
         assert (removed, young) == (4, 0)
-        assert freed == before - store.size() > 2000
+        assert freed == before - size(store.root) > 2000
         assert {path.name for path in store.root.iterdir()} == kept | {"fresh", "working"}
     steps = executed(store)
-    run(rewound, tmp_path / "b", store)
+    record_cell(rewound, tmp_path / "b", store)
     assert executed(store) == steps
     assert ledger(tmp_path / "b") == ledger(tmp_path / "a")
     for key in kept:
         aged(store.root / key, DAY + 60)
-    assert store.gc(set())[0] == len(kept)
+    assert collect(store, set())[0] == len(kept)
     assert {path.name for path in store.root.iterdir()} == {"fresh", "working"}
 
 
@@ -680,19 +681,19 @@ def test_gc_leaves_what_is_younger_than_a_day_and_what_an_unfinished_phase_has_p
     store = filled(tmp_path)
     for seconds, found in ((DAY - 60, (0, 0, 1)), (DAY + 60, (1, 3, 0))):
         aged(tmp_path / KEY, seconds)
-        removed, freed, young = store.gc(set())
+        removed, freed, young = collect(store, set())
         assert (removed, bool(freed), young) == (found[0], bool(found[1]), found[2])
     # the state that a phase passed two days ago, while a job waits in a queue to go on with the phase
     (tmp_path / KEY).mkdir()
     (tmp_path / KEY / "checkpoint.safetensors").write_bytes(bytes(10))
     passed = {"of": KEY, "step": 1}
-    store.publish(passed, state(), masks(), [], executed=0)
+    store.put(passed, state(), masks(), [], executed=0)
     for path in tmp_path.iterdir():
         aged(path, 2 * DAY)
-    assert store.gc(set()) == (0, 0, 0)
+    assert collect(store, set()) == (0, 0, 0)
     assert {path.name for path in tmp_path.iterdir()} == {KEY, digest_of(passed)}
     aged(tmp_path / KEY, TWO_WEEKS + 60)
-    assert store.gc(set())[0] == 2
+    assert collect(store, set())[0] == 2
     assert list(tmp_path.iterdir()) == []
 
 
@@ -723,9 +724,9 @@ def test_a_store_is_measured_and_cleaned_beside_processes_that_change_it(
         while not (tmp_path / ("4" * 64)).exists():
             assert time.monotonic() < deadline
         for _ in range(100):
-            assert store.size() >= 1
+            assert size(store.root) >= 1
             assert store.entries().keys() == {KEY}
-            assert store.gc({KEY})[0] == 0
+            assert collect(store, {KEY})[0] == 0
     finally:
         busy.kill()
         busy.wait()

@@ -15,7 +15,7 @@ from lottery.commands.ticket.verify import verified
 from lottery.config.build import build
 from lottery.config.cell_config import CellConfig
 from lottery.config.compose import cell_configs
-from lottery.running.cell import run
+from lottery.running.cell import record_cell
 from lottery.store.entries import Store
 from lottery.store.folder import NAME
 from lottery.store.ledger import Ledger
@@ -59,7 +59,7 @@ def test_a_cell_of_then_is_finished(arm: str) -> None:
 def test_a_cell_is_played_from_the_store_of_then(arm: str) -> None:
     job = asked(arm)
     (before := Ledger(job.folder / NAME)).path.rename("then.jsonl")
-    run(build(job), job.folder, Store("runs/store"))
+    record_cell(build(job), job.folder, Store("runs/store"))
     lines = [json.loads(text) for text in Path("then.jsonl").read_text().splitlines()]
     again = before.lines()
     assert all(line.pop("run")["reused"] for line in again)

@@ -39,7 +39,7 @@ from lottery.pruning import masks as _masks
 from lottery.reports.results import read as read_ledgers
 from lottery.rounds.round import Round, Ticket
 from lottery.rounds.study import Cell
-from lottery.running.launch import play
+from lottery.running.launch import run_cell
 from lottery.store.folder import NAME
 from lottery.store.ledger import Ledger
 from lottery.store.phases import phase_of, specification
@@ -64,7 +64,7 @@ def found(runs: Path) -> Callable[..., Saved]:
     @cache
     def played(*overrides: str) -> CellConfig:
         [job] = cell_configs([*CELL, f"out={runs}", *overrides])
-        play(job)
+        run_cell(job)
         return job
 
     @cache
@@ -554,7 +554,7 @@ def test_a_ticket_trains_on_other_data(found: Callable[..., Saved], tmp_path: Pa
     more = ["optimizer=sgd", "optimizer.lr=0.05", "seed=4", f"out={tmp_path}", "tracking.mode=disabled"]
     [job] = cell_configs(arguments(read(saved.path), ["data=fashion_mnist", *fashion, *more]))
     assert (job.choices["data"], job.choices["optimizer"], job.seed) == ("fashion_mnist", "sgd", 4)
-    play(job)
+    run_cell(job)
     lines = Ledger(job.folder / NAME).lines()
     assert [(line["round"], line["rounds"], line["train_steps"]) for line in lines] == [(0, 1, 30), (1, 1, 30)]
     assert [line["density"] for line in lines] == [1, saved.info["line"]["density"]]
@@ -599,7 +599,7 @@ def test_each_seed_may_have_its_own_ticket(found: Callable[..., Saved], tmp_path
     swept = cell_configs(words)
     assert len({job.label for job in swept}) == 1
     for job in swept:
-        play(job)
+        run_cell(job)
         assert job.finished()
     assert read_ledgers(tmp_path)["arm"].nunique() == 1
     found(path=tmp_path / "found_3.safetensors").write()
@@ -612,7 +612,7 @@ def test_controls_of_a_ticket(file: Path, tmp_path: Path) -> None:
     keys = set()
     for more in ([], [fresh], [shuffled], [fresh, shuffled]):
         [job] = cell_configs([*CELL, "arm=ticket", f"arm.file={file}", f"out={tmp_path}", *more])
-        play(job)
+        run_cell(job)
         line = Ledger(job.folder / NAME).lines()[1]
         assert line["density"] == read(file).info["line"]["density"]
         keys.add(line["phase"])

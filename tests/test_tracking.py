@@ -23,7 +23,7 @@ from lottery.config.cell_config import CellConfig
 from lottery.config.compose import cell_configs
 from lottery.running import cell as study
 from lottery.running import tracking
-from lottery.running.launch import play
+from lottery.running.launch import run_cell
 from lottery.running.progress import Progress
 from lottery.running.tracking import Tracker, run_id
 from lottery.store.folder import BEAT, NAME
@@ -135,14 +135,14 @@ def interrupted(job: CellConfig, event: str, number: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         stop_at(patch, event, number)
         with pytest.raises(Stopped):
-            play(job)
+            run_cell(job)
 
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> CellConfig:
     """A cell shown from beginning to end."""
     job = tiny(tmp_path_factory.mktemp("shown"), "seed=3")
-    play(job)
+    run_cell(job)
     return job
 
 
@@ -186,7 +186,7 @@ def test_summary_holds_the_last_round(shown: CellConfig) -> None:
 
 def test_summary_holds_the_last_round_of_a_chain_that_a_condition_ended(tmp_path: Path) -> None:
     job = tiny(tmp_path, "stop.density=0.9", "schedule.rounds=4")
-    play(job)
+    run_cell(job)
     last = lines(job)[-1]
     assert (last["round"], "stopped" in last) == (1, True)
     (summary,) = records(segments(job)[0], "--summary")
@@ -248,7 +248,7 @@ def test_variables_of_wandb_that_do_not_count_are_named() -> None:
 
 def test_phases_from_the_store_give_all_rows(shown: CellConfig, tmp_path: Path) -> None:
     job = tiny(tmp_path, "seed=3", f"store={shown.config['store']}")
-    play(job)
+    run_cell(job)
     assert all(line["run"]["reused"] for line in lines(job))
     assert history(job) == expected(job)
 
@@ -266,7 +266,7 @@ def test_interrupted_anywhere_every_row_is_shown_once(tmp_path: Path) -> None:
     interrupted(job, "finished", 1)  # between ledger and W&B
     interrupted(job, "advanced", 2)  # in the middle of round 1
     interrupted(job, "finished", 2)
-    play(job)
+    run_cell(job)
     assert len(segments(job)) == 5
     assert {started["run_id"] for started in runs(job)} == {run_id(job.study, "imp", 0)}
     assert in_order(history(job)) == in_order(expected(job))
@@ -282,14 +282,14 @@ def test_an_interrupted_run_is_marked_failed(tmp_path: Path) -> None:
 def test_another_arm_that_finishes_a_phase_shows_all_of_it_and_nothing_of_its_parent(tmp_path: Path) -> None:
     interrupted(tiny(tmp_path, "arm=imp"), "advanced", 3)
     job = tiny(tmp_path, "arm=random_reinit")
-    play(job)
+    run_cell(job)
     assert in_order(history(job)) == in_order(expected(job))
 
 
 KILLED = """
 import os, signal, sys, time
 from lottery.config.compose import cell_configs
-from lottery.running.launch import play
+from lottery.running.launch import run_cell
 from lottery.running.progress import Progress
 seen = []
 def advanced(self, current, step, row):
@@ -298,7 +298,7 @@ def advanced(self, current, step, row):
         time.sleep(2)  # what was logged is on disk long before
         os.kill(os.getpid(), signal.SIGKILL)
 Progress.advanced = advanced
-play(cell_configs(sys.argv[1:])[0])
+run_cell(cell_configs(sys.argv[1:])[0])
 """
 
 
@@ -308,34 +308,34 @@ def test_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     job = cell_configs(overrides)[0]
     assert [row["train/step"] for row in history(job) if "train/step" in row] == [10, 20, 30, 40, 50]
-    play(job)
+    run_cell(job)
     assert in_order(history(job)) == in_order(expected(job))
 
 
 def test_a_process_that_waited_for_another_shows_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    job, real = tiny(tmp_path, "schedule.rounds=1"), study.run
+    job, real = tiny(tmp_path, "schedule.rounds=1"), study.record_cell
 
     def after_the_other(*args: Any) -> None:
-        monkeypatch.setattr(study, "run", real)
-        play(job)
+        monkeypatch.setattr(study, "record_cell", real)
+        run_cell(job)
         real(*args)
 
-    monkeypatch.setattr(study, "run", after_the_other)
-    play(job)
+    monkeypatch.setattr(study, "record_cell", after_the_other)
+    run_cell(job)
     assert len(segments(job)) == 1
     assert history(job) == expected(job)
 
 
 def test_disabled_leaves_no_trace(tmp_path: Path) -> None:
     job = tiny(tmp_path, "tracking.mode=disabled", "schedule.rounds=0")
-    play(job)
+    run_cell(job)
     assert sorted(path.name for path in job.folder.iterdir()) == ["config.yaml", NAME, BEAT]
 
 
 def test_a_cell_first_untracked_is_shown_whole(tmp_path: Path) -> None:
     interrupted(tiny(tmp_path, "tracking.mode=disabled"), "advanced", 5)
     job = tiny(tmp_path)
-    play(job)
+    run_cell(job)
     assert in_order(history(job)) == in_order(expected(job))
 
 
@@ -368,7 +368,7 @@ def test_online_without_a_server_goes_on_offline(
     job = tiny(tmp_path, "tracking.mode=online", "schedule.rounds=1")
     with open(os.devnull) as nobody:
         monkeypatch.setattr(sys, "stdin", nobody)
-        play(job)
+        run_cell(job)
     said = [line for line in capfd.readouterr().err.splitlines() if "W&B" in line]
     assert len(said) == 1, said
     assert "kept offline, `wandb sync` sends it later" in said[0]
@@ -419,7 +419,7 @@ def test_an_error_of_wandb_never_stops_the_cell(
 
     monkeypatch.setattr(Tracker, "_init", init)
     job = tiny(tmp_path, "schedule.rounds=1")
-    play(job)
+    run_cell(job)
     assert [line["round"] for line in lines(job)] == [0, 1]
     said = [line for line in capsys.readouterr().err.splitlines() if "W&B" in line]
     assert len(said) == 1, said
@@ -433,7 +433,7 @@ def test_what_a_broken_run_did_not_take_is_shown_by_the_next(tmp_path: Path, mon
     job = tiny(tmp_path, "schedule.rounds=1")
     interrupted(job, "finished", 2)
     assert len(rows) == 2
-    play(job)
+    run_cell(job)
     assert in_order(rows) == in_order(expected(job))
 
 
@@ -442,7 +442,7 @@ def test_a_full_disk_or_a_torn_cursor_stops_nothing(tmp_path: Path) -> None:
     job.folder.mkdir(parents=True)
     (job.folder / "wandb.json").write_text("")
     (job.folder / "wandb.tmp").symlink_to("/dev/full")
-    play(job)
+    run_cell(job)
     assert len(lines(job)) == 1
     assert (job.folder / "wandb.json").read_text() == ""
     assert history(job) == expected(job)

@@ -13,10 +13,10 @@ from lottery.algorithm import play
 from lottery.foundations.digests import digest
 from lottery.pruning.masks import Masks, apply_
 from lottery.rounds.study import Cell
-from lottery.running.cell import Phases, run
+from lottery.running.cell import TrainOnce, record_cell
 from lottery.store.entries import Store
 from lottery.store.folder import NAME
-from lottery.store.keeper import Desk
+from lottery.store.keeper import FolderKeeper
 from lottery.store.ledger import Ledger
 from lottery.training.recipes import Phase, Trained
 from lottery.training.states import State
@@ -35,11 +35,11 @@ def under(state: State, masks: Masks) -> State:
     return state
 
 
-def fit(recipe: object, phase: Phase, desk: Desk, waypoints: Any, watch: object, **_: object) -> Trained:
+def fit(recipe: object, phase: Phase, keeper: FolderKeeper, waypoints: Any, watch: object, **_: object) -> Trained:
     """In place of training: passes steps by with a quarter of the weights, and ends with half of them."""
     for step in waypoints:
-        desk.pass_by(step, under(phase.state, every(4, phase.masks)), every(4, phase.masks))
-    desk.reach(phase.first, phase.last)
+        keeper.pass_by(step, under(phase.state, every(4, phase.masks)), every(4, phase.masks))
+    keeper.reach(phase.first, phase.last)
     measured = {f"{part}_{what}": 0.5 for part in ("val", "test") for what in ("loss", "accuracy", "top5")}
     half = every(2, phase.masks)
     return Trained(under(phase.state, half), half, [{"step": phase.last, "train_loss": 0.5, **measured}])
@@ -54,7 +54,7 @@ def changing(cell: Callable[..., Cell], monkeypatch: pytest.MonkeyPatch) -> Cell
 
 def test_the_ledger_and_the_store_have_the_masks_that_training_ended_with(changing: Cell, tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
-    run(changing, tmp_path, store)
+    record_cell(changing, tmp_path, store)
     lines = Ledger(tmp_path / NAME).lines()
     assert len(lines) == 3
     for line in lines:
@@ -67,14 +67,14 @@ def test_the_ledger_and_the_store_have_the_masks_that_training_ended_with(changi
     # FLOPs are of the masks that each round began with
     assert [line["train_flops"] / line["train_flops_dense"] for line in lines[:1]] == [1.0]
     before = (tmp_path / NAME).read_bytes()
-    run(changing, tmp_path, Store(tmp_path / "store"))  # from the store, where nothing is trained again
+    record_cell(changing, tmp_path, Store(tmp_path / "store"))  # from the store, where nothing is trained again
     assert (tmp_path / NAME).read_bytes() == before
 
 
 def test_a_round_gives_the_next_one_the_masks_that_training_ended_with(changing: Cell, tmp_path: Path) -> None:
     study = changing.study
     for _ in range(2):  # trained, and found in the store
-        rounds = list(play(study.recipe, study.pruning, changing.arm, 0, Phases(changing, Store(tmp_path))))
+        rounds = list(play(study.recipe, study.pruning, changing.arm, 0, TrainOnce(changing, Store(tmp_path))))
         for current in rounds:
             assert digest(current.trained.masks) == digest(every(2, current.ticket.masks))
             assert digest(current.trained.masks) != digest(current.ticket.masks)
@@ -82,7 +82,7 @@ def test_a_round_gives_the_next_one_the_masks_that_training_ended_with(changing:
 
 def test_a_step_that_is_passed_by_keeps_the_masks_of_that_step(changing: Cell, tmp_path: Path) -> None:
     study = changing.study
-    dense = next(play(study.recipe, study.pruning, changing.arm, 0, Phases(changing, Store(tmp_path))))
+    dense = next(play(study.recipe, study.pruning, changing.arm, 0, TrainOnce(changing, Store(tmp_path))))
     assert dense.trained.rows
     passed = dense.cut(10).trained
     assert passed.rows == []  # else it was trained by itself

@@ -21,7 +21,7 @@ from lottery.config.build import build
 from lottery.config.cell_config import CellConfig
 from lottery.config.compose import cell_configs
 from lottery.pruning import masks
-from lottery.running.launch import play
+from lottery.running.launch import run_cell
 
 WIDE, PARTS, SEEDS = 0.5, {"channels_70": 0.7, "channels_50": 0.5}, (0, 1, 2)
 NETWORK = ("depth", "width", "shape", "classes")
@@ -43,7 +43,7 @@ def arms(seed: int, part: float, more: tuple[str, ...]) -> Iterator[pd.DataFrame
     """The results of each arm under one seed, one row each."""
     common = (*RECIPE, f"seed={seed}", *more)
     wide = job(*common, "schedule.densities=[]")
-    play(wide)
+    run_cell(wide)
     before = lottery.read(wide.folder).iloc[0]
     thin = f"model.width={WIDE * part:g}"
     scratch = job(*common, thin, "schedule.densities=[]")
@@ -61,7 +61,7 @@ def arms(seed: int, part: float, more: tuple[str, ...]) -> Iterator[pd.DataFrame
         "shape:${data.shape},classes:${data.classes}}", f"+model.weights='{found}'",
     )  # fmt: skip
     for arm, one in {"scratch_e": scratch, "scratch_b": longer, "finetune": tuned}.items():
-        play(one)
+        run_cell(one)
         frame = lottery.read(one.folder).assign(arm=arm)
         if one is tuned:  # its filters cost the wide network's training
             for column in ("total_flops", "total_flops_dense"):

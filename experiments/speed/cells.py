@@ -21,7 +21,7 @@ from lottery.data.pixels import Normalise
 from lottery.pruning import masks as _masks
 from lottery.pruning.masks import Masks
 from lottery.rounds.study import Cell
-from lottery.running.launch import play
+from lottery.running.launch import run_cell
 from lottery.store.entries import Store
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -30,7 +30,7 @@ DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 def quietly(job: CellConfig) -> None:
     """A cell as `lottery run` plays it, without the lines it prints."""
     with redirect_stdout(StringIO()):
-        play(job)
+        run_cell(job)
 
 
 def lenet(folder: Path, *more: str) -> CellConfig:

@@ -22,7 +22,7 @@ from lottery.config.cell_config import CellConfig
 from lottery.config.nodes import make
 from lottery.pruning import masks as _masks
 from lottery.rounds.study import Cell
-from lottery.running.cell import run
+from lottery.running.cell import record_cell
 from lottery.running.progress import Progress
 from lottery.store.entries import Store
 from lottery.training.fit import fit
@@ -109,6 +109,6 @@ def everything(
     tracker.open(job, job.folder)
     turns = Turns(cell, optimizer, steps, evaluate)
     with redirect_stdout(StringIO()):
-        run(cell, job.folder, Store(job.config["store"]), [Progress(cell, job.folder), tracker, turns])
+        record_cell(cell, job.folder, Store(job.config["store"]), [Progress(cell, job.folder), tracker, turns])
     tracker.close(failed=False)
     return turns.ratios[1:]  # the first is warming up

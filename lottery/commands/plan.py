@@ -21,14 +21,14 @@ from lottery.store.lookup import NotYet, lookup
 from lottery.training.fit import fit
 from lottery.training.recipes import Phase
 
-PROBE, PROBE_SECONDS = 100, 4.0  # optimizer steps that are timed for the estimate, at the most; nothing of them is kept
+PROBE, PROBE_SECONDS = 100, 4.0  # at most so many optimizer steps are timed, and their result is discarded
 
 Key = tuple[str, str, int, int]
-"""(study, label of the arm, seed, round): a phase by what it is for, since its content is not known yet"""
+"""(study, label of the arm, seed, round): names a phase before its content, and so its key in the store, is known."""
 
 
 def show(jobs: Sequence[CellConfig]) -> None:
-    """Prints a line a cell, then the sum."""
+    """Prints one line for each cell, then the totals."""
     planned: set[Key] = set()
     noted: set[str] = set()
     steps = evaluations = 0
@@ -37,7 +37,7 @@ def show(jobs: Sequence[CellConfig]) -> None:
     for job in jobs:
         try:
             Ledger(job.folder / NAME).lines()
-        except LedgerError as damage:  # it would fail; the other cells of a sweep are played nevertheless
+        except LedgerError as damage:  # this cell would fail; the sweep would run the others
             print(f"{job}: {damage}")
             continue
         cell = build(job)

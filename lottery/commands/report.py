@@ -1,20 +1,34 @@
-"""Publishing: prints and writes the reports of studies, and compares those that can be compared."""
+"""`lottery report`: prints and writes the reports of studies, and compares those that can be compared."""
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
-from lottery.foundations.digests import digest_of
 from lottery.foundations.errors import Refused
-from lottery.foundations.files import write_whole
-from lottery.reports.comparison import MOST, called, comparable, differing, shared_arms
-from lottery.reports.figures import draw
-from lottery.reports.results import read
-from lottery.reports.tables import pictures, render, tables, write
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def add_to(commands: Any) -> None:
+    """Adds the command to a parser."""
+    parser = commands.add_parser("report", help="make table and figure from ledgers alone")
+    parser.add_argument("runs", nargs="+", type=Path, help="folders that hold ledgers, or a report's results.csv")
+    parser.add_argument("--out", type=Path, help="where to write; a study's own folder if not given")
+    parser.set_defaults(call=main)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Reports what some folders and results files hold."""
+    for path in args.runs:
+        if not path.exists():
+            raise FileNotFoundError(2, "no such folder or results file", str(path))
+    publish(args.runs, args.out)
+    return 0
 
 
 def publish(paths: Iterable[Path], out: Path | None = None) -> None:
@@ -23,6 +37,10 @@ def publish(paths: Iterable[Path], out: Path | None = None) -> None:
     Several studies of the same data are then compared, with the one named first.
     Raises Refused for a results file or a stray ledger without `out`: it has no folder that is its study's alone.
     """
+    from lottery.reports.comparison import comparable, differing
+    from lottery.reports.results import read
+    from lottery.reports.tables import pictures, render, write
+
     paths = list(paths)
     if out is None and (written := [path for path in paths if path.suffix == ".csv"]):
         raise Refused(f"{written[0]}: say with --out where the report of a results file shall go")
@@ -63,6 +81,12 @@ def compare(
     studies: Mapping[str, pd.DataFrame], unlike: Mapping[str, Sequence[str] | None], folder: Path | None
 ) -> None:
     """Prints a table for each arm that studies share, and writes them and their figures into a folder of their own."""
+    from lottery.foundations.digests import digest_of
+    from lottery.foundations.files import write_whole
+    from lottery.reports.comparison import MOST, called, shared_arms
+    from lottery.reports.figures import draw
+    from lottery.reports.tables import tables
+
     if not 1 < len(studies) <= MOST:
         of = "no other study here is of its data and headline" if len(studies) == 1 else f"at most {MOST} can be"
         print(f"\nnot compared: {', '.join(studies)}; {of}")

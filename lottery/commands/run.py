@@ -1,10 +1,11 @@
-"""A command line from end to end: compose, check, launch, report, and say what is missing.
+"""`lottery run`: a command line from end to end: compose, check, launch, report, and say what is missing.
 
 What needs PyTorch is imported when there is something to train: looking at a finished study takes a second.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import shlex
 import sys
@@ -14,17 +15,75 @@ from typing import Any
 
 from lottery.commands.report import publish
 from lottery.config.cell_config import CellConfig
-from lottery.config.compose import by_experiment, composed
 from lottery.foundations.errors import Refused, describe
 from lottery.foundations.job import here
 from lottery.running.slurm import attempts, preemption
 from lottery.store.folder import ERROR, error_left
 
+EXAMPLES = """examples:
+  lottery run experiment=demo                                 a whole study, about a minute
+  lottery run experiment=fc2019_lenet data=mnist --plan       what it would train, and for how long
+  lottery run model=lenet_300_100 data=digits arm=imp seed=3,4 schedule.rounds=12 -m
+  lottery status runs/demo-digits-*                           what runs, waits, failed, and is left to do
+  lottery report runs/demo-digits-*                           table and figure again, from the ledgers
+  lottery verdict experiments/frankle_carbin_2019             a paper's claims, and whether they hold
+"""
+
+HELP = """usage: lottery run [GROUP=NAME ...] [KEY=VALUE ...] [-m] [--plan]
+
+Trains, prunes and rewinds until every cell asked for is in its ledger, then reports. The same command goes on
+where it was interrupted, and trains nothing that is in the store.
+
+  experiment=NAME     a recipe with its own sweep over arms and seeds; `lottery list experiment` names them
+  model=NAME ...      any other group: `lottery list` names groups and what is in them
+  KEY=VALUE           a setting; +KEY=VALUE adds one that the yaml lacks, ~KEY takes one out. Stable keys:
+                        out store seed data.root data.batch_size data.val_size data.augment model._target_
+                        optimizer.lr optimizer.decay optimizer.clip_norm budget.steps schedule.rounds
+                        arm.rewind arm.parent stop.density stop.below_dense numerics.precision
+                        numerics.sparse hardware.devices tracking.mode
+                      durations are 500 or 500it (optimizer steps) or 2ep (epochs)
+  arm=a,b seed=0,1 -m sweeps: one cell for each combination
+  hydra.mode=RUN      one cell of an experiment: lottery run experiment=demo hydra.mode=RUN arm=imp seed=0
+  --plan              trains nothing, but reads the data: what would be trained or reused, and for how long
+  --cfg job           prints the configuration; --config-dir DIR adds a folder of yours; further flags: --hydra-help
+
+"""
+
+
+def add_to(commands: Any) -> None:
+    """Adds the command to a parser, for its line in `lottery --help`; what its arguments mean is for Hydra to say."""
+    parser = commands.add_parser("run", help="run a study or a cell; the arguments are Hydra overrides", add_help=False)
+    parser.add_argument("overrides", nargs=argparse.REMAINDER)
+    parser.set_defaults(call=lambda args: main(args.overrides))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs what the arguments of `lottery run` ask for, or only shows its help, its configuration or its plan."""
+    if not arguments or {"--help", "-h"} & set(arguments):
+        print(HELP + EXAMPLES, end="")
+        return 0
+    # argparse, by which Hydra reads its flags, takes overrides before them only
+    words = sorted(arguments, key=lambda word: word.startswith("-") or not ("=" in word or word.startswith("~")))
+    if {"--cfg", "-c", "--hydra-help", "--info", "-i", "--shell-completion", "-sc"} & set(words):
+        from lottery.running.launch import launch
+
+        launch(words)
+        return 0
+    if "--plan" in words:
+        from lottery.commands.plan import show
+        from lottery.config.compose import cell_configs
+
+        show(cell_configs([word for word in words if word != "--plan"]))
+        return 0
+    return run(words)
+
 
 def run(arguments: list[str]) -> int:
     """Runs every cell that a command line asks for and is not finished; returns the exit code."""
+    from lottery.config.compose import composed
+
     mine = here()
-    if mine and mine.step:  # else it is for the batch script to say whether its job is to be queued again
+    if mine and mine.step:  # else the batch script decides whether its job is queued again
         preemption.guard(mine)
         if mine.rank:
             _train(arguments)
@@ -61,14 +120,15 @@ def _complete(arguments: list[str], cells: Sequence[CellConfig], launcher: Mappi
             submit(still_open, launcher)
             wait(still_open)
         else:
-            for job in still_open:  # so that `lottery status` knows of them
+            for job in still_open:  # so that `lottery status` finds them
                 job.folder.mkdir(parents=True, exist_ok=True)
             failure = _train(arguments)
     return _conclude(arguments, cells, failure)
 
 
 def _train(arguments: list[str]) -> Exception | None:
-    """Plays the cells in processes that Hydra's launcher starts; returns what broke that off."""
+    """Runs the cells in the processes of Hydra's launcher; returns the first error of a launch."""
+    from lottery.config.compose import by_experiment
     from lottery.running.launch import launch
 
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -84,7 +144,7 @@ def _train(arguments: list[str]) -> Exception | None:
 
 
 def _check(cells: Sequence[CellConfig]) -> None:
-    """Builds one cell of each kind: what can't work is said before any worker starts."""
+    """Builds and checks one cell of each arm and study, so that errors are raised before any worker starts."""
     from lottery.config.build import build, build_analyses
     from lottery.config.check import check, note
     from lottery.config.nodes import make
@@ -100,15 +160,15 @@ def _check(cells: Sequence[CellConfig]) -> None:
             make("tracking", job.config["tracking"])
         if any(job.config["tracking"].get("mode") != "disabled" for job in cells) and (said := unheeded(os.environ)):
             print(said, file=sys.stderr)
-    except SystemExit as stop:  # from a user's own code: it would end this command with nothing said
+    except SystemExit as stop:  # a user's own code called sys.exit, which would end this command without a message
         raise Refused(describe(stop)) from stop
 
 
 def _conclude(arguments: list[str], cells: Sequence[CellConfig], failure: Exception | None) -> int:
-    """Reports what is there, and names what failed or is missing."""
+    """Reports the finished cells, and names those that failed or are missing."""
     try:
         publish(dict.fromkeys(job.folder.parent.parent for job in cells))
-    except Exception as error:  # a full disk, a damaged ledger or a report's own fault must not hide which cells failed
+    except Exception as error:  # whatever fails in the report must not hide which cells failed
         print(f"no report: {describe(error)}", file=sys.stderr)
         failure = failure or error
     unfinished = [job for job in cells if not job.finished()]
@@ -124,14 +184,14 @@ def _conclude(arguments: list[str], cells: Sequence[CellConfig], failure: Except
         if failure is not None and not killed and not any((job.folder / ERROR).exists() for job in unfinished):
             why = f"{describe(failure)}; "
         print(f"{len(unfinished)} of {len(cells)} cells are unfinished; {why}the same command goes on", file=sys.stderr)
-        return 137 if killed and here() else 1  # as the worker ended: the batch script then queues the job again
+        return 137 if killed and here() else 1  # the worker's code, on which the batch script queues the job again
     if len(cells) > 1:
         _suggest(arguments, cells)
     return int(failure is not None)
 
 
 def _suggest(arguments: list[str], cells: Sequence[CellConfig]) -> None:
-    """What is worth trying next; whatever is trained already is reused."""
+    """Prints commands that are worth trying next; they reuse the phases that are trained."""
 
     def instead(new: str) -> str:
         key = new.partition("=")[0]

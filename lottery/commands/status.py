@@ -1,10 +1,11 @@
-"""Status: what became of each cell of a study, told from what lies in its folder and from Slurm's queue.
+"""`lottery status`: what became of each cell of a study, told from the files in its folder and from Slurm's queue.
 
-Needs no PyTorch, so that looking costs nothing.
+Imports no PyTorch, so that it answers within a second.
 """
 
 from __future__ import annotations
 
+import argparse
 import math
 import os
 import time
@@ -21,33 +22,47 @@ from lottery.running.slurm import attempts
 from lottery.running.slurm import queue as slurm
 from lottery.store import leases
 from lottery.store.folder import BEAT, NAME, cells, error_left
-from lottery.store.ledger import Ledger, LedgerError
+from lottery.store.ledger import Ledger, LedgerError, Line
 
 STATES = ("failed", "running", "stopped", "waiting", "not started", "finished")
-"""in the order in which they are shown: first what may want a hand"""
+"""The states of a cell in the order in which they are shown: first those that may need attention."""
 LINES = 40
 
 Queue = Mapping[str, slurm.Queued] | None
-"""Slurm's; None where it can't be asked"""
+"""Slurm's queue by job id; None where Slurm can't be asked."""
+
+
+def add_to(commands: Any) -> None:
+    """Adds the command to a parser."""
+    parser = commands.add_parser("status", help="what became of each cell, here and in Slurm's queue")
+    parser.add_argument("runs", nargs="+", type=Path, help="studies' folders, or a folder of studies")
+    parser.add_argument("--all", action="store_true", help="show every cell, however many there are")
+    parser.set_defaults(call=main)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Prints the table of cells."""
+    print(show(args.runs, args.all))
+    return 0
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a cell's folder says."""
+    """What the files in a cell's folder say."""
 
     study: str
     arm: str
     seed: int
     begun: bool = True
-    """whether the folder holds anything"""
+    """Whether the folder holds any file."""
     lines: Sequence[Mapping[str, Any]] = ()
-    """the ledger's"""
+    """The lines of its ledger."""
     complete: bool = False
     error: str = ""
     held: bool = False
-    """whether a process holds the folder; one of another machine may be dead"""
+    """Whether a process holds the lease; on another machine it may be dead."""
     age: float | None = None
-    """seconds since that process last wrote, by the file system's clock: the writer's may be an hour off"""
+    """Seconds since that process last wrote, by the file system's clock, because the writer's may be wrong."""
     beat: Mapping[str, Any] = field(default_factory=dict)
     job: str = ""
 
@@ -58,7 +73,7 @@ def state(cell: Facts, queue: Queue) -> str:
         return "finished"
     queued = (queue or {}).get(cell.job)
     if queued and queued.state not in (*slurm.RUNNING, "COMPLETING"):
-        return "waiting"  # what failed once too: it was submitted again
+        return "waiting"  # also a cell that has failed: it was submitted again
     if cell.error:
         return "failed"
     if queued or (cell.held and (cell.age is None or cell.age < leases.DEAD_AFTER)):
@@ -67,7 +82,7 @@ def state(cell: Facts, queue: Queue) -> str:
 
 
 def row(cell: Facts, queue: Queue) -> list[str]:
-    """What the table says of a cell, column by column."""
+    """A cell's row of the table."""
     now, queued, beat = state(cell, queue), (queue or {}).get(cell.job, slurm.Queued("", "", "")), cell.beat
     last = cell.lines[-1] if cell.lines else beat
     rounds = last.get("rounds")
@@ -88,7 +103,7 @@ def row(cell: Facts, queue: Queue) -> list[str]:
         cell.study,
         f"{cell.arm} seed {cell.seed}",
         now,
-        f"{len(cell.lines)}/{rounds + 1}" if isinstance(rounds, int) else "",  # the dense one among them
+        f"{len(cell.lines)}/{rounds + 1}" if isinstance(rounds, int) else "",  # the dense round counts
         ", ".join(filter(None, (host, job and f"job {job}"))),
         f"{span(cell.age)} ago" if cell.age is not None else "",
         span(left) if left is not None else "",
@@ -97,7 +112,7 @@ def row(cell: Facts, queue: Queue) -> list[str]:
 
 
 def report(cells: Sequence[Facts], queue: Queue, note: str = "", most: int | None = LINES) -> list[str]:
-    """How many cells are in each state, then a table of them, in `most` lines at most; None: however many it takes."""
+    """How many cells are in each state, then a table of cells, in at most `most` lines; None is no limit."""
     order = sorted(cells, key=lambda cell: (STATES.index(state(cell, queue)), cell.study, cell.arm, cell.seed))
     counts = Counter(state(cell, queue) for cell in cells)
     lines = [*(f"{counts[each]} {each}" for each in STATES if counts[each]), *filter(None, [note]), ""]
@@ -114,7 +129,7 @@ def report(cells: Sequence[Facts], queue: Queue, note: str = "", most: int | Non
 
 
 def span(seconds: float) -> str:
-    """A length of time, as roughly as it matters; none is negative, whatever a clock says.
+    """A length of time, rounded; clocks may disagree, so a negative one is shown as 0.
 
     >>> [span(seconds) for seconds in (-3, 12.3, 90, 5400, 90_000, 200_000)]
     ['0 s', '12 s', '90 s', '90 min', '25 h', '2 d']
@@ -140,17 +155,17 @@ def find(paths: Sequence[Path]) -> list[Path]:
     if missing := [path for path in paths if not path.exists()]:
         raise Refused(f"{missing[0]}: no such folder")
     found = [folder for path in paths for folder in cells(path.absolute())]
-    if once := {folder.resolve(): folder for folder in reversed(found)}:  # by the first way that leads there
+    if once := {folder.resolve(): folder for folder in reversed(found)}:  # the first of several paths
         return sorted(once.values())
     raise Refused(f"no cell under {', '.join(map(str, paths))}: cells are folders like STUDY/ARM/seed0")
 
 
 def look(folder: Path) -> Facts:
-    """The facts of one cell; damage is one of them."""
-    lines, complete, error, names = list[dict[str, Any]](), False, "", list[str]()
+    """Reads the facts of one cell; damage is reported as one of them and not raised."""
+    lines, complete, error, names = list[Line](), False, "", list[str]()
     with suppress(FileNotFoundError):  # it has just been moved away
         names = os.listdir(folder)
-    held = leases.held(folder)  # before the ledger is read: who lets go has written all of it
+    held = leases.held(folder)  # before the ledger is read: a released lease means all lines are written
     try:
         error = error_left(folder)
         lines = Ledger(folder / NAME).lines()
@@ -163,13 +178,13 @@ def look(folder: Path) -> Facts:
     written = []
     for name in names:
         if name == BEAT or name.startswith("lease."):
-            with suppress(FileNotFoundError):  # a lease, if its work has just ended
+            with suppress(FileNotFoundError):  # a lease is removed when its work ends
                 written.append((folder / name).stat().st_mtime)
     return Facts(
         study=folder.parent.parent.name,
         arm=folder.parent.name,
         seed=int(folder.name[4:]),
-        begun=any(name[0] != "." for name in names),  # what is being written has such a name
+        begun=any(name[0] != "." for name in names),  # temporary files have such names
         lines=lines,
         complete=complete,
         error=error,

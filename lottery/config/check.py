@@ -22,7 +22,7 @@ from lottery.rounds.arms import Arm
 from lottery.rounds.rewinding import Origin
 from lottery.rounds.round import initial
 from lottery.rounds.study import Cell
-from lottery.store.tickets import unfit
+from lottery.store.ticket_checks import unfit
 from lottery.training import sparse
 from lottery.training.hardware import trainer_for
 from lottery.training.modules import INSTEAD, Module, headline_of

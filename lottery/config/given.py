@@ -10,7 +10,8 @@ from lottery.foundations.digests import digest
 from lottery.foundations.errors import Refused
 from lottery.foundations.seeds import seeded
 from lottery.rounds.arms import Given
-from lottery.store.tickets import Saved, seed_of
+from lottery.store.ticket_checks import seed_of
+from lottery.store.tickets import Saved
 from lottery.training.flops import Flops
 from lottery.training.states import State, state_of
 

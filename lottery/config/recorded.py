@@ -10,9 +10,10 @@ from lottery.config.cell_config import recorded
 from lottery.config.nodes import make, network
 from lottery.foundations.seeds import Streams, seeded
 from lottery.pruning.masks import Masks
-from lottery.store.entries import Entry, holding
+from lottery.store.entries import Entry
 from lottery.store.folder import NAME
 from lottery.store.ledger import Ledger
+from lottery.store.lookup import holding
 
 
 def load(cell: Path | str, round: int) -> tuple[nn.Module, Masks]:

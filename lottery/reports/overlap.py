@@ -9,12 +9,8 @@ import pandas as pd
 
 from lottery.config.recorded import phase
 from lottery.pruning.masks import Masks, kept
-from lottery.reports.intervals import mean_interval
-from lottery.reports.tables import table
 from lottery.store.folder import NAME
 from lottery.store.ledger import Ledger
-
-FILE = "overlap.csv"
 
 
 def shared(one: Masks, other: Masks) -> float:
@@ -56,19 +52,3 @@ def compare(study: Path) -> pd.DataFrame:
             rows.append({"round": index, "density": density, "between": what, **pair, **values})
     columns = ["round", "density", "between", "arm", "seed", "other_arm", "other_seed", "shared", "chance"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def publish(study: Path) -> None:
-    """Writes every pair into the study's folder and prints the mean over pairs of each kind."""
-    frame = compare(study)
-    rows = [["round", "density", "between", "pairs", "in common", "by chance"]]
-    for (index, what), part in frame.groupby(["round", "between"], sort=True):
-        mean, half = mean_interval(part["shared"])
-        independent = len(part) > 1 and (part["arm"] != part["other_arm"]).all()  # one pair a seed
-        common = f"{mean:.4f}" + (f" ± {half:.4f}" if independent else "")
-        density, chance = f"{part['density'].mean():.2%}", f"{part['chance'].mean():.4f}"
-        rows.append([str(index), density, str(what), str(len(part)), common, chance])
-    print("Kept weights in common over those of the sparser mask; an interval where each pair has a seed of its own.\n")
-    print("\n".join(table(rows)))
-    frame.to_csv(study / FILE, index=False)
-    print(f"\nframe   {study / FILE}")

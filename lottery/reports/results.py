@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from lottery.store.folder import NAME, folders
-from lottery.store.ledger import Ledger, LedgerError, is_last
+from lottery.store.ledger import Ledger, LedgerError, Line
 
 KEYS = ["study", "arm", "seed", "round"]
 _NAMES, _COUNTS, _NUMBERS = ("study", "arm"), ("seed", "round", "rounds"), ("density", "train_steps", "early_stop_step")
@@ -58,12 +58,12 @@ def missing(frame: pd.DataFrame) -> list[str]:
     lacking = []
     for study, part in frame.groupby("study", sort=True):
         lines = part.sort_values("round").to_dict("records")
-        last = {(line["arm"], line["seed"]): {str(key): value for key, value in line.items()} for line in lines}
+        last = {(line["arm"], line["seed"]): Line({str(key): value for key, value in line.items()}) for line in lines}
         for arm in sorted(set(part["arm"])):
             for seed in sorted(set(part["seed"])):
                 if (line := last.get((arm, seed))) is None:
                     lacking.append(f"{study} {arm} seed {seed}: not begun")
-                elif not is_last(line):
+                elif not line.is_last:
                     done, planned = line["round"], line["rounds"]
                     lacking.append(f"{study} {arm} seed {seed}: {done} of {planned} pruned rounds")
     return lacking

@@ -1,1 +1,1 @@
-"""Running: a command line becomes cells, processes and jobs; what is shown meanwhile."""
+"""Running: a command line becomes cells, processes and jobs, whose progress is shown."""

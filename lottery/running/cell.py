@@ -1,4 +1,4 @@
-"""A study's cells: every round of an arm under one seed, through the store into the ledger."""
+"""Runs a cell: plays every round of an arm under one seed, trains through the store, and records in the ledger."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from lottery.rounds.study import Asked, Cell
 from lottery.store import leases
 from lottery.store.entries import Entry, Store
 from lottery.store.folder import NAME
-from lottery.store.ledger import Ledger
-from lottery.store.line import circumstances, describe
+from lottery.store.ledger import Ledger, Line
+from lottery.store.line import circumstances, line_of
 from lottery.store.phases import phase_of, specification
 from lottery.training.fit import fit
 from lottery.training.loop import Diverged
@@ -26,26 +26,26 @@ from lottery.training.recipes import Row
 
 
 class Callback(Protocol):
-    """Hears how a cell gets on: to show it, to count it, or to end the cell with what it raises."""
+    """Is told of a cell's progress, to show or to count it. An exception that it raises ends the cell."""
 
     def advanced(self, current: Round, step: int, row: Row | None) -> None:
-        """A round's training came to `step` and, where `row` is given, measured it."""
+        """Training of a round has reached `step`; `row` is the evaluation there, if there was one."""
 
-    def finished(self, line: Mapping[str, Any], rows: Sequence[Row]) -> None:
-        """A round is in the ledger; `rows` are all its evaluations."""
+    def finished(self, line: Line, rows: Sequence[Row]) -> None:
+        """A round was recorded as `line`; `rows` are all its evaluations."""
 
 
-def run(
+def record_cell(
     cell: Cell,
     folder: Path,
     store: Store,
     callbacks: Sequence[Callback] = (),
     analyses: Mapping[str, Asked] | None = None,
 ) -> None:
-    """Plays every round of a cell and records each in its ledger, and what analyses find in theirs.
+    """Plays every round of a cell and records it in the cell's ledger; what an analysis finds, in the analysis's own.
 
-    Raises Lost if another process has taken the cell over; LedgerError, before anything is trained, if a ledger
-    has a round that this cell would not give.
+    Raises Lost if another process has taken the cell over, and LedgerError, before anything is trained, if a ledger
+    has a round that this cell would not reproduce.
     """
     study, ledger = cell.study, Ledger(folder / NAME)
     asked = {name: (each, Ledger(folder / f"{name}.jsonl")) for name, each in (analyses or {}).items()}
@@ -53,12 +53,12 @@ def run(
         ledger.expect(about(cell))
         for each, found in asked.values():
             found.expect(about(cell) | {"analysis": each.digest})
-        phases = Phases(cell, store, callbacks, lease.glance)
+        phases = TrainOnce(cell, store, callbacks, lease.glance)
         for current in play(study.recipe, study.pruning, cell.arm, cell.seed, phases):
             started = time.time()
             for recorded in (ledger, *(found for _, found in asked.values())):
                 phases.expect(recorded, current)
-            line = describe(cell, current)  # trains the round
+            line = line_of(cell, current)  # trains the round
             line["run"] = circumstances(current, started) | {"drew": phases.drew(but=line["phase"])}
             lease.check()
             ledger.record(line)
@@ -71,7 +71,7 @@ def run(
 
 @contextmanager
 def _only_while_ours(lease: leases.Lease) -> Iterator[None]:
-    """What goes wrong after another process has taken over is that one's doing, and no fault of the cell."""
+    """Raises Lost in place of errors after another process has taken over: that process may have caused them."""
     try:
         yield
     except Exception:
@@ -79,8 +79,8 @@ def _only_while_ours(lease: leases.Lease) -> Iterator[None]:
         raise
 
 
-class Phases:
-    """Trains the rounds of a cell through the store; `check` may raise to stop it."""
+class TrainOnce:
+    """Trains the rounds of a cell; a phase that the store has is not trained again. `check` may raise to stop it."""
 
     def __init__(
         self, cell: Cell, store: Store, callbacks: Sequence[Callback] = (), check: Callable[[], None] = lambda: None
@@ -89,7 +89,7 @@ class Phases:
         self.asked = set[str]()
 
     def expect(self, ledger: Ledger, current: Round) -> None:
-        """Raises LedgerError if a ledger has the round from another phase than the one that would be trained now."""
+        """Raises LedgerError if a ledger has the round with another phase than would be trained now."""
         lines, study = ledger.lines(), self.cell.study
         if current.index >= len(lines):
             return
@@ -113,7 +113,7 @@ class Phases:
         try:
             entry = self.store.obtain(
                 spec(phase),
-                lambda desk: fit(study.recipe, phase, desk, waypoints, watch, evaluate=current.until is None),
+                lambda keeper: fit(study.recipe, phase, keeper, waypoints, watch, evaluate=current.until is None),
                 waypoints,
             )
         except Diverged as error:
@@ -122,23 +122,23 @@ class Phases:
         return entry
 
     def drew(self, but: str = "") -> list[str]:
-        """Keys of the phases asked for since this was last called, those of other arms' rounds among them."""
+        """Keys of the phases used since the last call, those of other arms (a parent) included, except `but`."""
         found = sorted(self.asked - {but})
         self.asked.clear()
         return found
 
 
 def about(cell: Cell) -> dict[str, Any]:
-    """What every line of a cell's ledgers says, known before anything is trained."""
+    """The entries of a cell's ledger lines that are known before anything is trained."""
     study = cell.study
     who = {"study": study.name, "arm": cell.label, "seed": cell.seed, "rounds": len(study.pruning.schedule)}
     return who | {"data": study.recipe.data.digest[:16], "setting": cell.digest}
 
 
 def unlike(was: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list[str]:
-    """In what two specifications of a phase differ, as sentences' parts; nothing where the first is not known.
+    """How two specifications of a phase differ, as parts of a sentence; empty if the first is not known.
 
-    Weights and masks are named only where nothing else differs, since they follow from what was there before them.
+    Weights and masks are named only if nothing else differs, because a difference in them follows from earlier ones.
 
     >>> unlike({"torch": "2.5", "state": "a"}, {"torch": "2.6", "state": "b", "masks": "c"})
     ['torch 2.5 there, 2.6 now']
@@ -151,10 +151,10 @@ def unlike(was: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list[str]:
     return [f"{key} {before.get(key)} there, {after.get(key)} now" for key in causes]
 
 
-def analyse(asked: Asked, ledger: Ledger, phases: Phases, current: Round, line: Mapping[str, Any]) -> None:
-    """Records what an analysis finds of a round, once: on another kind of node a last digit might differ.
+def analyse(asked: Asked, ledger: Ledger, phases: TrainOnce, current: Round, line: Line) -> None:
+    """Records what an analysis finds in a round, once: a second time, on another machine, last digits might differ.
 
-    Raises LedgerError, before it trains anything, if the ledger has the round of another line or other settings.
+    Raises LedgerError, before anything is trained, if the ledger has the round for another line or other settings.
     """
     keys = ("study", "arm", "seed", "round", "rounds", "density", "data", "setting", "phase", "stopped")
     of = {key: line[key] for key in keys if key in line} | {"analysis": asked.digest}

@@ -1,4 +1,4 @@
-"""Launching: from a command line to cells, and from there through Hydra into processes."""
+"""Launching: Hydra turns a command line into cells and runs each in a process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from lottery.config.nodes import make
 from lottery.foundations.errors import Lost, Refused, describe
 from lottery.foundations.files import write_whole
 from lottery.foundations.job import Task, here
-from lottery.running.cell import Callback, run
+from lottery.running.cell import Callback, record_cell
 from lottery.running.progress import Progress
 from lottery.running.slurm import tasks
 from lottery.running.slurm.attempts import Attempts
@@ -40,18 +40,18 @@ _MAIN = "LOTTERY_MAIN_PID"
 
 
 def launch(arguments: list[str]) -> None:
-    """Runs a command line through Hydra: `task` for each cell, in whatever processes its launcher starts."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us as they are
+    """Runs a command line through Hydra, which calls `task` for each cell in the processes of its launcher."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises errors instead of printing them
     os.environ[_MAIN] = str(os.getpid())
     sys.argv = ["lottery run", *arguments]
     hydra.main(version_base=VERSION, config_path=str(CONF), config_name="config")(task)()
 
 
 def task(config: DictConfig) -> None:
-    """One cell, in a process of the launcher's.
+    """Runs one cell, in a process of Hydra's launcher.
 
-    What goes wrong is left in `error.txt` beside the ledger and not raised: the other cells go on, and whoever
-    launched the sweep tells from the ledgers what is missing.
+    Errors are written to `error.txt` beside the ledger and not raised, so that the other cells go on. The process that
+    launched the sweep reads from the ledgers which cells are unfinished.
     """
     if os.environ.get(_MAIN, str(os.getpid())) != str(os.getpid()):
         _follow(int(os.environ[_MAIN]))
@@ -68,20 +68,20 @@ def task(config: DictConfig) -> None:
 
 
 def attempt(job: CellConfig, mine: Task | None) -> None:
-    """Plays a cell; what goes wrong is left in `error.txt`."""
+    """Runs a cell; an error is printed and written to `error.txt`."""
     try:
         (job.folder / ERROR).unlink(missing_ok=True)
-        play(job, mine)
-    except Lost as lost:  # what is written there from now on is another's
+        run_cell(job, mine)
+    except Lost as lost:  # no error.txt: the folder is another process's now
         print(f"{job.label} seed {job.seed}: {lost}", file=sys.stderr, flush=True)
-    except (Exception, SystemExit) as error:  # the second from a user's own code
+    except (Exception, SystemExit) as error:  # a user's own code may call sys.exit
         sentence = describe(error)
         print(f"{job.label} seed {job.seed} FAILED: {sentence}", file=sys.stderr, flush=True)
         leave_error(job.folder, sentence, traceback.format_exc())
 
 
-def play(job: CellConfig, mine: Task | None = None) -> None:
-    """Builds, checks and runs a cell, with all that hears of it; `mine` is this process as a task of Slurm's."""
+def run_cell(job: CellConfig, mine: Task | None = None) -> None:
+    """Builds, checks and runs a cell with its callbacks; `mine` is this process as a Slurm task."""
     callbacks: list[Callback] = []
     waiting: leases.Waiting = nullcontext
     if mine:
@@ -96,7 +96,7 @@ def play(job: CellConfig, mine: Task | None = None) -> None:
     job.folder.mkdir(parents=True, exist_ok=True)
     saved = OmegaConf.to_yaml(OmegaConf.create({**job.config, "store": str(Path(job.config["store"]).resolve())}))
     ledger = Ledger(job.folder / NAME)
-    if not ledger.lines():  # else the lines that are there may be of another configuration
+    if not ledger.lines():  # else its lines may come from another configuration
         write_whole(job.folder / CONFIG, saved.encode())
     elif differs := changed(job):
         raise ledger.refusal(0, "; ".join(differs))
@@ -106,7 +106,7 @@ def play(job: CellConfig, mine: Task | None = None) -> None:
     failed = True
     try:
         with _together(job, mine):
-            run(cell, job.folder, store, callbacks, analyses)
+            record_cell(cell, job.folder, store, callbacks, analyses)
         write_whole(job.folder / CONFIG, saved.encode())
         failed = False
     finally:
@@ -114,7 +114,7 @@ def play(job: CellConfig, mine: Task | None = None) -> None:
 
 
 def _together(job: CellConfig, mine: Task | None) -> AbstractContextManager[None]:
-    """The cell's ranks: Slurm's tasks if it has started several, else processes of our own."""
+    """A context with the cell's other ranks: Slurm's tasks if it has started several, else processes of our own."""
     devices = job.config["hardware"]["devices"]
     if mine is None or mine.count == 1:
         return gathered(devices, _assist, job, os.getpid())
@@ -124,18 +124,18 @@ def _together(job: CellConfig, mine: Task | None) -> AbstractContextManager[None
 
 
 def _assist(job: CellConfig, main: int) -> None:
-    """A cell's other ranks, each in a process of its own."""
+    """Runs a cell's rank other than the first, in a process of its own."""
     _follow(main)
     assist(build(job).study.recipe)
 
 
 def _follow(main: int) -> None:
-    """Makes this worker end with the process that started the sweep, and leaves signals to that one."""
-    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):  # Slurm tells all processes of a job
+    """Makes this worker end with the process `main` that started the sweep, and leaves signals to that process."""
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):  # Slurm signals all processes of a job
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(143))  # Lightning's own handler would end the sweep with code 0
 
-    parent = os.getppid()  # changes when it ends, even if nobody collects it and its number stays
+    parent = os.getppid()  # changes when the parent ends, even if that stays a zombie
 
     def watch() -> None:
         while os.getppid() == parent and (os.path.exists(f"/proc/{main}") or not os.path.exists("/proc/self")):

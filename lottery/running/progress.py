@@ -1,4 +1,4 @@
-"""Progress: on a terminal that several workers share, whole lines only, each naming its cell; and in a file."""
+"""Progress of a cell, as lines on a terminal that several workers share and as a heartbeat file."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from lottery.foundations.files import write_whole
 from lottery.foundations.job import here
 from lottery.rounds.round import Round
 from lottery.rounds.study import Cell
 from lottery.store.folder import BEAT
-from lottery.store.ledger import is_last
+from lottery.store.ledger import Line
 from lottery.training.modules import headline_of
 from lottery.training.recipes import Row
 
@@ -27,7 +26,7 @@ EVERY_SECONDS = 5.0
 
 
 class Progress:
-    """One line at the end of each round, and one every few seconds within it; as often, a heartbeat in the folder."""
+    """Prints a line after each round and every few seconds within it, and as often writes a heartbeat."""
 
     def __init__(self, cell: Cell, folder: Path) -> None:
         self.rounds = len(cell.study.pruning.schedule)
@@ -35,10 +34,10 @@ class Progress:
         self.headline = headline_of(cell.study.recipe.sample)
         self.folder = folder
         self.shown = time.monotonic()
-        self.beaten = -math.inf  # so that the first chunk tells a cell that has begun from one that waits
-        self.mark: tuple[int, int, float] | None = None  # round, step and time of a moment in this training
+        self.beaten = -math.inf  # so that the first chunk writes a heartbeat: the cell has begun and does not wait
+        self.mark: tuple[int, int, float] | None = None  # round, step and time from which the rate is measured
         self.rate = 0.0
-        self.cold = 2  # chunks whose pace says little: they pay for what is loaded lazily
+        self.cold = 2  # first chunks are slow, because they load lazily, and are not timed
 
     def advanced(self, current: Round, step: int, row: Row | None) -> None:
         now = time.monotonic()
@@ -49,13 +48,13 @@ class Progress:
             if now > self.mark[2]:
                 self.rate = (step - self.mark[1]) / (now - self.mark[2])
             if now - self.shown >= EVERY_SECONDS:
-                again = f", copy {current.copy}" if current.copy else ""  # an analysis trains it once more
+                again = f", copy {current.copy}" if current.copy else ""  # an analysis trains the round again
                 self._show(f"{self._round(current.index)}{again}  step {step:,}/{current.last:,}{self._left(steps)}")
         if now - self.beaten >= EVERY_SECONDS:
             self._beat(current.index, step, current.last, steps)
 
-    def finished(self, line: Mapping[str, Any], rows: Sequence[Row]) -> None:
-        reused, left = line["run"]["reused"], 0 if is_last(line) else self.rounds - line["round"]
+    def finished(self, line: Line, rows: Sequence[Row]) -> None:
+        reused, left = line["run"]["reused"], 0 if line.is_last else self.rounds - line["round"]
         how = "from the store" if reused else _pace(self.rate) if self.rate else "done"
         value = line[f"test_{self.headline.name}"]
         shown = "is no finite number" if value is None else f"{value:{'.4f' if self.headline.share else '.4g'}}"
@@ -63,7 +62,7 @@ class Progress:
         steps = left * line["train_steps"]
         more = f", about {_clock(steps / self.rate)} left" if left and self.rate else ""
         self._show(f"{self._round(line['round'])}  density {line['density']:7.2%}  {score}  {how}{more}")
-        # a chain that is in the store goes by in milliseconds a round, and a file on disk costs as much
+        # rounds from the store take milliseconds each, as much as writing a heartbeat
         if not reused or self.shown - self.beaten >= EVERY_SECONDS:
             step = int(rows[-1]["step"])
             self._beat(line["round"], step, step, steps)
@@ -77,11 +76,11 @@ class Progress:
 
     def _show(self, text: str) -> None:
         self.shown = time.monotonic()
-        sys.stdout.write(f"{self.name:<22} {text}\n")  # in one piece: workers share the terminal
+        sys.stdout.write(f"{self.name:<22} {text}\n")  # in one write, because workers share the terminal
         sys.stdout.flush()
 
     def _beat(self, index: int, step: int, last: int, left: int) -> None:
-        """Leaves in the folder what is known; `left` are the steps that the whole cell still takes."""
+        """Writes a heartbeat into the folder; `left` is the number of steps that the whole cell still takes."""
         self.beaten = time.monotonic()
         task = here()
         beat = {
@@ -96,7 +95,7 @@ class Progress:
             "job": task.job if task else None,
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        with suppress(OSError):  # a full disk is for the work itself to stumble over
+        with suppress(OSError):  # best effort: on a full disk the work itself will raise
             write_whole(self.folder / BEAT, json.dumps(beat).encode())
 
 

@@ -1,8 +1,8 @@
-"""Weights & Biases: a view of the ledger, one run a cell. It may be down, offline, full or absent.
+"""Weights & Biases: a view of the ledger, one run a cell. Training goes on without W&B if it fails.
 
-Axes of its own, because W&B's step can't go back and a killed run's last steps come twice:
-`train/step` counts optimizer steps over all rounds, `round/density` is the kept share of weights.
-A small file beside the ledger says how far the run has come, so that a restarted cell repeats nothing.
+W&B's own step can't go back, but a killed cell repeats its last steps. So metrics have axes of their own:
+`train/step` counts optimizer steps over all rounds, `round/density` is the kept share of weights. The file `wandb.json`
+beside the ledger says what the run has been sent, so that a restarted cell sends nothing twice.
 """
 
 from __future__ import annotations
@@ -18,35 +18,35 @@ from typing import Any
 from lottery.config.cell_config import CellConfig
 from lottery.foundations.digests import digest_of
 from lottery.rounds.round import Round
-from lottery.store.ledger import is_last
+from lottery.store.ledger import Line
 from lottery.training.recipes import Row
 
 MODES = ("offline", "online", "disabled")
 MOST_OF_JOB_TYPE, MOST_OF_PROJECT = 64, 128  # characters that W&B takes
 UNHEEDED = ("WANDB_DIR", "WANDB_JOB_TYPE", "WANDB_NAME", "WANDB_RESUME", "WANDB_RUN_GROUP", "WANDB_RUN_ID")
-"""variables of W&B's that set what is settled here: a restarted cell must find its run again"""
+"""Environment variables of W&B that have no effect, because a restarted cell must find its run again."""
 INIT_SECONDS = 30  # the longest wait for a server at the start; then the run is kept offline
 FINISH_SECONDS = 30
 
 
 def run_id(study: str, label: str, seed: int) -> str:
-    """The same for every start of a cell, so that a restarted job goes on in the same run."""
+    """The id of a cell's run, the same at every start, so that a restarted job resumes its run."""
     return digest_of([study, label, seed])[:16]
 
 
 def job_type(label: str) -> str:
-    """An arm's label as W&B takes it; a longer one would be refused when it is synced, after the training."""
+    """An arm's label, shortened to what W&B accepts; it would refuse a longer one only at `wandb sync`."""
     return label if len(label) <= MOST_OF_JOB_TYPE else f"{label[: MOST_OF_JOB_TYPE - 9]}~{digest_of(label)[:8]}"
 
 
 def unheeded(environment: Mapping[str, str]) -> str:
-    """Which variables of W&B's do not count, in one sentence; empty if none is set."""
+    """Names the environment variables that have no effect, in one sentence; empty if none is set."""
     names = " and ".join(name for name in UNHEEDED if environment.get(name))
     return names and f"{names} not heeded: a cell's W&B run lies in its folder, named and grouped by study and arm"
 
 
 class Tracker:
-    """Shows a cell's rounds and evaluations in one W&B run, which begins with the first that it has not yet shown."""
+    """Logs a cell's rounds and evaluations to one W&B run, which is opened at the first one not yet logged."""
 
     def __init__(self, mode: str = "offline", project: str = "lottery", entity: str | None = None) -> None:
         if mode not in MODES:
@@ -59,23 +59,24 @@ class Tracker:
         self.mode, self.project, self.entity = mode, project, entity
         self.run: Any = None
         self.begun, self.following = False, -1
-        # in steps over all rounds; `before`: those of earlier rounds; `gaps`: measured elsewhere, shown at the end
+        # steps count over all rounds; `before`: steps of earlier rounds; `gaps`: spans whose rows another cell
+        # measured, and which are logged when the round ends
         self.shown: dict[str, Any] = {"round": -1, "step": 0, "before": 0, "gaps": []}
 
     def open(self, job: CellConfig, folder: Path) -> None:
-        """Says which cell is shown. What was shown before is read later, when this process has the cell to itself."""
+        """Sets the cell to log. What was logged before is read later, once this process holds the cell's lease."""
         self.job, self.folder, self.cursor = job, folder, folder / "wandb.json"
 
     def advanced(self, current: Round, step: int, row: Row | None) -> None:
         if not self._new(current.index):
             return
-        if self.following != current.index:  # rows before a checkpoint that another cell left were never heard of here
+        if self.following != current.index:  # rows before another cell's checkpoint were logged there, not here
             self.following = current.index
             self.shown["gaps"].append([self.shown["step"], self.shown["before"] + step - current.first])
         if row is not None:
             self._row(row, current.first, [])
 
-    def finished(self, line: Mapping[str, Any], rows: Sequence[Row]) -> None:
+    def finished(self, line: Line, rows: Sequence[Row]) -> None:
         if not self._new(line["round"]):
             return
         first = int(rows[-1]["step"]) - line["train_steps"]
@@ -84,7 +85,7 @@ class Tracker:
         numbers = {key: value for key, value in line.items() if isinstance(value, int | float)}
         layers = {f"density/{name}": value for name, value in line["layer_densities"].items()}
         self._tell(lambda run: run.log({f"round/{key}": value for key, value in {**numbers, **layers}.items()}))
-        if is_last(line):
+        if line.is_last:
             kept = ("density", "compression_ratio", *(k for k in numbers if k.startswith(("test_", "early_stop_"))))
             self._tell(lambda run: run.summary.update({f"final/{key}": line[key] for key in kept}))
         steps = self.shown["before"] + line["train_steps"]
@@ -92,7 +93,7 @@ class Tracker:
         self._keep()
 
     def close(self, failed: bool) -> None:
-        """Ends the run; a failed one is marked so."""
+        """Ends the run, marked as failed if the cell has failed."""
         if self.run is not None:
             try:
                 self.run.finish(exit_code=int(failed))
@@ -100,9 +101,9 @@ class Tracker:
                 _say(f"W&B did not finish ({_first(error)}); the ledger has everything")
 
     def _new(self, index: int) -> bool:
-        """Whether a round is still to be shown; if so, the run has begun."""
+        """Whether a round is still to be logged; if so, opens the run first."""
         if not self.begun and self.cursor.exists():
-            with suppress(OSError, ValueError):  # torn by a power cut: rows may come twice
+            with suppress(OSError, ValueError):  # damaged by a power cut: some rows may be logged twice
                 self.shown |= json.loads(self.cursor.read_text())
         new = index > self.shown["round"]
         if new and not self.begun and self.mode != "disabled":
@@ -119,7 +120,7 @@ class Tracker:
                 try:
                     import wandb
 
-                    wandb.teardown()  # the failed attempt would keep the id for itself
+                    wandb.teardown()  # else the failed attempt keeps the run's id
                     self.run = self._init("offline")
                 except Exception as second:
                     error = second
@@ -146,7 +147,7 @@ class Tracker:
             name=f"{job.label}/seed{job.seed}",
             config={**job.config, "study": job.study, "arm_label": job.label},
             settings=wandb.Settings(
-                x_transaction_log_flush_interval=0.1,  # seconds that a kill can lose, else fifteen
+                x_transaction_log_flush_interval=0.1,  # seconds of rows that a kill loses; the default is 15
                 init_timeout=INIT_SECONDS,
                 finish_timeout=FINISH_SECONDS,
                 x_disable_stats=True,
@@ -160,7 +161,7 @@ class Tracker:
         return run
 
     def _row(self, row: Row, first: int, gaps: list[list[int]]) -> None:
-        """One evaluation, unless it was shown before."""
+        """Logs one evaluation, unless it was logged before."""
         step = self.shown["before"] + int(row["step"]) - first
         if gap := next((gap for gap in gaps if gap[0] < step < gap[1]), None):
             gap[0] = step
@@ -184,13 +185,13 @@ class Tracker:
         if self.run is None:
             return
         temporary = self.cursor.with_suffix(".tmp")
-        with suppress(OSError):  # a full disk: some rows may come twice after a restart
+        with suppress(OSError):  # best effort: after a restart some rows may be logged twice
             temporary.write_text(json.dumps(self.shown))
             temporary.replace(self.cursor)
 
 
 def _whence(variable: str, value: str) -> str:
-    """Names the variable that a value came from, since its user has typed no key."""
+    """Names the environment variable that a value came from, because the user has typed no key."""
     return f"; the variable {variable} says so" if os.environ.get(variable) == value else ""
 
 

@@ -1,1 +1,1 @@
-"""What lasts: phases by content, ledgers, tickets as files."""
+"""What lasts: trained phases, ledgers, and tickets as files."""

@@ -1,4 +1,4 @@
-"""The folder of a cell: what lies beside its ledger, and where cells lie."""
+"""The folder of a cell: the files beside its ledger, and how to find the folders of all cells."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from pathlib import Path
 
 NAME = "ledger.jsonl"
 CONFIG = "config.yaml"
-"""beside the ledger: the cell as it was configured"""
+"""The cell's configuration; this and the files below lie beside the ledger."""
 ERROR = "error.txt"
-"""beside the ledger of a cell that failed: why"""
+"""Why the cell failed."""
 BEAT = "progress.json"
-"""beside the ledger: the last heartbeat of the process that trains the cell"""
+"""The last heartbeat of the process that trains the cell."""
 JOB = "slurm.json"
-"""beside the ledger: the job of Slurm's that is to train the cell"""
+"""The Slurm job that is to train the cell."""
 
 _CELL, _PHASE = re.compile(r"seed\d+"), re.compile(r"[0-9a-f]{64}(\.damaged\.\d+)?")
 
 
 def folders(top: Path) -> Iterator[Path]:
-    """A folder and all folders in it, wherever cells may lie; links are followed, and each folder comes once.
+    """A folder and all folders below it where cells may lie. Links are followed, and each folder is yielded once.
 
-    Left out are the phases of a store, of which there may be thousands, what W&B keeps in a cell, and what another
-    process removes meanwhile. Raises PermissionError, because a cell that can't be seen is not one that is not there.
+    Phases of a store are skipped, because there may be thousands, and so are W&B's folders in cells and folders that
+    another process removes meanwhile. A folder that can't be read raises PermissionError: it may hide cells.
     """
     seen, todo = set[tuple[int, int]](), deque([top])
     while todo:
@@ -37,19 +37,19 @@ def folders(top: Path) -> Iterator[Path]:
                 inside = sorted(entries, key=lambda entry: entry.name)
         except (FileNotFoundError, NotADirectoryError):
             continue
-        if (there.st_dev, there.st_ino) in seen:  # through a link, perhaps one to a folder above it
+        if (there.st_dev, there.st_ino) in seen:  # reached by a link before, perhaps by one to a folder above itself
             continue
         seen.add((there.st_dev, there.st_ino))
         yield folder
         for entry in inside:
             of_wandb = entry.name == "wandb" and _CELL.fullmatch(folder.name)
             if not _PHASE.fullmatch(entry.name) and not of_wandb and Path(entry).is_dir():
-                # links later, so that a folder goes by its own path wherever it has one
+                # links come last, so that a folder is found by its own path where it has one
                 (todo.append if entry.is_symlink() else todo.appendleft)(Path(entry))
 
 
 def cells(top: Path) -> Iterator[Path]:
-    """The folders of all cells in or below a folder, begun or not; within a cell there is no other."""
+    """The folders of all cells in or below a folder, begun or not; cells are not nested."""
     for folder in folders(top):
         *above, name = (top.name, *folder.relative_to(top).parts)
         if _CELL.fullmatch(name) and folder.parent.name != "store" and not any(map(_CELL.fullmatch, above)):
@@ -57,7 +57,7 @@ def cells(top: Path) -> Iterator[Path]:
 
 
 def leave_error(folder: Path, sentence: str, details: str = "") -> None:
-    """Says beside a cell's ledger why it failed; on a full or read-only disk nothing, or the file's name alone."""
+    """Writes beside a cell's ledger why it failed. Best effort: a full disk may leave an empty file, or none."""
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ERROR).write_text(f"{sentence}\n\n{details}")

@@ -1,4 +1,4 @@
-"""Where a phase in training keeps its progress: the `Keeper` of `lottery.training.loop` for those who have a store."""
+"""Checkpoints of a phase that is being trained: the `Keeper` of `lottery.training.loop`, in a folder of the store."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _log = logging.getLogger(__name__)
 CHECKPOINT = "checkpoint.safetensors"
 
 
-class Desk:
-    """Keeps a phase's checkpoint in its folder, under its lease; `pass_by` takes state and masks of a waypoint."""
+class FolderKeeper:
+    """The checkpoint of a phase, written under its lease; `pass_by` is called with state and masks at each waypoint."""
 
     def __init__(self, folder: Path, lease: leases.Lease, pass_by: Callable[[int, State, Masks], None]) -> None:
         self.folder, self.lease, self.pass_by = folder, lease, pass_by
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The last checkpoint; a damaged one is dropped with a word."""
+        """The last checkpoint, or None; a damaged one is deleted with a warning."""
         path = self.folder / CHECKPOINT
         if not path.exists():
             return None
@@ -40,10 +40,10 @@ class Desk:
         return found
 
     def save(self, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
-        """Replaces the checkpoint, if this process still holds the phase."""
+        """Replaces the checkpoint atomically. Raises Lost if another process has taken the phase over."""
         self.lease.check()
         write_tensors(self.folder / CHECKPOINT, tensors, info)
 
     def reach(self, first: int, last: int) -> None:
-        """Counts the steps from `first` to `last` as executed, before they are: a kill in between loses none."""
+        """Counts the steps from `first` to `last` as executed before they are, so that a kill in between loses none."""
         self.lease.write(self.lease.note + last - first)

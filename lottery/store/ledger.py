@@ -15,15 +15,15 @@ from lottery.store.folder import NAME, folders
 
 
 def needed(outs: Iterable[Path]) -> set[str]:
-    """The keys of all phases that the ledgers below some folders are made of.
+    """The keys of all phases that the ledgers below some folders were made from.
 
-    Raises Refused where that can't be told: while a cell is being played, since what it has trained so far is in no
-    ledger yet, and for a link to a disk that is not there. Raises LedgerError for a damaged ledger, FileNotFoundError
-    for a folder without any: it is more likely misspelt than meant to say that nothing is needed.
+    Raises Refused where they can't be known: while a cell is running, because no ledger names yet what it has trained
+    so far, and for a broken link, because ledgers may lie behind it. Raises LedgerError for a damaged ledger, and
+    FileNotFoundError for a folder without ledgers, which is more likely misspelt than meant to need nothing.
     """
     keys = set[str]()
     for out in outs:
-        lines = list[dict[str, Any]]()
+        lines = list[Line]()
         for folder in folders(out):
             if leases.held(folder):
                 raise Refused(
@@ -42,27 +42,48 @@ def needed(outs: Iterable[Path]) -> set[str]:
     return keys
 
 
+class Line(dict[str, Any]):
+    """What a ledger says of one finished round: a JSON object, whose keys `docs/concepts/ledger.md` lists.
+
+    It is a dictionary, because the metrics of a module and the results of an analysis have keys of their own.
+    """
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the chain ends with this round: the last one planned, or one that met a stopping condition.
+
+        Works for the row of a frame, too, where a line without `stopped` has a NaN.
+        """
+        return self["round"] == self["rounds"] or isinstance(self.get("stopped"), str)
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The entries that two runs must agree in; how to read the headline is no result, and old lines lack it."""
+        return {key: value for key, value in self.items() if key not in ("run", BETTER, SCALE)}
+
+
 class LedgerError(Said):
-    """A ledger that can't be read, or that holds another result than this one."""
+    """A ledger can't be read, or holds another result than the one to be recorded."""
 
 
 class Ledger:
-    """The lines of one cell, in a file. Only `run`, a line's last entry, may differ between two runs."""
+    """The lines of one cell, in a file. Only the entry `run` of a line may differ between two runs of a cell."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def lines(self) -> list[dict[str, Any]]:
-        """All whole lines, in order; a last line torn by a kill is no line. Raises LedgerError for other damage.
+    def lines(self) -> list[Line]:
+        """All complete lines, in order. Raises LedgerError for damage.
 
-        Nor is one that repeats the line before it: of two processes that wrote it in one moment, one was believed dead.
+        A last line without its newline is ignored: the process that wrote it was killed. So is a duplicate of the line
+        before it: two processes raced, one of which was wrongly thought dead.
         """
-        lines: list[dict[str, Any]] = []
+        lines: list[Line] = []
         for number, text in enumerate(self._whole(), start=1):
             try:
-                line = json.loads(text)
+                line = Line(json.loads(text))
                 if line["round"] != len(lines) or line["rounds"] < 0:
-                    if lines and _result(line) == _result(lines[-1]):
+                    if lines and line.result == lines[-1].result:
                         continue
                     raise ValueError(f"it says round {line['round']}, not {len(lines)}")
             except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -71,14 +92,14 @@ class Ledger:
         return lines
 
     def record(self, line: Mapping[str, Any]) -> None:
-        """Appends a round, durably; one that is there already must say the same.
+        """Appends the line of a round, durably. Idempotent: a round that is there already must have the same result.
 
-        Raises LedgerError if it says something else.
+        Raises LedgerError if it has another.
         """
         lines = self.lines()
         index = line["round"]
         if index < len(lines):
-            was, now = _result(lines[index]), _result(line)
+            was, now = lines[index].result, Line(line).result
             if was != now:
                 key = next(k for k in {**was, **now} if k not in was or k not in now or was[k] != now[k])
                 raise self.refusal(index, f"{key} {was.get(key)} there, {now.get(key)} now")
@@ -89,19 +110,19 @@ class Ledger:
                 file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
-        except OSError as error:  # a full disk names no file
+        except OSError as error:  # the error of a full disk names no file
             raise OSError(error.errno, error.strerror, str(self.path)) from error
 
     def finished(self) -> bool:
         """Whether every planned round is there, or one that met a stopping condition."""
         lines = self.lines()
-        return bool(lines) and is_last(lines[-1])
+        return bool(lines) and lines[-1].is_last
 
     def expect(self, known: Mapping[str, Any]) -> bool:
-        """Whether there are lines already: any of the cell, or that of the round which `known` names.
+        """Whether there is any line or, if `known` has a round, the line of that round.
 
-        Asked before training with what is known by then, so that nothing is trained which `record` would refuse.
-        Raises LedgerError if a line says something else.
+        Raises LedgerError if a line contradicts `known`, the entries that are known before training. So nothing is
+        trained that `record` would refuse.
         """
         lines = [line for line in self.lines() if line["round"] == known.get("round", line["round"])]
         for line in lines:
@@ -111,7 +132,7 @@ class Ledger:
         return bool(lines)
 
     def refusal(self, index: int, differs: str) -> LedgerError:
-        """The error for a round that is there with another result; `differs` says in what."""
+        """The error for a round that is recorded with another result; `differs` says how they differ."""
         return LedgerError(
             f"{self.path}: round {index} was measured under other code, data or library versions ({differs}); "
             "move it away or choose another out="
@@ -122,16 +143,3 @@ class Ledger:
             return self.path.read_bytes().split(b"\n")[:-1]
         except FileNotFoundError:
             return []
-
-
-def is_last(line: Mapping[str, Any]) -> bool:
-    """Whether a chain ends with this round: the last one planned, or one that met a stopping condition.
-
-    Takes a row of a frame as well, where a line that says nothing of stopping has a NaN.
-    """
-    return line["round"] == line["rounds"] or isinstance(line.get("stopped"), str)
-
-
-def _result(line: Mapping[str, Any]) -> dict[str, Any]:
-    """What two runs must agree in; how to read the headline is no result, and lines of older versions do not say it."""
-    return {key: value for key, value in line.items() if key not in ("run", BETTER, SCALE)}

@@ -1,4 +1,4 @@
-"""Lines: what a ledger says of a round."""
+"""The line of a round in a cell's ledger."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from lottery.pruning import masks
 from lottery.rounds.round import Round
 from lottery.rounds.study import Cell
 from lottery.store.entries import Entry
+from lottery.store.ledger import Line
 from lottery.training.modules import headline_of
 from lottery.training.recipes import Row
 
 
-def describe(cell: Cell, current: Round) -> dict[str, Any]:
-    """The ledger line of a round, without `run`: equal however the round came about."""
+def line_of(cell: Cell, current: Round) -> Line:
+    """The ledger line of a round, without `run`: the same whether its phase was trained or found in the store."""
     entry = current.trained
     assert isinstance(entry, Entry)
     last, best = entry.rows[-1], early_stop(entry.rows)
@@ -29,7 +30,7 @@ def describe(cell: Cell, current: Round) -> dict[str, Any]:
     steps = current.last - current.first
     own = cell.study.recipe.flops(current.ticket.masks) * steps  # as `Round.cost` counts it
     whole = current.cost(cell.study.recipe)
-    return (
+    return Line(
         {
             "study": cell.study.name,
             "arm": cell.label,
@@ -57,7 +58,7 @@ def describe(cell: Cell, current: Round) -> dict[str, Any]:
 
 
 def circumstances(current: Round, started: float) -> dict[str, Any]:
-    """How this run came to the round: the only part of a line that may differ."""
+    """The entry `run` of a line, the only one that may differ between two runs: host, times, whether reused."""
     entry = current.trained
     assert isinstance(entry, Entry)
     return {
@@ -70,12 +71,12 @@ def circumstances(current: Round, started: float) -> dict[str, Any]:
 
 
 def early_stop(rows: Sequence[Row]) -> Row:
-    """The evaluation with the smallest validation loss, the first of equals; read after training."""
+    """The evaluation with the smallest validation loss, the first of equals. Training does not end there."""
     return min(rows, key=lambda row: row["val_loss"])
 
 
 def compression_ratio(net: nn.Module, entry: Entry) -> float:
-    """All parameters over those that are left (Blalock et al. 2020), counted in the trained network.
+    """All parameters over those that are kept (Blalock et al. 2020), counted in the trained network.
 
     Raises ArithmeticError if a pruned weight is not exactly zero.
     """

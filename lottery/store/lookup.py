@@ -1,8 +1,10 @@
-"""Looks phases up in the store and trains none."""
+"""Finds phases in a store and trains none."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 from lottery.foundations.digests import digest_of
 from lottery.rounds.round import Round
@@ -12,14 +14,14 @@ from lottery.store.phases import phase_of, specification
 
 
 class NotYet(Exception):
-    """A phase that is not in the store: the training of `round`."""
+    """The store does not hold the phase of `round`."""
 
     def __init__(self, current: Round) -> None:
         self.round = current
 
 
 def lookup(cell: Cell, store: Store) -> Callable[[Round], Entry]:
-    """Finds the phases of a cell in the store and trains none; what it gives raises NotYet where one is not there."""
+    """A function that finds the phase of a cell's round in the store, and raises NotYet where there is none."""
     study = cell.study
 
     def found(current: Round) -> Entry:
@@ -29,3 +31,16 @@ def lookup(cell: Cell, store: Store) -> Callable[[Round], Entry]:
         return entry
 
     return found
+
+
+def holding(cell: Path, recorded: Path, line: Mapping[str, Any]) -> tuple[Store, Entry]:
+    """The store that has the phase of a ledger line, and the phase.
+
+    The store is the one that the cell was recorded with or, where the folder `out` has moved, the one inside `out`.
+    Raises FileNotFoundError, naming both.
+    """
+    beside = cell.resolve().parents[2] / "store"
+    for store in (Store(root) for root in (recorded, beside) if root.is_dir()):
+        if entry := store.find(line["phase"]):
+            return store, entry
+    raise FileNotFoundError(f"the phase {line['phase']} of round {line['round']} is in neither {recorded} nor {beside}")

@@ -1,4 +1,4 @@
-"""Phases: the training that a round asks for, and all that its result depends on."""
+"""The phase that a round trains, and the specification of all that its result depends on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SCIENCE = 1  # raised whenever our own numerics change, so that older phases are
 
 
 def phase_of(recipe: Recipe, seed: int, current: Round) -> Phase:
-    """The training of a round; its data order is the same for every arm."""
+    """The phase that trains a round; its data order is the same for every arm."""
     ticket = current.ticket
     streams, which = Streams(seed), (current.index, current.copy)
     return Phase(
@@ -34,9 +34,10 @@ def phase_of(recipe: Recipe, seed: int, current: Round) -> Phase:
 
 
 def specification(recipe: Recipe, identity: Mapping[str, Any], phase: Phase) -> dict[str, Any]:
-    """All that the result of a phase depends on; the state at an earlier step is named by the whole it is of.
+    """All that the result of a phase depends on; its digest is the phase's key in a store.
 
-    `identity` is the recipe as plain data. The digest of what is returned is the phase's key in a store.
+    `identity` is the recipe as plain data. A phase that stops early, at a waypoint of a longer one, is specified by
+    the key of the longer one and the step.
     """
     budget = phase.budget or recipe.budget
     if phase.last < budget.steps:
@@ -45,7 +46,7 @@ def specification(recipe: Recipe, identity: Mapping[str, Any], phase: Phase) -> 
     how: dict[str, Any] = {"sparse": list(phase.sparse)} if phase.sparse else {}
     if recipe.hardware.devices > 1:
         how["devices"] = recipe.hardware.devices
-    if budget != recipe.budget:  # whatever made it, these are all that training reads of it
+    if budget != recipe.budget:  # training reads only these two of a budget, whatever made it
         how["evaluate"] = budget.evaluate
         how["rates"] = digest_of([budget.factor(step) for step in range(phase.first, phase.last)])
     return how | {

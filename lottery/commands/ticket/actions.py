@@ -1,4 +1,4 @@
-"""`lottery ticket`: tickets as files. Each command imports what it needs when it runs."""
+"""`lottery ticket`: tickets as files. Each action imports what it needs when it runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lottery.foundations.errors import Once
+from lottery.commands.run import main as lottery_run
+from lottery.foundations.errors import Once, Refused
 
 if TYPE_CHECKING:
     from lottery.store.tickets import Saved
@@ -47,9 +48,10 @@ def add_to(commands: Any) -> None:
     )
     _trusting(verify)
     run.add_argument("overrides", nargs=argparse.REMAINDER, help="as in `lottery run`")
+    ticket.set_defaults(call=main)
 
 
-def main(args: argparse.Namespace, run: Callable[[list[str]], int]) -> int:
+def main(args: argparse.Namespace, run: Callable[[list[str]], int] = lottery_run) -> int:
     """One action; `run` is the command `lottery run`."""
     if args.action == "run":
         return _run(args, run)
@@ -75,7 +77,6 @@ def _show(args: argparse.Namespace) -> int:
     from lottery.config.nodes import as_yaml
     from lottery.config.trust import trusted
     from lottery.foundations.digests import leaves
-    from lottery.foundations.errors import Refused
     from lottery.store.tickets import read
 
     saved = read(args.file)
@@ -110,7 +111,6 @@ def _show(args: argparse.Namespace) -> int:
 def _verify(args: argparse.Namespace) -> int:
     from lottery.commands.ticket.verify import verified
     from lottery.config.trust import trusted
-    from lottery.foundations.errors import Refused
     from lottery.store.tickets import read
 
     saved = read(args.file)

@@ -1,4 +1,4 @@
-"""Exporting: a ticket out of a finished round, from ledger and store."""
+"""Exporting: makes a ticket of a finished round, from ledger and store."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ from lottery.foundations.errors import Refused
 from lottery.rounds.rewinding import Origin, as_one
 from lottery.rounds.round import Round, initial
 from lottery.rounds.study import Cell
-from lottery.store.entries import Entry, Store, holding
+from lottery.store.entries import Entry, Store
 from lottery.store.folder import NAME
 from lottery.store.ledger import Ledger
-from lottery.store.lookup import NotYet, lookup
+from lottery.store.lookup import NotYet, holding, lookup
 from lottery.store.phases import phase_of
-from lottery.store.tickets import FORMAT, VERSION, Saved, seed_of
+from lottery.store.ticket_checks import seed_of
+from lottery.store.tickets import FORMAT, VERSION, Saved
 from lottery.training.recipes import Phase
 from lottery.training.states import State
 
 
 @dataclass(frozen=True)
 class Recorded(CellConfig):
-    """A cell that was run, by the names in its ledger."""
+    """A cell that was run; study and label are those in its ledger."""
 
     line: Mapping[str, Any]
 
@@ -56,10 +57,10 @@ def exported(
     overrides: Sequence[str] = (),
     sources: Sequence[str] = (),
 ) -> Saved:
-    """The ticket of a cell's finished round, from its ledger and store: replayed, nothing is trained.
+    """The ticket of a cell's finished round. The chain is replayed from the store; nothing is trained.
 
-    Raises Refused if the round isn't there, or isn't what the code and data of now would make; FileNotFoundError if
-    no store has it.
+    Raises Refused if the ledger lacks the round, or if today's code and data would give another; FileNotFoundError if
+    no store has its phase.
     """
     lines = Ledger(folder / NAME).lines()
     if not 0 <= index < len(lines):
@@ -85,7 +86,7 @@ def exported(
     same = store.entries()[entry.key]["by"] == socket.gethostname()
     info = _info(job, cell, current, seeds) | {"draw": draw}
     info["digests"] |= {"start": digest(start), "trained": digest(entry.state)}
-    info["made"] |= {} if same else {"cpu": None}  # of another machine we don't know it
+    info["made"] |= {} if same else {"cpu": None}  # trained on another machine, whose CPU is not recorded
     own = current.budget != cell.study.recipe.budget
     factors = [current.budget.factor(step) for step in range(current.first, current.last)] if own else None
     rates = torch.tensor(factors, dtype=torch.float64) if factors else None
@@ -94,7 +95,7 @@ def exported(
 
 
 def _replayed(cell: Cell, store: Store, index: int) -> tuple[Round, Entry, State]:
-    """A round and what its ticket was made of, pruned weights too, with every phase from the store."""
+    """A round, its phase, and the start weights before masking, replayed with every phase from the store."""
     starts: list[State] = []
 
     def remembered(origin: Origin) -> State:
@@ -116,11 +117,11 @@ def _replayed(cell: Cell, store: Store, index: int) -> tuple[Round, Entry, State
 
 
 def _info(job: Recorded, cell: Cell, current: Round, phase: Phase) -> dict[str, Any]:
-    """What the file says, but for what depends on the trained weights and on the start."""
+    """The metadata of the file, except those that depend on the trained weights and on the start weights."""
     config, recipe = job.config, cell.study.recipe
     kept = chosen((*SCIENCE_GROUPS, "arm", "hardware", "stop", "seed"), config)
     kept |= {"prune": config["prune"]} if patterns(config) else {}
-    if "root" in config["data"]:  # whose files they were is nobody's business
+    if "root" in config["data"]:  # a private path, which does not change the data
         kept["data"] = {**config["data"], "root": None}
     return {
         "format": FORMAT,

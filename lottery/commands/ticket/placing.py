@@ -1,4 +1,4 @@
-"""Placing: a recorded configuration on this machine, and what of this machine decides about the bits of a result."""
+"""Placing: adapts a recorded configuration to this machine, and says what of a machine can change bits of a result."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from lottery.store.phases import SCIENCE
 from lottery.training.recipes import Recipe
 
 WHERE = {"data": PLACES, "hardware": ("accelerator",)}
-"""settings that say where a training runs, not what it is"""
+"""Settings that say where a training runs and do not change what is trained."""
 DECISIVE = ("device", "devices", "torch", "cpu", "science")
-"""what bits depend on besides the recipe"""
+"""Facts of a machine that, with the recipe, determine a result bit for bit."""
 
 
 def local(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A recorded configuration on this machine: one process, the same kind of device if there is one.
+    """A recorded configuration adapted to this machine: one process, and the same kind of device if there is one.
 
-    `overrides` may say where things lie. Raises Refused for one that would change what is trained.
+    `overrides` may change settings in WHERE only. Raises Refused for one that would change what is trained.
     """
     changed = {group: dict(node) for group, node in chosen((*TRAINING_GROUPS, "hardware"), config).items()}
     kind = changed["hardware"].get("accelerator")
@@ -37,7 +37,7 @@ def local(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]
 
 
 def placed(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A configuration with `overrides` of where things lie. Raises Refused for any other."""
+    """A configuration with overrides of settings in WHERE. Raises Refused for any other override."""
     changed = {**config, **{group: dict(config[group]) for group in WHERE}}
     for word in overrides:
         key, equals, value = word.partition("=")
@@ -53,7 +53,7 @@ def placed(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any
 
 
 def here(recipe: Recipe) -> dict[str, Any]:
-    """What decides about bits besides the recipe, on this machine."""
+    """The facts of this machine that a ticket records."""
     return {
         "lottery": version("lottery"),
         "torch": torch.__version__,

@@ -1,4 +1,4 @@
-"""Transfer: the `lottery run` command that trains a ticket under its own recipe, but for what is said otherwise."""
+"""Transfer: the `lottery run` command that trains a ticket under its own recipe, with changes that a user asks for."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _PLAIN = r"[A-Za-z0-9_.*?-]+"  # what Hydra reads as a name within braces
 
 
 def arguments(saved: Saved, given: Sequence[str], trust: tuple[str, ...] = ()) -> list[str]:
-    """Arguments of `lottery run`: the recorded recipe as options and settings, then what is `given`.
+    """Arguments of `lottery run`: the recorded recipe as options and settings, then those that are `given`.
 
-    A group that is given comes as its yaml has it, an experiment brings all of them. Raises Refused for
-    a configuration that may not be trusted.
+    A given group replaces the recorded one as a whole, and a given experiment all groups. Raises Refused for a
+    configuration that may not be trusted.
     """
     trusted(saved.path, saved.info["config"], trust)
     config = named(saved.info["config"])
@@ -43,7 +43,7 @@ def arguments(saved: Saved, given: Sequence[str], trust: tuple[str, ...] = ()) -
     choices = [f"{group}={_nearest(group, node, options)}" for group, node in recipe.items()]
     settings: list[str] = []
     whole = [*recipe, "stop", *(["prune"] if "prune" in config else [])]
-    for groups in (["data"], [g for g in whole if g != "data"]):  # others may depend on the data
+    for groups in (["data"], [g for g in whole if g != "data"]):  # other groups may depend on data
         [job] = cell_configs([*flags, *choices, *settings])
         for group in groups:
             settings += changes(group, job.config[group], config[group])
@@ -55,7 +55,7 @@ def arguments(saved: Saved, given: Sequence[str], trust: tuple[str, ...] = ()) -
 
 
 def changes(key: str, ours: Any, theirs: Any) -> Iterator[str]:
-    """Overrides that make `theirs` of what is composed.
+    """Overrides that turn the composed node `ours` into `theirs`.
 
     >>> list(changes("optimizer", {"lr": 0.1, "fused": True}, {"lr": 0.2, "betas": [0.9, 0.99]}))
     ['++optimizer.lr=0.2', '++optimizer.betas=[0.9,0.99]', '~optimizer.fused']
@@ -71,12 +71,12 @@ def changes(key: str, ours: Any, theirs: Any) -> Iterator[str]:
 
 
 def literal(value: Any) -> str:
-    """A value as Hydra's command line reads it.
+    """A value in the syntax of Hydra's command line.
 
     >>> literal({"a*": [None, True, 1e-05, "it's, ok"]})
     "{a*:[null,true,1e-05,'it\\\\'s, ok']}"
 
-    Raises Refused for a name that can't be written there.
+    Raises Refused for a key that this syntax can't express.
     """
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
@@ -97,12 +97,12 @@ def _reserved(text: str) -> bool:
 
 
 def _overruled(key: str, said: set[str]) -> bool:
-    """Whether a setting, or the group that it belongs to, is given."""
+    """Whether the user gave this setting, or one that contains it."""
     return any(key == other or key.startswith(f"{other}.") for other in said)
 
 
 def _nearest(group: str, node: Mapping[str, Any], options: Options) -> str:
-    """The option whose yaml says most nearly the same."""
+    """The option whose yaml is nearest to a node, so that few settings remain to be given."""
 
     def distance(name: str) -> tuple[bool, int]:
         shipped = options(group, name)

@@ -1,4 +1,4 @@
-"""Verification: a ticket's training once more, on another machine or this one, to see whether its claims hold."""
+"""Verification: trains a ticket again, on this machine or another, and checks whether its claims hold."""
 
 from __future__ import annotations
 
@@ -19,25 +19,26 @@ from lottery.foundations.errors import Refused
 from lottery.rounds.round import Ticket
 from lottery.store.line import early_stop
 from lottery.store.phases import specification
-from lottery.store.tickets import CLAIMS, Saved, unfit
+from lottery.store.ticket_checks import CLAIMS, unfit
+from lottery.store.tickets import Saved
 from lottery.training.fit import fit
 from lottery.training.modules import headline_of
 from lottery.training.recipes import Budget, Phase, Recipe, Trained
 
-TOLERANCE = 0.01  # one point of a share: what other hardware or another version of PyTorch may change, unless stated
+TOLERANCE = 0.01  # one point of a share: how much other hardware or another PyTorch may change it
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What a ticket claims beside what its training gave here."""
+    """What a ticket claims, and what training it again gave."""
 
     differs: list[str]
-    """in what this machine is not the one that it was trained on: then bits may differ"""
+    """How this machine differs from the one that trained the ticket; if it does, bits may differ."""
     exact: bool
-    """whether bits were compared, or the score within the tolerance"""
+    """Whether results were compared bit for bit, or only the score, within a tolerance."""
     tolerance: float | None
     compared: list[tuple[str, Any, Any, bool]]
-    """what, recorded, here, whether they agree"""
+    """Name, recorded value, value found now, and whether they agree."""
 
     @property
     def holds(self) -> bool:
@@ -50,10 +51,10 @@ def verified(
     trust: tuple[str, ...] = (),
     tolerance: float | None = None,
 ) -> Verification:
-    """Trains a ticket as it was trained and compares: bit for bit, or within `tolerance` on another machine.
+    """Trains a ticket as it was trained and compares bit for bit or, on another machine, within `tolerance`.
 
-    The tolerance is one point unless stated. Raises Refused if the ticket can't be trained here as it was (other data,
-    foreign code, another network), or if a tolerance is needed for a score on whose scale a point means nothing.
+    The tolerance is one point unless stated. Raises Refused if the ticket can't be trained as it was: the data or the
+    network differ, or its code is not trusted; or if a score needs a tolerance on whose scale a point means nothing.
     """
     info = saved.info
     trusted(saved.path, info["config"], trust)
@@ -87,7 +88,7 @@ def verified(
 
 
 def compare(info: Mapping[str, Any], trained: Trained, tolerance: float | None) -> list[tuple[str, Any, Any, bool]]:
-    """Every claim beside what was found; within a tolerance only the test score that the module is judged by."""
+    """Compares every claim; given a tolerance, only the test score of the headline metric."""
     line, headline = info["line"], f"test_{info['headline']}"
     last, best = trained.rows[-1], early_stop(trained.rows)
     found = {**last, "early_stop_step": best["step"], f"early_stop_{headline}": best[headline]}
@@ -103,7 +104,7 @@ def compare(info: Mapping[str, Any], trained: Trained, tolerance: float | None) 
 
 
 def _phase(saved: Saved, ticket: Ticket, recipe: Recipe) -> Phase:
-    """The training as it was specified; on another kind of device, sparse as it would be there."""
+    """The phase as it was specified; on another kind of device, with the sparse weights that are usual there."""
     how, budget = saved.info["phase"], None
     if saved.rates is not None:
         listed = partial(_listed, saved.rates.tolist(), how["first"])

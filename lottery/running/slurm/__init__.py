@@ -1,1 +1,1 @@
-"""Slurm: its queue, jobs that survive preemption, and what is asked of it."""
+"""Slurm: its queue, the submission of jobs, and jobs that survive preemption."""

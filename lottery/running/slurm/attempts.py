@@ -1,8 +1,8 @@
-"""Attempts: how often a job was started again for a cell, and whether that led anywhere.
+"""Attempts: how often a job was started for a cell without progress. It would else be queued again for ever.
 
-`slurm.json` beside the ledger names the job that is to train the cell, which of its starts was the last (Slurm counts
-them from 0), the position (round, step, copy) that training first came to after it, and how many starts in a row came
-no further. A job that always ends before its next checkpoint would be queued again for ever.
+`slurm.json` beside the ledger holds the job that is to train the cell; its last start, which Slurm counts from 0; the
+position (round, step, copy) at which training resumed after that start; and the number of consecutive starts that
+resumed at this position, which means that none of them reached another checkpoint.
 """
 
 from __future__ import annotations
@@ -20,28 +20,29 @@ from lottery.store.folder import JOB
 
 if TYPE_CHECKING:
     from lottery.rounds.round import Round
+    from lottery.store.ledger import Line
     from lottery.training.recipes import Row
 
-MOST = 5  # starts that come no further
+MOST = 5  # starts without progress
 
 
 class Stuck(Said):
-    """A cell that its job never brings to a checkpoint."""
+    """A cell's job was started repeatedly and never reached a checkpoint."""
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """What is known of a cell's job; empty if nothing is."""
+    """What `slurm.json` says of a cell's job; empty if there is none."""
     return plain(folder / JOB)
 
 
 def submitted(folder: Path, job: str) -> None:
-    """Notes which job is to train a cell."""
-    if read(folder).get("job") != job:  # it may have begun already
+    """Writes down which job is to train a cell."""
+    if read(folder).get("job") != job:  # else the job has begun and written more
         _write(folder, {"job": job})
 
 
 class Attempts:
-    """Counts the starts of a cell's job: a callback that hears where training goes on; `begin` may end the cell."""
+    """Counts the starts of a cell's job; as a callback it learns where training resumes. `begin` may end the cell."""
 
     def __init__(self, folder: Path, task: Task) -> None:
         self.folder, self.heard = folder, False
@@ -56,7 +57,7 @@ class Attempts:
         }
 
     def begin(self) -> None:
-        """Notes this start, once however often it is called. Raises Stuck if there were too many from one position."""
+        """Writes this start down. Idempotent. Raises Stuck if too many starts resumed at the same position."""
         if self.note["starts"] > MOST:
             index, step, *_ = self.note["position"] or (0, 0)
             raise Stuck(
@@ -71,17 +72,17 @@ class Attempts:
             self.heard, position = True, [current.index, step, current.copy]
             if position != self.note["position"]:
                 self.note |= {"starts": 1, "position": position}
-                with suppress(OSError):  # a full disk is for the work itself to stumble over
+                with suppress(OSError):  # best effort: on a full disk the work itself will raise
                     _write(self.folder, self.note)
 
-    def finished(self, line: Mapping[str, Any], rows: Sequence[Row]) -> None:
+    def finished(self, line: Line, rows: Sequence[Row]) -> None:
         pass
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """While another process trains what this one needs: to end meanwhile is no failure, and does not count."""
+        """A context while another process trains what this one needs: a start that ends meanwhile is not counted."""
         self._count(-1)
-        yield  # without `finally`: a start that ends while it waits must not be counted after all
+        yield  # no `finally`: a start that ends while it waits must stay uncounted
         self._count(+1)
 
     def _count(self, change: int) -> None:

@@ -1,7 +1,7 @@
-"""Preemption: a job of Slurm's that is told to end queues itself again, and goes on where its checkpoints are.
+"""Preemption: a Slurm job that is told to end queues itself again, and resumes from its last checkpoint.
 
-A signal saves nothing, so that any death costs the same: at most the time between two checkpoints. What a job is told
-by TERM, USR1 and USR2 is therefore all one, and one guard owns the three.
+Nothing is saved on a signal, so that any way to die costs the same: at most the time between two checkpoints. Thus
+TERM, USR1 and USR2 all mean the same, and one handler answers them.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from lottery.foundations.job import Task, here
 from lottery.running.slurm import queue as slurm
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-MOST_STARTS = 100  # of a job that a signal killed last
+MOST_STARTS = 100  # of a job whose tasks are killed by signals
 _TRIES, _PAUSE_SECONDS = 3, 5.0
 
 
 def guard(task: Task) -> None:
-    """Makes this process, the first to act for its job, answer TERM, USR1 and USR2 by queueing the job again.
+    """Installs a handler for TERM, USR1 and USR2 that queues the job again and ends this process.
 
-    To be called before training, so that Lightning leaves the signals alone.
+    Call it before training, so that Lightning does not install its own.
     """
     owner = os.getpid()
 
     def answer(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != owner:  # a DataLoader's worker, forked with this handler
+        if os.getpid() != owner:  # a DataLoader's worker, which inherited this handler by fork
             if number == signal.SIGTERM:
                 os._exit(128 + number)
             return
@@ -36,22 +36,22 @@ def guard(task: Task) -> None:
             _say(f"{signal.Signals(number).name}: {_requeued(task)}")
             sys.stdout.flush()
         finally:
-            os._exit(128 + number)  # no exception, which others would catch; no 0, which would end the job for good
+            os._exit(128 + number)  # an exception might be caught; code 0 would end the job for good
 
     for number in SIGNALS:
         signal.signal(number, answer if task.rank == 0 else signal.SIG_IGN)  # the other ranks end with the first
 
 
 def disregard() -> None:
-    """Lets the three signals pass: the work is done, and would only be looked at once more."""
+    """Ignores the three signals, because the work is done and the job need not be queued again."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def after(code: int, task: Task) -> str:
-    """What a batch script says after its tasks: if a signal killed one, such as 9, the job is queued again.
+    """Queues the job again if a signal, such as 9, killed a task; returns what the batch script is to print.
 
-    Neither Slurm nor the task itself does that after kill -9, or when memory ran out.
+    Neither Slurm nor the task does so after kill -9, or when memory ran out.
     """
     if code <= 128:
         return ""
@@ -61,7 +61,7 @@ def after(code: int, task: Task) -> str:
 
 
 def _requeued(task: Task) -> str:
-    """Queues a job again if it still runs: one that is being cancelled, or was queued again already, must stay so."""
+    """Queues a running job again; one that is being cancelled, or was queued again already, is left alone."""
     job = task.job
     for tries_left in reversed(range(_TRIES)):
         try:
@@ -70,7 +70,7 @@ def _requeued(task: Task) -> str:
                 return f"Slurm itself has ended this start of job {job}; nothing is lost"
             slurm.requeue(job)
             break
-        except slurm.Unavailable as reason:  # its controller may be busy
+        except slurm.Unavailable as reason:  # the controller may be busy
             if not tries_left:
                 return f"job {job} can't be queued again ({reason}); nothing is lost: the same command goes on"
             time.sleep(_PAUSE_SECONDS)

@@ -1,4 +1,4 @@
-"""Slurm: what it says of this process and of the queue, and what is asked of it."""
+"""Slurm's commands: what is in the queue, and queueing a job again."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from lottery.foundations.errors import Said
 
 RUNNING = ("RUNNING", "SIGNALING")
-"""states of a job that runs; the second while a signal is being delivered to it"""
+"""States of a running job; it is in the second while a signal is being delivered."""
 _PATIENCE = 10.0  # seconds that a controller may take to answer
 
 
 class Unavailable(Said):
-    """Slurm is not there, or does not answer; the message is one sentence."""
+    """Slurm is not installed, does not answer, or refuses; the message is one sentence."""
 
 
 @dataclass(frozen=True)
@@ -23,21 +23,21 @@ class Queued:
     """A job in the queue."""
 
     state: str
-    """`PENDING`, `RUNNING`, `COMPLETING`, ..."""
+    """Slurm's name for it: `PENDING`, `RUNNING`, `COMPLETING`, ..."""
     reason: str
-    """why it waits, as Slurm says it"""
+    """Why it waits, in Slurm's words."""
     node: str
 
 
 def queue() -> dict[str, Queued]:
-    """The user's own jobs that wait or run, by number. Raises Unavailable."""
+    """The user's own jobs that wait or run, by job id. Raises Unavailable."""
     lines = _ask("squeue", "--me", "--noheader", "--array", "--format=%i|%T|%r|%N").splitlines()
     rows = (line.strip().split("|", 3) for line in lines if line.count("|") >= 3)
     return {job: Queued(state, reason, node) for job, state, reason, node in rows}
 
 
 def state(job: str) -> tuple[str, int]:
-    """A job's state, such as `RUNNING`, and how often it was restarted; empty if it is gone. Raises Unavailable."""
+    """A job's state, such as `RUNNING`, and its restarts; `("", 0)` if it is gone. Raises Unavailable."""
     try:
         said = _ask("squeue", "--noheader", f"--jobs={job}", "--Format=State:30,RestartCnt:10").split()
     except Unavailable as error:
@@ -61,7 +61,7 @@ def requeue(job: str) -> None:
 def _ask(*command: str) -> str:
     name = command[0]
     try:
-        # the user's own defaults, SQUEUE_STATES for one, would hide jobs
+        # defaults in the user's environment, such as SQUEUE_STATES, would hide jobs
         env = {key: value for key, value in os.environ.items() if not key.startswith("SQUEUE_")}
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=_PATIENCE)
     except FileNotFoundError as error:
@@ -74,7 +74,7 @@ def _ask(*command: str) -> str:
 
 
 def sentence(said: str) -> str:
-    """What a command of Slurm's said, each thing once and without the names that its lines begin with.
+    """The error output of a Slurm command as one sentence, without the command's name and without repetitions.
 
     >>> sentence("sbatch: error: invalid partition specified: nowhere\\nsbatch: error: Batch job submission failed\\n")
     'invalid partition specified: nowhere; Batch job submission failed'

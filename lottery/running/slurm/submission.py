@@ -1,4 +1,4 @@
-"""Submission: a sweep's cells as jobs of Slurm's, one for each, and what the command does while they run."""
+"""Submission: hands a sweep's cells to Slurm, one job each, and waits for them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lottery.running.slurm import attempts, preemption
 from lottery.running.slurm import queue as slurm
 from lottery.store.folder import ERROR, leave_error
 
-_POLL_SECONDS, _MOST_POLL_SECONDS = 5.0, 30.0  # between two looks at the queue: at first, and after some minutes
+_POLL_SECONDS, _MOST_POLL_SECONDS = 5.0, 30.0  # between two polls of the queue: at first, and after some minutes
 _OURS = {
     f"SBATCH_{name}"
     for name in ("ARRAY_INX", "ERROR", "NO_REQUEUE", "OPEN_MODE", "OUTPUT", "REQUEUE", "SIGNAL", "TIMELIMIT", "WAIT")
@@ -32,17 +32,17 @@ _ABOUT = {
     "generic resource": "gpus_per_node", "account": "account", "qos": "qos", "partition": "partition",
     "time limit": "timeout_min", "memory": "mem_gb",
 }  # fmt: skip
-"""the key that a word in what Slurm says is about, the first that stands in it"""
+"""The key that an error of Slurm is about: that of the first of these phrases which occurs in it."""
 _NO_PARAMETERS = ("_target_", "submitit_folder", "max_num_timeout")
 
 
 def goes_to_slurm(launcher: Mapping[str, Any]) -> bool:
-    """Whether a launcher of Hydra's hands cells to Slurm."""
+    """Whether this launcher of Hydra submits cells to Slurm."""
     return str(launcher.get("_target_")).endswith(".SlurmLauncher")
 
 
 def tried_here(job: CellConfig) -> CellConfig:
-    """A cell as a login node tries it: without the GPUs that only its job will have."""
+    """A cell as it is checked on a login node: on the CPU, because only its job will have GPUs."""
     hardware, numerics = {**job.config["hardware"], "accelerator": "cpu"}, dict(job.config["numerics"])
     if numerics.get("precision") == "16-mixed":  # for GPUs only
         numerics["precision"] = "bf16-mixed"
@@ -50,12 +50,12 @@ def tried_here(job: CellConfig) -> CellConfig:
 
 
 def submit(cells: Sequence[CellConfig], launcher: Mapping[str, Any]) -> None:
-    """Submits those cells that no job in the queue is for. Raises Refused with what Slurm has against it."""
+    """Submits the cells that have no job in the queue. Raises Refused with Slurm's reason if it rejects them."""
     _check(cells, launcher)
     try:
         queue = slurm.queue()
         new = [job for job in cells if attempts.read(job.folder).get("job") not in queue]
-        with _undisturbed():  # between Slurm's yes and our note of it
+        with _undisturbed():  # the job ids must be written down once Slurm has accepted
             numbers = _submitted(new, launcher) if new else []
             for job, number in zip(new, numbers, strict=True):
                 attempts.submitted(job.folder, number)
@@ -71,7 +71,7 @@ def submit(cells: Sequence[CellConfig], launcher: Mapping[str, Any]) -> None:
 
 
 def _check(cells: Sequence[CellConfig], launcher: Mapping[str, Any]) -> None:
-    """Raises Refused for what Slurm would take and no cell could use."""
+    """Raises Refused for settings that Slurm would accept but that no cell can use."""
     minutes, delay = launcher["timeout_min"], launcher["signal_delay_s"]
     if launcher["nodes"] != 1:
         raise Refused(f"hydra.launcher.nodes={launcher['nodes']}: a cell trains on one node")
@@ -103,13 +103,13 @@ def _undisturbed() -> Iterator[None]:
 
 
 def _submitted(cells: Sequence[CellConfig], launcher: Mapping[str, Any]) -> list[str]:
-    """Hands each cell to a job of its own, several to one array; returns their numbers."""
+    """Submits each cell as an element of a job array; returns the job ids."""
     import submitit
     from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
     from submitit.core.utils import FailedJobError
 
-    # sbatch prefers its own variables to what a script says, but a key that was given is to win; and what a job that
-    # this command itself may run in was given is not for the new ones
+    # sbatch prefers its environment variables to what a script says, but a given key must win; and if this command
+    # itself runs in a job, the new jobs must not inherit that job's variables
     gone = {f"SBATCH_{key.upper()}" for key in ("account", "partition", "qos") if launcher.get(key)} | _OURS
     gone |= {name for name in os.environ if name.startswith("SLURM_") and name != "SLURM_CONF"}
     for name in gone:
@@ -131,7 +131,7 @@ def _submitted(cells: Sequence[CellConfig], launcher: Mapping[str, Any]) -> list
 
 
 def _against(said: str, launcher: Mapping[str, Any]) -> str:
-    """What sbatch has against a job, behind the setting that it is about."""
+    """The reason why sbatch rejected a job, after the setting that it is about."""
     key = next((key for word, key in _ABOUT.items() if word in said.lower()), None)
     if key is None:
         return f"hydra/launcher: Slurm refuses: {said}"
@@ -142,7 +142,7 @@ def _against(said: str, launcher: Mapping[str, Any]) -> str:
 
 
 def _around() -> list[str]:
-    """Lines of the batch script before its tasks are started."""
+    """Lines of the batch script that come before its tasks are started."""
     last = f"{shlex.quote(sys.executable)} -m lottery.running.slurm.preemption $?"
     return [
         "export SLURM_KILL_BAD_EXIT=1",  # one task's death ends the others
@@ -152,10 +152,10 @@ def _around() -> list[str]:
 
 
 def start(command: Sequence[str], asked: str, folder: Path) -> None:
-    """What a job does each time it is started: plays one cell, whatever is there. Ends with code 1 if that fails."""
+    """The entry point of a job, at each of its starts: runs or resumes one cell. Exits with code 1 if that fails."""
     task = here()
     assert task
-    preemption.guard(task)  # before the seconds that imports take, and so is what follows
+    preemption.guard(task)  # first of all, because the imports below take seconds
     first = task.rank == 0
     doubled = first and _another(asked, folder, task)
     try:
@@ -183,7 +183,7 @@ def start(command: Sequence[str], asked: str, folder: Path) -> None:
 
 
 def _another(cell: str, folder: Path, task: Task) -> bool:
-    """Whether a later job is for the same cell; a submission that was cut short may have left two."""
+    """Whether a later job in the queue is for the same cell, because a submission was interrupted and repeated."""
     named = attempts.read(folder).get("job")
     try:
         doubled = named not in (None, task.job) and named in slurm.queue()
@@ -212,7 +212,7 @@ def wait(cells: Sequence[CellConfig]) -> None:
 
 
 def _states(cells: Sequence[CellConfig], finished: set[Path]) -> tuple[str, bool]:
-    """How many cells are in which state, and whether any has a job in the queue; adds to those that are `finished`."""
+    """How many cells are in which state, and whether any has a job in the queue. Side effect: extends `finished`."""
     numbers = [(str(attempts.read(job.folder).get("job")), job) for job in cells]
     try:
         queue = slurm.queue()
@@ -229,7 +229,7 @@ def _states(cells: Sequence[CellConfig], finished: set[Path]) -> tuple[str, bool
 
 
 def _shown(queued: slurm.Queued) -> str:
-    """The state of a job, and why it waits if that is not for its turn to come."""
+    """The state of a job, and the reason why it waits if that is not just its place in the queue."""
     usual = queued.reason in ("", "None", "Priority", "Resources", "BeginTime") or queued.state != "PENDING"
     return queued.state.lower() + ("" if usual else f" ({queued.reason})")
 

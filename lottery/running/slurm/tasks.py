@@ -1,4 +1,4 @@
-"""Tasks: the ranks of a cell when Slurm has started them all, as tasks of one job. They meet through a file."""
+"""Tasks: the ranks of a cell as tasks of one Slurm job. The first writes its address to a file for the others."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FAREWELL_SECONDS = 60
 
 @contextmanager
 def leading(task: Task, folder: Path) -> Iterator[None]:
-    """The first task for a while, together with the others."""
+    """A context in which the first task trains together with the others."""
     board = TCPStore(socket.gethostname(), 0, task.count, is_master=True, wait_for_workers=False)
     _say(task, folder, socket.gethostname(), board.port)
     try:
@@ -36,13 +36,13 @@ def leading(task: Task, folder: Path) -> Iterator[None]:
 
 
 def dismiss(task: Task, folder: Path) -> None:
-    """Lets the other tasks end that may still wait for the first."""
+    """Ends the other tasks, which may still wait for the first."""
     if task.count > 1:
         _say(task, folder, None, None)
 
 
 def follow(task: Task, folder: Path, serve: Callable[[], None]) -> None:
-    """A task other than the first: calls `serve` among the others, if there is anything to do."""
+    """Waits for the first task and then, if there is something to train, calls `serve` as another rank."""
     path = _path(task, folder)
     while (said := _heard(path)) is None:
         time.sleep(0.2)
@@ -52,7 +52,7 @@ def follow(task: Task, folder: Path, serve: Callable[[], None]) -> None:
     try:
         board = TCPStore(host, port, task.count, wait_for_workers=False)
         ranks.following(task.rank, task.count, board, serve)
-    except Exception:  # its own, or a connection that broke: how the cell ends is for the first task to say
+    except Exception:  # an own error or a lost connection; the first task decides how the cell ends
         traceback.print_exc()
         ranks.leave()
         for _ in range(_FAREWELL_SECONDS):
@@ -63,12 +63,12 @@ def follow(task: Task, folder: Path, serve: Callable[[], None]) -> None:
 
 
 def _path(task: Task, folder: Path) -> Path:
-    """Where the tasks of this start meet; none may take another start's word, which may end later."""
+    """The file by which the tasks of one start meet; an earlier start, which may still run, has another."""
     return folder / f"ranks-{task.job}-{task.restarts}-{os.environ.get('SLURM_STEP_ID')}.json"
 
 
 def _say(task: Task, folder: Path, host: str | None, port: int | None) -> None:
-    """Where the first task is to be met, or nulls where there is nothing (more) to do."""
+    """Writes the address of the first task, or nulls if there is nothing (more) to do."""
     folder.mkdir(parents=True, exist_ok=True)
     path = _path(task, folder)
     for old in folder.glob(f"ranks-{task.job}-*.json"):
