@@ -31,7 +31,7 @@ RECIPES = {
     "renda2020_resnet50": "dense 76.17 %; rewound 76.02, 75.94, 75.33 % at 51.2, 21, 10.7 %",
 }
 SUSTAINED = 10e12  # FLOP/s: about a third of what a 2020 workstation GPU can do in fp32
-STEP = 0.003  # seconds that a step takes at the least, however small the network
+STEP = 0.003  # lower bound on the seconds of a step, however small the network
 TRAIN = {"cifar10": 45000, "imagenet": 1231167}
 
 

@@ -1,6 +1,6 @@
-"""The tables of `experiments/`, made from the committed CSV files alone: `make tables`.
+"""Makes the tables of `experiments/` from the committed CSV files alone: `make tables`.
 
-A README says by a comment where a table goes; what stands between it and the next `<!-- end -->` is replaced:
+A comment in a README marks where a table goes; everything between it and the next `<!-- end -->` is replaced:
 
     <!-- table: NAME -->   accuracy by density, of NAME.csv
     <!-- analyses: NAME --> what analyses found, of NAME.csv
@@ -30,7 +30,7 @@ _BLOCK = re.compile(r"<!-- (?:(table|analyses|cost): (\S+)|verdicts) -->\n(.*?)<
 
 
 def main() -> None:
-    """Writes every README that has changed, and with --figures every curve."""
+    """Rewrites every README whose tables have changed, and with --figures draws every curve."""
     parser = argparse.ArgumentParser(prog="python -m experiments.tables", description="Tables of experiments/.")
     parser.add_argument("root", nargs="?", type=Path, default=HERE, help="another folder of experiments")
     parser.add_argument("--figures", action="store_true", help="draw the curves again, too")
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def pages(root: Path) -> list[Path]:
-    """Every README that may have tables."""
+    """All READMEs that may have tables."""
     return sorted([root / "README.md", *root.glob("*/README.md")])
 
 
@@ -59,9 +59,9 @@ def results(root: Path) -> list[Path]:
 
 
 def rebuilt(page: Path) -> str:
-    """A README's text with its tables made again.
+    """A README's text with its tables rebuilt.
 
-    Raises ValueError for a table that nothing ends.
+    Raises ValueError for a table without an end mark.
     """
     text = page.read_text()
     blocks = list(_BLOCK.finditer(text))
@@ -86,7 +86,7 @@ def _content(folder: Path, kind: str | None, name: str) -> str:
 
 
 def every_verdict(root: Path) -> str:
-    """How many claims hold, and one table of all."""
+    """The number of claims by verdict, and one table of all."""
     judged = {file.parent.name: verdicts(file) for file in sorted(root.glob(f"*/{EXPECTED}"))}
     if not judged:
         return "no claims yet"

@@ -25,7 +25,7 @@ from lottery.pruning import masks
 from lottery.pruning.prunable import Prunable
 from lottery.rounds.round import Round, dense_round
 from lottery.rounds.study import Cell
-from lottery.running.launch import run_cell as play_cell
+from lottery.running.launch import run_cell
 from lottery.store.folder import NAME
 from lottery.store.ledger import Ledger
 from lottery.store.phases import phase_of, specification
@@ -223,7 +223,7 @@ def played(cell: Cell) -> list[Round]:
     def train(current: Round) -> Trained:
         return fit(recipe, phase_of(recipe, cell.seed, current))
 
-    rounds = list(run_cell(recipe, cell.study.pruning, cell.arm, cell.seed, train))
+    rounds = list(play(recipe, cell.study.pruning, cell.arm, cell.seed, train))
     assert rounds[-1].trained  # which nobody has asked for
     return rounds
 
@@ -326,7 +326,7 @@ def test_a_ticket_takes_its_rule_with_it(nets: str, tmp_path: Path) -> None:
     [job] = cell_configs(
         [*TINY, *model(nets, "Recurrent"), *rule, "hardware.accelerator=cpu", f"out={tmp_path / 'runs'}"]
     )
-    play_cell(job)
+    run_cell(job)
     lines = Ledger(job.folder / NAME).lines()
     assert [line["layer_densities"] for line in lines[:2]] == [{"rnn.weight_hh_l0": 1}, {"rnn.weight_hh_l0": 115 / 144}]
     saved = exported(job.folder, 2, tmp_path / "t.safetensors", seed_only=False)
@@ -345,7 +345,7 @@ def test_a_ticket_takes_its_rule_with_it(nets: str, tmp_path: Path) -> None:
 
 def test_a_ticket_of_the_default_holds_no_rule(tmp_path: Path) -> None:
     [job] = cell_configs([*TINY, f"out={tmp_path / 'runs'}", "hardware.accelerator=cpu", "schedule.rounds=0"])
-    play_cell(job)
+    run_cell(job)
     assert "prune" not in exported(job.folder, 0, None, seed_only=False).info["config"]
 
 

@@ -471,7 +471,7 @@ CRITERIA = ("magnitude", "random")
     ("overrides", "found"),
     [
         (["optimizer.lr=0.1,0.2"], [["optimizer.lr=0.1"], ["optimizer.lr=0.2"]]),
-        (["criterion=magnitude,random"], [[f"criterion._target_=lottery.pruning.criteria.{c}"] for c in CRITERIA]),
+        (["criterion=magnitude,random"], [[f"criterion._target_=lottery.criteria.{c}"] for c in CRITERIA]),
         (["scope.spare=[],['fc*']"], [["scope.spare=[]"], ["scope.spare=['fc*']"]]),
         (["stop.density=0.1,0.2"], [["stop.density=0.1"], ["stop.density=0.2"]]),
         (["stop.density=null,0.2"], [["no stop.density"], ["stop.density=0.2"]]),

@@ -1,4 +1,4 @@
-"""Annotations: what a signature says of its arguments decides how values from a yaml are read and refused."""
+"""Type annotations of function arguments, read to convert and to check the values that a yaml gives them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _KINDS: dict[Any, str] = {
     **dict.fromkeys(_LISTS, "a list"), Mapping: "names with values", dict: "names with values",
     Callable: "a node with a _target_",
 }  # fmt: skip
-"""what an argument annotated so is in a yaml"""
+"""What an argument with this annotation is called in error messages about a yaml."""
 
 
 def hints_of(target: Callable[..., Any]) -> dict[str, Any]:
-    """The annotations of a function's arguments; none if they can't be resolved, which then tell us nothing."""
+    """The annotations of a function's arguments; empty if they can't be resolved, so that nothing is checked."""
     try:
         return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
     except Exception:
@@ -28,7 +28,7 @@ def hints_of(target: Callable[..., Any]) -> dict[str, Any]:
 
 
 def awaited(hint: Any) -> tuple[bool, int | None]:
-    """Whether a function is asked for, and how many arguments it will be called with; None if nobody knows.
+    """Whether an annotation asks for a function, and how many arguments it will be called with (None: unknown).
 
     >>> awaited(Callable[[float, int], float]), awaited(Callable[..., float] | None), awaited(Sequence[int])
     ((True, 2), (True, None), (False, 0))
@@ -41,7 +41,7 @@ def awaited(hint: Any) -> tuple[bool, int | None]:
 
 
 def inner(hint: Any) -> Any:
-    """The annotation of what a list or a mapping holds; None if there is none.
+    """The annotation of the items of a list or a mapping; None if there is none.
 
     >>> inner(Sequence[int] | None), inner(Mapping[str, float]), inner(int)
     (<class 'int'>, <class 'float'>, None)
@@ -51,7 +51,7 @@ def inner(hint: Any) -> Any:
 
 
 def is_duration(hint: Any) -> bool:
-    """Whether optimizer steps are asked for, which may be written as `2ep`."""
+    """Whether an annotation asks for optimizer steps, which a yaml may write as `2ep`."""
     return any(DURATION in getattr(each, "__metadata__", ()) for each in _alternatives(hint))
 
 
@@ -60,7 +60,7 @@ def takes_null(hint: Any) -> bool:
 
 
 def misfit(value: Any, hint: Any) -> str | None:
-    """What a value must be that an annotation doesn't allow; None if it does, or if it says nothing of yamls.
+    """What a value must be, in words, if its annotation does not allow it; None if it does or can't be checked.
 
     >>> misfit("abc", int | None), misfit([1, "b"], Sequence[int]), misfit(2, float)
     ('a whole number or null', 'a list of whole numbers', None)
@@ -77,7 +77,7 @@ def _fits(value: Any, hint: Any) -> bool:
     alternatives = list(_alternatives(hint))
     known = [each for each in alternatives if _plain(each) in _KINDS]
     if len(known) < len(alternatives) and (not known or not isinstance(value, str | int | float | None)):
-        return True  # a class of someone's own, which only a node can make if there is another choice
+        return True  # a user's own class can't be checked; a plain value is, if the annotation allows one too
     return any(_fits_plain(value, each) for each in known)
 
 

@@ -1,4 +1,4 @@
-"""From configuration to objects: every node is a call, checked before anything trains."""
+"""Builds the objects of a cell, arm, recipe, data and analyses, from its configuration."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TRAINING = tuple(group for group in TRAINING_GROUPS if group not in ("model", "d
 
 
 def build(job: CellConfig) -> Cell:
-    """The cell that a job describes. Raises Refused for anything that can't be run as configured."""
+    """The cell that a configuration describes. Raises Refused for anything that can't be run as configured."""
     config = job.config
     if not isinstance(job.seed, int) or isinstance(job.seed, bool) or job.seed < 0:
         raise Refused(f"seed={as_yaml(job.seed)}: must be a whole number, 0 or more")
@@ -54,7 +54,7 @@ def build(job: CellConfig) -> Cell:
 
 
 def build_recipe(config: Mapping[str, Any]) -> Recipe:
-    """What every phase of a configured study has in common. Raises Refused."""
+    """The recipe that all phases of a configured study share. Raises Refused."""
     data = _data(config["data"])
     return Recipe(
         data=data,
@@ -65,11 +65,11 @@ def build_recipe(config: Mapping[str, Any]) -> Recipe:
 
 
 _read: dict[str, Data] = {}
-"""the data sets that were built last, by what they were built from"""
+"""Cache of the data sets built last, keyed by `_source`."""
 
 
 def _data(node: Mapping[str, Any]) -> Data:
-    """The data of a node, read once for all cells that this process builds: reading and hashing may take minutes."""
+    """The data of a node, cached for all cells of this process: reading and hashing may take minutes."""
     if found := _read.get(_source(node)):
         return found
     with seeded(0):  # a user's data may be drawn; they are the same for every replicate
@@ -82,26 +82,26 @@ def _data(node: Mapping[str, Any]) -> Data:
 
 
 def _source(node: Mapping[str, Any]) -> str:
-    """Digest of all that a data set is built from, as far as can be told without reading it."""
+    """The cache key of a data set: a digest of everything that it is built from, without reading the data itself."""
     there: list[Any] = []
-    with suppress(OSError, TypeError):  # what can't be looked at, building it will refuse
+    with suppress(OSError, TypeError):  # building the data raises a better error
         there = sorted([entry.name, entry.stat().st_mtime_ns] for entry in os.scandir(node.get("root", os.devnull)))
     return digest_of([named(node), user_code([node]), files(node), there])
 
 
 def _made(group: str, config: Mapping[str, Any], whole: type, data: Data) -> Any:
-    """What a group configures, as the whole that it is part of asks for it."""
+    """The object that a group configures; the annotation of the field in `whole` says whether a function is wanted."""
     return make(group, with_steps(group, config[group], data.steps_per_epoch), hints_of(whole)[group])
 
 
 def identity(config: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
-    """What training depends on besides its ticket, steps and seeds."""
+    """The recipe as plain data for phase keys: everything that training depends on except ticket, steps and seeds."""
     nodes = {group: with_steps(group, config[group], recipe.data.steps_per_epoch) for group in TRAINING}
     return recipe_identity({**config, **nodes}, recipe.data.digest)
 
 
 def build_analyses(job: CellConfig, data: Data) -> dict[str, Asked]:
-    """The analyses asked for, by name. Raises Refused for several processes, which only training knows."""
+    """The configured analyses, by name. Raises Refused for several processes, since only training supports them."""
     nodes = job.config.get("analysis") or {}
     if nodes and (devices := job.config["hardware"]["devices"]) > 1:
         raise Refused(f"hardware.devices={devices}: goes without an analysis; run it with hardware.devices=1")

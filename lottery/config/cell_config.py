@@ -1,4 +1,4 @@
-"""Names: what a configured cell is called and where it lives. Needs no PyTorch, so that looking costs nothing."""
+"""The configuration of one cell, with its names, folder and digest. It imports no PyTorch, to be fast."""
 
 from __future__ import annotations
 
@@ -28,32 +28,32 @@ class Parent:
     """The arm whose masks a cell uses, as plain data."""
 
     label: str
-    """what it is called where it is an arm of its own"""
+    """The label that it has when it is run as an arm itself."""
     shipped: Mapping[str, Any]
-    """as its own yaml has it, interpolations left as they are"""
+    """The arm as its own yaml has it, interpolations unresolved."""
     node: Mapping[str, Any]
-    """with the cell's rewinding point, interpolations resolved"""
+    """The arm with the cell's rewinding point, interpolations resolved."""
 
 
 @dataclass(frozen=True)
 class CellConfig:
-    """One configured cell as plain data."""
+    """The configuration of one cell as plain data."""
 
     config: Mapping[str, Any]
-    """the whole configuration, interpolations resolved"""
+    """The whole configuration, interpolations resolved."""
     arm: Mapping[str, Any]
-    """the arm as configured, interpolations left as they are"""
+    """The arm as configured, interpolations unresolved."""
     shipped: Mapping[str, Any]
-    """the arm as its own yaml has it, interpolations left as they are"""
+    """The arm as its own yaml has it, interpolations unresolved."""
     parent: Parent | None
-    """None: it finds its own masks"""
+    """The arm whose masks are used; None if the arm finds its own."""
     choices: Mapping[str, str]
-    """option chosen in each group"""
+    """The option chosen in each group."""
     command: tuple[str, ...]
-    """arguments of `lottery run` that ask for this cell alone"""
+    """The arguments of `lottery run` that ask for this cell alone."""
 
     def __post_init__(self) -> None:
-        for name in ("config", "arm"):  # no name or digest depends on the rooms that our modules lie in
+        for name in ("config", "arm"):  # names and digests must not depend on our module layout
             object.__setattr__(self, name, named(getattr(self, name)))
 
     @property
@@ -81,7 +81,7 @@ class CellConfig:
 
     @cached_property
     def digest(self) -> str:
-        """Digest of all that pruning and the arm are made of, its parent and a user's own code among it."""
+        """Digest of pruning and arm, including the parent and a user's own code; the ledger's column `setting`."""
         # a ticket is named by the label, and each seed may have its own
         arm = {key: value for key, value in self.config["arm"].items() if key not in ("file", "content")}
         nodes = [*(self.config[group] for group in ("criterion", "scope", "schedule")), arm]
@@ -90,11 +90,11 @@ class CellConfig:
         return steady(nodes, "setting", self.folder.parent.glob(f"seed*/{NAME}"))
 
     def finished(self) -> bool:
-        """Whether the cell's ledger is complete, for what is configured now.
+        """Whether the cell's ledger is complete for the current configuration.
 
-        If a setting that the names don't show has changed, such as `data.root` or a yaml of the user's own, the cell is
-        played again: from the store if its content is the same, else its ledger says what differs. So is a cell whose
-        ledger is damaged: playing it says so, and other cells of a sweep are not kept from being played.
+        False if a setting that the names don't show has changed, such as `data.root` or a user's yaml: the cell is then
+        played again, from the store if the content is the same, else it is refused with what differs. False for a
+        damaged ledger too: playing the cell raises the error, and the other cells of a sweep still run.
         """
         ledgers = [NAME, *(f"{name}.jsonl" for name in self.config.get("analysis") or {})]
         try:
@@ -119,13 +119,13 @@ class CellConfig:
 
 
 def label(name: str, arm: Mapping[str, Any], shipped: Mapping[str, Any], content: str = "") -> str:
-    """What an arm is called: its name and every setting that differs from its yaml, sorted.
+    """The label of an arm: its name and every setting that differs from its yaml, sorted.
 
     >>> label("imp", {"rewind": "500", "iterative": False}, {"rewind": 0})
     'imp,iterative=false,rewind=500it'
     """
     before = dict(settings(shipped))
-    given = dict.fromkeys(before) | dict(settings(arm))  # what is taken out counts as null
+    given = dict.fromkeys(before) | dict(settings(arm))  # a removed key counts as null
     texts = {key: _text(key, value) for key, value in sorted(given.items())}
     if file := arm.get("file"):
         texts["file"] = _ticket(file, content)
@@ -135,22 +135,22 @@ def label(name: str, arm: Mapping[str, Any], shipped: Mapping[str, Any], content
 
 
 def steady(node: Any, key: str, ledgers: Iterable[Path]) -> str:
-    """Digest of plain data and of a user's own code that it names, the same for every spelling of a duration.
+    """Digest of plain data and of the user code that it names, the same for every spelling of a duration.
 
-    It used to tell 10 from 10it. Where a ledger's `key` is the digest of another spelling, that one is kept, so that
-    its cell can go on and its seeds are one arm with those to come.
+    Older versions had another digest for 10 than for 10it. If one of the ledgers has such a digest under `key`, it is
+    kept, so that the cell can resume and its seeds stay one arm with later ones.
     """
     told = [user_code(node), *filter(None, [files(node)])]
     digest, *others = dict.fromkeys(digest_of([of, *told])[:16] for of in (uniform(node), node, bare(node)))
     for path in ledgers if others else ():
-        with suppress(LedgerError):  # whoever reads that cell says what is wrong with it
+        with suppress(LedgerError):  # reported when that cell itself is read
             if (lines := Ledger(path).lines()) and lines[-1].get(key) in others:
                 return str(lines[-1][key])
     return digest
 
 
 def settings(node: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Every setting of a node, those of nodes within it by `key.key`; a list is one setting."""
+    """Every setting of a node with its value, nested ones as `key.key`; a list is one setting."""
     for key, value in node.items():
         if isinstance(value, Mapping):
             yield from settings(value, f"{above}{key}.")
@@ -159,7 +159,7 @@ def settings(node: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, An
 
 
 def science(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything of a configuration that can change a number, except arm and seed."""
+    """The part of a configuration that can change a number, except arm and seed."""
     found = chosen(SCIENCE_GROUPS, config)
     found["data"] = {key: value for key, value in found["data"].items() if key not in PLACES}
     devices = config["hardware"].get("devices", 1)
@@ -203,7 +203,7 @@ def patterns(config: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def files_of(config: Mapping[str, Any]) -> dict[str, str]:
-    """Digests of the files that a configuration names besides data and ticket, whose content is told otherwise."""
+    """Digests of the files that a configuration names, except data and ticket, which have digests of their own."""
     nodes = {group: config.get(group) or {} for group in (*SCIENCE_GROUPS, "arm", "stop", "analysis")}
     for group, told in (("data", PLACES), ("arm", ("file", "content"))):
         nodes[group] = {key: value for key, value in nodes[group].items() if key not in told}
@@ -214,7 +214,7 @@ def files_of(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def recorded(folder: Path) -> dict[str, Any]:
-    """The configuration of a cell that was run, from beside its ledger. Raises LedgerError for a damaged one."""
+    """The configuration recorded beside a cell's ledger. Raises LedgerError if it is damaged."""
     path, again = folder / CONFIG, "the command that ran the cell writes it anew"
     try:
         config = yaml.safe_load(path.read_text())
@@ -229,7 +229,7 @@ def recorded(folder: Path) -> dict[str, Any]:
 
 
 def content(file: str) -> str:
-    """Digest of a ticket's file. Raises Refused if it can't be read."""
+    """Digest of a ticket file. Raises Refused if it can't be read."""
     try:
         return file_digest(file)
     except OSError as error:
@@ -239,7 +239,7 @@ def content(file: str) -> str:
 
 
 def _ticket(file: str, content: str) -> str:
-    """What a ticket is called: by its content, or by its pattern where each seed has its own.
+    """The name of a ticket in a label: by its content, or by its pattern if each seed has its own file.
 
     >>> _ticket("found/imp_r7.safetensors", "c0ffee0123")
     'imp_r7~c0ffee01'

@@ -1,4 +1,4 @@
-"""Rehearsal: everything that a cell will do, once, with one batch, before anything is trained."""
+"""Checks a cell before training: does once, with one small batch, everything that the cell will do."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from lottery.training.remade import irreproducible
 from lottery.training.states import State, state_of
 
 EXAMPLES = 8
-"""of the first batch: a large batch of pictures on the CPU would take minutes and all of its memory"""
+"""How many examples of the first batch are used: a large batch of pictures could take minutes and all memory."""
 
 Batch = tuple[Tensor, Tensor]
 
 
 class Misfit(Exception):
-    """Two parts of a configuration don't go together."""
+    """Two parts of a configuration do not fit together."""
 
 
 def rehearse(cell: Cell) -> None:
@@ -95,7 +95,7 @@ def _built(recipe: Recipe) -> Module:
 
 
 def _examples(recipe: Recipe) -> Batch:
-    """The first examples of the first batch, and one of the highest class, which is what may not fit."""
+    """The first examples of the first batch, the last replaced by one of the highest class, which may not fit."""
     with closing(recipe.data.batches(0, 0, 1, (0, recipe.hardware.devices))) as batches:
         inputs, targets = (part[:EXAMPLES].clone() for part in next(batches))
     if targets.ndim == 1 and not targets.is_floating_point():
@@ -126,7 +126,7 @@ def _one_step(recipe: Recipe, module: Module, optimizer: Optimizer, batch: Batch
 
 
 def _measure(module: Module, batch: Batch) -> None:
-    """What an evaluation does; a network may give something else there than in training."""
+    """Does what an evaluation does; in evaluation mode a network may return something else than in training."""
     inputs, targets = _copy(batch)
     module.eval()
     with torch.inference_mode():
@@ -142,7 +142,7 @@ def _measure(module: Module, batch: Batch) -> None:
 
 
 def _prune(cell: Cell, module: Module, start: State, batch: Batch) -> Masks:
-    """The masks of the last target, found with a few examples."""
+    """The masks of the schedule's last target, scored with a few examples."""
     pruning, every = cell.study.pruning, masks.dense(cell.study.recipe.prunable(module.net))
     with _part("schedule"):
         last, total = pruning.schedule[-1].density, masks.kept(every)
@@ -175,7 +175,7 @@ def _begin(cell: Cell, arm: Arm, start: State, found: Masks) -> None:
 
 
 def _fresh(cell: Cell, arm: str, start: State) -> State:
-    """Another draw of the initialisation, for an arm that asks for one. Raises Misfit if it is no other."""
+    """Another draw of the initialisation, for an arm that uses one. Raises Misfit if it equals the first."""
     fresh = initial(cell.study.recipe, Streams(cell.seed).reinit(1))
     weights = cell.study.recipe.prunable(cell.study.recipe.sample.net)
     same = sum(int((fresh[name] == start[name]).count_nonzero()) for name in weights)
@@ -185,7 +185,7 @@ def _fresh(cell: Cell, arm: str, start: State) -> State:
 
 
 def _copy(batch: Batch) -> Batch:
-    """What one part does to a batch in place is not for the next to see."""
+    """A copy of a batch, so that in-place changes by one part do not reach the next."""
     return batch[0].clone(), batch[1].clone()
 
 
@@ -213,7 +213,7 @@ def _kind(outputs: object) -> str:
 
 
 def check(cell: Cell) -> None:
-    """Tries everything once with one batch. Raises Refused with what doesn't fit, before anything is trained."""
+    """Rehearses a cell with one batch. Raises Refused with what does not fit, before anything is trained."""
     try:
         rehearse(cell)
         if ticket := cell.arm.given:
@@ -232,7 +232,7 @@ def check(cell: Cell) -> None:
 
 
 def note(cell: Cell, noted: Set[str]) -> set[str]:
-    """Says once for each study which large weights pruning leaves as they are; returns the study's name."""
+    """Prints once per study which large weights are never pruned; returns the study's name, to add to `noted`."""
     recipe = cell.study.recipe
     if cell.study.name not in noted and (left := recipe.prunable.left_whole(recipe.sample.net)):
         print(f"{cell.study.name}: {left}", flush=True)
@@ -240,7 +240,7 @@ def note(cell: Cell, noted: Set[str]) -> set[str]:
 
 
 def fitting(ticket: object, misfits: Sequence[str]) -> None:
-    """Raises Refused with a ticket's misfits to a network, if there are any."""
+    """Raises Refused if there are any `misfits` between a ticket and a network."""
     if misfits:
         more = f"; and {len(misfits) - 8} more" if len(misfits) > 8 else ""
         raise Refused(f"{ticket}: does not fit the network: {'; '.join(misfits[:8])}{more}")

@@ -1,4 +1,4 @@
-"""Composition: from a command line to the cells it asks for, as Hydra composes them."""
+"""Composes a command line with Hydra into the configurations of the cells that it asks for."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from lottery.foundations.digests import leaves
 from lottery.foundations.errors import Once, Refused, nearby
 
 VERSION = "1.3"
-"""of Hydra's behaviour, here and where it launches"""
+"""The `version_base` of Hydra, for composing and for launching."""
 
 
 def cell_configs(arguments: list[str]) -> list[CellConfig]:
-    """Every cell that a command line asks for, composed as Hydra will compose it. Raises Refused."""
+    """The configuration of every cell that a command line asks for. Raises Refused."""
     return composed(arguments)[0]
 
 
 def composed(arguments: list[str]) -> tuple[list[CellConfig], dict[str, Any]]:
-    """Every cell that a command line asks for, and the launcher that is to start them. Raises Refused."""
+    """The configuration of every cell that a command line asks for, and their launcher's. Raises Refused."""
     parts = [_composed(parsed(part)) for part in by_experiment(arguments)]
     launchers = [launcher for _, launcher in parts]
     if any(launcher != launchers[0] for launcher in launchers):
@@ -67,7 +67,7 @@ def by_experiment(arguments: list[str]) -> list[list[str]]:
 
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    """A command line as Hydra reads it: overrides and its own flags. Raises Refused for those that are not for us."""
+    """A command line parsed as Hydra does: overrides and flags. Raises Refused for flags that we do not support."""
     parser = argparse.ArgumentParser(parents=[get_args_parser()], add_help=False, conflict_handler="resolve")
     parser.error = _misused  # type: ignore[method-assign]  # argparse's own would print and exit
     parser.add_argument("--config-dir", "-cd", action=Once)
@@ -114,7 +114,7 @@ def _composed(args: argparse.Namespace) -> tuple[list[CellConfig], dict[str, Any
 
 
 def _as_we_launch(hydra_config: DictConfig) -> None:
-    """Refuses what would have Hydra start cells in other folders than those that we look for them in."""
+    """Raises Refused for settings of Hydra that would start cells in folders where we would not find them."""
     given: Any = OmegaConf.to_container(hydra_config, resolve=False)
     for path, ours in leaves(FIXED):
         value = reduce(getitem, path, given)
@@ -133,7 +133,7 @@ def _options(hydra_config: Any) -> Options:
 
 
 def cell_config(config: DictConfig, hydra_config: Any = None, options: Options | None = None) -> CellConfig:
-    """The cell that a composed configuration describes. Raises Refused for one that nobody could read all of."""
+    """The configuration of a cell as Hydra composed it. Raises Refused for missing, unknown or unusable keys."""
     hydra_config = hydra_config or config.hydra
     options = options or _options(hydra_config)
     choices = hydra_config.runtime.choices
@@ -176,7 +176,7 @@ def cell_config(config: DictConfig, hydra_config: Any = None, options: Options |
 
 
 def _all_known(config: DictConfig, overrides: Sequence[str], experiment: str | None) -> None:
-    """Refuses keys at the top that nobody would read, whether a yaml has them or a command adds them."""
+    """Raises Refused for unknown keys at the top level, whether from a yaml or from the command line."""
     if isinstance(misplaced := config.get("experiment"), DictConfig):
         keys = ", ".join(f"experiment.{key!s}" for key in misplaced)
         raise Refused(
@@ -191,7 +191,7 @@ def _all_known(config: DictConfig, overrides: Sequence[str], experiment: str | N
 
 
 def _command(hydra_config: Any) -> tuple[str, ...]:
-    """What asks for one cell alone: its overrides, without those that say how cells are started."""
+    """The arguments that ask for one cell alone: its overrides without those of launcher and sweeper."""
     how = ("hydra/launcher=", "hydra.launcher.", "hydra/sweeper=", "hydra.sweeper.", "hydra.mode=")
     kept = [given for given in hydra_config.overrides.hydra if not given.lstrip("+~").startswith(how)]
     folders = [s.path for s in hydra_config.runtime.config_sources if s.provider == "command-line"]

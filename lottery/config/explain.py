@@ -1,7 +1,7 @@
-"""Explanations: what Hydra says of a composition that failed, as one sentence with key, value and what is allowed.
+"""Turns an error of Hydra's composition into one sentence with key, value and what is allowed.
 
-Hydra has no error classes to tell these apart, so its prose is read; a release of Hydra that words it otherwise
-makes sentences less helpful, and tests/test_refusals.py fail.
+Hydra has no error classes for these cases, so that its messages are matched by text. If a release of Hydra changes
+them, sentences get less helpful and tests/test_refusals.py fails.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lottery.foundations.errors import nearby
 
 
 def explain(error: Exception, loader: ConfigLoaderImpl, overrides: Iterable[str]) -> str:
-    """A composition error as one sentence with the names nearby."""
+    """A composition error as one sentence, with similar names that exist."""
     text = str(error)
     if isinstance(error, OverrideParseException):
         if "missing EQUAL" in text:

@@ -1,4 +1,4 @@
-"""Tickets from files as arms take them: start weights, drawn by the recorded network where the file has their seed."""
+"""Turns a ticket file into what an arm begins with; start weights saved as a seed are drawn again by their network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lottery.training.states import State, state_of
 
 
 def given(saved: Saved, trust: tuple[str, ...] = ()) -> Given:
-    """What an arm begins with, and what it cost to find. Raises Refused as `drawn` does."""
+    """The start weights and masks of a ticket file, and what finding them cost. Raises Refused as `drawn` does."""
     line = saved.info["line"]
     scaled, dense = (line[f"total_{of}"] - line[f"train_{of}"] for of in ("flops", "flops_dense"))
     return Given(drawn(saved, trust), saved.masks, Flops(dense, scaled))

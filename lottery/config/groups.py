@@ -1,4 +1,4 @@
-"""The catalogue: what can be chosen in each group of `conf/`, and which groups can change what."""
+"""The groups of `conf/`: which there are, their options, and which of them can change a number."""
 
 from __future__ import annotations
 
@@ -20,40 +20,40 @@ _CHOSEN = {
     if not group.startswith("override ")
 }
 GROUPS = tuple(_CHOSEN)
-"""the groups of `conf/`, as the defaults list of config.yaml names them: a new one is added there alone"""
+"""All groups, from the defaults list of config.yaml: a new group is added there and nowhere else."""
 OPTIONAL = tuple(group for group, option in _CHOSEN.items() if option is None)
-"""groups of which nothing need be chosen"""
+"""The groups that may be left out."""
 TOP = tuple(sorted({*GROUPS, *_MAIN} - {"defaults", "hydra"}))
-"""keys at the top of a configuration"""
+"""The keys at the top level of a configuration."""
 FIXED: dict[str, Any] = _MAIN["hydra"]
-"""settings of Hydra's that all runs share"""
+"""The settings of Hydra that all runs share."""
 SCIENCE_GROUPS = tuple(g for g in GROUPS if g not in ("arm", "hardware", "tracking", "analysis", "experiment"))
-"""groups that can change a number, except arm: all that are not said to be none, since forgetting must be safe"""
+"""The groups that can change a number, except arm. New groups count as such, the safe default."""
 TRAINING_GROUPS = tuple(g for g in SCIENCE_GROUPS if g not in ("criterion", "scope", "schedule"))
-"""groups that the training of a given ticket depends on: all of science that are not said to be none"""
+"""The groups that training a given ticket depends on. New groups count as such, the safe default."""
 PLACES = ("root", "workers")
-"""settings of data that say where it lies and who reads it, not what it is"""
+"""The settings of data that change only where and how it is read, not what is read."""
 
 UNNAMED = {"hardware": "lottery.hardware.Hardware", "stop": "lottery.stopping.Stop"}
-"""what changes no number by being called, so that no name says it; someone's own in its place might"""
+"""Functions of ours that change no number, so that names leave them out; a user's own in their place might."""
 
 
 def foreign(group: str, config: Mapping[str, Any]) -> bool:
-    """Whether a configuration calls someone's own code where ours would not be named."""
+    """Whether a configuration has a user's own code in a group whose default names leave out."""
     own = UNNAMED[group]
     return roomless(str(config.get(group, {}).get("_target_", own))) != own
 
 
 def chosen(groups: Iterable[str], config: Mapping[str, Any]) -> dict[str, Any]:
-    """The nodes of those groups of which something is chosen.
+    """The nodes of the given groups, without optional ones that are not set.
 
-    So an optional group that is new takes no part in the names and digests of whatever does not choose from it.
+    A new optional group therefore changes no name or digest of a configuration that does not use it.
     """
     return {group: config[group] for group in groups if group not in OPTIONAL or config.get(group) is not None}
 
 
 def options(group: str, sources: tuple[str, ...] = ()) -> dict[str, str]:
-    """Every option of a group with the first sentence of its yaml's comment."""
+    """Every option of a group with the first line of its yaml's comment."""
     found: dict[str, str] = {}
     for folder in (*sources, str(CONF)):
         for path in sorted((Path(folder) / group).glob("*.yaml")):

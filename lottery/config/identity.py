@@ -1,4 +1,4 @@
-"""Identity: the part of a configuration that a result depends on, as plain data."""
+"""The identity of a recipe: the part of a configuration that its training depends on, as plain data for phase keys."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from lottery.foundations.rooms import named
 
 
 def recipe_identity(config: Mapping[str, Any], content: str) -> dict[str, Any]:
-    """What training depends on besides its ticket, steps and seeds; `content` is the digest of the data.
+    """What training depends on, except ticket, steps and seeds; `content` is the digest of the data.
 
     Durations in `config` are in steps, so that 30 and 30it are the same.
     """
     of = chosen(TRAINING_GROUPS, config) | ({"hardware": config["hardware"]} if foreign("hardware", config) else {})
-    # where data lie and how many read them changes nothing of what is read
+    # where the data lie and how many workers read them changes no number
     read = {key: value for key, value in config["data"].items() if key not in PLACES}
     nodes = {group: _node(group, node) for group, node in (of | {"data": read}).items()}
     nodes["data"] |= {"root": None, "content": content}
@@ -29,9 +29,9 @@ def recipe_identity(config: Mapping[str, Any], content: str) -> dict[str, Any]:
 
 
 def _node(where: str, value: Any) -> Any:
-    """A node as plain data without arguments that equal the function's own defaults.
+    """A node as plain data, without arguments that equal the function's defaults.
 
-    So a new argument whose default changes nothing leaves all older results where they are found.
+    A new argument with a default that changes nothing therefore leaves the keys of older results as they are.
     """
     if isinstance(value, str) and os.path.isfile(value):
         return {"content": file_digest(value)}  # a file is what is in it, not where it lies
@@ -55,7 +55,7 @@ def _node(where: str, value: Any) -> Any:
 
 
 def _equal(value: Any, default: Any) -> bool:
-    """Whether they are the same to the letter: a yaml's list may be a tuple, but 1 is not true."""
+    """Whether both have the same canonical JSON: a yaml's list equals a tuple, but 1 is not true."""
     try:
         return canonical(value) == canonical(default)
     except (TypeError, ValueError):  # a default that is no plain data

@@ -1,4 +1,4 @@
-"""Calls: a configuration node names a function and its arguments; both are checked before the call."""
+"""Calls the functions that configuration nodes name, after checking names, types and values of the arguments."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from lottery.foundations.rooms import defined, homes, roomed, roomless
 
 
 def make(where: str, node: Mapping[str, Any], wanted: Any = None) -> Any:
-    """Calls what a node names with its arguments; prepares the call if `wanted`, an annotation, asks for a function.
+    """Calls the function that a node names; returns a partial instead if the annotation `wanted` asks for a function.
 
-    Names, types and values are checked first. `_partial_` in a node overrules the annotation. Raises Refused, naming
-    the key.
+    `where` is the node's key, for messages. `_partial_` in a node takes precedence over the annotation. Raises Refused,
+    naming the key, if a name, type or value does not fit.
     """
     target, arguments = target_of(where, node)
     hints = hints_of(target)
@@ -39,7 +39,7 @@ def make(where: str, node: Mapping[str, Any], wanted: Any = None) -> Any:
         raise Refused(str(error)) from error
     except (ValueError, TypeError) as error:
         unknown = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
-        if unknown and unknown[2] in arguments:  # handed on by a function that takes any
+        if unknown and unknown[2] in arguments:  # passed on by a function that accepts **kwargs
             owner = getattr(sys.modules[target.__module__], unknown[1], None)
             known = inspect.signature(owner).parameters if owner else {}
             names = [name for name, p in known.items() if p.default is not p.empty]
@@ -48,7 +48,7 @@ def make(where: str, node: Mapping[str, Any], wanted: Any = None) -> Any:
 
 
 def _made(where: str, value: Any, hint: Any) -> Any:
-    """An argument with every node in it made."""
+    """An argument with all nodes in it called."""
     if isinstance(value, Mapping):
         if "_target_" in value:
             return make(where, value, hint)
@@ -57,7 +57,7 @@ def _made(where: str, value: Any, hint: Any) -> Any:
 
 
 def with_steps(where: str, node: Mapping[str, Any], steps_per_epoch: int) -> dict[str, Any]:
-    """A node with each argument that is annotated as Steps in optimizer steps, as plain data still."""
+    """A node, still plain data, with each argument annotated as `Steps` converted to optimizer steps."""
     target, arguments = target_of(where, node)
     hints = hints_of(target)
     return {**node, **{k: _with_steps(f"{where}.{k}", v, hints.get(k), steps_per_epoch) for k, v in arguments.items()}}
@@ -76,7 +76,7 @@ def _with_steps(where: str, value: Any, hint: Any, steps_per_epoch: int) -> Any:
 
 
 def in_steps(where: str, value: Any, steps_per_epoch: int) -> int:
-    """A duration of a configuration in optimizer steps. Raises Refused for what is none."""
+    """A configured duration in optimizer steps. Raises Refused if it is no duration."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     try:
@@ -104,7 +104,7 @@ def target_of(where: str, node: Mapping[str, Any]) -> tuple[Callable[..., Any], 
         raise Refused(f"{where}._target_={error}") from error
     try:
         target = _locate(path)
-    except Exception as error:  # whatever importing a user's module raises
+    except Exception as error:  # importing a user's module may raise anything
         cause = error.__cause__ or error
         known = _callables(path)
         reason = nearby(path.rpartition(".")[2], known) if known else f"{type(cause).__name__}: {cause}".split("\n")[0]
@@ -117,7 +117,7 @@ def target_of(where: str, node: Mapping[str, Any]) -> tuple[Callable[..., Any], 
 
 
 def _callables(path: str) -> list[str]:
-    """What might have been meant: the functions and classes of a path's module, without those that it imported."""
+    """Suggestions for a path that can't be imported: the functions and classes that its module defines."""
     if own := homes(path):
         return sorted(set().union(*map(defined, own)))
     module = path.rpartition(".")[0]
@@ -130,11 +130,10 @@ def _callables(path: str) -> list[str]:
 
 
 def _checked(where: str, target: Callable[..., Any], arguments: dict[str, Any], later: int | None) -> dict[str, Any]:
-    """The arguments if they fit the signature, so that a misspelt one fails now and not after an hour.
+    """The arguments if they fit the signature, so that a misspelt one fails now and not after an hour of training.
 
-    `later` positional arguments come with the call, or nobody knows how many if it is None.
-
-    A number where text is asked for becomes text: `precision: 32` reads as a number.
+    `later` is how many positional arguments the call will add; None if that is unknown. A number becomes text if the
+    annotation asks for text: a yaml's `precision: 32` is a number.
     """
     try:
         signature = inspect.signature(target)
@@ -178,7 +177,7 @@ def _name(target: Callable[..., Any]) -> str:
 
 
 def located(where: str, error: Exception) -> str:
-    """What an error says, behind the name of the part that it is about.
+    """The message of an error, prefixed with the part of the configuration that it is about.
 
     >>> located("criterion", ValueError("batches=0: must be at least 1"))
     'criterion.batches=0: must be at least 1'

@@ -1,7 +1,7 @@
-"""Options as shipped: what the yaml of an option says by itself, as Hydra composes it.
+"""The options of each group, each composed by Hydra from its own yaml alone.
 
-The name of an arm tells what differs from its yaml, and a parent is what its yaml says. Such a yaml may build on
-others with a defaults list, so that reading the file alone would not do.
+An arm's label shows what differs from its yaml, and a parent is exactly what its yaml says. A yaml may include others
+through a defaults list, so that Hydra must compose it; parsing the file would not be enough.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from lottery.foundations.rooms import named
 
 
 class Options:
-    """What can be chosen in each group, as the option's own yaml has it: composed by Hydra, each once."""
+    """The options of each group, composed by Hydra on first use and cached."""
 
     def __init__(self, sources: Iterable[str]) -> None:
-        """`sources` are places of configuration as Hydra names them, `file:///...`, the first to win."""
+        """`sources` are Hydra search paths, `file:///...`; the first that has an option wins."""
         path = ConfigSearchPathImpl()
         for source in sources:
             path.append("lottery", source)
@@ -58,12 +58,12 @@ class Options:
 
 
 def options_of(folders: Sequence[str]) -> Options:
-    """The options of a user's own folders and ours."""
+    """The options of a user's folders, which take precedence, and of ours."""
     return Options(f"file://{Path(folder).resolve()}" for folder in (*folders, str(CONF)))
 
 
 def parent_of(config: Mapping[str, Any], options: Options) -> Parent | None:
-    """The arm whose masks a resolved configuration uses, with the same rewinding point. Raises Refused."""
+    """The parent of a resolved configuration's arm, with the same rewinding point; None without one. Raises Refused."""
     if (name := config["arm"].get("parent")) is None:
         return None
     asked = f"arm.parent={name}"

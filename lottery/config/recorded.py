@@ -1,4 +1,4 @@
-"""For notebooks: a round's network and masks, from the store."""
+"""Loads a recorded round's network and masks from the store, for notebooks and analyses after the fact."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def load(cell: Path | str, round: int) -> tuple[nn.Module, Masks]:
 
 
 def phase(cell: Path, round: int) -> Entry:
-    """A round's phase, from the store; raises FileNotFoundError as `load` does."""
+    """The store's entry of a round's phase. Raises FileNotFoundError as `load` does."""
     folder = cell.resolve()
     lines = Ledger(folder / NAME).lines()
     if not 0 <= round < len(lines):

@@ -1,4 +1,4 @@
-"""Trust: which code a configuration from elsewhere may call. It is asked before anything of it is imported."""
+"""Decides which code the configuration in a ticket file may call, before any of it is imported."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from lottery.foundations.rooms import defined, homes, roomless
 
 
 def trusted(where: Path | str, config: Mapping[str, Any], packages: tuple[str, ...] = ()) -> None:
-    """Whether a configuration is plain data, and calls in each group only functions of ours that are made for it.
+    """Raises Refused unless a configuration is plain data and calls in each group only functions of ours made for it.
 
-    `packages` are further import paths whose code may be called. Raises Refused for anything else.
+    `packages` are further import paths whose code may be called; `where` is the file, for messages.
     """
     for key, value in leaves(config):
         group, name = key[0], key[-1]

@@ -1,4 +1,4 @@
-"""User code: the identity of what a configuration names by import path, found without importing it."""
+"""Digests or versions of the packages that a configuration names by import path, found without importing them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lottery.store.folder import folders
 
 
 def user_code(nodes: Any) -> dict[str, str]:
-    """The top-level packages that nodes name, besides ours and PyTorch's, each with its version or digest."""
+    """The top-level packages that nodes name, except ours and PyTorch, each with its version or digest."""
     packages = {target.split(".")[0] for target in _targets(nodes)}
     return {name: _package(name) for name in sorted(packages - {"lottery", "torch"})}
 
@@ -29,7 +29,7 @@ def _targets(value: Any) -> list[str]:
 
 
 def _package(name: str) -> str:
-    """Its version if it is installed, else the digest of all its Python files and of those that they import.
+    """The version of a package if it is installed, else a digest of its Python files and of those that they import.
 
     An editable install counts as not installed: its files may change while its version does not.
     """
@@ -51,7 +51,7 @@ def _package(name: str) -> str:
 
 
 def _root(name: str) -> Path | None:
-    """Folder or file of a top-level module; None if there is none."""
+    """The folder or file of a top-level module; None if it can't be found."""
     try:
         spec = importlib.util.find_spec(name)
     except (ValueError, ImportError):  # a module made by hand, without a specification

@@ -1,1 +1,1 @@
-"""Foundations: errors, seeds, digests and files, which know nothing of what is built on them."""
+"""Foundations: errors, seeds, digests, durations and files. They import nothing else of ours."""

@@ -1,4 +1,4 @@
-"""Digests: the identity of tensors and of plain data, and the leaves that such data has."""
+"""SHA-256 digests of tensors, plain data and files, and a walk over the leaves of nested data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes, whatever the order of the names."""
+    """SHA-256 over names, types, shapes and bytes of tensors, independent of their order."""
     import torch
 
     seen = hashlib.sha256()
@@ -27,7 +27,7 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def canonical(value: Any) -> str:
-    """Plain data as JSON in one way only: sorted keys, no spaces.
+    """Plain data as canonical JSON: sorted keys, no spaces.
 
     >>> canonical({"b": 1, "a": [0.1]})
     '{"a":[0.1],"b":1}'
@@ -36,12 +36,12 @@ def canonical(value: Any) -> str:
 
 
 def digest_of(value: Any) -> str:
-    """SHA-256 of plain data."""
+    """SHA-256 of plain data as canonical JSON."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
 def file_digest(path: Path | str) -> str:
-    """SHA-256 of a file's bytes; read once while its time and size stay the same."""
+    """SHA-256 of a file's bytes, cached while its modification time and size stay the same."""
     found = os.stat(path)
     return _file_digest(os.path.realpath(path), found.st_mtime_ns, found.st_size)
 
@@ -53,13 +53,13 @@ def _file_digest(path: str, modified: int, size: int) -> str:
 
 
 def files(value: Any) -> dict[str, str]:
-    """Digests of the files that settings name, by the setting's key: a result depends on what is in them."""
+    """Digests of the files that settings name, by the setting's key, since results depend on their content."""
     named = {".".join(key): text for key, text in leaves(value) if isinstance(text, str) and key[-1:] != ("_target_",)}
     return {key: file_digest(text) for key, text in named.items() if os.path.isfile(text)}
 
 
 def leaves(value: Any, key: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every plain value of nested data with the keys that lead to it. Raises ValueError for no sensible depth."""
+    """Every plain value of nested data with the keys that lead to it. Raises ValueError beyond a depth of 50."""
     if len(key) > 50:
         raise ValueError(f"{'.'.join(key)[:40]}... goes deeper than any setting")
     if isinstance(value, Mapping | list):

@@ -1,4 +1,4 @@
-"""Durations: `500it` and a bare 500 are optimizer steps, `2ep` are epochs."""
+"""Durations as configurations write them: `500it` and a bare 500 are optimizer steps, `2ep` are epochs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Annotated, Any
 DURATION = "a duration"
 
 Steps = Annotated[int, DURATION]
-"""Optimizer steps: an argument that is annotated so may be written as a duration wherever a yaml names its function."""
+"""Optimizer steps. A yaml may write an argument with this annotation as a duration."""
 
 NAMED = ("rewind", "first", "every")
-"""settings of arms and analyses that are durations as a bare number, too"""
+"""Settings of arms and analyses in which a bare number is a duration too."""
 
 
 def canonical(duration: int | str) -> str:
@@ -40,7 +40,7 @@ def in_steps(duration: int | str, steps_per_epoch: int) -> int:
 
 
 def uniform(value: Any, key: str = "") -> Any:
-    """Plain data with every duration in one spelling, so that data that mean the same are equal.
+    """Plain data with every duration in one spelling, so that equal settings compare equal.
 
     >>> uniform({"rewind": 500, "early": {"every": "1ep"}, "length": {"steps": "10it"}})
     {'rewind': '500it', 'early': {'every': '1ep'}, 'length': {'steps': 10}}
@@ -53,9 +53,9 @@ def uniform(value: Any, key: str = "") -> Any:
         return bare(value)
     try:
         text = canonical(value)
-    except ValueError:  # building the arm says so, with the name of the setting
+    except ValueError:  # building the arm raises the error, with the key
         return value
-    return 0 if text == "0it" else text  # as shipped yamls write them: ledgers have digests of these
+    return 0 if text == "0it" else text  # the spelling of shipped yamls, of which ledgers hold digests
 
 
 def bare(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Errors as part of the interface: sentences for people. Needs no PyTorch, so that they are said at once."""
+"""Errors whose messages are meant for the user. It imports no PyTorch, so that they appear at once."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any
 
 
 class Said(Exception):
-    """Something that went wrong, whose message is one clear sentence; whoever catches it at last prints that alone."""
+    """An error with one clear sentence for the user; the outermost handler prints only the message."""
 
 
 class Refused(Said):
-    """Something the user asked for that can't be done."""
+    """A request of the user that can't be carried out."""
 
 
 def describe(error: BaseException) -> str:
-    """An error as one sentence: its own if it was written for people, else type and message."""
+    """An error as one sentence: its message if that was written for the user, else type and message."""
     if isinstance(error, Said):
         return str(error)
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
-    if isinstance(error, FileNotFoundError):  # ours, with a sentence of its own
+    if isinstance(error, FileNotFoundError):  # raised by us, with a full sentence
         return str(error)
     if isinstance(error, SystemExit):
         return f"the code that was called ended the program with sys.exit({error.code!r})"
@@ -30,7 +30,7 @@ def describe(error: BaseException) -> str:
 
 
 class Once(argparse.Action):
-    """A flag that is refused when it is given twice, where argparse would take the last value in silence."""
+    """A flag that may be given once; argparse would silently take the last value."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, args: argparse.Namespace, value: Any, flag: str | None = None
@@ -41,7 +41,7 @@ class Once(argparse.Action):
 
 
 def nearby(name: str, known: list[str]) -> str:
-    """Names like the given one, and all of them if they are few or none is like it.
+    """A hint for a misspelt name: similar names, and all known ones if they are few or none is similar.
 
     >>> nearby("lenet", ["lenet_300_100", "vgg"])
     'did you mean lenet_300_100? allowed: lenet_300_100, vgg'
@@ -54,7 +54,7 @@ def nearby(name: str, known: list[str]) -> str:
 
 
 class Lost(Exception):
-    """Another process has taken the work in this folder over."""
+    """Another process has taken over the work in this folder."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(f"{folder}: another process took this work over")

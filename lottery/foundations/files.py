@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, tensors among them, with a digest of what they hold."""
+"""Atomic writes, and tensor files (safetensors) that carry a digest of their content."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 class Damaged(Exception):
-    """A file is not what was written."""
+    """A file does not hold what was written to it."""
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
-    """Tensors and plain data as one safetensors file that appears whole, with the digest of both."""
-    import safetensors.torch  # with PyTorch, which those who only look do without
+    """Writes tensors and plain data atomically to one safetensors file, with a digest of both."""
+    import safetensors.torch  # imports PyTorch, which reading plain files should not
 
     text = canonical(info)
     # one entry only: safetensors writes several in no fixed order, and equal content should be equal bytes
@@ -33,7 +33,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, 
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What `write_tensors` wrote. Raises Damaged if it is not; OSError if a file system fails, which is no damage."""
+    """Reads what `write_tensors` wrote. Raises Damaged if the content differs; OSError if the file system fails."""
     try:
         open(path, "rb").close()  # safetensors' own errors do not tell one from the other
         with safetensors.safe_open(path, framework="pt") as file:
@@ -48,7 +48,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def plain(path: Path) -> dict[str, Any]:
-    """A JSON file's mapping; empty if there is none to be read."""
+    """The mapping in a JSON file; empty if the file is missing, unreadable or holds something else."""
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -57,7 +57,7 @@ def plain(path: Path) -> dict[str, Any]:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """A file that is there whole or not at all, also after a power cut."""
+    """Writes a file atomically and durably: after a crash or power cut it has its old or its new content."""
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
     try:
         with open(temporary, "wb") as file:
@@ -68,5 +68,5 @@ def write_whole(path: Path, content: bytes) -> None:
     except OSError as error:  # a full disk names no file
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        with suppress(OSError):  # on a file system that is read-only it never was
+        with suppress(OSError):  # it does not exist after the rename, or on a read-only file system
             temporary.unlink()

@@ -1,4 +1,4 @@
-"""The job of Slurm's that this process belongs to, as its environment says."""
+"""The Slurm job that this process belongs to, read from the environment."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Task:
-    """One of the processes that Slurm started for a job."""
+    """One of the processes that Slurm started for a job, called a task by Slurm."""
 
     job: str
-    """`12`, or `12_3` for an element of an array: its number alone could be the whole array's"""
+    """The job id: `12`, or `12_3` for an element of an array, since a bare number could mean the whole array."""
     restarts: int
-    """how often the job was started before"""
+    """How often the job was started before."""
     rank: int
     count: int
-    """of tasks"""
+    """The number of tasks of the job."""
     step: bool = True
-    """whether `srun` started it; a batch script may do more than ours"""
+    """Whether `srun` started this process; a batch script may run other commands than ours."""
 
 
 def here() -> Task | None:
-    """The task that this process is, or that it descends from; None outside Slurm."""
+    """The task that this process is or descends from; None outside Slurm."""
     if not (number := os.environ.get("SLURM_JOB_ID")):
         return None
     array, element = (os.environ.get(f"SLURM_ARRAY_{name}_ID") for name in ("JOB", "TASK"))

@@ -1,6 +1,6 @@
-"""Metrics: which one a module is judged by, which way it gets better, and where points and a margin mean something.
+"""The headline metric that a module is judged by: its direction, its scale and its margin.
 
-Needs no PyTorch, so that reports do without it.
+It imports no PyTorch, so that reports start fast.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LOSS = "loss"
-MARGIN = 0.005  # half a point: what "matches dense" allows of a share, unless stated
+MARGIN = 0.005  # half a point: the default margin of "matches dense" for a share
 BETTER, SCALE = "headline_better", "headline_scale"
-"""columns of a ledger line that say what `Headline.named` does not take for granted"""
+"""Columns of a ledger line for direction and scale, if they are not what `Headline.named` assumes."""
 
 _BETTER = {"higher": True, "lower": False}
 _SCALE = {"share": True, "other": False}
@@ -31,24 +31,24 @@ class Headline:
     name: str
     higher_is_better: bool
     share: bool
-    """whether it lies within 0 and 1, as accuracy does: then 0.01 is one point, and half a point a margin"""
+    """Whether it lies in [0, 1], as accuracy does: then 0.01 is one point, and half a point is the margin."""
 
     @classmethod
     def named(cls, name: str) -> Headline:
-        """What is assumed of a name alone: every metric but the loss is a share, and more of it is better."""
+        """What a name alone implies: every metric except the loss is a share, and higher is better."""
         return cls(name, higher_is_better=name != LOSS, share=name != LOSS)
 
     @property
     def margin(self) -> float | None:
-        """What "matches dense" allows unless stated; None on a scale where half a point means nothing."""
+        """The default margin of "matches dense"; None on a scale where half a point has no meaning."""
         return MARGIN if self.share else None
 
     def gain(self, difference: float) -> float:
-        """A difference or a value, signed so that more is better."""
+        """A difference or a value, signed so that higher is better."""
         return difference if self.higher_is_better else -difference
 
     def columns(self) -> dict[str, str]:
-        """What a ledger line says of it besides its name: nothing for accuracy, so that older lines need no change."""
+        """What a ledger line records besides the name: nothing for accuracy, so that older lines stay equal."""
         usual = Headline.named(self.name)
         better = {BETTER: "higher" if self.higher_is_better else "lower"}
         scale = {SCALE: "share" if self.share else "other"}
@@ -58,7 +58,7 @@ class Headline:
 
 
 def headline(frame: pd.DataFrame) -> Headline:
-    """The metric that a study's module is judged by; it is no share if its test values leave [0, 1]."""
+    """The headline of a study's results. It counts as no share if a test value lies outside [0, 1]."""
     name = next(c.removeprefix("early_stop_test_") for c in map(str, frame) if c.startswith("early_stop_test_"))
     usual = Headline.named(name)
     better = _BETTER.get(_said(frame, BETTER), usual.higher_is_better)
@@ -67,6 +67,6 @@ def headline(frame: pd.DataFrame) -> Headline:
 
 
 def _said(frame: pd.DataFrame, column: str) -> str:
-    """What the lines say in a column; those that were written before there was one say nothing."""
+    """The value of a column that is constant over a study; empty for lines older than the column."""
     values = frame[column].dropna() if column in frame else ()
     return str(next(iter(values), ""))

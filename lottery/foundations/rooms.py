@@ -45,11 +45,11 @@ def roomed(path: str) -> str:
 
     Raises ValueError if functions in two rooms have that name.
     """
-    if roomless(path) != path:
-        return path
-    parts, found = path.split("."), homes(path)
+    parts, found = roomless(path).split("."), homes(path)
     if len(found) > 1:
         found = [module for module in found if parts[2] in defined(module)] or found[:1]
+    if len(found) > 1:
+        found = [module for module in found if path.startswith(f"{module}.")] or found
     if len(found) > 1:
         meant = " or ".join(".".join([module, *parts[2:]]) for module in found)
         raise ValueError(f"{path}: {meant} may be meant; write one of them")

@@ -1,4 +1,4 @@
-"""Random streams: one replicate's seed gives a separate stream for each purpose."""
+"""Random streams: the seed of a replicate gives a separate stream for each purpose."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Streams:
-    """The seeds of one replicate, by purpose; each purpose is a name in code, so that a misspelt one is an error.
+    """The seeds of one replicate, one method per purpose, so that a misspelt purpose is an AttributeError.
 
-    The texts that they are derived from are part of every result and never change.
+    The texts that seeds are derived from are part of every result and must never change.
     """
 
     seed: int
 
     @property
     def init(self) -> int:
-        """Seed of the network's initialisation, and of what it draws and keeps outside its state."""
+        """Seed of the network's initialisation, and of random values that it keeps outside its state."""
         return derive(self.seed, "init")
 
     def reinit(self, round: int) -> int:
@@ -48,12 +48,12 @@ class Streams:
         return derive(self.seed, "score", round)
 
     def masks(self, arm: str, round: int) -> int:
-        """Seed of what an arm does to the masks."""
+        """Seed of what an arm draws to change the masks."""
         return derive(self.seed, "masks", arm, round)
 
     @property
     def rehearsal(self) -> int:
-        """Seed of all that is drawn before training, to try whether the parts fit together."""
+        """Seed of everything drawn in the check before training."""
         return derive(self.seed, "rehearsal")
 
     @property
@@ -98,15 +98,15 @@ def generator(seed: int) -> torch.Generator:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seeds the global generators that a user's code may draw from for a while: those of torch, numpy and Python.
+    """Within the context, the global generators of torch, numpy and Python are seeded, for a user's code to draw from.
 
-    On GPUs only the current one's state is put back, and only if GPUs are in use already: reading a state initialises
-    CUDA, which takes memory on a machine whose GPUs this process may never need.
+    Of GPUs only the current one's state is restored, and only if CUDA is initialised already: reading a state
+    initialises CUDA, which takes memory on a machine whose GPUs this process may never need.
     """
     before, gpu = noise(), torch.cuda.current_device() if torch.cuda.is_initialized() else None
     drawn = None if gpu is None else torch.cuda.get_rng_state(gpu)
     torch.manual_seed(seed)  # all GPUs too, at once or when they are first used
-    np.random.seed(seed % 2**32)  # it takes no larger one
+    np.random.seed(seed % 2**32)  # numpy takes no larger seed
     random.seed(seed)
     try:
         yield
@@ -131,7 +131,7 @@ def noise() -> dict[str, Tensor]:
 
 
 def restore_noise(states: Mapping[str, Tensor]) -> None:
-    """Puts back the states that `noise` gave; leaves a library alone that is not among them."""
+    """Restores the states that `noise` returned; a library that is missing among them is left as it is."""
     if "torch" in states:
         torch.set_rng_state(states["torch"])
     if "numpy" in states:
@@ -143,5 +143,5 @@ def restore_noise(states: Mapping[str, Tensor]) -> None:
 
 
 def _copy(copy: int) -> tuple[str, int] | tuple[()]:
-    """The first training of a ticket has the purpose that it had before there were copies."""
+    """Part of the purpose of a copy; the first training has none, so that older results keep their seeds."""
     return ("copy", copy) if copy else ()

@@ -1,4 +1,4 @@
-"""Claims: what a paper says, as lines of an `expected.csv`."""
+"""Claims of a paper, read from the lines of an `expected.csv`."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ class Claim:
     id: str
     claim: str
     results: str
-    """the stem of a results file"""
+    """The stem of a results file."""
     column: str
     points: tuple[Point, ...]
     operator: Operator
     value: float
     bound: Bound
-    """a number is the tolerance around value"""
+    """A side of the value, or a number: the tolerance around it."""
     where: str
     not_run: str
 
@@ -59,7 +59,7 @@ class Claim:
 
     @property
     def claimed(self) -> str:
-        """The value with its bound."""
+        """The value with its bound, as tables show it."""
         return f"{self.value:g} ± {self.bound:g}" if isinstance(self.bound, float) else f"{self.bound} {self.value:g}"
 
 

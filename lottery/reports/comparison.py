@@ -1,4 +1,4 @@
-"""Comparison: in which settings studies differ, and one arm of several studies as if a study had them all."""
+"""Compares studies: the settings in which they differ, and frames that hold one arm of several studies."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from lottery.foundations.metrics import headline
 from lottery.store.ledger import LedgerError
 
 MOST = 7
-"""studies in one comparison: more columns and lines can't be read"""
+"""The most studies in one comparison; a table or figure of more is unreadable."""
 
 
 def differing(cells: Mapping[str, Path]) -> dict[str, list[str] | None]:
-    """Of several studies, each by a cell of it, the settings that are not the same in all, as `key=value`.
+    """For each study, given by one of its cells, its values of the settings in which the studies differ: `key=value`.
 
-    None for a study whose configuration can't be read, or that of all others; it says nothing of the rest.
+    None for a study whose configuration can't be read, and for all if fewer than two can.
     """
     known: dict[str, dict[str, Any]] = {}
     for study, cell in cells.items():
@@ -39,7 +39,7 @@ def differing(cells: Mapping[str, Path]) -> dict[str, list[str] | None]:
 
 
 def comparable(studies: Mapping[str, pd.DataFrame]) -> list[list[str]]:
-    """Those of the same data and headline together; what the data was, older ledgers don't say."""
+    """Groups of studies with the same data and headline; a study of older ledgers, without `data`, is alone."""
     groups: dict[tuple[str, str], list[str]] = {}
     for study, frame in studies.items():
         data = str(frame["data"].iloc[0]) if "data" in frame else study
@@ -48,9 +48,9 @@ def comparable(studies: Mapping[str, pd.DataFrame]) -> list[list[str]]:
 
 
 def shared_arms(studies: Mapping[str, pd.DataFrame], names: Mapping[str, str]) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Each arm that two studies or more have, and a frame whose arms are these studies, by `names`.
+    """Each arm that at least two studies have, with a frame in which these studies, by `names`, take the place of arms.
 
-    In that frame the studies keep their order: the first is the one to compare with.
+    The studies keep their order: the others are compared with the first.
     """
     arms = dict.fromkeys(arm for frame in studies.values() for arm in frame["arm"])
     for arm in arms:
@@ -62,7 +62,7 @@ def shared_arms(studies: Mapping[str, pd.DataFrame], names: Mapping[str, str]) -
 
 
 def called(unlike: Mapping[str, Sequence[str] | None]) -> dict[str, str]:
-    """Studies by what `differing` found, functions by their own names; by the studies' names where that won't do."""
+    """Short names for studies, made of the settings in which they differ; their own names if too long or equal."""
     short = {study: " ".join(map(_own_name, found or [])) for study, found in unlike.items()}
     told = all(0 < len(name) <= 40 for name in short.values()) and len(set(short.values())) == len(short)
     return short if told else {study: study for study in unlike}

@@ -1,4 +1,4 @@
-"""The figures of a study, with their intervals over seeds: accuracy and early-stopping step by density, barriers."""
+"""The figures of a study, with intervals over seeds: accuracy and early-stopping step by density, and barriers."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ if TYPE_CHECKING:
 
 BARRIER = "connectivity/barrier"
 
-# Okabe & Ito's colours, told apart by everyone, with a marker and a dash each for print without colour
+# the colour-blind safe palette of Okabe & Ito, with a marker and a dash each for print without colour
 _LOOKS = [
     ("#0072B2", "o", "-"), ("#D55E00", "s", "--"), ("#009E73", "^", "-."), ("#CC79A7", "D", ":"),
     ("#E69F00", "v", "--"), ("#56B4E9", "P", "-."), ("#000000", "X", ":"),
 ]  # fmt: skip
 _INSIDE = 8
-"""lines at the most whose names fit among the curves"""
+"""The most lines whose legend fits inside the axes."""
 _USUAL = {
     "imp": 0, "random_reinit": 1, "random_mask": 2, "one_shot": 3, "finetune": 4, "finetune_parent": 4,
     "lr_rewind": 5, "scratch_e": 5, "scratch_b": 6,
 }  # fmt: skip
-"""The looks of the arms in the first studies' committed figures. Nothing is to be added: others have theirs by name."""
+"""The looks of arms in figures already committed. Add nothing: other arms get a look from a hash of their name."""
 
 
 def draw(frame: pd.DataFrame, path: Path) -> None:
-    """Accuracy by density, for every arm the mean and its 95 % band; below it the early-stopping step.
+    """Draws accuracy by density, mean and 95 % band of every arm, and below it the early-stopping step.
 
-    The latter is left out if nearly every training was at its best at its end, where the budget stopped it, and if some
-    were given more steps than others. For a rewound round the end is taken for the length of its training, which leaves
-    out the rewinding step.
+    The lower panel is left out if rounds were given different numbers of steps, or if nearly every training was best at
+    its end, so that the budget and not early stopping ended it. The end of a rewound round is taken as its number of
+    training steps, without the rewinding step.
     """
     metric, numbers = headline(frame), summary(frame)
     score = f"test_{metric.name}"
@@ -73,14 +73,14 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
             above.annotate("dense", (1, height), (3, 0), **at, va="center", color="0.4")  # beside all curves
         _densities(below, numbers["density"].min())
         above.set_ylabel(f"test {metric.name}{'' if metric.higher_is_better else ' (lower is better)'}")
-        if metric.share:  # an interval may reach further, no share does
+        if metric.share:  # an interval may leave [0, 1], a share does not
             bottom, top = above.get_ylim()
             above.set_ylim(max(bottom, 0.0), min(top, 1.0))
         _name(figure, above, frame)
 
 
 def draw_barriers(frame: pd.DataFrame, path: Path) -> None:
-    """The barriers of linear mode connectivity, mean and 95 % band, as `barriers` has them."""
+    """Draws the barriers of linear mode connectivity, mean and 95 % band, as lines from `barriers`."""
     numbers, metric = barriers(frame), headline(frame)
     unit, scale = (f"points of {metric.name}", 100) if metric.share else (metric.name, 1)
     by_step = "k" in numbers
@@ -102,9 +102,9 @@ def draw_barriers(frame: pd.DataFrame, path: Path) -> None:
 
 
 def barriers(frame: pd.DataFrame) -> pd.DataFrame:
-    """Barriers of linear mode connectivity as lines over the rewinding step `k`, or over density if there is one step.
+    """Barriers of linear mode connectivity as lines over the rewinding step `k`, or over density if all share one step.
 
-    A row a point: the line it is of, where it lies, n, mean and half-width.
+    One row per point: its line, its `k` or density, n, mean and half-width of the interval.
     """
     found = frame.dropna(subset=[BARRIER])
     found = found.assign(k=found["connectivity/steps_together"], line=found["arm"])
@@ -126,7 +126,7 @@ def barriers(frame: pd.DataFrame) -> pd.DataFrame:
 
 @contextmanager
 def _figure(path: Path, height: float, lines: int) -> Iterator[Figure]:
-    """A figure with room for the names of its lines, saved at the end, whole or not at all."""
+    """A figure with room for the legend of its lines, saved atomically on exit."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -140,7 +140,7 @@ def _figure(path: Path, height: float, lines: int) -> Iterator[Figure]:
 
 
 def _name(figure: Figure, axes: Axes, frame: pd.DataFrame) -> None:
-    """The title, and the names of the lines; long ones are broken, since they would leave the axes no room."""
+    """Adds title and legend, with long names wrapped, since they would leave the axes no room."""
     axes.set_title(f"{fill(frame['study'].iloc[0], 70)}\nmean and 95 % interval over seeds", fontsize=10)
     handles, labels = axes.get_legend_handles_labels()
     labels = [fill(label, 60) for label in labels]
@@ -151,15 +151,15 @@ def _name(figure: Figure, axes: Axes, frame: pd.DataFrame) -> None:
 
 
 def _count(curve: pd.DataFrame) -> str:
-    """Of how many seeds a line's points are."""
+    """The number of seeds behind a line's points."""
     few, many = curve["n"].min(), curve["n"].max()
     return f"n = {many if few == many else f'{few} to {many}'}"
 
 
 def _looked(arms: Iterable[str]) -> dict[str, int]:
-    """The look of each arm, none twice as far as they go: the same whatever other arms there are, if it is free.
+    """The look of each arm, unique as far as looks go, and independent of the other arms unless it is taken.
 
-    Ask for all arms of a study at once, and each looks the same in every figure of it.
+    Pass all arms of a study at once, so that each looks the same in all figures of the study.
     """
     arms, taken, every = list(arms), dict[str, int](), len(_LOOKS)
     for arm in arms:
@@ -173,7 +173,7 @@ def _looked(arms: Iterable[str]) -> dict[str, int]:
 
 
 def _densities(axes: Axes, least: float) -> None:
-    """Makes the horizontal axis one of densities, in per cent, on a scale of logarithms, from dense to sparse."""
+    """Makes the horizontal axis logarithmic in density, in per cent, from dense to sparse."""
     from matplotlib.ticker import MaxNLocator, NullFormatter
 
     axes.set_xscale("log")
@@ -181,7 +181,7 @@ def _densities(axes: Axes, least: float) -> None:
     ticks = [10.0**power * of for power in range(2, -5, -1) for of in (1, 0.5, 0.2) if 10.0**power * of >= 80 * least]
     if len(ticks) > 2 or least == 1:
         axes.set_xticks(ticks)
-    else:  # so near to dense an axis of logarithms is nearly an even one
+    else:  # so close to dense a logarithmic axis is nearly linear
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
@@ -189,7 +189,7 @@ def _densities(axes: Axes, least: float) -> None:
 
 
 def _band(axes: Axes, x: pd.Series, y: pd.Series, half: pd.Series, look: int, label: str) -> None:
-    """A line with its interval; none is drawn for one seed. On their second round looks have hollow markers."""
+    """Draws a line with its band, none for one seed. Looks used a second time have hollow markers."""
     lap, number = divmod(look, len(_LOOKS))
     colour, marker, dash = _LOOKS[number]
     face = "white" if lap % 2 else colour

@@ -1,4 +1,4 @@
-"""Statistics: what results say over seeds, each mean with its 95 % t-interval and n."""
+"""Statistics over seeds: means with 95 % t-intervals and n, paired differences, and what matches dense."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scipy import stats
 from lottery.foundations.metrics import headline
 from lottery.reports.results import one_study
 
-NEAR = 0.03  # two densities that differ by no more than this share of one count as the same: papers round
+NEAR = 0.03  # relative difference up to which two densities count as the same, since papers round
 COSTS = ["train_steps", "train_flops", "train_flops_dense", "total_flops", "total_flops_dense"]
 
 
@@ -30,9 +30,9 @@ def mean_interval(values: Iterable[float]) -> tuple[float, float]:
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
-    """Per arm and round: n, density, and mean and half-width of the headline on test data and of the early stop.
+    """Per arm and round: n, density, and mean and half-width of the test headline and of the early-stopping step.
 
-    Of the headline over the n seeds where it is a finite number, of the early stop over all.
+    The headline is averaged over the n seeds where it is a finite number, the early-stopping step over all.
     """
     one_study(frame)
     score = f"test_{headline(frame).name}"
@@ -57,7 +57,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def analysed(frame: pd.DataFrame) -> pd.DataFrame:
-    """What analyses found, a row an arm, round and `<analysis>/<what>`: n, density, mean and half-width."""
+    """What analyses found: one row per arm, round and `<analysis>/<what>`, with n, density, mean and half-width."""
     one_study(frame)
     columns = [column for column in map(str, frame) if "/" in column and not column.startswith(("density/", "run/"))]
     rows = []
@@ -97,9 +97,9 @@ def matches_dense(
 ) -> Literal["yes", "no", "undecided"]:
     """Whether an arm is worse than the dense network by less than the margin, by the paired difference's 95 % interval.
 
-    *yes* if all of the interval says so, *no* if none of it does, *undecided* if it straddles, or if a seed lacks the
-    round or its score: those whose chains ended early may be the worst. Where less is better, less is not worse.
-    Raises ValueError without a margin for a metric that is no share in [0, 1]: half a point is nothing on its scale.
+    *yes* if the whole interval says so, *no* if none of it does, *undecided* if it straddles the margin, or if a seed
+    lacks the round or its score: the chains that ended early may be the worst. The metric's direction is respected.
+    Raises ValueError without a margin for a metric that is no share in [0, 1], where half a point has no meaning.
     """
     metric = headline(frame)
     if (margin := metric.margin if margin is None else margin) is None:
@@ -116,9 +116,9 @@ def matches_dense(
 
 
 def sparsest_match(frame: pd.DataFrame, arm: str, margin: float | None = None) -> tuple[float, int, int] | None:
-    """The lowest density at which an arm matches dense, how many rounds down to it do, and of how many; None if none.
+    """The lowest density at which an arm matches dense, and how many of the rounds down to it do; None if none does.
 
-    Each round is tested alone, so one match among many rounds that do not may be luck.
+    Each round is tested by itself, so that a single match among many rounds may be chance.
     """
     rounds = frame[(frame["arm"] == arm) & (frame["round"] > 0)].groupby("round")["density"].mean()
     matching = {i: float(rounds[i]) for i in rounds.index if matches_dense(frame, arm, int(i), margin) == "yes"}

@@ -1,4 +1,4 @@
-"""Overlap of masks: how much two tickets have in common, beside what chance would give."""
+"""The overlap of two tickets' masks, compared with what chance would give."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from lottery.store.ledger import Ledger
 
 
 def shared(one: Masks, other: Masks) -> float:
-    """Kept weights in common over those of the sparser mask, in [0, 1]."""
+    """The number of weights kept by both masks, divided by that of the sparser mask; in [0, 1]."""
     return kept({name: mask & other[name] for name, mask in one.items()}) / max(1, min(kept(one), kept(other)))
 
 
 def by_chance(one: Masks, other: Masks) -> float:
-    """What `shared` is on average where each layer keeps as many weights, at random places."""
+    """The expected value of `shared` if each layer kept as many weights at random places."""
     common = sum(kept({name: mask}) * kept({name: other[name]}) / mask.numel() for name, mask in one.items())
     return common / max(1, min(kept(one), kept(other)))
 

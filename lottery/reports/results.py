@@ -1,4 +1,4 @@
-"""Results: every ledger, or what a report wrote of them, in one tidy frame."""
+"""Reads ledgers, or the `results.csv` of a report, into one tidy frame."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _TEXT = {"study", "arm", "phase", "data", "setting", "stopped"}  # a digest may 
 
 
 def read(*paths: Path | str) -> pd.DataFrame:
-    """All ledgers in or below some folders, or a report's `results.csv`: one row a round.
+    """All ledgers in or below some folders, or a report's `results.csv`: one row per round.
 
-    Sorted by `KEYS`, but of arms tickets come first, then those to compare them with.
+    Rows are sorted by `KEYS`; among arms, tickets (imp...) come first, then controls.
 
-    What analyses measured beside a ledger are columns `<analysis>/<what>`, densities of layers `density/<layer>`,
+    What analyses measured are columns `<analysis>/<what>`, densities of layers `density/<layer>`,
     circumstances of the run, and the ledger's path, `run/<what>`.
     Raises FileNotFoundError if there is no finished round, LedgerError for a line that says less than a round's does,
     and if two ledgers contradict each other.
@@ -48,13 +48,13 @@ def read(*paths: Path | str) -> pd.DataFrame:
 
 
 def one_study(frame: pd.DataFrame) -> None:
-    """Raises LedgerError for results of several studies: their arms have the same names and can't be averaged."""
+    """Raises LedgerError for results of several studies: equal names of arms would be averaged together."""
     if len(studies := sorted(set(frame["study"]))) > 1:
         raise LedgerError(f"these are results of {len(studies)} studies, {', '.join(studies)}; give those of one alone")
 
 
 def missing(frame: pd.DataFrame) -> list[str]:
-    """What an unfinished study still lacks, as far as its ledgers know: cells never begun, rounds not yet played."""
+    """What an unfinished study lacks, as far as its ledgers show: cells not begun, rounds not yet played."""
     lacking = []
     for study, part in frame.groupby("study", sort=True):
         lines = part.sort_values("round").to_dict("records")
@@ -70,7 +70,7 @@ def missing(frame: pd.DataFrame) -> list[str]:
 
 
 def _tickets_first(column: pd.Series) -> pd.Series:
-    """What to sort a column by; numbers in an arm's name by their size."""
+    """The sort key of a column; numbers in an arm's name sort by value."""
     if column.name != "arm":
         return column
     sized = column.str.replace(r"\d+", lambda number: number[0].zfill(9), regex=True)
@@ -105,7 +105,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _analysed(lines: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The numbers that analyses have for a round; what is not a number stays in their own ledgers."""
+    """The numbers that analyses found for a round; other values stay in the analyses' own ledgers."""
     return {
         f"{name}/{key}": value
         for name, line in lines.items()
@@ -120,13 +120,13 @@ def _flat(line: dict) -> dict:
 
 
 def _checked(where: str, row: dict[str, Any]) -> dict[str, Any]:
-    """A row, if it has all that a round's results are made of. Raises LedgerError if it has not."""
+    """A row with its types restored. Raises LedgerError if a value that every round has is missing or unusable."""
 
     def number(key: str) -> bool:
         value = row.get(key)
         return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
-    for key in _NAMES:  # they become names of files
+    for key in _NAMES:  # they become file names
         name = row.get(key)
         if not isinstance(name, str) or Path(name).name != name or name.startswith(".") or not name.isprintable():
             raise LedgerError(f"{where}: no {key}, so it is no round's result")
@@ -152,7 +152,7 @@ def _checked(where: str, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _written(path: Path) -> list[dict[str, Any]]:
-    """The rows of a report's `results.csv`, by Python's own reading of numbers: that of pandas may lose last digits."""
+    """The rows of a report's `results.csv`, parsed by Python, since pandas may lose the last digits of numbers."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             lines = list(csv.DictReader(file, strict=True))

@@ -1,4 +1,4 @@
-"""The report of a study: table, figure and the frame behind them, made from ledgers alone."""
+"""The report of a study: its tables, figures and frame, made from ledgers alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lottery.reports.results import missing
 
 
 def write(frame: pd.DataFrame, folder: Path) -> None:
-    """Writes `report.md`, `results.csv`, `curve.png` and, if measured, `barrier.png`, each whole or not at all."""
+    """Writes `report.md`, `results.csv`, `curve.png` and, if measured, `barrier.png`, each atomically."""
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "report.md", render(frame).encode())
     columns = [column for column in frame if not str(column).startswith("run/")]
@@ -27,7 +27,7 @@ def write(frame: pd.DataFrame, folder: Path) -> None:
 
 
 def pictures(frame: pd.DataFrame) -> Mapping[str, Callable[[pd.DataFrame, Path], None]]:
-    """What is drawn of a study."""
+    """The figures of a study: file names and the functions that draw them."""
     measured = BARRIER in frame and frame[BARRIER].notna().any()
     return {"curve.png": draw} | ({"barrier.png": draw_barriers} if measured else {})
 
@@ -46,7 +46,7 @@ def tables(frame: pd.DataFrame) -> str:
 
 
 def accuracies(frame: pd.DataFrame) -> str:
-    """One row a density, mean and 95 % interval over seeds for each arm; then what matches dense, where a margin says.
+    """One row per density, mean and 95 % interval over seeds of each arm; then what matches dense, if judged.
 
     Raises LedgerError for more than one study.
     """
@@ -92,7 +92,7 @@ def accuracies(frame: pd.DataFrame) -> str:
 
 
 def matches(frame: pd.DataFrame) -> list[str]:
-    """The sparsest density of each arm that matches dense, or why none can be named; nothing if nothing was pruned."""
+    """Lines with each arm's sparsest density that matches dense, or why that is not judged; none without pruning."""
     metric = headline(frame)
     if not frame["round"].any():
         return []
@@ -109,7 +109,7 @@ def matches(frame: pd.DataFrame) -> list[str]:
 
 
 def analyses(frame: pd.DataFrame) -> str:
-    """One row an arm and density, for each number that analyses found mean and 95 % interval; empty if none ran."""
+    """One row per arm and density, with mean and 95 % interval of what analyses found; empty if none ran."""
     numbers = analysed(frame)
     if not len(numbers):
         return ""
@@ -139,7 +139,7 @@ def analyses(frame: pd.DataFrame) -> str:
 
 
 def costs(frame: pd.DataFrame) -> str:
-    """One row an arm and density: steps and FLOPs of a round, and of all that finding it took; empty if not counted."""
+    """One row per arm and density: steps and FLOPs of the round and of finding it; empty if not counted."""
     numbers = cost(frame)
     if not len(numbers):
         return ""
@@ -165,18 +165,18 @@ def _plus_minus(mean: float, half: float, digits: int, sign: bool = False) -> st
 
 
 def _digits(means: pd.Series) -> int:
-    """How many decimals show four digits of the largest mean, four at least: a metric may be of any scale."""
+    """Decimals that show four digits of the largest mean, at least four: a metric may have any scale."""
     largest = means.abs().max()
     return max(4, 3 - math.floor(math.log10(largest))) if largest > 0 else 4
 
 
 def _fewer(n: float, seeds: int) -> str:
-    """Says so where not every seed of an arm has a number; of one alone it is said already."""
+    """The number of seeds, if not every seed of an arm has a value; n = 1 is already printed by _plus_minus."""
     return f" (n = {n:.0f})" if 1 < n < seeds else ""
 
 
 def table(rows: list[list[str]]) -> list[str]:
-    """Rows of numbers as a Markdown table, aligned to the right; the first row is its head."""
+    """Rows of numbers as a right-aligned Markdown table; the first row is the header."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = ["| " + " | ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in rows]
     return [lines[0], "|" + "|".join("-" * (w + 1) + ":" for w in widths) + "|", *lines[1:]]

@@ -1,4 +1,4 @@
-"""Verdicts: what a paper claims beside what was measured, and whether it holds."""
+"""Judges a paper's claims by measured results: whether each holds, with the interval that says so."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Verdict = Literal["holds", "does not hold", "undecided", "not run here"]
 
 
 class Unmeasured(Exception):
-    """The results do not hold what a claim is about; the message says what is lacking."""
+    """The results lack what a claim is about; the message says what."""
 
 
 def judge(interval: tuple[float, float], value: float, bound: Bound) -> Verdict:
@@ -39,7 +39,7 @@ def judge(interval: tuple[float, float], value: float, bound: Bound) -> Verdict:
 
 
 def quantity_of(claim: Claim, frame: pd.DataFrame) -> pd.Series:
-    """A claim's quantity for each seed that has all of it, paired: the difference or the ratio is taken within a seed.
+    """A claim's quantity per seed; differences and ratios are paired, taken within a seed that has both sides.
 
     Raises Unmeasured if the frame lacks an arm, a density, the column or a seed that has both sides.
     """
@@ -55,11 +55,11 @@ def quantity_of(claim: Claim, frame: pd.DataFrame) -> pd.Series:
 def estimate(claim: Claim, values: pd.Series) -> tuple[float, float, float]:
     """Mean over seeds and the ends of its 95 % t-interval.
 
-    Of ratios they are those of the logarithms, taken back: the geometric mean, so that a / b and b / a say the same
-    and one seed with a small denominator does not rule the mean. NaN where that has no meaning.
+    Ratios are averaged as logarithms, which gives the geometric mean: a / b and b / a then agree, and one seed with a
+    small denominator does not dominate. NaN if a value is not finite, or a ratio not positive.
     """
     ratio = claim.operator == "/"
-    if len(values) > 1 and values.nunique() == 1:  # sums and logarithms would move it off its bound by a last digit
+    if len(values) > 1 and values.nunique() == 1:  # rounding could move it across its bound
         return (float(values.iloc[0]),) * 3
     if not np.isfinite(values).all() or (ratio and (values <= 0).any()):
         return math.nan, math.nan, math.nan
@@ -105,7 +105,7 @@ def judged(claims: Sequence[Claim], frames: Mapping[str, pd.DataFrame]) -> pd.Da
             n, (mean, low, high) = len(values), estimate(claim, values)
             verdict = judge((low, high), claim.value, claim.bound) if n > 1 else "undecided"
             reason = ""
-            if lost := _seeds(claim, frames[claim.results]) - n:  # those that stopped or failed may be the worst
+            if lost := _seeds(claim, frames[claim.results]) - n:  # the seeds that stopped or failed may be the worst
                 verdict, reason = "undecided", f"{lost} of {lost + n} seeds do not have it"
             row |= {"measured": _shown(n, mean, low, high), "n": n, "verdict": verdict, "reason": reason}
         rows.append({**row, "where": claim.where})
