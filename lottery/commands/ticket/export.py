@@ -14,8 +14,9 @@ import torch
 from lottery.algorithm import play
 from lottery.commands.ticket.placing import here, placed
 from lottery.config.build import build
-from lottery.config.cell_config import Job, patterns, recorded
+from lottery.config.cell_config import Job, recorded
 from lottery.config.groups import SCIENCE_GROUPS, TRAINING_GROUPS, chosen
+from lottery.config.patterns import patterns
 from lottery.config.shipped import options_of, parent_of
 from lottery.config.user_code import user_code
 from lottery.foundations.digests import digest
