@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, spectral_norm
 
+from lottery.algorithm import play
 from lottery.commands import plan
 from lottery.commands.ticket.export import exported
 from lottery.commands.ticket.transfer import arguments

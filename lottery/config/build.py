@@ -10,11 +10,12 @@ from functools import partial
 from typing import Any
 
 from lottery.config.annotations import hints_of
-from lottery.config.cell_config import CellConfig, patterns, steady
+from lottery.config.cell_config import CellConfig, steady
 from lottery.config.given import given
 from lottery.config.groups import TRAINING_GROUPS
 from lottery.config.identity import recipe_identity
 from lottery.config.nodes import as_yaml, in_steps, make, network, with_steps
+from lottery.config.patterns import patterns
 from lottery.config.user_code import user_code
 from lottery.data.examples import Data
 from lottery.foundations.digests import digest_of, files

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from lottery.config.groups import OPTIONAL, PLACES, SCIENCE_GROUPS, chosen, foreign
+from lottery.config.patterns import patterns
 from lottery.config.user_code import user_code
 from lottery.foundations.digests import digest_of, file_digest, files
 from lottery.foundations.durations import NAMED, bare, canonical, uniform
@@ -173,32 +174,6 @@ def science(config: Mapping[str, Any]) -> dict[str, Any]:
         found["stop"] = config["stop"]
     if foreign("hardware", config):
         found["hardware"] = {k: v for k, v in config["hardware"].items() if k not in ("accelerator", "devices")}
-    return found
-
-
-def patterns(config: Mapping[str, Any]) -> dict[str, list[str]]:
-    """What `prune` says besides its defaults: sorted patterns by `include` and `exclude`, where there are any.
-
-    Phases need none of it, as their keys hold the masks: however a weight is named, its trainings are the same ones.
-
-    >>> patterns({"prune": {"include": "LSTM", "exclude": None}})
-    {'include': ['LSTM']}
-
-    Raises Refused for what is no pattern or list of them.
-    """
-    node, known = config.get("prune") or {}, ("include", "exclude")
-    if not isinstance(node, Mapping):
-        raise Refused(f"prune={node}: must hold include and exclude, each null where it says nothing")
-    if unknown := [key for key in node if key not in known]:
-        raise Refused(f"prune.{unknown[0]}={node[unknown[0]]}: there is no such key; allowed: {', '.join(known)}")
-    found: dict[str, list[str]] = {}
-    for key, value in node.items():
-        listed = [value] if isinstance(value, str) else [] if value is None else value
-        if not isinstance(listed, list) or not all(isinstance(each, str) and each for each in listed):
-            raise Refused(
-                f"prune.{key}={value}: must be a pattern of parameter names or types of layers, a list of them, or null"
-            )
-        found |= {key: sorted(set(listed))} if listed else {}
     return found
 
 

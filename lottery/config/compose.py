@@ -22,10 +22,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lottery.config.cell_config import CellConfig, content, files_of, patterns
+from lottery.config.cell_config import CellConfig, content, files_of
 from lottery.config.explain import explain
 from lottery.config.groups import CONF, FIXED, GROUPS, OPTIONAL, TOP
 from lottery.config.options import Options, parent_of
+from lottery.config.patterns import patterns
 from lottery.foundations.digests import leaves
 from lottery.foundations.errors import Once, Refused, nearby
 

@@ -14,9 +14,10 @@ import torch
 from lottery.algorithm import play
 from lottery.commands.ticket.placing import here, placed
 from lottery.config.build import build
-from lottery.config.cell_config import CellConfig, patterns, recorded
+from lottery.config.cell_config import CellConfig, recorded
 from lottery.config.groups import SCIENCE_GROUPS, TRAINING_GROUPS, chosen
 from lottery.config.options import options_of, parent_of
+from lottery.config.patterns import patterns
 from lottery.config.user_code import user_code
 from lottery.foundations.digests import digest
 from lottery.foundations.errors import Refused
