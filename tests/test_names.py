@@ -317,3 +317,9 @@ def test_an_argument_left_at_its_default_is_no_other_result(guest: Path) -> None
     without = tuple(override for override in BY_PATH if "width" not in override)
     model = [build(toy(guest, *overrides)).study.identity["model"] for overrides in (without, same, other)]
     assert model[0] == model[1] != model[2]
+
+
+def test_options_are_read_in_a_process_that_has_not_started_hydra() -> None:
+    asks = "from lottery.config.options import options_of; print(options_of([])('arm', 'imp')['_target_'])"
+    said = subprocess.run([sys.executable, "-c", asks], capture_output=True, text=True, check=True).stdout
+    assert said == "lottery.arms.Arm\n"

@@ -15,6 +15,7 @@ from hydra._internal.config_repository import CachingConfigRepository
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra._internal.defaults_list import create_defaults_list
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -35,6 +36,7 @@ class Options:
         for source in sources:
             path.append("lottery", source)
         path.append("schema", "structured://")  # Hydra wants it last
+        Plugins.instance()  # registers what reads folders of yamls, for commands that don't start Hydra itself
         self._loader: Any = ConfigLoaderImpl(path)
         self._yamls = CachingConfigRepository(self._loader.repository)
         self._composed: dict[tuple[str, str], dict[str, Any]] = {}
