@@ -77,7 +77,7 @@ VALUES = {
     "model._target_=torchvision.models.resnet19": "can't be imported; did you mean resnet18 or ...",
     "model._target_=builtins.dict": "must give a torch.nn.Module, not a dict",
     "module._target_=lottery.training.modules.Clasifier": "can't be imported; did you mean Classifier? "
-    "allowed: Classifier, Module",
+    "allowed: Classifier, Driver, Module, headline_of",
     "optimizer.lr=-1": "must be a number, 0 or more",
     "optimizer.lr=abc": "must be a number",
     "optimizer.lr=nan": "must be a finite number",
@@ -107,9 +107,9 @@ VALUES = {
     "hardware.checkpoint_seconds=0": "must be above 0",
     "+hardware.trainer.max_epochs=3": "does not apply here; use budget.steps, e.g. budget.steps=10ep",
     "+hardware.trainer.max_epocs=3": "Trainer has no such argument; allowed: ...",
-    "+criterion.batchs=1": "lottery.pruning.criteria.magnitude has no such argument; it takes none; "
+    "+criterion.batchs=1": "lottery.criteria.magnitude has no such argument; it takes none; "
     "~criterion.batchs takes it out",
-    "+optimizer.momentm=0.9": "lottery.training.optimizers.adam has no such argument; allowed: lr, betas, eps, ...",
+    "+optimizer.momentm=0.9": "lottery.optimizers.adam has no such argument; allowed: lr, betas, eps, ...",
 }
 
 
@@ -194,7 +194,7 @@ def test_arguments_that_a_function_hands_on(configured: Callable[..., CellConfig
 def test_arguments_of_other_options() -> None:
     said = sentence(lambda *o: cell_configs([*TINY, *o]), "optimizer=sgd", "+optimizer.momentm=0.9")
     assert said.startswith(
-        "optimizer.momentm=0.9: lottery.training.optimizers.sgd has no such argument; did you mean momentum? "
+        "optimizer.momentm=0.9: lottery.optimizers.sgd has no such argument; did you mean momentum? "
     )
     said = sentence(lambda *o: cell_configs([*TINY, *o]), "criterion=snip", "criterion.batches=0")
     assert said == "criterion.batches=0: must be at least 1"
