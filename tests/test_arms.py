@@ -332,7 +332,7 @@ def test_warm_up_stretches_too() -> None:
 @pytest.mark.parametrize(
     ("share", "cap", "steps"),
     [(1.0, 10.0, 12), (0.5, 10.0, 24), (0.7, 10.0, 17), (0.1, 10.0, 120), (0.01, 10.0, 120), (0.1, 2.5, 30),
-     (0.9, 1.0, 12)],
+     (0.9, 1.0, 12), (0.0, 10.0, 120)],
 )  # fmt: skip
 def test_steps_of_same_flops(share: float, cap: float, steps: int) -> None:
     assert same_flops(TWELVE, share, cap).steps == steps

@@ -417,6 +417,14 @@ def test_what_contradicts_itself_is_refused(file: Path, name: str) -> None:
     assert said in refusal(edited(read(file), file, change))
 
 
+def test_a_metric_that_was_not_finite_is_no_damage(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A ledger line has null for it, and so has a ticket."""
+    path = edited(read(file), file, lambda info: info["line"].update(test_top5=None))
+    assert read(path).info["line"]["test_top5"] is None
+    assert command("show", str(path)) == 0
+    assert "test_top5        not finite" in capsys.readouterr().out
+
+
 def _nan(tensors: dict[str, torch.Tensor], info: dict[str, Any]) -> None:
     tensors["start.fc1.weight"][0, 0] = float("nan")
 

@@ -28,7 +28,7 @@ from lottery.training.hardware import trainer_for
 from lottery.training.modules import INSTEAD, Module, headline_of
 from lottery.training.recipes import Recipe
 from lottery.training.remade import irreproducible
-from lottery.training.states import State, state_of
+from lottery.training.states import State, copied, state_of
 
 EXAMPLES = 8
 """How many examples of the first batch are used: a large batch of pictures could take minutes and all memory."""
@@ -161,8 +161,9 @@ def _prune(cell: Cell, module: Module, start: State, batch: Batch) -> Masks:
 
 def _begin(cell: Cell, arm: Arm, start: State, found: Masks) -> None:
     budget = cell.study.recipe.budget
-    checked(arm.masks(found, generator(Streams(cell.seed).rehearsal)), like=found)
-    begun = arm.weights(Origin(start, lambda: start, partial(_fresh, cell, arm.name, start), found))
+    own = checked(arm.masks(copied(found), generator(Streams(cell.seed).rehearsal)), like=found)
+    fresh = partial(_fresh, cell, arm.name, start)
+    begun = arm.weights(Origin(copied(start), lambda: copied(start), fresh, copied(own)))
     if differing := sorted(begun.keys() ^ start.keys()):
         raise Misfit(f"arm: what {arm.name} begins with and the network's own state differ in {differing[0]}")
     if arm.early and arm.early.every * (arm.early.window + 1) >= budget.steps:
@@ -170,7 +171,7 @@ def _begin(cell: Cell, arm: Arm, start: State, found: Masks) -> None:
             f"arm.early.every={arm.early.every}: {arm.early.window + 1} looks do not fit into the "
             f"{budget.steps} steps of the dense training, so that no mask could settle"
         )
-    if arm.first >= (steps := arm.length(budget, cell.study.recipe.share(found)).steps):
+    if arm.first >= (steps := arm.length(budget, cell.study.recipe.share(own)).steps):
         raise Misfit(f"arm.first={arm.first}: must be before the last of the {steps} steps of a round")
 
 

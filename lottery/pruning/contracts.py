@@ -29,7 +29,7 @@ class Evidence:
     start: Mapping[str, Tensor]
     """weights and buffers at the rewinding point, by name"""
     masks: Masks
-    """the masks that the network was trained under"""
+    """the living weights, among which the scope chooses"""
     batches: Iterable[Batch]
     """training batches, drawn lazily; each iteration gives the same batches again"""
     outputs: Callable[[Batch], Any]

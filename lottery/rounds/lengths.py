@@ -37,4 +37,5 @@ def same_flops(budget: Budget, share: float, cap: float = 10.0) -> Budget:
     """
     if cap < 1:
         raise ValueError(f"length.cap={cap:g}: must be at least 1")
-    return replace(budget, steps=round(budget.steps * min(cap, 1 / share)))
+    longer = min(cap, 1 / share) if share else cap  # no FLOPs are counted for embeddings alone
+    return replace(budget, steps=round(budget.steps * longer))

@@ -161,4 +161,4 @@ def analyse(asked: Asked, ledger: Ledger, phases: TrainOnce, current: Round, lin
     if ledger.expect(of):
         return
     found = asked.analysis(phases.cell, current)
-    ledger.record({**of, **found, "run": {"drew": phases.drew()}})
+    ledger.record({**found, **of, "run": {"drew": phases.drew()}})

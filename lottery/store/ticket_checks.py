@@ -70,7 +70,8 @@ def _check_line(info: Mapping[str, Any]) -> None:
             raise ValueError(f"{'.'.join(key)!r} holds signs that can't be printed")
     line = info["line"]
     for key, value in line.items():
-        if key.startswith(CLAIMS) and type(value) not in NUMBER:
+        # None: a metric that was not finite
+        if key.startswith(CLAIMS) and value is not None and type(value) not in NUMBER:
             raise ValueError(f"line.{key} must be a number, not {str(value)[:40]}")
     costs = [line.get(f"{part}_flops{how}", 0) for part in ("train", "total") for how in ("", "_dense")]
     if not all(type(cost) in NUMBER and 0 <= cost < math.inf for cost in costs) or (

@@ -23,7 +23,7 @@ _CLIPPED = "use optimizer.clip_norm, or an optimizer of your own (optimizer=...)
 _STEPS = "Lightning sees chunks of many optimizer steps; what is done at each step belongs to loss or the optimizer"
 _KEPT = "weights and buffers of the network are kept, everything else is not"
 INSTEAD = {
-    "training_step": _LOSS,
+    **dict.fromkeys(("training_step", "batch_loss", "batch_outputs"), _LOSS),
     "configure_optimizers": _OPTIMIZER,
     "lr_scheduler_step": _OPTIMIZER,
     "optimizer_step": _OPTIMIZER,

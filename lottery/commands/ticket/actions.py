@@ -88,7 +88,7 @@ def _show(args: argparse.Namespace) -> int:
     print(f"{saved.path}: {_title(saved)}, {saved.path.stat().st_size:,} bytes")
     for name, value in line.items():
         if name.startswith(("test_", "val_")):
-            print(f"  {name:<16} {value:.6g}")
+            print(f"  {name:<16} {'not finite' if value is None else format(value, '.6g')}")
     print(f"  {'trained':<16} steps {phase['first']:,} to {phase['last']:,}, data order {phase['order']}")
     print(f"  {'start':<16} {start}")
     print(f"  {'made with':<16} lottery {made['lottery']}, torch {made['torch']}, python {made['python']}, "

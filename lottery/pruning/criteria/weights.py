@@ -1,4 +1,4 @@
-"""Criteria: how much each weight matters. A criterion is a function of the evidence; higher scores are kept."""
+"""Criteria that need no data: the size of a weight, and chance."""
 
 from __future__ import annotations
 
