@@ -133,7 +133,8 @@ def test_a_buffer_outside_the_network_is_told_how_to_be_one(cell: Build) -> None
 
 
 @pytest.mark.parametrize("method", [
-    "training_step", "batch_loss", "batch_outputs", "configure_optimizers", "validation_step", "test_step", "on_before_optimizer_step",
+    "training_step", "batch_loss", "batch_outputs", "configure_optimizers", "validation_step", "test_step",
+    "on_before_optimizer_step",
     "train_dataloader", "lr_scheduler_step", "on_train_batch_end", "on_validation_epoch_end",
 ])  # fmt: skip
 def test_methods_of_lightning_that_are_never_called_are_refused(cell: Build, method: str) -> None:
