@@ -445,7 +445,7 @@ REFUSED = {
     (
         "arm=finetune",
         "+arm.length.steps=3",
-    ): "arm.length.steps=3: lottery.rounds.lengths.last_rate has no such argument; "
+    ): "arm.length.steps=3: lottery.lengths.last_rate has no such argument; "
     "allowed: of_recipe; ~arm.length.steps takes it out",
     ("arm=one_shot", "arm.iterative=maybe"): "arm.iterative=maybe: must be true or false",
     ("arm=constant", "arm.weights.same_sign=1"): "arm.weights.same_sign=1: must be true or false",

@@ -47,6 +47,7 @@ def tool(path: Path, script: str) -> None:
 
 GUARDED = """
 import os, signal, sys, time
+from lottery.foundations.job import here
 from lottery.running.slurm import preemption, queue as slurm
 preemption._PAUSE_SECONDS = 0.01
 preemption.guard(here())

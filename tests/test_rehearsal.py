@@ -169,7 +169,7 @@ def test_the_output_layer_is_the_last_that_is_called(cell: Build) -> None:
     recipe, pruning = made.study.recipe, replace(made.study.pruning, schedule=geometric(1, keep=0.8))
 
     def untrained(current: Any) -> Any:
-        return type("Entry", (), {"state": current.ticket.state, "rows": []})()
+        return type("Entry", (), {"state": current.ticket.state, "masks": current.ticket.masks, "rows": []})()
 
     *_, last = play(recipe, pruning, made.arm, 0, untrained)
     pruned = {name: int((~mask).sum()) for name, mask in last.ticket.masks.items()}

@@ -205,7 +205,7 @@ REFUSED = {
     "stop.below_dense=[1]": "stop.below_dense=[1]: must be a number or null",
     "stop.densty=0.1": "stop.densty=0.1: stop has no such key; did you mean density? allowed: below_dense, density; "
     "to add one, write +stop.densty=0.1",
-    "+stop.rounds=3": "stop.rounds=3: lottery.rounds.stopping.Stop has no such argument; "
+    "+stop.rounds=3": "stop.rounds=3: lottery.stopping.Stop has no such argument; "
     "allowed: density, below_dense; ~stop.rounds takes it out",
 }
 

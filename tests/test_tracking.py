@@ -27,7 +27,7 @@ from lottery.running.launch import run_cell
 from lottery.running.progress import Progress
 from lottery.running.tracking import Tracker, run_id
 from lottery.store.folder import BEAT, NAME
-from lottery.store.ledger import Ledger
+from lottery.store.ledger import Ledger, Line
 
 from .conftest import TINY
 
@@ -201,7 +201,7 @@ def test_what_is_no_number_is_not_shown(tmp_path: Path) -> None:
     tracker._init = lambda mode: shown
     tracker.open(SimpleNamespace(), tmp_path)
     line = {"round": 0, "rounds": 0, "density": 1.0, "compression_ratio": 1.0, "train_steps": 5, "layer_densities": {}}
-    tracker.finished(line | {"test_r2": None, "test_loss": 2.0}, [{"step": 5, "val_r2": None, "val_loss": 1.0}])
+    tracker.finished(Line(line, test_r2=None, test_loss=2.0), [{"step": 5, "val_r2": None, "val_loss": 1.0}])
     assert rows[0] == {"train/val_loss": 1.0, "train/step": 5}
     assert rows[1]["round/test_loss"] == 2.0
     assert "round/test_r2" not in rows[1]
@@ -457,7 +457,7 @@ class Stretch:
     def __init__(self, index: int) -> None:
         self.current = SimpleNamespace(index=index, first=2)
         self.rows = [{"step": 2 + n, "val_loss": float(10 * index + n)} for n in range(1, STEPS + 1)]
-        self.line = {"round": index, "rounds": ROUNDS - 1, "density": 0.8**index, "compression_ratio": 1.0}
+        self.line = Line(round=index, rounds=ROUNDS - 1, density=0.8**index, compression_ratio=1.0)
         self.line |= {"train_steps": STEPS, "layer_densities": {}}
         self.done = 0  # steps in the checkpoint
 
