@@ -110,7 +110,7 @@ def test_durations_are_steps_where_the_signature_says_so() -> None:
 def test_a_rate_of_ones_own_reads_durations() -> None:
     rate = ["budget.learning_rate._target_=mine.warm", "+budget.learning_rate.begin=2ep"]
     cell = build(cell_configs([*TINY, *rate])[0])
-    assert cell.study.recipe.budget.learning_rate.keywords == {"begin": 36}  # type: ignore[attr-defined]
+    assert cell.study.recipe.budget.learning_rate.keywords == {"begin": 36}
     assert cell.study.identity["budget"]["learning_rate"]["begin"] == 36
 
 

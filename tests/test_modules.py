@@ -127,7 +127,7 @@ class Measuring(Module):
 class Silent(MeanAbsoluteError):
     """A metric that says nothing of itself."""
 
-    higher_is_better = None  # type: ignore[assignment]
+    higher_is_better = None
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_no_two_functions_that_a_yaml_may_name_have_one_name() -> None:
 @pytest.mark.parametrize("path", ["lottery.optimizers.sgd", "lottery.criteria.snip", "lottery.hardware.Numerics"])
 def test_paths_of_old_records_are_found(path: str) -> None:
     target, _ = target_of("optimizer", {"_target_": path, "lr": 0.1})
-    assert target.__name__ == path.rpartition(".")[2]  # type: ignore[attr-defined]
+    assert target.__name__ == path.rpartition(".")[2]
 
 
 MOVED = """
