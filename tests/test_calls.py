@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -179,7 +180,7 @@ def test_an_older_record_without_files_stays_finished() -> None:
     job = weighted()
     job.folder.mkdir(parents=True)
     ledger.Ledger(job.folder / NAME).record({"round": 0, "rounds": 0, "setting": job.digest})
-    save(CellConfig({k: v for k, v in job.config.items() if k != "files"}, job.arm, job.choices, (), ()))
+    save(replace(job, config={k: v for k, v in job.config.items() if k != "files"}))
     assert job.finished()
 
 

@@ -26,8 +26,8 @@ def geometric(rounds: int, keep: float = 0.8) -> Schedule:
 def one_shot(density: float) -> Schedule:
     """One pruned round, straight to `density` in (0, 1).
 
-    >>> one_shot(0.1)
-    (Target(density=0.1, keep=0.1),)
+    >>> [(target.density, target.keep) for target in one_shot(0.1)]
+    [(0.1, 0.1)]
     """
     if not 0 < density < 1:
         raise ValueError(f"density={density}: must lie inside (0, 1)")
@@ -37,8 +37,8 @@ def one_shot(density: float) -> Schedule:
 def explicit(densities: Iterable[float]) -> Schedule:
     """One round for each density in the list.
 
-    >>> explicit([0.5, 0.25])
-    (Target(density=0.5, keep=0.5), Target(density=0.25, keep=0.5))
+    >>> [(target.density, target.keep) for target in explicit([0.5, 0.25])]
+    [(0.5, 0.5), (0.25, 0.5)]
 
     Raises ValueError unless the densities fall strictly, inside (0, 1).
     """

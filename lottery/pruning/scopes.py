@@ -16,6 +16,7 @@ def everywhere(scores: Scores, masks: Masks, target: Target, spare: Sequence[str
     Layers whose parameter name matches a pattern of `spare` are left as they are, and the density is that of the
     others: so count Frankle & Carbin (2019), who spare a ResNet's shortcuts and output layer.
 
+    >>> import torch
     >>> masks = {"conv.weight": torch.ones(6, dtype=torch.bool), "fc.weight": torch.ones(2, dtype=torch.bool)}
     >>> scores = {"conv.weight": torch.arange(6.0), "fc.weight": torch.zeros(2)}
     >>> found = everywhere(scores, masks, Target(density=0.5, keep=0.5), spare=["fc.*"])
@@ -51,6 +52,7 @@ def rates(
     name matches a pattern of `layers` at that pattern's multiple of it: with keep 0.8, the paper's 20 % and 10 % for
     the output layer are `output=0.5`. The network's density follows from the layers.
 
+    >>> import torch
     >>> masks = {"fc.weight": torch.ones(10, dtype=torch.bool), "out.weight": torch.ones(10, dtype=torch.bool)}
     >>> scores = {name: torch.arange(10.0) for name in masks}
     >>> [int(m.sum()) for m in rates(scores, masks, Target(density=0.8, keep=0.8)).values()]

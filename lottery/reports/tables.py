@@ -165,9 +165,9 @@ def _plus_minus(mean: float, half: float, digits: int, sign: bool = False) -> st
 
 
 def _digits(means: pd.Series) -> int:
-    """Decimals that show four digits of the largest mean, at least four: a metric may have any scale."""
+    """Four decimals; where the largest mean is below 0.001, as many as show four digits of it."""
     largest = means.abs().max()
-    return max(4, 3 - math.floor(math.log10(largest))) if largest > 0 else 4
+    return 3 - math.floor(math.log10(largest)) if 0 < largest < 1e-3 else 4
 
 
 def _fewer(n: float, seeds: int) -> str:
