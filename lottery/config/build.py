@@ -13,11 +13,12 @@ from lottery.config.annotations import hints_of
 from lottery.config.cell_config import CellConfig, steady
 from lottery.config.given import given
 from lottery.config.groups import TRAINING_GROUPS
-from lottery.config.identity import recipe_identity
+from lottery.config.identity import project_identity, recipe_identity
 from lottery.config.nodes import as_yaml, in_steps, make, network, with_steps
 from lottery.config.patterns import patterns
+from lottery.config.projects import gives_lightning
 from lottery.config.user_code import user_code
-from lottery.data.examples import Data
+from lottery.data.examples import Data, DataError
 from lottery.foundations.digests import digest_of, files
 from lottery.foundations.errors import Refused
 from lottery.foundations.rooms import named
@@ -29,7 +30,10 @@ from lottery.rounds.arms import Arm
 from lottery.rounds.prune import Pruning
 from lottery.rounds.study import Asked, Cell, Study
 from lottery.store.tickets import read
-from lottery.training.recipes import Recipe
+from lottery.training.lightning.parts import ProjectData, data_module
+from lottery.training.lightning.project import Project
+from lottery.training.lightning.trainers import checked_arguments
+from lottery.training.recipes import ModuleRecipe, Recipe
 
 TRAINING = tuple(group for group in TRAINING_GROUPS if group not in ("model", "data"))
 
@@ -56,13 +60,54 @@ def build(job: CellConfig) -> Cell:
 
 def build_recipe(config: Mapping[str, Any]) -> Recipe:
     """The recipe that all phases of a configured study share. Raises Refused."""
+    if gives_lightning(config["model"]):
+        return build_project(config)
     data = _data(config["data"])
-    return Recipe(
+    return ModuleRecipe(
         data=data,
         network=partial(network, config["model"]),
         prunable=Prunable(**{key: tuple(listed) for key, listed in patterns(config).items()}),
-        **{group: _made(group, config, Recipe, data) for group in (*TRAINING, "hardware")},
+        **{group: _made(group, config, ModuleRecipe, data) for group in (*TRAINING, "hardware")},
     )
+
+
+def build_project(config: Mapping[str, Any]) -> Project:
+    """The recipe of a Lightning project. Raises Refused."""
+    try:
+        arguments = checked_arguments(config.get("trainer") or {})
+    except ValueError as error:
+        raise Refused(str(error)) from error
+    if (better := config.get("better")) not in (None, "higher", "lower"):
+        raise Refused(f"better={as_yaml(better)}: must be higher, lower or null")
+    data = _project_data(config["data"], arguments)
+    return Project(
+        data=data,
+        network=partial(network, config["model"]),
+        prunable=Prunable(**{key: tuple(listed) for key, listed in patterns(config).items()}),
+        arguments=arguments,
+        asked=config.get("headline"),
+        better=better,
+        **{group: _made(group, config, Recipe, data) for group in ("budget", "numerics", "hardware")},
+    )
+
+
+def _project_data(node: Mapping[str, Any], arguments: Mapping[str, Any]) -> ProjectData:
+    """A project's data, cached as `_data` does."""
+    lengths = arguments.get("accumulate_grad_batches", 1), arguments.get("limit_train_batches")
+    if found := _projects.get(key := digest_of([_source(node), *lengths])):
+        return found
+    with seeded(0):
+        made = make("data", node)
+    _projects.clear()
+    try:
+        module = data_module(made, node.get("batch_size"))
+        return _projects.setdefault(key, ProjectData(module, *lengths))
+    except DataError as error:
+        raise Refused(str(error)) from error
+
+
+_projects: dict[str, ProjectData] = {}
+"""Cache of the project's data built last."""
 
 
 _read: dict[str, Data] = {}
@@ -97,6 +142,8 @@ def _made(group: str, config: Mapping[str, Any], whole: type, data: Data) -> Any
 
 def identity(config: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain data for phase keys: everything that training depends on except ticket, steps and seeds."""
+    if isinstance(recipe, Project):
+        return project_identity(config, recipe.data.digest, recipe.budget.steps, recipe.data.mid_epoch)
     nodes = {group: with_steps(group, config[group], recipe.data.steps_per_epoch) for group in TRAINING}
     return recipe_identity({**config, **nodes}, recipe.data.digest)
 

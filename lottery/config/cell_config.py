@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from lottery.config.groups import OPTIONAL, PLACES, SCIENCE_GROUPS, chosen, foreign
+from lottery.config.groups import OPTIONAL, PLACES, SCIENCE_GROUPS, SILENT, chosen, foreign
 from lottery.config.patterns import patterns
 from lottery.config.user_code import user_code
 from lottery.foundations.digests import digest_of, file_digest, files
@@ -170,6 +170,9 @@ def science(config: Mapping[str, Any]) -> dict[str, Any]:
         found["stop"] = stop
     if rule := patterns(config):
         found["prune"] = rule
+    if arguments := {k: v for k, v in (config.get("trainer") or {}).items() if k not in SILENT}:
+        found["trainer"] = arguments
+    found |= {key: config[key] for key in ("headline", "better") if config.get(key) is not None}
     if foreign("stop", config):
         found["stop"] = config["stop"]
     if foreign("hardware", config):

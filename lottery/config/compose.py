@@ -27,6 +27,7 @@ from lottery.config.explain import explain
 from lottery.config.groups import CONF, FIXED, GROUPS, OPTIONAL, TOP
 from lottery.config.options import Options, parent_of
 from lottery.config.patterns import patterns
+from lottery.config.projects import REPLACED, added, alone, is_lightning, refuse_unread
 from lottery.foundations.digests import leaves
 from lottery.foundations.errors import Once, Refused, nearby
 
@@ -73,6 +74,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.error = _misused  # type: ignore[method-assign]  # argparse's own would print and exit
     parser.add_argument("--config-dir", "-cd", action=Once)
     args = parser.parse_intermixed_args(arguments)
+    args.overrides = added(args.overrides)
     if args.config_name or args.config_path:
         raise Refused("--config-name and --config-path: the configuration is ours; --config-dir adds a folder of yours")
     if args.experimental_rerun:
@@ -161,6 +163,15 @@ def cell_config(config: DictConfig, hydra_config: Any = None, options: Options |
     patterns(cast(dict[str, Any], resolved))  # refuses those that are none
     if isinstance(file := resolved["arm"].get("file"), str):
         resolved["arm"]["content"] = content(file)  # a file is what is in it, not where it lies
+    chosen = {k: str(v) for k, v in choices.items() if v is not None}
+    for group in REPLACED:
+        node, asked = resolved[group], any(re.match(rf"\+*{group}\._target_=", word) for word in words)
+        if asked and is_lightning(group, node):
+            resolved[group] = alone(group, node, words)
+            chosen[group] = node["_target_"].rpartition(".")[2]
+    if is_lightning("model", resolved["model"]):
+        shown = cast(dict[str, Any], OmegaConf.to_container(plain, resolve=False))
+        refuse_unread(shown, {group: options(group, str(choices[group])) for group in ("module", "optimizer", "budget")})
     if files := files_of(cast(dict[str, Any], resolved)):
         resolved["files"] = files  # recorded beside the ledger, so that other content is no finished cell
     for path, value in leaves(resolved):
@@ -171,7 +182,7 @@ def cell_config(config: DictConfig, hydra_config: Any = None, options: Options |
         arm=cast(dict[str, Any], OmegaConf.to_container(plain.arm, resolve=False)),
         shipped=options("arm", str(choices.arm)),
         parent=parent_of(cast(dict[str, Any], resolved), options),
-        choices={k: str(v) for k, v in choices.items() if v is not None},
+        choices=chosen,
         command=_command(hydra_config),
     )
 

@@ -31,7 +31,9 @@ SCIENCE_GROUPS = tuple(g for g in GROUPS if g not in ("arm", "hardware", "tracki
 """The groups that can change a number, except arm. New groups count as such, the safe default."""
 TRAINING_GROUPS = tuple(g for g in SCIENCE_GROUPS if g not in ("criterion", "scope", "schedule"))
 """The groups that training a given ticket depends on. New groups count as such, the safe default."""
-PLACES = ("root", "workers")
+SILENT = ("detect_anomaly", "log_every_n_steps", "profiler")
+"""Arguments of Lightning's Trainer that change no number."""
+PLACES = ("root", "workers", "num_workers", "pin_memory", "persistent_workers")
 """The settings of data that change only where and how it is read, not what is read."""
 
 UNNAMED = {"hardware": "lottery.hardware.Hardware", "stop": "lottery.stopping.Stop"}

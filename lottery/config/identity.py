@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from lottery.config.groups import PLACES, TRAINING_GROUPS, chosen, foreign
+from lottery.config.groups import PLACES, SILENT, TRAINING_GROUPS, chosen, foreign
 from lottery.config.nodes import target_of
 from lottery.config.user_code import user_code
 from lottery.foundations.digests import canonical, file_digest
@@ -26,6 +26,22 @@ def recipe_identity(config: Mapping[str, Any], content: str) -> dict[str, Any]:
     nodes["data"] |= {"root": None, "content": content}
     nodes["numerics"].pop("sparse", None)  # each phase says which of its layers are sparse
     return {**named(nodes), "code": user_code(list(of.values()))}
+
+
+def project_identity(config: Mapping[str, Any], content: str, steps: int, mid_epoch: bool) -> dict[str, Any]:
+    """The same of a Lightning project, which has no optimizer, loss or learning rates of ours.
+
+    The number of workers that read its data counts only where each draws from a stream of its own (not `mid_epoch`).
+    """
+    places = PLACES if mid_epoch else ("root", "pin_memory")
+    read = {key: value for key, value in config["data"].items() if key not in places}
+    trainer = {key: value for key, value in (config.get("trainer") or {}).items() if key not in SILENT}
+    of = {"model": config["model"], "data": read, "numerics": config["numerics"]}
+    nodes = {group: _node(group, node) for group, node in of.items()}
+    nodes["data"] |= {"content": content}
+    nodes["numerics"].pop("sparse", None)
+    more = {"trainer": trainer, "budget": {"steps": steps}}
+    return {**named(nodes), **more, "code": user_code([config["model"], config["data"]])}
 
 
 def _node(where: str, value: Any) -> Any:

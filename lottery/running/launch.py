@@ -22,6 +22,7 @@ from lottery.config.check import check
 from lottery.config.compose import VERSION, cell_config
 from lottery.config.groups import CONF
 from lottery.config.nodes import make
+from lottery.config.projects import added
 from lottery.foundations.errors import Lost, Refused, describe
 from lottery.foundations.files import write_whole
 from lottery.foundations.job import Task, here
@@ -43,7 +44,7 @@ def launch(arguments: list[str]) -> None:
     """Runs a command line through Hydra, which calls `task` for each cell in the processes of its launcher."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises errors instead of printing them
     os.environ[_MAIN] = str(os.getpid())
-    sys.argv = ["lottery run", *arguments]
+    sys.argv = ["lottery run", *added(arguments)]
     hydra.main(version_base=VERSION, config_path=str(CONF), config_name="config")(task)()
 
 

@@ -112,7 +112,7 @@ def trainer_for(hardware: Hardware, numerics: Numerics) -> pl.Trainer:
         warnings.filterwarnings("ignore", ".*GPU available but not used.*")  # hardware=cpu asked for that
         return pl.Trainer(
             accelerator="gpu" if hardware.device == "cuda" else "cpu",
-            **_devices(hardware),
+            **devices(hardware),
             precision=numerics.precision,  # type: ignore[arg-type]  # one of PRECISIONS, as Numerics has checked
             max_epochs=1,
             logger=False,
@@ -125,7 +125,7 @@ def trainer_for(hardware: Hardware, numerics: Numerics) -> pl.Trainer:
         )
 
 
-def _devices(hardware: Hardware) -> dict[str, Any]:
+def devices(hardware: Hardware) -> dict[str, Any]:
     """Trainer arguments for the devices: one for each rank, or, in a worker of a sweep, that worker's own GPU."""
     _, count = ranks.share()
     if count > 1:

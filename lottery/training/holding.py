@@ -6,25 +6,22 @@ from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from lottery.pruning import masks as _masks
 from lottery.pruning.masks import Masks
-from lottery.training import sparse
 
 
 class Holding:
     """The masks in force during a phase, and the weights of its network that they hold at zero.
 
-    The network must be on its device already. `elsewhere` names weights that sparse layers hold, which have no pruned
-    values at all.
+    The network must be on its device already. `across` says that whatever steps reads across weights, to clip a norm
+    for one, and must not see gradients of pruned weights. `elsewhere` names weights that sparse layers hold, which have
+    no pruned values at all.
     """
 
-    def __init__(self, net: nn.Module, masks: Masks, optimizer: Optimizer, elsewhere: Collection[str] = ()) -> None:
+    def __init__(self, net: nn.Module, masks: Masks, across: bool, elsewhere: Collection[str] = ()) -> None:
         self.weights: dict[str, Tensor] = dict(net.named_parameters())
-        self._elsewhere = frozenset(elsewhere)
-        # An optimizer that reads across weights, to clip a norm for one, must not see gradients of pruned weights.
-        self._across = type(optimizer) not in sparse.ELEMENTWISE or bool(optimizer._optimizer_step_pre_hooks)
+        self._elsewhere, self._across = frozenset(elsewhere), across
         self.hold(masks)
 
     def hold(self, masks: Masks) -> None:
@@ -41,7 +38,7 @@ class Holding:
         self._factors = [mask.to(self.weights[name].device, self.weights[name].dtype) for name, mask in pruned.items()]
 
     def mask_gradients(self) -> None:
-        """Before an optimizer step: sets gradients of pruned weights to zero, if the optimizer reads across weights."""
+        """Before an optimizer step: sets gradients of pruned weights to zero, if anything reads across weights."""
         if self._across:
             for weight, factor in zip(self._pruned, self._factors, strict=True):
                 if weight.grad is not None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lottery.foundations.errors import Said
 from lottery.pruning.masks import Masks
-from lottery.training import checkpoints, ranks
+from lottery.training import checkpoints, ranks, sparse
 from lottery.training.evaluation import evaluate
 from lottery.training.holding import Holding
 from lottery.training.modules import Module
@@ -76,7 +76,8 @@ class Loop:
         """Puts everything on the device and goes back to the last checkpoint, if there is one."""
         self._take_signals_back()
         self.scaler = getattr(self.module.trainer.precision_plugin, "scaler", None)
-        self.holding = Holding(self.module.net, self.phase.masks, self.optimizer, elsewhere=self.phase.sparse)
+        across = type(self.optimizer) not in sparse.ELEMENTWISE or bool(self.optimizer._optimizer_step_pre_hooks)
+        self.holding = Holding(self.module.net, self.phase.masks, across, elsewhere=self.phase.sparse)
         self._resume()
         self._begin_reading()
         self.saved_at = time.monotonic()

@@ -8,7 +8,10 @@ import torch
 from torch import Tensor, nn
 
 State = dict[str, Tensor]
-"""Weights and buffers of a network by name, on the CPU."""
+"""Weights and buffers of a network by name, on the CPU; for a Lightning project also where its training stood."""
+
+BESIDE = "@"
+"""What names in a state begin with that are of neither weight nor buffer, but of where a training stood."""
 
 
 def state_of(net: nn.Module) -> State:
@@ -22,3 +25,13 @@ def state_of(net: nn.Module) -> State:
 def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A copy of a state or of masks, for code that may work in place."""
     return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+def weights(state: State) -> State:
+    """The weights and buffers of a state, as `load_state_dict` takes them."""
+    return {name: tensor for name, tensor in state.items() if not name.startswith(BESIDE)}
+
+
+def position(state: State) -> State:
+    """Where a training stood at a state; empty for our own modules, whose training is a function of the step."""
+    return {name: tensor for name, tensor in state.items() if name.startswith(BESIDE)}

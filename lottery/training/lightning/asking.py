@@ -1,0 +1,152 @@
+"""Asking a project for the loss of a batch: through its own training_step, in a Trainer, without any step being taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from lottery.foundations.errors import Refused
+from lottery.pruning.contracts import Evidence
+from lottery.training.lightning.parts import ProjectData
+from lottery.training.lightning.trainers import quiet
+
+
+@dataclass(frozen=True)
+class Asking:
+    """Runs training_step on single batches; optimizers, schedulers and weights stay as they are.
+
+    Called by hand, most training steps fail: they look at their trainer, their optimizers or their schedulers.
+    """
+
+    module: pl.LightningModule
+    data: ProjectData
+    trainer: Callable[..., pl.Trainer]
+    """gives a Trainer with these further arguments"""
+
+    def loss(self, batch: Any) -> Tensor:
+        """The loss of a batch with its graph; of several backward passes (manual optimization) the sum."""
+        return torch.stack([loss for loss, _ in self._backwards(batch)]).sum()
+
+    def outputs(self, batch: Any) -> Any:
+        """What training_step returned for a batch."""
+        watch = _Watch()
+        self._fit(batch, watch)
+        return watch.returned
+
+    def gradients(self, batch: Any) -> dict[str, Tensor]:
+        """The gradient of each parameter as its optimizer's step would have found it."""
+        watch = _Watch()
+        self._fit(batch, watch)
+        return watch.gradients
+
+    def _backwards(self, batch: Any) -> list[tuple[Tensor, None]]:
+        watch = _Watch()
+        self._fit(batch, watch)
+        if not watch.losses:
+            raise Refused("model: its training_step gives no loss, so that no criterion can ask for one")
+        return [(loss, None) for loss in watch.losses]
+
+    def _fit(self, batch: Any, watch: _Watch) -> None:
+        training, dm = self.module.training, self.data.module
+        was = dm.trainer
+        with quiet(), _one_batch(dm, batch), watch.backward(self.module):
+            self.trainer(max_epochs=1, limit_val_batches=0, accumulate_grad_batches=1, callbacks=[watch]).fit(
+                self.module, datamodule=dm
+            )
+        dm.trainer = was
+        self.module.train(training) if self.module.training != training else None
+        self.module.zero_grad()
+
+
+class _Watch(pl.Callback):
+    """Collects losses with their graphs, and gradients where an optimizer would have stepped."""
+
+    def __init__(self) -> None:
+        self.losses: list[Tensor] = []
+        self.gradients: dict[str, Tensor] = {}
+        self.returned: Any = None
+
+    @contextmanager
+    def backward(self, module: pl.LightningModule) -> Iterator[None]:
+        """The module's own backward, whose graph is kept."""
+        own = module.backward
+
+        def keeping(loss: Tensor, *rest: Any, **more: Any) -> None:
+            self.losses.append(loss)
+            own(loss, *rest, **{**more, "retain_graph": True})
+
+        module.backward = keeping  # type: ignore[method-assign]
+        module.lr_scheduler_step = lambda *_: None  # type: ignore[method-assign]  # a module may log their rates
+        try:
+            yield
+        finally:
+            del module.backward, module.lr_scheduler_step
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        names = {id(parameter): name for name, parameter in pl_module.named_parameters()}
+        for config in trainer.lr_scheduler_configs:
+            config.strict = False  # a plateau's metric is not there without validation
+        for optimizer in trainer.optimizers:
+            held = [p for group in optimizer.param_groups for p in group["params"]]
+
+            def step(closure: Callable[[], Any] | None = None, held: list[Any] = held) -> Any:
+                found = closure() if closure else None
+                self.gradients |= {names[id(p)]: p.grad.clone() for p in held if p.grad is not None}
+                return found
+
+            optimizer.step = step  # type: ignore[method-assign]
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        self.returned = outputs
+
+
+@contextmanager
+def _one_batch(data: pl.LightningDataModule, batch: Any) -> Iterator[None]:
+    """The data module with one training batch, so that its own transfer to the device still applies."""
+    own = data.__dict__.get("train_dataloader")
+    data.train_dataloader = lambda: _Single(batch)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del data.train_dataloader
+        if own is not None:
+            data.train_dataloader = own  # type: ignore[method-assign]
+
+
+class _Single:
+    def __init__(self, batch: Any) -> None:
+        self.batch = batch
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[Any]:
+        yield self.batch
+
+
+@dataclass(frozen=True)
+class ProjectEvidence(Evidence):
+    """Evidence whose gradients are those that a project's own optimizers would see."""
+
+    asked: Callable[[Any], dict[str, Tensor]] | None = None
+    """gives the gradients of a batch, where a sum of losses would not: with manual optimization"""
+
+    def gradients(self, batches: int = 1) -> dict[str, Tensor]:
+        if self.asked is None:
+            return super().gradients(batches)
+        if batches < 1:
+            raise ValueError(f"batches={batches}: must be at least 1")
+        found = [self.asked(batch) for batch in islice(self.batches, batches)]
+        return {
+            name: torch.stack([each.get(name, torch.zeros_like(weight)) for each in found]).mean(0)
+            for name, weight in self.weights.items()
+        }

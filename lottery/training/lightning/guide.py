@@ -1,0 +1,240 @@
+"""The callback that guides Lightning's own loop through a phase: masks, noise, evaluations, waypoints, checkpoints.
+
+Lightning's loop has no notion of a resumed step that equals the step that it stands for. What is done here about that
+was found by comparing killed runs, and undisturbed ones with plain Lightning; each comment says what goes wrong else.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loops.loop import _Loop
+from pytorch_lightning.plugins.io import CheckpointIO
+from torch import Tensor
+
+from lottery.foundations.seeds import derive
+from lottery.training.holding import Holding
+from lottery.training.lightning import accumulators
+from lottery.training.lightning.order import seed_all
+from lottery.training.lightning.plain import joined, parted
+from lottery.training.lightning.position import position_of
+from lottery.training.loop import CHUNK_SECONDS, Diverged, Keeper
+from lottery.training.recipes import Phase, Row
+from lottery.training.states import State, state_of
+
+
+class InMemory(CheckpointIO):
+    """Takes the dictionary that Lightning would pickle, and gives one back that it would unpickle."""
+
+    def __init__(self, begin: dict[str, Any] | None) -> None:
+        self.checkpoint = begin
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        self.checkpoint = checkpoint
+
+    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
+        assert self.checkpoint is not None
+        return self.checkpoint
+
+    def remove_checkpoint(self, path: Any) -> None:
+        self.checkpoint = None
+
+    def taken(self, trainer: pl.Trainer) -> dict[str, Any]:
+        """Everything that Lightning would save now."""
+        trainer.save_checkpoint("memory")
+        assert self.checkpoint is not None
+        return self.checkpoint
+
+
+class Guide(pl.Callback):
+    """Guides one phase; `measure(state, parts)` gives what validation and test log, by the names of a row."""
+
+    def __init__(
+        self,
+        phase: Phase,
+        horizon: int,
+        loaders: Any,
+        memory: InMemory,
+        measure: Callable[[State, Iterable[str]], Row],
+        keeper: Keeper | None = None,
+        waypoints: Iterable[int] = (),
+        watch: Callable[[int, Row | None], None] = lambda step, row: None,
+        seconds: float = 10.0,
+        val_names: Mapping[str, str] | None = None,
+    ) -> None:
+        self.phase, self.loaders, self.memory, self.measure = phase, loaders, memory, measure
+        self.keeper, self.watch, self.seconds, self.val_names = keeper, watch, seconds, val_names or {}
+        # a phase that ends early is part of a longer one: its result is the state at a waypoint of that
+        self.waypoints = {step for step in (*waypoints, phase.last) if phase.first < step < horizon}
+        self.ends_early = phase.last < horizon
+        self.rows, self.losses = list[Row](), list[Tensor]()
+        self.result: State | None = None
+        self.reached, self.stride, self.reached_at = phase.first, 1, time.monotonic()
+        self.epoch, self.means = -1, dict[str, Any]()
+        self.between_epochs = False
+        self.mid_epoch = all(loader.mid_epoch for loader in loaders)
+
+    # beginning
+
+    def resume(self, info: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Goes back to a checkpoint that the keeper has kept."""
+        self.rows, self.losses = list(info["rows"]), [torch.tensor(loss) for loss in info["losses"]]
+        self.reached = info["step"]
+        self.memory.checkpoint = joined(tensors, info["lightning"])
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.holding = Holding(pl_module, self.phase.masks, across=True)
+        self.handles = [
+            optimizer.register_step_post_hook(lambda *_: self.holding.mask_weights()) for optimizer in trainer.optimizers
+        ]
+        if not pl_module.automatic_optimization:  # whose gradients may come from `loss.backward()`, which calls no hook
+            self.handles += [
+                optimizer.register_step_pre_hook(lambda *_: self.holding.mask_gradients())
+                for optimizer in trainer.optimizers
+            ]
+        self.saved_at = self.seen_at = time.monotonic()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.holding.mask_weights()
+        if begun := self.memory.checkpoint:
+            self.means = accumulators.restore(pl_module, begun[_ACCUMULATED])
+            self.memory.checkpoint = None
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    # steps
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch != self.epoch:
+            self.epoch, self.means = trainer.current_epoch, {}
+        for loader in self.loaders:  # Lightning calls it on samplers only, so that every epoch would have one order
+            loader.set_epoch(trainer.current_epoch)
+        seed_all(derive(self.phase.noise, "epoch", trainer.current_epoch))
+        # The end of an epoch is kept here: only now have validation and schedulers had their turn.
+        self.between_epochs = True
+        self._between(trainer)
+        self.between_epochs = False
+        if self.result is not None and self.ends_early:
+            raise StopIteration  # ends Lightning's loop over epochs
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, index: int) -> None:
+        if trainer.fit_loop.restarting:
+            # Else Lightning passes over ReduceLROnPlateau at this epoch's end. Its own setter turns False into True.
+            _Loop.restarting.fset(trainer.fit_loop, False)  # type: ignore[attr-defined]
+        step = step_of(trainer)
+        if self.keeper and step >= self.reached:
+            self._reach(step, self.keeper)
+        seed_all(derive(self.phase.noise, "batch", trainer.fit_loop.epoch_loop.total_batch_idx + 1))
+
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.holding.mask_gradients()  # before clipping: what is pruned counts in no norm
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        if self.means:
+            accumulators.add(trainer, self.means)
+        if isinstance(loss := outputs.get("loss") if isinstance(outputs, Mapping) else outputs, Tensor):
+            self.losses.append(loss.detach())
+        step, loop = step_of(trainer), trainer.fit_loop.epoch_loop
+        if step >= self.phase.last and not (self.ends_early and loop.batch_progress.is_last_batch):
+            trainer.should_stop = True
+        # Gradients that are being accumulated are in no checkpoint, an epoch's last batch is followed by validation and
+        # schedulers, and so is one where validation is due: a training resumed there would pass over them.
+        if not loop.batch_progress.is_last_batch and not loop._should_accumulate():
+            self._between(trainer, due=loop._should_check_val_fx(trainer.fit_loop._data_fetcher))
+
+    def _between(self, trainer: pl.Trainer, due: bool = False) -> None:
+        """Between two optimizer steps: a waypoint, a checkpoint if the last one is old enough, progress."""
+        step, now = step_of(trainer), time.monotonic()
+        if step in self.waypoints:
+            self.waypoints.remove(step)
+            found = position_of(self._checkpoint(trainer)) | state_of(trainer.lightning_module)
+            if step == self.phase.last:
+                self.result = found
+            elif self.keeper:
+                self.keeper.pass_by(step, found, self.holding.masks)
+        if self.keeper and not due and (self.mid_epoch or self.between_epochs) and now - self.saved_at >= self.seconds:
+            self._check(step)
+            tensors, rest = parted(self._checkpoint(trainer))
+            losses = [float(loss) for loss in self.losses]
+            self.keeper.save(tensors, {"lightning": rest, "step": step, "rows": self.rows, "losses": losses})
+            self.saved_at = time.monotonic()
+        if now - self.seen_at >= CHUNK_SECONDS:
+            self.seen_at = now
+            self.watch(step, None)
+
+    def _checkpoint(self, trainer: pl.Trainer) -> dict[str, Any]:
+        begun = {} if self.between_epochs else self.means
+        return self.memory.taken(trainer) | {_ACCUMULATED: accumulators.taken(trainer, begun, self.between_epochs)}
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if self.between_epochs:  # the counts are still those of the last epoch: Lightning would pass over the next
+            for name, state in checkpoint["loops"]["fit_loop"].items():
+                if name.startswith("epoch_loop.") and isinstance(state, dict) and "current" in state:
+                    state["current"] = dict.fromkeys(state["current"], 0)
+                    if "is_last_batch" in state:
+                        state["is_last_batch"] = False
+            places = [{"epoch": trainer.current_epoch, "done": 0} for _ in self.loaders]
+            checkpoint["loops"]["fit_loop"]["combined_loader"] = places
+
+    def _reach(self, step: int, keeper: Keeper) -> None:
+        """Notes the steps of about a second ahead: noting each by itself durably would take longer than the step."""
+        now = time.monotonic()
+        if step > self.phase.first:
+            self.stride = max(1, min(10 * self.stride, round(self.stride * CHUNK_SECONDS / (now - self.reached_at))))
+        self.reached, self.reached_at = min(self.phase.last, step + self.stride), now
+        keeper.reach(step, self.reached)
+
+    # measurements
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        seed_all(derive(self.phase.noise, "validation", step_of(trainer)))
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        step = step_of(trainer)
+        if self.phase.first < step <= self.phase.last and not any(row["step"] == step for row in self.rows):
+            logged = {ours: number(trainer.callback_metrics[name]) for name, ours in self.val_names.items()}
+            self._row(step, logged | self.measure(state_of(pl_module), ["test"]))
+
+    def finish(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Measures the last step, if validation did not fall on it."""
+        if not self.ends_early and (not self.rows or self.rows[-1]["step"] != self.phase.last):
+            self._row(self.phase.last, self.measure(state_of(module), ["val", "test"]))
+
+    def _row(self, step: int, measured: Row) -> None:
+        self._check(step)
+        losses = [float(loss) for loss in self.losses]
+        row: Row = {"step": step, "train_loss": math.fsum(losses) / len(losses) if losses else None}
+        self.rows.append(row | measured)
+        self.losses.clear()
+        self.watch(step, self.rows[-1])
+
+    def _check(self, step: int) -> None:
+        if self.losses and not torch.stack([loss.float().mean().cpu() for loss in self.losses]).isfinite().all():
+            raise Diverged(f"the loss of training_step became NaN or infinite before step {step}")
+
+
+_ACCUMULATED = "lottery_accumulated"
+
+
+def step_of(trainer: pl.Trainer) -> int:
+    """Optimizer steps so far; with manual optimization, which may take several in a batch, batches so far."""
+    if trainer.lightning_module.automatic_optimization:
+        return trainer.global_step
+    return trainer.fit_loop.epoch_loop.batch_progress.total.processed
+
+
+def number(value: Any) -> float | None:
+    """A logged value to seven digits, the precision of float32; None if it is not finite."""
+    found = float(value)
+    return float(f"{found:.7g}") if math.isfinite(found) else None

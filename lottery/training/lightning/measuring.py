@@ -1,0 +1,106 @@
+"""Measuring: what a project's validation and test steps log, for any of its states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+from torch import nn
+from torchmetrics import Metric
+
+from lottery.foundations.errors import Refused
+from lottery.foundations.metrics import Headline
+from lottery.training.lightning.guide import number
+from lottery.training.lightning.order import seed_all
+from lottery.training.lightning.parts import ProjectData
+from lottery.training.lightning.trainers import ours, quiet
+from lottery.training.recipes import Row
+from lottery.training.states import State, weights
+
+HIGHER = ("accuracy", "acc", "auroc", "auc", "average_precision", "dice", "f1", "f1_score", "iou", "jaccard", "map",
+          "miou", "precision", "recall", "top5", "r2")  # fmt: skip
+"""Names of metrics of which more is better, all but r2 shares in [0, 1]."""
+LOWER = ("bce", "ce", "error", "fid", "kl", "loss", "mae", "mape", "mse", "nll", "perplexity", "ppl", "rmse")
+"""Names of metrics of which less is better."""
+
+
+@dataclass(frozen=True)
+class Logged:
+    """What a loop logs: the names of a row by the names that the module gives, and metrics that say their direction."""
+
+    names: Mapping[str, str]
+    metrics: Mapping[str, Metric]
+
+
+def measure(
+    trainer: pl.Trainer, module: pl.LightningModule, data: ProjectData, part: str, seed: int
+) -> tuple[Row, Logged]:
+    """Runs validation (`val`) or `test` of a module; its values by the names of a row."""
+    own, seen, was = module.log, dict[str, Metric](), data.module.trainer
+
+    def log(name: str, value: Any, *rest: Any, **more: Any) -> None:
+        if isinstance(value, Metric):
+            seen[name] = value
+        own(name, value, *rest, **more)
+
+    module.log = log  # type: ignore[method-assign]
+    run = trainer.validate if part == "val" else trainer.test
+    seed_all(seed)
+    try:
+        with quiet():
+            run(module, datamodule=data.module, verbose=False)
+    finally:
+        data.module.trainer = was
+        del module.log
+    found: dict[str, tuple[str, Any]] = {}
+    for name, value in trainer.callback_metrics.items():
+        called = ours(part, name)
+        if called not in found or name.startswith(part):  # val_dice before dice, if it logs both
+            found[called] = name, value
+    names = {name: called for called, (name, _) in found.items()}
+    metrics = {names[name]: metric for name, metric in seen.items() if name in names}
+    return {called: number(value) for called, (_, value) in found.items()}, Logged(names, metrics)
+
+
+def headline_among(val: Logged, test: Logged, asked: str | None, better: str | None) -> Headline:
+    """The metric that a project is judged by, one that validation and test both log.
+
+    Not asked for, it is the accuracy, else the only metric besides the loss, else the loss. Its direction is asked for,
+    or that of the torchmetrics object that was logged, or that of a usual name. Raises Refused.
+    """
+    both = [name[5:] for name in test.names.values() if f"val_{name[5:]}" in val.names.values()]
+    said = ", ".join(both) or "nothing"
+    name = asked
+    if name is None:
+        others = [each for each in both if each != "loss"]
+        usual = [each for each in ("accuracy", "acc") if each in both]
+        name = usual[0] if usual else others[0] if len(others) == 1 else "loss" if both == ["loss"] else None
+        if name is None:
+            raise Refused(f"headline=null: validation_step and test_step both log {said}; headline= chooses one")
+    if name not in both:
+        logged = [f"{part} logs {', '.join(sorted(of.names)) or 'nothing'}" for part, of in
+                  (("validation", val), ("test", test))]  # fmt: skip
+        raise Refused(f"headline={name}: must be logged by validation_step and by test_step; {' and '.join(logged)}")
+    metric = test.metrics.get(f"test_{name}", val.metrics.get(f"val_{name}"))
+    base = name.lower().rpartition("_")[2] if name.lower() not in (*HIGHER, *LOWER) else name.lower()
+    known = {**dict.fromkeys(HIGHER, True), **dict.fromkeys(LOWER, False)}.get(base)
+    higher = getattr(metric, "higher_is_better", None)
+    higher = known if higher is None else higher
+    if better is not None:
+        higher = {"higher": True, "lower": False}[better]
+    if higher is None:
+        raise Refused(
+            f"headline={name}: nothing says whether higher or lower is better; better=higher or better=lower does"
+        )
+    bounds = [getattr(metric, f"plot_{side}_bound", None) for side in ("lower", "upper")]
+    share = bounds == [0, 1] if metric is not None else bool(known) and base != "r2"
+    return Headline(name, higher, share)
+
+
+def restored(build: Callable[[], nn.Module], state: State) -> Any:
+    """A module of its own with a state: measuring it leaves the one that trains as it is."""
+    module = build()
+    module.load_state_dict(weights(state))
+    return module

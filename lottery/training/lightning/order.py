@@ -1,0 +1,153 @@
+"""The order of a project's training data and what is drawn for it: pure functions of a seed, the epoch and the batch."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from lottery.foundations.seeds import derive
+
+
+def seed_all(seed: int) -> None:
+    """Seeds the global generators of torch, numpy and Python, a hundredth of a small step."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
+def ordered(loader: Any, seed: int) -> Ordered | FromStart:
+    """The loader with its order and augmentations as functions of `seed`."""
+    if enters_anywhere(loader):
+        return Ordered(loader, seed)
+    return FromStart(loader, seed)
+
+
+def enters_anywhere(loader: Any) -> bool:
+    """Whether a training on this loader can go on in the middle of an epoch, without reading what came before.
+
+    It can for every batch sampler over a map-style data set; of anything else only the beginning of an epoch is known.
+    """
+    return (
+        isinstance(loader, DataLoader)
+        and type(loader).__iter__ is DataLoader.__iter__
+        and not isinstance(loader.dataset, IterableDataset)
+        and loader.batch_sampler is not None
+    )
+
+
+class Batches:
+    """A batch sampler whose epoch is drawn whole, under a seed of that epoch, and can then be entered anywhere."""
+
+    def __init__(self, inner: Any, generators: Sequence[torch.Generator], seed: int) -> None:
+        self.inner, self.generators, self.seed = inner, generators, seed
+        self.epoch, self.begin = 0, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning calls it on samplers only, not on batch samplers: whoever trains calls it."""
+        self.epoch = epoch
+        for part in (self.inner, getattr(self.inner, "sampler", None)):
+            if hasattr(part, "set_epoch"):
+                part.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        seed = derive(self.seed, "epoch", self.epoch)
+        seed_all(seed)
+        for generator in self.generators:
+            generator.manual_seed(seed)
+        batches = list(self.inner)
+        begin, self.begin = self.begin, 0
+        for number, batch in enumerate(batches[begin:], begin):
+            yield [(self.epoch, number), *batch]
+
+
+class Augmented(Dataset):
+    """A data set that is seeded once a batch, in whichever worker draws it, so that no number depends on workers."""
+
+    def __init__(self, inner: Any, seed: int) -> None:
+        self.inner, self.seed = inner, seed
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def __getattr__(self, name: str) -> Any:  # a collate function or a hook may look at the data set
+        if name == "inner":
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+    def __getitems__(self, keys: Sequence[Any]) -> list[Any]:
+        (epoch, number), *indices = keys
+        seed_all(derive(self.seed, "batch", epoch, number))
+        if hasattr(self.inner, "__getitems__"):
+            return self.inner.__getitems__(indices)
+        return [self.inner[index] for index in indices]
+
+
+class Ordered(DataLoader):
+    """A loader that Lightning can resume in the middle of an epoch: it asks for `state_dict` and `load_state_dict`."""
+
+    mid_epoch = True
+
+    def __init__(self, loader: DataLoader, seed: int) -> None:
+        generators = [loader.generator, getattr(loader.sampler, "generator", None)]
+        generators.append(getattr(getattr(loader.batch_sampler, "sampler", None), "generator", None))
+        own = [each for each in dict.fromkeys(generators) if each is not None]
+        self._batches = Batches(loader.batch_sampler, own, seed)
+        self._done = 0
+        super().__init__(
+            Augmented(loader.dataset, seed),
+            batch_sampler=self._batches,
+            num_workers=loader.num_workers,
+            collate_fn=loader.collate_fn,
+            pin_memory=loader.pin_memory,
+            timeout=loader.timeout,
+            worker_init_fn=loader.worker_init_fn,
+            multiprocessing_context=loader.multiprocessing_context,
+            prefetch_factor=loader.prefetch_factor,
+            persistent_workers=loader.persistent_workers,
+        )
+
+    def set_epoch(self, epoch: int) -> None:
+        self._batches.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[Any]:
+        self._done = self._batches.begin
+        for batch in super().__iter__():
+            self._done += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self._batches.epoch, "done": self._done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self._batches.epoch, self._batches.begin = state["epoch"], state["done"] % max(1, len(self))
+
+
+class FromStart:
+    """Any other iterable, such as one over a stream: each epoch is seeded, and trained from its beginning only."""
+
+    mid_epoch = False
+
+    def __init__(self, loader: Any, seed: int) -> None:
+        self.loader, self.seed, self.epoch = loader, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+        if hasattr(dataset := getattr(self.loader, "dataset", None), "set_epoch"):
+            dataset.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        seed_all(derive(self.seed, "epoch", self.epoch))
+        if isinstance(generator := getattr(self.loader, "generator", None), torch.Generator):
+            generator.manual_seed(derive(self.seed, "epoch", self.epoch))
+        return iter(self.loader)

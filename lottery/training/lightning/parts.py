@@ -1,0 +1,173 @@
+"""A project's data: the loaders of a LightningDataModule, or loaders and data sets by the name of their part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils import _pytree
+from torch.utils.data import DataLoader, Dataset
+
+from lottery.data.examples import DataError
+from lottery.foundations.digests import digest, digest_of
+from lottery.foundations.errors import describe
+from lottery.foundations.seeds import seeded
+from lottery.training.lightning.order import enters_anywhere, ordered
+
+PARTS = ("train", "val", "test")
+LOOKED_AT = 4
+"""How many batches of each part identify the data, besides the number of batches."""
+
+
+class Loaders(pl.LightningDataModule):
+    """Loaders by part, as a data module."""
+
+    def __init__(self, parts: Mapping[str, Any], batch_size: int | None) -> None:
+        super().__init__()
+        if unknown := sorted(set(parts) - {*PARTS}):
+            raise DataError(f"data: gives {unknown[0]!r}; its parts are train, val and test")
+        self.parts = {name: self._loader(name, part, batch_size) for name, part in parts.items()}
+        for name in self.parts:  # Lightning asks a data module for those only that it defines
+            setattr(self, f"{name}_dataloader", lambda name=name: self.parts[name])
+
+    @staticmethod
+    def _loader(name: str, part: Any, batch_size: int | None) -> Any:
+        if not isinstance(part, Dataset):
+            return part
+        if batch_size is None:
+            raise DataError(f"data: its {name} is a data set, and needs data.batch_size")
+        return DataLoader(part, batch_size, shuffle=name == "train")
+
+
+def data_module(made: Any, batch_size: int | None) -> pl.LightningDataModule:
+    """What a `data` node gave, as a data module. Raises DataError for anything but one, or loaders or data sets."""
+    if isinstance(made, Mapping):
+        parts = {name: part for name, part in made.items() if name != "batch_size"}
+        return Loaders(parts, made.get("batch_size", batch_size))
+    if not isinstance(made, pl.LightningDataModule):
+        raise DataError(
+            f"data: gives a {type(made).__name__}; a LightningModule takes a LightningDataModule, or loaders or data "
+            "sets by part: {'train': ..., 'val': ..., 'test': ...}"
+        )
+    return made
+
+
+@dataclass(frozen=True)
+class ProjectData:
+    """A project's data module, set up once for all phases, and what Lightning's arguments make of its lengths."""
+
+    module: pl.LightningDataModule
+    accumulate: int = 1
+    """batches for each optimizer step"""
+    limit: int | float | None = None
+    """the Trainer's `limit_train_batches`"""
+
+    def __post_init__(self) -> None:
+        """Raises DataError for a part that is missing or can't be read."""
+        name = type(self.module).__name__
+        try:
+            with seeded(0):  # a split may be drawn; it is the same for every replicate
+                self.module.prepare_data()
+                for stage in ("fit", "validate", "test"):
+                    self.module.setup(stage)
+        except Exception as error:  # a user's module may raise anything, such as for want of a network
+            raise DataError(f"data: {name} can't be set up: {describe(error)}") from error
+        # Trainer.fit would do it again; a split that is drawn would then be another
+        self.module.prepare_data = self.module.setup = lambda *_, **__: None  # type: ignore[method-assign]
+        for part in PARTS:
+            self.loader(part)
+
+    def loader(self, part: str) -> Any:
+        """The user's loader of `train`, `val` or `test`. Raises DataError without one."""
+        name, method = type(self.module).__name__, f"{part}_dataloader"
+        try:
+            with seeded(0):
+                found = getattr(self.module, method)()
+        except Exception as error:
+            if "must be implemented" in str(error) or isinstance(error, AttributeError | NotImplementedError):
+                remedy = "; what it returns may be that of val_dataloader" if part == "test" else ""
+                raise DataError(f"data: {name} has no {method}, which a curve needs{remedy}") from error
+            raise DataError(f"data: {name}.{method} failed: {describe(error)}") from error
+        if found is None or (isinstance(found, list | tuple | dict) and not found):
+            raise DataError(f"data: {name}.{method} gives no loader")
+        return found
+
+    def training(self, seed: int) -> Any:
+        """The training loader, or loaders, in the order and with the augmentations of `seed`."""
+        found = self.loader("train")
+        if isinstance(found, list | tuple | dict):
+            return _pytree.tree_map(lambda loader: ordered(loader, seed), found)
+        return ordered(found, seed)
+
+    @cached_property
+    def mid_epoch(self) -> bool:
+        """Whether a killed training goes on in the middle of an epoch, not from its beginning."""
+        return enters_anywhere(self.loader("train"))
+
+    @cached_property
+    def batches_per_epoch(self) -> int:
+        """Batches in an epoch. Raises DataError if the data do not say."""
+        loader, limit = self.loader("train"), self.limit
+        loaders = _pytree.tree_leaves(loader) if isinstance(loader, list | tuple | dict) else [loader]
+        try:
+            length = max(len(each) for each in loaders)
+        except TypeError as error:
+            if isinstance(limit, int) and not isinstance(limit, bool):
+                return limit
+            raise DataError(
+                f"data: the training data of {type(self.module).__name__} have no length; "
+                "trainer.limit_train_batches=100 says how many batches are an epoch"
+            ) from error
+        if isinstance(limit, int):
+            length = min(length, limit)
+        elif limit is not None:
+            length = int(length * limit)
+        if not length:
+            raise DataError(f"data: {type(self.module).__name__} has no training batches")
+        return length
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in an epoch; the last may have fewer batches than the others."""
+        return -(-self.batches_per_epoch // self.accumulate)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the number of batches and of the first batches of each part: what was read at all costs little."""
+        found: dict[str, Any] = {}
+        for part in PARTS:
+            loader = self.training(0) if part == "train" else self.loader(part)
+            with seeded(0):
+                for each in _pytree.tree_leaves(loader) if isinstance(loader, list | tuple | dict) else [loader]:
+                    found[f"{part}.{len(found)}"] = [_length(each), [_batch_digest(b) for b in _first(each)]]
+        return digest_of(found)
+
+
+def _first(loader: Any) -> list[Any]:
+    if isinstance(loader, DataLoader) and loader.num_workers:  # starting workers takes longer than reading
+        workers, loader.num_workers = loader.num_workers, 0
+        try:
+            return [batch for _, batch in zip(range(LOOKED_AT), loader, strict=False)]
+        finally:
+            loader.num_workers = workers
+    return [batch for _, batch in zip(range(LOOKED_AT), loader, strict=False)]
+
+
+def _length(loader: Any) -> int | None:
+    try:
+        return len(loader)
+    except TypeError:
+        return None
+
+
+def _batch_digest(batch: Any) -> str:
+    leaves = _pytree.tree_leaves(dict(batch) if isinstance(batch, Mapping) else batch)
+    arrays = [torch.from_numpy(leaf) if isinstance(leaf, np.ndarray) else leaf for leaf in leaves]
+    tensors = {str(index): leaf for index, leaf in enumerate(arrays) if isinstance(leaf, Tensor)}
+    return digest_of([digest(tensors), [str(leaf) for leaf in arrays if not isinstance(leaf, Tensor)]])

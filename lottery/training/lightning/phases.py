@@ -1,0 +1,76 @@
+"""Training of one phase of a project, from a state, under masks, from one step to another, by Lightning's own loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import pytorch_lightning as pl
+from torch.utils import _pytree
+
+from lottery.foundations.errors import Said
+from lottery.foundations.seeds import seeded
+from lottery.training.exits import interrupts
+from lottery.training.lightning.guide import Guide, InMemory, step_of
+from lottery.training.lightning.position import checkpoint_at
+from lottery.training.lightning.project import Project
+from lottery.training.lightning.trainers import quiet
+from lottery.training.loop import Keeper
+from lottery.training.recipes import Phase, Row, Trained
+from lottery.training.states import state_of, weights
+
+
+class EndedEarly(Said):
+    """A project's own code ended its training before the budget was used up."""
+
+
+def fit_project(
+    recipe: Project,
+    phase: Phase,
+    keeper: Keeper | None = None,
+    waypoints: Iterable[int] = (),
+    watch: Callable[[int, Row | None], None] = lambda step, row: None,
+) -> Trained:
+    """Trains a phase, from its last checkpoint if the keeper has one. Raises Diverged if the loss is no longer finite."""
+    budget = phase.budget or recipe.budget
+    with recipe.numerics.entered():
+        with seeded(phase.build):
+            module = recipe.network()
+        module.load_state_dict(weights(phase.state))
+        loader = recipe.data.training(phase.order)
+        loaders = [each for each in _pytree.tree_leaves(loader) if hasattr(each, "mid_epoch")]
+        memory = InMemory(checkpoint_at(phase.state))
+        guide = Guide(
+            phase, budget.steps, loaders, memory, recipe.measured, keeper, waypoints, watch,
+            recipe.hardware.checkpoint_seconds, recipe.logged["val"].names,
+        )  # fmt: skip
+        if found := keeper.load() if keeper else None:
+            guide.resume(found[1], found[0])
+        trainer = recipe.trainer_for(callbacks=[guide], plugins=[memory], **horizon(recipe, budget.steps))
+        with seeded(phase.noise), quiet(), recipe.data.trained_by(loader), interrupts():
+            trainer.fit(
+                module,
+                datamodule=recipe.data.module,
+                ckpt_path="memory" if memory.checkpoint else None,
+                weights_only=True,
+            )
+            stopped_at = step_of(trainer)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        if stopped_at < phase.last:
+            raise EndedEarly(
+                f"model: its training ended by itself at step {stopped_at:,} of {phase.last:,}; a callback of its, "
+                "such as EarlyStopping, or its own code has stopped it: every round must train as long as the others"
+            )
+        guide.finish(trainer, module)
+        return Trained(guide.result or state_of(module), guide.holding.masks, guide.rows)
+
+
+def horizon(recipe: Project, steps: int) -> dict[str, int]:
+    """The Trainer's arguments for a whole training, which schedulers look at: a phase may end earlier.
+
+    Whole epochs are given as such, as a user would, so that a schedule over epochs has its length.
+    """
+    epochs, rest = divmod(steps, recipe.data.steps_per_epoch)
+    if rest and recipe.automatic:
+        return {"max_steps": steps, "max_epochs": -1}
+    return {"max_epochs": epochs + bool(rest)}

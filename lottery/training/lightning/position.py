@@ -1,0 +1,34 @@
+"""Where Lightning stood at a step: loops, schedulers and what callbacks keep, as entries of the state beside weights.
+
+Rewinding to step k goes back to all of it, whatever the weights are set to; only the optimizers begin fresh.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from lottery.foundations.digests import canonical
+from lottery.training.lightning.plain import joined, parted
+from lottery.training.states import BESIDE, State
+
+
+def position_of(checkpoint: Mapping[str, Any]) -> State:
+    """What a checkpoint of Lightning holds besides weights and what optimizers have gathered."""
+    optimizers = [{**optimizer, "state": {}} for optimizer in checkpoint["optimizer_states"]]
+    kept = {key: value for key, value in checkpoint.items() if key != "state_dict"} | {"optimizer_states": optimizers}
+    tensors, rest = parted(kept)
+    text = torch.frombuffer(bytearray(canonical(rest).encode()), dtype=torch.uint8)
+    return {BESIDE: text} | {f"{BESIDE}{name}": tensor for name, tensor in tensors.items()}
+
+
+def checkpoint_at(state: State) -> dict[str, Any] | None:
+    """The checkpoint from which Lightning begins with a state; None if the state is of no step but the first."""
+    if BESIDE not in state:
+        return None
+    tensors = {name.removeprefix(BESIDE): tensor for name, tensor in state.items() if name.startswith(BESIDE)}
+    checkpoint = joined(tensors, json.loads(bytes(tensors.pop("").tolist())))
+    return checkpoint | {"state_dict": {n: tensor for n, tensor in state.items() if not n.startswith(BESIDE)}}

@@ -1,0 +1,120 @@
+"""A project: a user's LightningModule and data, and how they are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from lottery.foundations.metrics import Headline
+from lottery.foundations.seeds import Streams, generator, seeded
+from lottery.pruning.contracts import Evidence
+from lottery.pruning.masks import Masks
+from lottery.training import flops
+from lottery.training.lightning.asking import Asking, ProjectEvidence
+from lottery.training.lightning.measuring import Logged, headline_among, measure
+from lottery.training.lightning.parts import ProjectData
+from lottery.training.lightning.trainers import trainer_of
+from lottery.training.recipes import Recipe, Row
+from lottery.training.states import State, weights
+
+
+@dataclass(frozen=True)
+class Project(Recipe):
+    """What every phase of a project's training has in common."""
+
+    data: ProjectData = field(kw_only=True)
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """arguments of Lightning's Trainer, under its own names"""
+    asked: str | None = None
+    """name of the metric that it is judged by; None: see `headline_among`"""
+    better: str | None = None
+    """`higher` or `lower`, for a metric that does not say so itself"""
+
+    def trainer_for(self, **more: Any) -> pl.Trainer:
+        """A Trainer with the project's own arguments and these."""
+        return trainer_of(self.hardware, self.numerics, self.arguments, **more)
+
+    @cached_property
+    def automatic(self) -> bool:
+        """Whether Lightning steps the optimizers; with manual optimization a step is a batch."""
+        return bool(self.net.automatic_optimization)
+
+    def measured(self, state: State, parts: Any, seed: int = 0) -> Row:
+        """What validation (`val`) or `test` log for a state, on a module of its own: training's is left as it is."""
+        found: Row = {}
+        for part in parts:
+            found |= self._measure(state, part, seed)[0]
+        return found
+
+    def _measure(self, state: State, part: str, seed: int = 0, **more: Any) -> tuple[Row, Logged]:
+        with self.numerics.entered(), seeded(seed):
+            module = self.build(0)
+            module.load_state_dict(weights(state))
+            return measure(self.trainer_for(**more), module, self.data, part, seed)
+
+    @cached_property
+    def logged(self) -> dict[str, Logged]:
+        """What validation and test log, by part, seen on one batch of each."""
+        start = self.net.state_dict()
+        few = {"limit_val_batches": 1, "limit_test_batches": 1}
+        return {part: self._measure(start, part, **few)[1] for part in ("val", "test")}
+
+    @cached_property
+    def headline(self) -> Headline:
+        return headline_among(self.logged["val"], self.logged["test"], self.asked, self.better)
+
+    def asking(self, module: pl.LightningModule) -> Asking:
+        """Asks a module for the loss of a batch, through its training_step."""
+        return Asking(module, self.data, self.trainer_for)
+
+    def evidence(self, state: State, start: State, masks: Masks, seed: int, index: int) -> Evidence:
+        device, streams = self.hardware.device, Streams(seed)
+        module = self.build(streams.init)
+        module.load_state_dict(weights(state))
+        module.eval().to(device)
+        asking = self.asking(module)
+        return ProjectEvidence(
+            net=module,
+            start={name: tensor.to(device, copy=True) for name, tensor in weights(start).items()},
+            masks={name: mask.to(device, copy=True) for name, mask in masks.items()},
+            batches=_Batches(self.data, streams.scoring(index)),
+            outputs=asking.outputs,
+            objective=asking.loss,
+            rng=generator(streams.score(index)),
+            asked=None if self.automatic else asking.gradients,
+        )
+
+    @cached_property
+    def _flops(self) -> dict[str, float]:
+        with self.numerics.entered(), seeded(0):
+            module = self.build(0)
+            batch = next(iter(_Batches(self.data, 0)))
+            return flops.by_weight(module, lambda: self.asking(module).loss(batch), self.prunable.all)
+
+    def _examples(self) -> int:
+        return self.data.accumulate  # operations are counted for a batch, whatever a batch is
+
+    def sparse_weights(self, masks: Masks) -> tuple[str, ...]:
+        return ()
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """One epoch of training batches, the same at every iteration."""
+
+    data: ProjectData
+    order: int
+
+    def __iter__(self) -> Any:
+        loader = self.data.training(self.order)
+        if isinstance(loader, list | tuple | dict):
+            from pytorch_lightning.utilities import CombinedLoader
+
+            return (batch for batch, _, _ in CombinedLoader(loader, "max_size_cycle"))
+        return iter(loader)

@@ -1,0 +1,123 @@
+"""Lightning's Trainer for a project: its own arguments, and everything turned off that the framework does itself."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import re
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.loggers.logger import DummyLogger
+
+from lottery.foundations.errors import nearby
+from lottery.training.hardware import Hardware, devices
+from lottery.training.modules import Module
+from lottery.training.numerics import Numerics
+
+INSTEAD = {
+    "accelerator": "hardware.accelerator",
+    "barebones": "nothing: the Trainer is bare already",
+    "benchmark": "numerics.deterministic",
+    "callbacks": "configure_callbacks of your module",
+    "default_root_dir": "out",
+    "deterministic": "numerics.deterministic",
+    "devices": "hardware.devices",
+    "enable_checkpointing": "hardware.checkpoint_seconds",
+    "enable_model_summary": "lottery.load(...) in a notebook, which gives the network",
+    "enable_progress_bar": "nothing: progress is always shown",
+    "fast_dev_run": "budget.steps and schedule.rounds",
+    "logger": "tracking",
+    "max_epochs": "budget.steps, e.g. budget.steps=10ep",
+    "max_steps": "budget.steps",
+    "max_time": "budget.steps",
+    "min_epochs": "budget.steps",
+    "min_steps": "budget.steps",
+    "model_registry": "nothing",
+    "num_nodes": "hardware.devices, all on one machine",
+    "num_sanity_val_steps": "nothing: every project is tried with a few batches before training",
+    "overfit_batches": "trainer.limit_train_batches",
+    "plugins": "numerics.precision",
+    "precision": "numerics.precision",
+    "reload_dataloaders_every_n_epochs": "nothing: loaders are made once for each training",
+    "strategy": "hardware.devices",
+    "use_distributed_sampler": "hardware.devices",
+}
+"""Trainer arguments that the framework sets, and what to use instead."""
+
+
+def of_lightning(kind: type) -> bool:
+    """Whether a class is a user's own LightningModule or data module."""
+    return issubclass(kind, pl.LightningModule | pl.LightningDataModule) and not issubclass(kind, Module)
+
+
+def checked_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments, if Lightning's Trainer has them and they are a user's to set. Raises ValueError if not."""
+    known = sorted(inspect.signature(pl.Trainer).parameters.keys() - INSTEAD.keys())
+    for name, value in given.items():
+        if name in INSTEAD:
+            raise ValueError(f"trainer.{name}={value}: is set by the framework; use {INSTEAD[name]}")
+        if name not in known:
+            raise ValueError(f"trainer.{name}={value}: Lightning's Trainer has no such argument; {nearby(name, known)}")
+    batches = given.get("accumulate_grad_batches", 1)
+    if not isinstance(batches, int) or batches < 1:
+        raise ValueError(f"trainer.accumulate_grad_batches={batches}: must be a whole number, 1 or more")
+    return dict(given)
+
+
+def trainer_of(hardware: Hardware, numerics: Numerics, arguments: Mapping[str, Any], **ours: Any) -> pl.Trainer:
+    """A Trainer with a project's arguments and ours, which win."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    given = devices(hardware)
+    plugins = [*given.pop("plugins", []), *ours.pop("plugins", [])]
+    settings = {
+        "logger": DummyLogger(),  # answers self.logger.experiment.add_image(...), which False would not
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,  # it draws random numbers and moves the states of metrics
+        "default_root_dir": os.devnull,  # under Slurm, Lightning would load checkpoints (pickles) found there
+    }
+    return pl.Trainer(
+        accelerator="gpu" if hardware.device == "cuda" else "cpu",
+        precision=numerics.precision,  # type: ignore[arg-type]  # one of PRECISIONS
+        plugins=plugins,
+        **given,
+        **{**settings, **arguments, **ours},
+    )
+
+
+QUIET = (
+    ".*does not have many workers.*",
+    ".*LeafSpec.*",  # Lightning 2.6 under PyTorch 2.14
+    ".*`srun` command is available.*",  # as on every login node
+    ".*GPU available but not used.*",  # hardware=cpu asked for that
+    ".*smaller than the logging interval.*",
+    ".*before the epoch ended and your dataloader is.*",  # it is resumed at the epoch's beginning
+    ".*Trying to infer the `batch_size`.*",
+    ".*`weights_only`.*",
+)
+"""Warnings of Lightning about what is as it should be here."""
+
+
+class quiet(warnings.catch_warnings):
+    """A context without the warnings of QUIET."""
+
+    def __enter__(self) -> Any:
+        found = super().__enter__()
+        for message in QUIET:
+            warnings.filterwarnings("ignore", message)
+        return found
+
+
+def ours(part: str, logged: str) -> str:
+    """The name of a row for what a loop logged: its part, and the name without that.
+
+    >>> ours("val", "val/dice"), ours("val", "valid_loss"), ours("test", "psnr"), ours("test", "test/seg/iou")
+    ('val_dice', 'val_loss', 'test_psnr', 'test_seg_iou')
+    """
+    bare = re.sub(rf"^({'test' if part == 'test' else 'validation|valid|val'})[_/.\- ]", "", logged)
+    return f"{part}_{re.sub(r'[^0-9A-Za-z_]', '_', bare)}"
