@@ -1,4 +1,4 @@
-"""Pruning: from a trained round to the masks of the next."""
+"""Pruning: finds the masks of the next round from a trained one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lottery.training.states import State
 
 @dataclass(frozen=True)
 class Pruning:
-    """How a study prunes: what matters, where it competes, how much goes in each round, when it is enough."""
+    """A study's criterion, scope, schedule and stopping conditions."""
 
     criterion: Criterion
     scope: Scope
@@ -28,9 +28,9 @@ class Pruning:
 
 
 def prune(recipe: Recipe, pruning: Pruning, on: Round, living: Masks, start: State, target: Target, seed: int) -> Masks:
-    """The next masks: the criterion scores a round's trained network, the scope chooses among the living.
+    """The next masks: the criterion scores a round's trained network, the scope chooses among the unpruned weights.
 
-    Gradients are those of 32-bit floats at every `numerics.precision`, which is of training and evaluation alone.
+    Gradients are always computed in 32 bits: `numerics.precision` applies to training and evaluation only.
     """
     device, streams, index = recipe.hardware.device, Streams(seed), on.index + 1
     module = recipe.build(streams.init)
@@ -38,7 +38,7 @@ def prune(recipe: Recipe, pruning: Pruning, on: Round, living: Masks, start: Sta
     module.eval().to(device)
     evidence = Evidence(
         net=module.net,
-        # copies: what a criterion does to them in place must not reach the next round
+        # copies, because a criterion's changes in place must not reach the next round
         start={name: tensor.to(device, copy=True) for name, tensor in start.items()},
         masks={name: mask.to(device, copy=True) for name, mask in living.items()},
         batches=ScoringBatches(recipe.data, streams.scoring(index), device),
@@ -53,7 +53,7 @@ def prune(recipe: Recipe, pruning: Pruning, on: Round, living: Masks, start: Sta
 
 @dataclass(frozen=True)
 class ScoringBatches:
-    """One epoch of training batches for criteria, the same at every iteration."""
+    """One epoch of training batches for criteria; every iteration yields the same ones."""
 
     data: Data
     order: int
