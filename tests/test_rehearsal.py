@@ -124,8 +124,8 @@ def test_a_buffer_outside_the_network_is_told_how_to_be_one(cell: Build) -> None
             self.register_buffer("costs", torch.ones(classes))
 
     assert refused(of(cell(), network=Flat, module=partial(Weighted, classes=10))) == (
-        "module: costs lies outside its network, where no checkpoint would keep it; a buffer that is always the same "
-        "can say persistent=False"
+        "module: costs is not part of `net`, so checkpoints would not save it; register a buffer that never changes "
+        "with persistent=False"
     )
 
 
@@ -140,7 +140,7 @@ def test_a_buffer_outside_the_network_is_told_how_to_be_one(cell: Build) -> None
 def test_methods_of_lightning_that_are_never_called_are_refused(cell: Build, method: str) -> None:
     own = type("Own", (Classifier,), {method: lambda self, *_: None})
     said = refused(of(cell(), module=partial(own, classes=10)))
-    assert said == f"module: Own.{method} is not called as it is written; {INSTEAD[method]}"
+    assert said == f"module: Own.{method} must not be overridden; {INSTEAD[method]}"
 
 
 def test_every_refused_method_is_one_of_lightning_s() -> None:

@@ -91,7 +91,7 @@ def barrier(line: Sequence[float]) -> float:
 
 
 def measure_statistics(net: nn.Module, inputs: Iterable[Tensor]) -> None:
-    """Recomputes BatchNorm's running mean and variance as averages over some batches; does nothing without BatchNorm."""
+    """Recomputes BatchNorm's running mean and variance as averages over batches; does nothing without BatchNorm."""
     norms = [module for module in net.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     if not norms:
         return
