@@ -1,4 +1,4 @@
-"""Numbers depend on the configured numerics, and on nothing that a process has set before."""
+"""Results depend on the configured numerics, not on a process's earlier settings."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def settings() -> Settings:
 
 
 def another_s() -> Settings:
-    """Settings that somebody else has left behind."""
+    """Settings that other code left in this process."""
     torch.set_num_threads(3)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = True
@@ -79,7 +79,7 @@ def test_a_trainer_changes_no_setting() -> None:
 
 
 class Watching(nn.Sequential):
-    """Notes under what settings it is built and called."""
+    """Records the settings under which it is built and called."""
 
     seen: ClassVar[set[Settings]] = set()
 

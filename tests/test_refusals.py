@@ -1,4 +1,4 @@
-"""What can't be run is refused in one sentence that names key, value and what is allowed, before anything trains."""
+"""Invalid configurations are refused before training, in one sentence with key, value and what is allowed."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def base() -> DictConfig:
 
 @pytest.fixture
 def configured(base: DictConfig) -> Callable[..., CellConfig]:
-    """A job with settings changed as Hydra changes them, without composing all anew: that takes most of the time."""
+    """A job with overridden settings, made without composing again, which would take most of the time."""
 
     def job(*overrides: str) -> CellConfig:
         changed = base.copy()
@@ -140,7 +140,7 @@ def configured(base: DictConfig) -> Callable[..., CellConfig]:
 
 
 def sentence(make: Callable[..., CellConfig | list[CellConfig]], *overrides: str) -> str:
-    """What a job is refused with when it is made, built or checked."""
+    """The message with which a job is refused when it is made, built or checked."""
 
     def attempt() -> None:
         made = make(*overrides)

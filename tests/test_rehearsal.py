@@ -1,4 +1,4 @@
-"""Rehearsal: networks and modules of one's own that are taken, and what is said of those that are not."""
+"""The check before training: which user networks and modules are accepted, and the messages for others."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def test_an_output_layer_that_no_hook_sees_is_the_last_defined(cell: Build) -> N
 
 
 class Reads(Flat):
-    """Reads a weight itself, which no sparse layer has."""
+    """Reads a layer's weight directly, which a sparse layer lacks."""
 
     def forward(self, inputs: Tensor) -> Any:
         hidden = functional.linear(self.first(inputs.flatten(1)).relu(), self.second.weight)

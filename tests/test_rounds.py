@@ -1,4 +1,4 @@
-"""Rounds: what every arm begins each round with, against the paper's words written out in plain PyTorch."""
+"""Rounds: the tickets of every arm, against the paper's description in plain PyTorch."""
 
 from __future__ import annotations
 
@@ -316,7 +316,7 @@ def test_a_scope_that_revives_in_place_is_refused() -> None:
 
 
 class Tied(nn.Module):
-    """Two layers with one weight: a state has it under both names, masks under the first."""
+    """Two layers with a shared weight: a state has it under both names, masks under the first."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -343,7 +343,7 @@ def test_a_shared_weight_is_rewound_under_all_its_names(weights: Rewinding) -> N
 
 
 def test_the_ticket_of_a_shared_weight_is_digested_as_ever() -> None:
-    """Under its further names a shared weight keeps its pruned entries: older phases are found by this digest."""
+    """A shared weight keeps its pruned entries under its further names: digests of older phases depend on it."""
     train = Trainer(0, replace(recipe(), network=Tied))
     dense, first, *_ = rounds(imp(), train=train)
     assert torch.equal(first.ticket.state["two.weight"], dense.ticket.state["one.weight"])

@@ -1,4 +1,4 @@
-"""The phase store: trained once, found by what it depends on, never silently different."""
+"""The phase store: each phase is trained once, keyed by its inputs, and never silently different."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_a_phase_without_metadata_is_not_finished(tmp_path: Path) -> None:
 
 
 def damaged(original: bytes, place: int, flip: int) -> bytes:
-    """One byte changed, or, without a flip, the file cut off there."""
+    """Flips one byte or, without a flip, truncates the file there."""
     place %= len(original)
     return original[:place] + (bytes([original[place] ^ flip]) + original[place + 1 :] if flip else b"")
 
@@ -640,7 +640,7 @@ def test_gc_keeps_what_an_analysis_trained(tmp_path: Path, lottery: Callable[...
 
 
 def aged(path: Path, seconds: float) -> None:
-    """As if nothing in a folder had been touched for so long."""
+    """Sets all file times in a folder back."""
     for each in (*path.rglob("*"), path):
         os.utime(each, (time.time() - seconds,) * 2)
 
