@@ -1,6 +1,6 @@
 """What the papers' recipes at full size would cost: `python -m experiments.costs` writes costs.md beside this file.
 
-FLOPs are counted on the network itself; hours are an estimate from them, because none of this ran here.
+FLOPs are counted on the networks; hours are estimated from FLOPs, because none of these recipes ran here.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ RECIPES = {
     "renda2020_resnet50": "dense 76.17 %; rewound 76.02, 75.94, 75.33 % at 51.2, 21, 10.7 %",
 }
 SUSTAINED = 10e12  # FLOP/s: about a third of what a 2020 workstation GPU can do in fp32
-STEP = 0.003  # lower bound on the seconds of a step, however small the network
+STEP = 0.003  # the least seconds per step, however small the network
 TRAIN = {"cifar10": 45000, "imagenet": 1231167}
 
 

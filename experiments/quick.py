@@ -1,7 +1,7 @@
 """Small versions of the studies, on 8x8 digits that need no download: `make reproduce-quick`.
 
-They show that every study runs from command to verdicts. The verdicts are about the reduced studies and may differ from
-those of the full ones. Everything trained stays in the store, so that a second run takes seconds.
+They show that every study runs from command to verdicts; verdicts of reduced studies may differ from those of the full
+ones. Trained phases stay in the store, so that a second run takes seconds.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ STUDIES: dict[tuple[str, str], tuple[str, ...]] = {
     ("linear_connectivity", "lenet"): ("experiment=frankle2020_lmc_lenet", "budget.steps=1000"),
     ("linear_connectivity", "resnet8"): ("experiment=frankle2020_lmc_resnet8", *PICTURES, "budget.steps=800"),
 }  # fmt: skip
-"""The overrides of `lottery run` by (folder beside this file, name of its results)."""
+"""Overrides of `lottery run`, by (folder beside this file, name of the results)."""
 
 
 def main() -> None:
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def pages() -> Iterator[str]:
-    """A Markdown section with the verdicts of each folder."""
+    """One Markdown section with verdicts per folder."""
     for folder in dict.fromkeys(folder for folder, _ in STUDIES):
         runs = {name: studies(of, name) for of, name in STUDIES if of == folder}
         frame: pd.DataFrame = verdicts(Path(__file__).parent / folder, runs)
@@ -60,7 +60,7 @@ def pages() -> Iterator[str]:
 
 
 def studies(folder: str, name: str) -> list[Path]:
-    """The folders with a study's results, by its current configuration: an older recipe's may lie beside them."""
+    """The result folders of a study's current configuration; those of an older recipe may lie beside them."""
     line = [*STUDIES[folder, name], *DIGITS, f"out={OUT / folder / name}"]
     return sorted({job.folder.parent.parent for job in cell_configs(line)})
 

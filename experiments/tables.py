@@ -1,11 +1,11 @@
-"""Makes the tables of `experiments/` from the committed CSV files alone: `make tables`.
+"""Generates the tables of `experiments/` from the committed CSV files: `make tables`.
 
-A comment in a README marks where a table goes; everything between it and the next `<!-- end -->` is replaced:
+A comment in a README marks the place of a table; everything between it and the next `<!-- end -->` is replaced:
 
-    <!-- table: NAME -->   accuracy by density, of NAME.csv
-    <!-- analyses: NAME --> what analyses found, of NAME.csv
-    <!-- cost: NAME -->    what the training took, of NAME.csv
-    <!-- verdicts -->      the claims of expected.csv, judged; in experiments/README.md those of all folders
+    <!-- table: NAME -->     accuracy by density, from NAME.csv
+    <!-- analyses: NAME -->  results of analyses, from NAME.csv
+    <!-- cost: NAME -->      cost of training, from NAME.csv
+    <!-- verdicts -->        verdicts on the claims of expected.csv; in experiments/README.md those of all folders
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _BLOCK = re.compile(r"<!-- (?:(table|analyses|cost): (\S+)|verdicts) -->\n(.*?)<
 
 
 def main() -> None:
-    """Rewrites every README whose tables have changed, and with --figures draws every curve."""
+    """Rewrites every README whose tables changed, and redraws every curve with --figures."""
     parser = argparse.ArgumentParser(prog="python -m experiments.tables", description="Tables of experiments/.")
     parser.add_argument("root", nargs="?", type=Path, default=HERE, help="another folder of experiments")
     parser.add_argument("--figures", action="store_true", help="draw the curves again, too")
@@ -42,32 +42,29 @@ def main() -> None:
             print(f"wrote {page}")
     for file in results(arguments.root) if arguments.figures else ():
         figure, frame = file.with_name("curve.png") if file.stem == "results" else file.with_suffix(".png"), read(file)
-        if not frame["round"].any():  # nothing was pruned: no curve
+        if not frame["round"].any():  # nothing was pruned, so there is no curve
             continue
         (draw_barriers if BARRIER in frame else draw)(frame, figure)
         print(f"drew {figure}")
 
 
 def pages(root: Path) -> list[Path]:
-    """All READMEs that may have tables."""
+    """All READMEs that may contain tables."""
     return sorted([root / "README.md", *root.glob("*/README.md")])
 
 
 def results(root: Path) -> list[Path]:
-    """Every results file."""
+    """All files with results."""
     return sorted(file for file in root.glob("*/*.csv") if file.name != EXPECTED)
 
 
 def rebuilt(page: Path) -> str:
-    """A README's text with its tables rebuilt.
-
-    Raises ValueError for a table without an end mark.
-    """
+    """A README's text with its tables rebuilt. Raises ValueError for a table without an end mark."""
     text = page.read_text()
     blocks = list(_BLOCK.finditer(text))
     for opening in _OPENING.finditer(text):
         if opening.start() not in [block.start() for block in blocks]:
-            raise ValueError(f"{page}: nothing ends {opening[0]}")
+            raise ValueError(f"{page}: no <!-- end --> after {opening[0]}")
     return _BLOCK.sub(lambda block: _filled(page.parent, block), text)
 
 
@@ -86,7 +83,7 @@ def _content(folder: Path, kind: str | None, name: str) -> str:
 
 
 def every_verdict(root: Path) -> str:
-    """The number of claims by verdict, and one table of all."""
+    """The number of claims for each verdict, and one table of all claims."""
     judged = {file.parent.name: verdicts(file) for file in sorted(root.glob(f"*/{EXPECTED}"))}
     if not judged:
         return "no claims yet"

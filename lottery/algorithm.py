@@ -1,11 +1,11 @@
-"""The algorithm: train, score, mask, rewind, round after round."""
+"""The main loop: train, score, mask, rewind, once per round."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
 
-from lottery.foundations.seeds import Streams, generator, seeded
+from lottery.foundations.seeds import Streams, drawing
 from lottery.pruning.contracts import checked
 from lottery.rounds.arms import Arm
 from lottery.rounds.prune import Pruning
@@ -20,7 +20,7 @@ def play(recipe: Recipe, pruning: Pruning, arm: Arm, seed: int, train: Train) ->
     """Iterative magnitude pruning with rewinding, and its controls (Frankle & Carbin 2019; Frankle et al. 2020).
 
     Round 0 is dense. Each later round gets masks for the schedule's next target and rewinds the weights they keep.
-    A round trains when it is first asked for what it trained, so that a chain can be planned without training.
+    Rounds are lazy: one trains when `trained` is first read, so that a chain can be planned without training.
     """
     parent = play(recipe, pruning, arm.parent, seed, train) if arm.parent else None
     search = search_for(recipe, pruning, arm, seed, train, parent)
@@ -37,14 +37,14 @@ def play(recipe: Recipe, pruning: Pruning, arm: Arm, seed: int, train: Train) ->
 
 
 def rewound(recipe: Recipe, arm: Arm, found: Found, start: State, seed: int, index: int) -> Ticket:
-    """The ticket that an arm makes of the masks of round `index`.
+    """The ticket that an arm makes from the masks found for round `index`.
 
-    The arm gets copies: what it does to them in place must not reach its parent's rounds or the rounds to come.
+    The arm gets copies, because changes in place must not reach its parent's rounds or later ones.
     """
     streams = Streams(seed)
-    fresh, drawn = partial(initial, recipe, streams.reinit(index)), streams.masks(arm.name, index)
-    with recipe.numerics.entered(), seeded(drawn):
-        masks = checked(arm.masks(copied(found.masks), generator(drawn)), like=found.masks)
+    fresh = partial(initial, recipe, streams.reinit(index))
+    with recipe.numerics.entered(), drawing(streams.masks(arm.name, index)) as rng:
+        masks = checked(arm.masks(copied(found.masks), rng), like=found.masks)
         origin = Origin(copied(start), lambda: copied(found.on.trained.state), fresh, copied(masks))
         state = arm.weights(origin)
-        return Ticket.of(as_one(state, recipe.sample.net), masks)
+        return Ticket.of(as_one(state, recipe.net), masks)

@@ -26,13 +26,13 @@ TINY = ("data=digits", "budget.steps=30", "budget.evaluate=10", "schedule.rounds
 
 @pytest.fixture
 def cell() -> Callable[..., Cell]:
-    """Builds one cell in this process from Hydra overrides, tiny unless they say otherwise."""
+    """Builds one cell in this process from Hydra overrides, tiny by default."""
     return lambda *overrides: build(cell_configs([*TINY, *overrides])[0])
 
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
-    """Starts commands without their eight seconds of imports."""
+    """Starts commands as forks, which saves eight seconds of imports each."""
     server = Server()
     yield server
     server.close()
@@ -40,7 +40,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def start(server: Server, tmp_path: Path) -> Iterator[Callable[..., Process]]:
-    """Starts the command in `tmp_path`, stdout and stderr in one, in a group of its own that is gone after the test."""
+    """Starts the command in `tmp_path` with stderr merged into stdout; its process group is killed after the test."""
     running: list[Process] = []
 
     def begin(*arguments: str, merged: bool = True, **env: str) -> Process:

@@ -1,7 +1,7 @@
 """Runs the code of a notebook in one namespace, without Jupyter: `python -m tests.notebooks FILE` writes its outputs.
 
-Understood is what the notebooks of docs/ use: Python, a last expression that is shown, figures that are shown, and
-commands after `!`.
+It supports what the notebooks of docs/ use: Python, display of the last expression and of figures, and commands after
+`!`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from typing import Any
 
 Output = dict[str, Any]
 _PROGRESS = re.compile(r" round +\d+/\d+ ")
-"""marks lines that say how far a cell has come: how many there are depends on the machine's speed"""
+"""matches progress lines, whose number depends on the machine's speed"""
 
 
 def executed(notebook: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The notebook with the outputs that its code cells have when they run in `folder`, one after another."""
+    """The notebook with new outputs, after its code cells ran in `folder` in order."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -68,7 +68,7 @@ def _outputs(source: str, namespace: dict[str, Any], count: int) -> list[Output]
 
 
 def _run(command: str) -> None:
-    """A shell command, of which only `lottery ...` is needed; its output is the cell's."""
+    """Runs a shell command, of which only `lottery ...` is supported, and returns its output."""
     words = shlex.split(command)
     assert words[0] == "lottery", command
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "HYDRA_", "LOTTERY_"))}

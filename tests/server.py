@@ -1,4 +1,4 @@
-"""Commands as forks of one process that has everything imported: imports take eight seconds, a fork none.
+"""Runs commands as forks of a server process with all imports done, which saves eight seconds each.
 
 Each is a process of its own, in a session and a process group of its own, that does what `lottery ...` does from its
 first line to its exit handlers, and is signalled and killed for real. `tests/test_server.py` compares it with one that
@@ -24,7 +24,7 @@ LONGEST = 1 << 17
 
 
 class Process:
-    """A command, with what the tests use of `subprocess.Popen`; it is no child of this process, but a fork's."""
+    """A running command, with the part of `subprocess.Popen` that tests use; it is not a child of this process."""
 
     def __init__(self, told: socket.socket, arguments: tuple[str, ...], *pipes: int) -> None:
         self.args, self.returncode = arguments, None
@@ -43,7 +43,7 @@ class Process:
         return self.returncode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """What it and all its children have said until the last of them ended; stderr is empty if both are merged."""
+        """Output of it and its children, once all have ended; stderr is empty if both are merged."""
         for reader in self._readers:
             reader.join(timeout)
             if reader.is_alive():
@@ -53,14 +53,14 @@ class Process:
         return out, err
 
     def kill(self) -> None:
-        """Ends its whole group, if that is still there."""
+        """Kills its whole process group, if that still exists."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self.wait()
 
 
 class Reader(threading.Thread):
-    """Reads a pipe to its end, so that no writer waits for a reader."""
+    """Reads a pipe to its end, so that its writer never blocks."""
 
     def __init__(self, pipe: int) -> None:
         super().__init__(daemon=True)
@@ -73,7 +73,7 @@ class Reader(threading.Thread):
 
 
 class Server:
-    """Starts commands as forks of one process that has everything imported."""
+    """Starts commands as forks of the server process."""
 
     def __init__(self) -> None:
         self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -88,9 +88,9 @@ class Server:
             )
 
     def begin(self, folder: Path, *arguments: str, merged: bool = False, dies: int = 0, **env: str) -> Process:
-        """Starts `lottery` with these arguments in a folder; `communicate` gives what it says, `merged` into one text.
+        """Starts `lottery` with these arguments in a folder; `merged` puts stderr into stdout.
 
-        With `dies` it kills itself in the middle of writing its checkpoint of that number, from 1.
+        With `dies` it kills itself while it writes the checkpoint of that number, counted from 1.
         """
         pipes = [os.pipe() for _ in range(1 if merged else 2)]
         ends = [end for _, end in pipes]
@@ -100,7 +100,7 @@ class Server:
         return Process(told, arguments, *(begin for begin, _ in pipes))
 
     def start(self, folder: Path, *arguments: str, dies: int = 0, **env: str) -> int:
-        """As `begin`, output in `said.txt`; its pid, which is its group's."""
+        """Like `begin`, with output in `said.txt`; returns its pid, which is also that of its group."""
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / "said.txt", "ab") as said:
             process = Process(self._ask(folder, arguments, dies, env, said.fileno(), said.fileno()), arguments)
@@ -131,7 +131,7 @@ class Server:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """This environment without what would change a command's behaviour."""
+    """This environment without variables that would change a command's behaviour."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "HYDRA_", "LOTTERY_"))}
     return {**kept, **more}
 
@@ -140,9 +140,9 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def warm() -> dict[str, str]:
-    """Imports whatever a command may import, its own entry excepted; gives what that leaves in the environment.
+    """Imports everything that a command may import, except its entry point; returns the environment afterwards.
 
-    Nothing is computed here, because a fork would lack the threads that did it.
+    It must not compute anything, because threads of PyTorch do not survive a fork.
     """
     before = set(os.environ)
     import pkgutil
@@ -163,11 +163,11 @@ def warm() -> dict[str, str]:
 
 
 LATE = ("wandb", "sklearn.datasets", "matplotlib.pyplot", "matplotlib.backends.backend_agg")
-"""what commands import when they need it"""
+"""modules that commands import lazily"""
 
 
 def serve(requests: socket.socket) -> dict[str, Any] | None:
-    """Forks for each request, and returns it in the fork; None in the server itself, once nobody can ask any more."""
+    """Forks for each request and returns the request in the fork; None in the server once the client is gone."""
     while True:
         message, handles, *_ = socket.recv_fds(requests, LONGEST, 3)
         if not message:
@@ -191,7 +191,7 @@ def serve(requests: socket.socket) -> dict[str, Any] | None:
 
 
 def become(folder: str, arguments: list[str], env: dict[str, str], out: int, err: int, dies: int) -> None:
-    """Makes this fork what the command would be that has just been started."""
+    """Turns this fork into a freshly started command."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in a shell's background
     os.chdir(folder)

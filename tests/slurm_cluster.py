@@ -1,4 +1,4 @@
-"""A real Slurm of two nodes on this machine: slurmctld and two slurmd on loopback, of any user, gone afterwards."""
+"""A real two-node Slurm on this machine, for any user: slurmctld and two slurmd on loopback, removed afterwards."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ PartitionName=high Nodes=n1,n2 PriorityTier=10 PreemptMode=OFF
 
 
 class Cluster:
-    """The cluster; a context manager. `env` is the environment of a user of it."""
+    """The cluster, as a context manager. `env` is the environment for its users."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="slurm"))  # short, for the sake of the sockets in it
@@ -92,17 +92,17 @@ class Cluster:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def run(self, *command: str) -> str:
-        """What a command says; it must succeed."""
+        """The output of a command, which must succeed."""
         done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
         return done.stdout
 
     def squeue(self, *options: str) -> list[str]:
-        """The jobs in the queue, finished ones not among them, elements of arrays each for itself."""
+        """The unfinished jobs in the queue, array elements listed one by one."""
         return self.run("squeue", "--noheader", "--array", "--format=%i", *options).split()
 
     def show(self, job: str) -> dict[str, str]:
-        """What Slurm knows of a job, or of an element of an array."""
+        """Slurm's record of a job or array element."""
         return dict(word.partition("=")[::2] for word in self.run("scontrol", "--oneliner", "show", "job", job).split())
 
     def state(self, job: str) -> str:
@@ -112,7 +112,7 @@ class Cluster:
         return int(self.show(job)["Restarts"])
 
     def tasks(self, job: str) -> list[int]:
-        """The processes that srun started for a job, without those that these have started."""
+        """The processes that srun started for a job, without their children."""
         number = f"SLURM_JOB_ID={self.show(job)['JobId']}"
         return [
             pid
@@ -121,9 +121,9 @@ class Cluster:
         ]
 
     def lose(self, node: str) -> None:
-        """Kills what Slurm itself runs on a node; the tasks live on, as when a network breaks.
+        """Kills Slurm's daemons on a node, while tasks live on, as if the network broke.
 
-        Slurm is told so, which by itself would notice half a minute later.
+        Slurm is told at once, because it would notice only after half a minute.
         """
         for pid, env in self._users():
             if _MARK + node in env:
@@ -162,7 +162,7 @@ class Cluster:
             time.sleep(0.05)
 
     def _stop(self) -> None:
-        """Ends the jobs, then Slurm, then whoever of the jobs' processes is still there."""
+        """Ends the jobs, then Slurm, then remaining processes of the jobs."""
         with suppress(AssertionError, subprocess.TimeoutExpired):
             self.run("scancel", "--user", self.user)
             self._until(lambda: not self.squeue(), seconds=15)
@@ -186,7 +186,7 @@ class Cluster:
 
 
 _MARK = "LOTTERY_TEST_NODE="
-"""in the environment of a node's daemons, and of none of its jobs"""
+"""set in the environment of a node's daemons, but not of its jobs"""
 
 
 def _kill(pid: int) -> None:

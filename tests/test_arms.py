@@ -75,7 +75,7 @@ class Trainer:
 
 @cache
 def arm(*overrides: str) -> Arm:
-    """As its yaml has it; steps are those of the tiny network."""
+    """An arm as its yaml defines it, with steps for the tiny network."""
     return build(cell_configs([*TINY, *(f"arm={o}" if "=" not in o else o for o in overrides)])[0]).arm
 
 
@@ -211,7 +211,7 @@ def test_scratch_e_is_random_reinit() -> None:
 
 
 def share(masks: Masks) -> float:
-    """Of FLOPs: an input's products with the first layer count twice, those of the others three times."""
+    """FLOPs relative to dense: products of the first layer count twice (no input gradient), others three times."""
     left = [int(masks[name].sum()) * times for name, times in zip(WEIGHTS, (2, 3, 3), strict=True)]
     return sum(left) / (72 * 2 + 120 * 3 + 30 * 3)
 
@@ -399,7 +399,7 @@ def test_arms_of_one_seed_share_what_can_be_shared(cell: Callable[..., Cell], tm
 
 
 def test_keys_follow_what_training_reads_of_a_budget(cell: Callable[..., Cell], tmp_path: Path) -> None:
-    """Steps, evaluations and rates; not the way in which they were said."""
+    """Compares steps, evaluations and rates, not how they were configured."""
     one = cell(*CURVE)
     recipe, train = one.study.recipe, TrainOnce(one, Store(tmp_path))
     budget = recipe.budget
@@ -471,7 +471,7 @@ def test_controls_are_no_parents(parent: str) -> None:
 
 @pytest.mark.parametrize("parent", ["one_shot", "lr_rewind", "finetune", "early_bird"])
 def test_every_arm_that_prunes_is_a_parent(parent: str) -> None:
-    """Its own yaml says how it prunes."""
+    """A parent given by name has the settings of its own yaml."""
     child = build(cell_configs([*TINY, "arm=scratch_e", f"arm.parent={parent}"])[0]).arm
     own = build(cell_configs([*TINY, f"arm={parent}"])[0]).arm
     assert child.parent

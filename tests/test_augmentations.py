@@ -16,7 +16,7 @@ from lottery.data.augmentations import flip, pad_crop, pad_crop_flip
 
 MANY = 20_000
 TINY_P = 1e-6
-"""of a correct sampler's failure; seeds are fixed, so that a test that passes always passes"""
+"""probability that a correct sampler fails; seeds are fixed, so results do not vary between runs"""
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -107,7 +107,7 @@ PADDING, SIZE = 4, 32
 
 
 def coordinates() -> Tensor:
-    """An image whose pixels name their row and column, and no pixel of the frame."""
+    """An image whose pixels encode their row and column and differ from the padding."""
     rows, columns = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")
     return torch.stack([rows + 1, columns + 1, torch.full_like(rows, 9)]).to(torch.uint8)
 

@@ -1,4 +1,4 @@
-"""What a node becomes: the annotation of the argument that receives it decides, and no key's name."""
+"""Nodes are built according to the annotation of the argument that receives them, not by a key's name."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def test_of_all_channels_it_is_the_same_network() -> None:
 
 @pytest.mark.parametrize("part", [0.25, 0.35])
 def test_channels_without_filters_are_those_that_go(part: float) -> None:
-    """What is left computes what the wide network did, if the others did nothing."""
+    """The narrow network computes the same as the wide one if the removed channels were zero."""
     wide, thin, inputs = network(0.5), network(part), torch.randn(3, *SHAPE)
     state, like = state_of(wide), thin.state_dict()
     for name, (writers, _) in streams_of(state).items():

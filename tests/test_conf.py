@@ -1,4 +1,4 @@
-"""Contracts of every yaml in `conf/`, found by themselves: a new option is under test from its first day."""
+"""Contract tests for every yaml in `conf/`, discovered automatically, so that new options are covered at once."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests import tiny_sets
 from tests.conftest import TINY
 
 NEEDS_A_FILE = "arm/ticket"
-"""an option that says nothing by itself; see tests/test_tickets.py"""
+"""an option that needs a file; see tests/test_tickets.py"""
 FILES = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.rglob("*.yaml"))
 OPTIONS = [name for name in FILES if name.partition("/")[0] in GROUPS and not name.startswith("experiment/")]
 EXPERIMENTS = [name.partition("/")[2] for name in FILES if name.startswith("experiment/")]
@@ -53,7 +53,7 @@ PUBLIC: dict[str, Any] = {
 
 
 def test_all_were_found() -> None:
-    """What there is; a new option raises its number, and none is lost unseen."""
+    """The number of options; a new one raises it, so that losing one is noticed."""
     assert {name.partition("/")[0] for name in OPTIONS} | {"experiment"} == set(GROUPS)
     found = (len(OPTIONS), len(EXPERIMENTS), len(ARMS), len(CRITERIA), len(SCOPES), len(LAUNCHERS))
     assert all(number >= before for number, before in zip(found, (65, 18, 12, 3, 3, 3), strict=True)), found
@@ -81,11 +81,11 @@ COLOUR = {"vgg_11", "vgg_13", "vgg_16", "vgg_19", "resnet18", "resnet50", "vgg16
 
 
 LOOKS = ("arm.early.every=1", "arm.early.window=1")
-"""what of an early-bird's looks fits into a toy"""
+"""settings of early-bird checks that fit into a toy run"""
 
 
 def paired(group: str, option: str) -> list[str]:
-    """An option with data or network that goes with it."""
+    """An option together with data or a network that fits it."""
     chosen = [f"{group}={option}"]
     if group == "data":
         return [*chosen, "model=resnet_8"]
@@ -95,7 +95,7 @@ def paired(group: str, option: str) -> list[str]:
 
 
 def toy(*chosen: str, data: str = "digits", folder: Path) -> list[str]:
-    """Overrides that choose something and run it at toy size, on tiny files if its data reads files."""
+    """Overrides that select an option at toy size, on tiny files if its data reads files."""
     data = next((choice.removeprefix("data=") for choice in chosen if choice.startswith("data=")), data)
     reads = "root" in yaml.safe_load((CONF / "data" / f"{data}.yaml").read_text())
     files = tiny_sets.write(data, folder) if reads else []
@@ -105,12 +105,12 @@ def toy(*chosen: str, data: str = "digits", folder: Path) -> list[str]:
 
 @cache
 def sweep(name: str) -> tuple[Sequence[CellConfig], Mapping[str, Any]]:
-    """What an experiment asks for, and its launcher, here Slurm's; composed once, which takes a second or ten."""
+    """An experiment's cells and launcher (Slurm), cached because composing takes up to ten seconds."""
     return composed([f"experiment={name}", "hydra/launcher=slurm"])
 
 
 def parameters(comment: str) -> int:
-    """What a network's yaml says of its size."""
+    """The number of parameters in the comment of a network's yaml."""
     found = re.search(r"([0-9,]+) parameters", comment)
     assert found, comment
     return int(found[1].replace(",", ""))
@@ -125,7 +125,7 @@ def test_every_launcher_starts_a_cell_and_a_sweep(name: str) -> None:
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_goes_with_a_launcher(name: str) -> None:
-    """Which are made for each other by nothing but the overrides that a launcher passes on."""
+    """They interact only by the overrides that a launcher passes on."""
     goes_with(*sweep(name), "slurm")
 
 
@@ -190,7 +190,7 @@ SMALLER = {
     "renda2020_resnet50": ["model=resnet18", "data.batch_size=2"],
     "renda2020_resnet56": ["model=resnet_8"],
 }
-"""what takes the place of networks that are too large for a toy"""
+"""replaces networks that are too large for a toy run"""
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -1,4 +1,4 @@
-"""Criteria: SNIP against arithmetic and finite differences; what every criterion must keep to."""
+"""Criteria: SNIP against arithmetic and finite differences, and the contract of every criterion."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Counted:
-    """Batches that know how many of them were drawn."""
+    """Batches that count how many of them were drawn."""
 
     def __init__(self, batches: list[Batch]) -> None:
         self.batches, self.drawn = batches, 0

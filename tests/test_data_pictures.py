@@ -1,4 +1,4 @@
-"""Pictures in folders: found, seen and batched the same whoever decodes them, and nobody is left behind."""
+"""Images in folders: the same batches whichever process decodes them, and no process left behind."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_stored_pixels_are_bytes_and_prepared_ones_are_normalised(root: Path) ->
 
 
 def test_every_view_is_drawn_anew(tmp_path: Path) -> None:
-    """At another step, under another seed, and of a copy of the picture at the same step."""
+    """Views at another step, with another seed, and of a copy of the image at the same step."""
     for name in ("one", "twin"):
         tiny_sets.save(tmp_path / name, (50, 50), 0)
     pictures = Pictures(tmp_path, ["one", "twin"], torch.arange(2), Views((8, 8), 8))
@@ -145,7 +145,7 @@ def test_shares_of_an_evaluation_are_the_part(root: Path) -> None:
 
 
 def children() -> set[int]:
-    """Processes below this one, besides multiprocessing's own servants."""
+    """Child processes of this one, without multiprocessing's own helpers."""
     listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
     rows = [line.split(None, 2) for line in listed.splitlines()[1:]]
     below = {os.getpid()}

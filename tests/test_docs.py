@@ -1,4 +1,4 @@
-"""What the documentation shows is true: commands compose or run, examples run, tables have all that they speak of."""
+"""The documentation is correct: commands compose or run, examples run, tables are complete."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with small studies by the names that the pages use: `lottery` is to find all that they ask for."""
+    """A folder with small studies under the names that the pages use, so that their commands find them."""
     folder = tmp_path_factory.mktemp("docs")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -97,7 +97,7 @@ def test_the_study_that_the_pages_name_is_the_demo_s() -> None:
 
 
 def test_other_commands_run(played: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One after another, as a reader would: a ticket is exported before it is shown."""
+    """Runs them in order, as a reader would: a ticket is exported before it is shown."""
     monkeypatch.chdir(played)
     assert {words[0] for words in EXECUTED} == {
         "list", "report", "status", "store", "verdict", "overlap", "ticket",
@@ -226,7 +226,7 @@ def test_notebooks_hold_outputs_of_their_code(path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 def test_notebooks_run_and_give_their_outputs(path: Path, tmp_path: Path) -> None:
-    """Digits are left out: on another processor the last ones of an accuracy may differ, and with them a verdict."""
+    """Compares without digits: on another processor an accuracy's last digits may differ, and so may a verdict."""
 
     def outputs(notebook: dict[str, Any]) -> list[list[str]]:
         cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]

@@ -1,4 +1,4 @@
-"""Early-bird tickets: when a mask has settled, and what is cut from which network."""
+"""Early-bird tickets: when a mask has settled, and which network is pruned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes wrong around a study is said in one sentence, loses nothing and leaves nothing behind."""
+"""Faults around a study are reported in one sentence, lose no work and leave no partial files."""
 
 from __future__ import annotations
 
@@ -268,7 +268,7 @@ def test_whatever_a_report_fails_with_the_unfinished_cells_are_named(
 
 
 def whole(runs: Path) -> None:
-    """Everything there can be read, and nothing half-written lies about."""
+    """Asserts that everything can be read and no partial file remains."""
     Store(runs / "store").entries()
     assert not list(runs.rglob("*.damaged.*"))
     assert not [path for path in runs.rglob(".*") if path.is_file()]

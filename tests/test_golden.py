@@ -1,7 +1,7 @@
 """Numbers of a tiny study, pinned for each SCIENCE of lottery/store/phases.py.
 
-When they move, our numerics have changed: raise SCIENCE and add its numbers here. Those of an earlier one stay as they
-are, because results that say they were measured under it lie in people's stores and in experiments/.
+If they change, so did our numerics: raise SCIENCE and add its numbers here. Numbers of an earlier SCIENCE must stay,
+because results measured under it exist in users' stores and in experiments/.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ GOLDEN = {
     },
 }
 SEALED = {1: "18dea7dcde710b0d"}
-"""digests of the numbers above, so that to change them is no matter of a moment; a new SCIENCE adds one"""
+"""digests of the numbers above, as a guard against accidental edits; a new SCIENCE adds one"""
 
 
 def test_numbers_of_every_science_stay() -> None:

@@ -1,4 +1,4 @@
-"""Holding: which weights are zero between optimizer steps, also when the masks change in the middle of a phase."""
+"""Holding: pruned weights stay zero between optimizer steps, even if masks change during a phase."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A killed cell goes on in the middle, and ends with what it would have ended with."""
+"""A killed cell resumes in the middle and ends with the results of an undisturbed one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.server import Server
 
 @pytest.fixture(scope="module")
 def undisturbed(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs of CELL that nothing befell."""
+    """Undisturbed runs of CELL."""
     folder = tmp_path_factory.mktemp("undisturbed")
     assert server.run(folder, *CELL)[0] == 0
     return folder / "runs"

@@ -1,4 +1,4 @@
-"""Leases: one living process at a time, and a dead one's place is taken over."""
+"""Leases: one live process at a time, and takeover from a dead one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ELSEWHERE = {"host": "elsewhere", "place": ["another boot", "pid:[1]"], "pid": 1
 
 
 class Clock:
-    """The watcher's clock, which goes on only when it is told to."""
+    """The watcher's clock, which only advances when told to."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -59,7 +59,7 @@ def dead_pid() -> int:
 
 
 def contend(folder: Path, gate: Path, times: int, results: multiprocessing.Queue) -> None:
-    """Enters and leaves, marking its presence in a way that only one process at a time can."""
+    """Takes and releases the lease, and counts how often another process held it at the same time."""
     leases._POLL_SECONDS = 0.001
     overlaps = 0
     for _ in range(times):

@@ -175,7 +175,7 @@ def test_a_line_that_came_twice_counts_once(ledger: Ledger) -> None:
 
 
 def recorded(folder: Path, *phases: str, name: str = NAME, drew: tuple[str, ...] = ()) -> Path:
-    """A cell's folder whose ledger names some phases, with others drawn on for each."""
+    """A cell's folder whose ledger names some phases, each with other phases that it needed."""
     folder.mkdir(parents=True, exist_ok=True)
     for index, phase in enumerate(phases):
         Ledger(folder / name).record(line(index, phase=phase, run={"drew": list(drew)}))
@@ -184,7 +184,7 @@ def recorded(folder: Path, *phases: str, name: str = NAME, drew: tuple[str, ...]
 
 @pytest.fixture
 def linked(tmp_path: Path) -> Path:
-    """An `out` with a study, links to a study and to an arm on other disks, and links that lead in circles."""
+    """An `out` with a study, links to a study and an arm on other disks, and circular links."""
     out = tmp_path / "out"
     recorded(out / "here" / "imp" / "seed0", "a", drew=("b",))
     recorded(out / "here" / "imp" / "seed0", "a", name="early_bird.jsonl", drew=("c", "d"))

@@ -48,7 +48,7 @@ SEEDS, AT_ONCE = 100, 50
 
 
 def crowd(works: list[Callable[[], object]], at_once: int) -> None:
-    """Does each piece of work in a fork of this process, so many at a time; exits with 1 if any failed."""
+    """Runs each piece of work in a fork of this process, at most so many at a time; exits with 1 if any failed."""
     failed, running = 0, 0
     for work in works:
         if running == at_once:
@@ -76,7 +76,7 @@ def note(path: Path, text: str) -> None:
 
 
 def pretend(trained: Path) -> Callable[..., Trained]:
-    """In place of training: a second's sleep, of which a note is left."""
+    """Stands in for training: sleeps for a second and leaves a note."""
 
     def fit(recipe: object, phase: Phase, keeper: FolderKeeper, waypoints: object, watch: Any, **_: object) -> Trained:
         note(trained, keeper.folder.name)
@@ -93,7 +93,7 @@ def pretend(trained: Path) -> Callable[..., Trained]:
 
 
 def sweep(folder: Path) -> None:
-    """A study of two arms, of which one needs what the other trains; every tenth cell is asked for twice at once."""
+    """A study of two arms that share phases; every tenth cell is started twice at once."""
     study.fit = pretend(folder / "trained.txt")
     store, works = Store(folder / "runs" / "store"), []
     arms = [build(cell_configs([*TINY, "schedule.rounds=1", f"arm={arm}"])[0]) for arm in ("imp", "random_mask")]
@@ -107,7 +107,7 @@ def sweep(folder: Path) -> None:
 
 
 def one_phase(folder: Path) -> None:
-    """Many processes that begin to want the same phase at the same moment."""
+    """Many processes that request the same phase at the same moment."""
     moment = time.monotonic() + 1
 
     def train(keeper: FolderKeeper) -> Trained:

@@ -125,7 +125,7 @@ class Measuring(Module):
 
 
 class Silent(MeanAbsoluteError):
-    """A metric that says nothing of itself."""
+    """A metric that does not declare whether higher is better."""
 
     higher_is_better = None
 

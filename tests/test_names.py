@@ -1,4 +1,4 @@
-"""What a configured cell is called, and that a user's own parts take part without a file of ours touched."""
+"""Names of configured cells, and users' own parts, which need no change to our files."""
 
 from __future__ import annotations
 
@@ -99,12 +99,12 @@ def test_study_does_not_change_with_the_place_of_the_data() -> None:
     ],
 )
 def test_published_study_names(overrides: list[str], name: str) -> None:
-    """Results lie in folders of these names: a change here parts new results from old ones."""
+    """Results lie in folders with these names: a change separates new results from old ones."""
     assert {job.study for job in cell_configs(overrides)} == {name}
 
 
 def test_published_phase_key(job: CellConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Phases lie in the store under such keys: a change here trains everything anew.
+    """The store finds phases by such keys: a change would retrain everything.
 
     The data's digest is left out, because its normalisation is computed on this machine.
     """
@@ -191,7 +191,7 @@ def test_a_folder_of_ones_own(guest: Path) -> None:
 
 
 def test_an_arm_that_builds_on_ours(guest: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One yaml with a defaults list is all that an arm costs."""
+    """One yaml with a defaults list is enough for a new arm."""
     (guest / "conf/arm/mine.yaml").write_text("# Mine\ndefaults: [imp]\niterative: false\nfirst: ${budget.warmup}\n")
     job = toy(guest, "arm=mine", "--config-dir", str(guest / "conf"))
     assert job.label == "mine"
@@ -228,7 +228,7 @@ def test_a_parent_is_called_as_the_arm_itself_is(rewind: str, name: str | None) 
     ],
 )
 def test_published_settings(overrides: list[str], setting: str) -> None:
-    """Ledgers hold these digests: a change here parts new seeds from old ones."""
+    """Ledgers hold these digests: a change separates new seeds from old ones."""
     assert {job.digest for job in cell_configs(overrides)} == {setting}
 
 

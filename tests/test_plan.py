@@ -1,4 +1,4 @@
-"""The plan: what it says would be trained is what is trained then."""
+"""The plan: exactly the phases that it announces are trained."""
 
 from __future__ import annotations
 

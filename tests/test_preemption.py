@@ -1,4 +1,4 @@
-"""What a process does when Slurm tells it to end; `tests/test_slurm.py` does the same with a real Slurm."""
+"""Handling of Slurm's signals, with a fake Slurm; `tests/test_slurm.py` uses a real one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ AGAIN = "job 12 is queued again and will go on from its last checkpoint"
 
 
 def pretend(folder: Path, state: str, refusals: int = 0, restarts: int = 0) -> dict[str, str]:
-    """The environment of a job in some state, with a Slurm that takes notes and refuses some times."""
+    """The environment of a job in some state, with a fake Slurm that logs calls and refuses the first few."""
     tools = folder / "tools"
     tools.mkdir()
     tool(tools / "squeue", f"echo {state and f'{state} {restarts}'}")
@@ -236,7 +236,7 @@ def test_a_start_counts_once(tmp_path: Path) -> None:
 
 
 def test_a_batch_script_s_own_command_leaves_its_job_alone(tmp_path: Path) -> None:
-    """As in a notebook that runs as a job: to end a sweep is not to begin the notebook anew."""
+    """A notebook may run as a job: a sweep that ends must not requeue the notebook."""
     env = environment(PYTHONPATH=str(Path(__file__).parents[1]), **pretend(tmp_path, "RUNNING"))
     command = [sys.executable, "-m", "lottery", "run", "budget.steps=1000000", f"out={tmp_path / 'runs'}"]
     process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""What is prunable as a setting: which weights have masks, what is refused, and what follows from it."""
+"""The `prune` setting: which weights get masks, what is refused, and its effects."""
 
 from __future__ import annotations
 

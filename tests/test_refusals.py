@@ -1,4 +1,4 @@
-"""What can't be run is refused in one sentence that names key, value and what is allowed, before anything trains."""
+"""Invalid configurations are refused before training, in one sentence with key, value and what is allowed."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ COMPOSITION = {
     "seeed=1": "there is no such key; did you mean seed?",
     "+width=1": f"there is no such key; allowed: {TOP}",
     "+model@teacher=lenet_5": f"there is no such key as teacher; allowed: {TOP}",
-    "hydra.sweep.dir=x": "must stay ${out}; out= says where runs lie",
-    "hydra.run.dir=x": "must stay ${out}; out= says where runs lie",
-    "hydra.job.chdir=true": "must stay false; out= says where runs lie",
-    "out=runs/${now:%H}": "changes with the time, so that no command could go on with it",
+    "hydra.sweep.dir=x": "must stay ${out}; out= chooses the folder of runs",
+    "hydra.run.dir=x": "must stay ${out}; out= chooses the folder of runs",
+    "hydra.job.chdir=true": "must stay false; out= chooses the folder of runs",
+    "out=runs/${now:%H}": "changes with time, so that no command could resume the run",
     "out=[1]": "must be a folder",
     "optimizer.lrr=1": "optimizer has no such key; did you mean lr? allowed: clip_norm, decay, fused, lr, "
     "weight_decay; to add one, write +optimizer.lrr=1",
@@ -129,7 +129,7 @@ def base() -> DictConfig:
 
 @pytest.fixture
 def configured(base: DictConfig) -> Callable[..., CellConfig]:
-    """A job with settings changed as Hydra changes them, without composing all anew: that takes most of the time."""
+    """A job with overridden settings, made without composing again, which would take most of the time."""
 
     def job(*overrides: str) -> CellConfig:
         changed = base.copy()
@@ -140,7 +140,7 @@ def configured(base: DictConfig) -> Callable[..., CellConfig]:
 
 
 def sentence(make: Callable[..., CellConfig | list[CellConfig]], *overrides: str) -> str:
-    """What a job is refused with when it is made, built or checked."""
+    """The message with which a job is refused when it is made, built or checked."""
 
     def attempt() -> None:
         made = make(*overrides)
@@ -215,8 +215,8 @@ def test_a_rate_that_only_a_later_round_breaks() -> None:
     [
         ("# @package _global_\noptimiser: {lr: 0.5}\n", "optimiser: there is no such key; did you mean optimizer?"),
         ("# @package _global_\nlr: 0.5\n", f"lr: there is no such key; allowed: {TOP}"),
-        ("optimizer: {lr: 0.5}\nseed: 3\n", "experiment=mine: experiment.optimizer, experiment.seed would be read by "
-         "nobody; the yaml's first line must be `# @package _global_`"),
+        ("optimizer: {lr: 0.5}\nseed: 3\n", "experiment=mine: experiment.optimizer, experiment.seed would be ignored; "
+         "the yaml's first line must be `# @package _global_`"),
     ],
 )  # fmt: skip
 def test_a_yaml_says_nothing_that_nobody_reads(text: str, said: str, tmp_path: Path) -> None:
@@ -283,14 +283,14 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     [
         (["run", "arm=imq"], f"arm=imq: {COMPOSITION['arm=imq']}"),
         (["run", "experiment=demo", "seed=0,-1"], "seed=-1: must be a whole number, 0 or more"),
-        (["run", "--plam"], "unrecognized arguments: --plam; `lottery run --help` shows what can be given"),
+        (["run", "--plam"], "unrecognized arguments: --plam; `lottery run --help` lists the arguments"),
         (["run", "--config-dir", "nowhere"], "--config-dir nowhere: there is no such folder"),
         (["report", "nowhere"], "nowhere: no such folder or results file"),
         (["store", "size", "--out", "nowhere"], "nowhere/store: no such store"),
         (["run", "--config-dir", ".", "--config-dir", ".."], "--config-dir: is given twice, as . and ..; only one can "
-         "be taken; `lottery run --help` shows what can be given"),
-        (["run", "--experimental-rerun", "x"], "--experimental-rerun: reads a pickle, which is never trusted; the "
-         "command itself goes on"),
+         "be taken; `lottery run --help` lists the arguments"),
+        (["run", "--experimental-rerun", "x"], "--experimental-rerun: is not supported, as it unpickles a file; "
+         "the same command resumes a run"),
         (["list", "armm"], f"armm: there is no such group; did you mean arm? allowed: {', '.join(catalogue.GROUPS)}"),
         (["list", "layers"], f"layers: there is no such group; allowed: {', '.join(catalogue.GROUPS)}; "
          "`lottery list scope` has layerwise"),
@@ -350,7 +350,9 @@ def test_a_network_that_begins_with_the_same_weights_has_no_fresh_draw(tmp_path:
         for arm in ("imp", "random_mask"):
             check(build(cell_configs([*TINY, *node, f"arm={arm}"])[0]))
         said = sentence(lambda *o: check(build(cell_configs([*TINY, *o])[0])), *node, "arm=random_reinit")
-    assert said.startswith("arm: random_reinit wants fresh weights, but every draw of the model begins with the same")
+    assert said.startswith(
+        "arm: random_reinit needs a new initialisation, but the model draws the same weights for every seed"
+    )
 
 
 LOADS = """

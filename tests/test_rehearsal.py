@@ -1,4 +1,4 @@
-"""Rehearsal: networks and modules of one's own that are taken, and what is said of those that are not."""
+"""The check before training: which user networks and modules are accepted, and the messages for others."""
 
 from __future__ import annotations
 
@@ -124,8 +124,8 @@ def test_a_buffer_outside_the_network_is_told_how_to_be_one(cell: Build) -> None
             self.register_buffer("costs", torch.ones(classes))
 
     assert refused(of(cell(), network=Flat, module=partial(Weighted, classes=10))) == (
-        "module: costs lies outside its network, where no checkpoint would keep it; a buffer that is always the same "
-        "can say persistent=False"
+        "module: costs is not part of `net`, so checkpoints would not save it; register a buffer that never changes "
+        "with persistent=False"
     )
 
 
@@ -140,7 +140,7 @@ def test_a_buffer_outside_the_network_is_told_how_to_be_one(cell: Build) -> None
 def test_methods_of_lightning_that_are_never_called_are_refused(cell: Build, method: str) -> None:
     own = type("Own", (Classifier,), {method: lambda self, *_: None})
     said = refused(of(cell(), module=partial(own, classes=10)))
-    assert said == f"module: Own.{method} is not called as it is written; {INSTEAD[method]}"
+    assert said == f"module: Own.{method} must not be overridden; {INSTEAD[method]}"
 
 
 def test_every_refused_method_is_one_of_lightning_s() -> None:
@@ -192,7 +192,7 @@ def test_an_output_layer_that_no_hook_sees_is_the_last_defined(cell: Build) -> N
 
 
 class Reads(Flat):
-    """Reads a weight itself, which no sparse layer has."""
+    """Reads a layer's weight directly, which a sparse layer lacks."""
 
     def forward(self, inputs: Tensor) -> Any:
         hidden = functional.linear(self.first(inputs.flatten(1)).relu(), self.second.weight)

@@ -1,4 +1,4 @@
-"""What of a network comes neither from seed nor from state is refused before training."""
+"""Networks that depend on more than seed and state are refused before training."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Counting(Net):
 
 
 class Buffered(Net):
-    """Statistics of training that its state leaves out, and evaluation reads."""
+    """Training statistics that evaluation reads but the state lacks."""
 
     def __init__(self, persistent: bool = False) -> None:
         super().__init__()
@@ -66,8 +66,8 @@ class Kept(Buffered):
 
 
 class Drawn(Net):
-    """Weights and noise from numpy and Python, a fixed draw outside its state, a cache, a counter that changes
-    nothing: all of them come back."""
+    """Weights and noise from numpy and Python, a fixed draw outside its state, a cache, a counter without
+    effect: all are reproducible."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What the ledgers say: intervals, verdicts, what is missing, table and figure."""
+"""Reports from ledgers: intervals, verdicts, missing results, tables and figures."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_the_seeds_that_are_left_decide_nothing() -> None:
 
 
 def of_metric(frame: pd.DataFrame, name: str, **said: str) -> pd.DataFrame:
-    """The frame with the scores under another name, and what the lines say of it."""
+    """The frame with scores under another metric name, with the ledger's facts about that metric."""
     columns = {f"{part}_accuracy": f"{part}_{name}" for part in ("val", "test", "early_stop_test")}
     return frame.drop(columns=["test_loss", "val_loss"]).rename(columns=columns).assign(**said)
 
@@ -304,7 +304,7 @@ def test_nothing_is_missing_in_a_finished_study(frame: pd.DataFrame) -> None:
 
 
 def half(values: list[float]) -> float:
-    """By hand: three values."""
+    """Half the width of the interval for three values, by hand."""
     mean = sum(values) / 3
     return 4.30265272975 * math.sqrt(sum((value - mean) ** 2 for value in values) / 2 / 3)
 

@@ -1,4 +1,4 @@
-"""Nothing is reused where what it was made from has changed."""
+"""Nothing is reused if anything it was made from has changed."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_code_imported_by_own_code_counts(own: Callable[..., CellConfig], tmp_pa
 
 
 def test_code_in_a_linked_folder_counts(own: Callable[..., CellConfig], tmp_path: Path) -> None:
-    """It is imported like any other. A link to what the package holds already, or around in a circle, adds nothing."""
+    """Linked modules are imported like others. A link into the package itself, or a circular one, adds nothing."""
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "wide.py").write_text("WIDTH = 20\n")
     (tmp_path / "mine" / "plain").mkdir(parents=True)
@@ -139,7 +139,7 @@ def test_a_kill_before_it_is_known_what_differs_leaves_the_old_configuration(
 
 
 class Permuted(nn.Sequential):
-    """Draws something that its state does not hold."""
+    """Draws a value that is not in its state."""
 
     def __init__(self) -> None:
         super().__init__(nn.Flatten(), nn.Linear(64, 10))
@@ -235,7 +235,7 @@ def test_gc_with_a_misspelt_folder_removes_nothing(
 
 @pytest.fixture
 def untrained(monkeypatch: pytest.MonkeyPatch) -> Callable[[CellConfig], str]:
-    """Plays a cell whose ledger has other results, and fails if anything is trained before it says so."""
+    """Runs a cell whose ledger has other results, and fails if anything trains before it is refused."""
 
     def refusal(job: CellConfig) -> str:
         with monkeypatch.context() as patch:

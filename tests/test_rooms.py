@@ -84,7 +84,7 @@ def test_what_two_modules_might_mean_and_what_none_does() -> None:
 
 
 def test_no_two_functions_of_ours_have_one_name() -> None:
-    """Else they would have the same digests, and a name in a ledger or a ticket could mean either."""
+    """Otherwise two modules would have equal digests, and a name in a ledger or ticket would be ambiguous."""
     names = [roomless(f"{module}.{name}") for module in modules() for name in defined(module)]
     assert len(names) > 300
     assert sorted(names) == sorted(set(names))
@@ -97,7 +97,7 @@ def test_plain_data_is_named_however_deep() -> None:
 
 
 def test_no_two_functions_that_a_yaml_may_name_have_one_name() -> None:
-    """Else names and digests would not tell which of the two made a result."""
+    """Otherwise names and digests would not tell which of the two made a result."""
     ours = [f"{module}.{name}" for module in modules() if module != "lottery" for name in rooms.defined(module)]
     assert len({roomless(path) for path in ours}) == len(ours)
 

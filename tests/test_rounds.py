@@ -1,4 +1,4 @@
-"""Rounds: what every arm begins each round with, against the paper's words written out in plain PyTorch."""
+"""Rounds: the tickets of every arm, against the paper's description in plain PyTorch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.optim import SGD
 from lottery.algorithm import play
 from lottery.data.examples import Data, Examples
 from lottery.foundations.digests import digest
-from lottery.foundations.seeds import Streams, derive
+from lottery.foundations.seeds import Streams, derive, generator
 from lottery.pruning import masks as _masks
 from lottery.pruning.contracts import Criterion, Evidence, Scores, Target, choose
 from lottery.pruning.criteria import magnitude, random
@@ -264,6 +264,29 @@ def test_criteria_are_shown_the_trained_network_and_its_start() -> None:
     assert not torch.equal(shown[0][3][0], shown[1][3][0])
 
 
+def test_what_is_drawn_from_the_generators_of_a_process_is_independent_of_the_one_that_is_handed_over() -> None:
+    drawn: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {"score": [], "masks": []}
+
+    def both(rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.rand(8, generator=rng), torch.rand(8)
+
+    def criterion(evidence: Evidence) -> Scores:
+        drawn["score"].append(both(evidence.rng))
+        return magnitude(evidence)
+
+    def as_found(masks: _masks.Masks, rng: torch.Generator) -> _masks.Masks:
+        drawn["masks"].append(both(rng))
+        return masks
+
+    rounds(replace(imp(), masks=as_found), pruning=Pruning(criterion, everywhere, PRUNING.schedule))
+    for index in range(1, ROUNDS + 1):
+        for purpose in (("score", index), ("masks", "imp", index)):
+            handed, ours = drawn[purpose[0]][index - 1]
+            assert torch.equal(handed, torch.rand(8, generator=generator(derive(0, *purpose))))  # as it always was
+            assert not set(handed.tolist()) & set(ours.tolist())
+            assert torch.equal(ours, torch.rand(8, generator=generator(derive(derive(0, *purpose), "global"))))
+
+
 def test_what_criterion_and_scope_do_in_place_reaches_no_round() -> None:
     def careless(evidence: Evidence) -> Scores:
         scores = magnitude(evidence)
@@ -316,7 +339,7 @@ def test_a_scope_that_revives_in_place_is_refused() -> None:
 
 
 class Tied(nn.Module):
-    """Two layers with one weight: a state has it under both names, masks under the first."""
+    """Two layers with a shared weight: a state has it under both names, masks under the first."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -343,7 +366,7 @@ def test_a_shared_weight_is_rewound_under_all_its_names(weights: Rewinding) -> N
 
 
 def test_the_ticket_of_a_shared_weight_is_digested_as_ever() -> None:
-    """Under its further names a shared weight keeps its pruned entries: older phases are found by this digest."""
+    """A shared weight keeps its pruned entries under its further names: digests of older phases depend on it."""
     train = Trainer(0, replace(recipe(), network=Tied))
     dense, first, *_ = rounds(imp(), train=train)
     assert torch.equal(first.ticket.state["two.weight"], dense.ticket.state["one.weight"])

@@ -41,7 +41,7 @@ def networks(draw: Callable) -> tuple[Scores, Masks]:
 
 
 def best(scores: list[Tensor], alive: list[Tensor], count: int) -> list[bool]:
-    """The `count` highest of the living, the first of equals, by a stable sort in numpy."""
+    """The `count` highest unpruned scores, first of a tie first, by a stable sort in numpy."""
     values = np.concatenate([part.numpy().ravel() for part in scores])
     living = np.flatnonzero(np.concatenate([part.numpy().ravel() for part in alive]))
     chosen = np.zeros(values.size, dtype=bool)

@@ -1,4 +1,4 @@
-"""Selection: bit for bit what a stable sort of everything gives, in little memory."""
+"""Selection: exactly the result of a stable sort of everything, in little memory."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ KINDS = ["distinct", "rounded", "mostly dead", "zeros", "tops"]
 
 
 class Allocated(TorchDispatchMode):
-    """Bytes of all tensors made and not yet freed, at their most."""
+    """Peak bytes of live tensors."""
 
     def __init__(self, given: list[Tensor]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A fork of the warm server, as which most tests start the command, is the command that users start."""
+"""Forks of the server, which most tests use, behave like the command that users start."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ COMMAND = (*CELL, "model._target_=guest.net", "model.shape=[1,8,8]")
 
 
 def cold(folder: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """The command as users start it, but that a script's folder comes first on the path, and not the current one."""
+    """The command as users start it, except that a script's folder is first on the path instead of the current one."""
     return subprocess.run(
         [sys.executable, "-m", "lottery", *arguments],
         cwd=folder, env=environment(**env), capture_output=True, text=True, timeout=120, start_new_session=True,
@@ -61,7 +61,7 @@ def timeless(said: str) -> str:
 
 
 def test_a_fork_is_like_a_cold_command_and_does_the_same(server: Server, tmp_path: Path) -> None:
-    """The cold process has its own hash seed, too: nothing that is stored hangs on the order of a set."""
+    """The cold process has another hash seed, so nothing that is stored may depend on the order of a set."""
     seen: list[dict[str, Any]] = []
     for name in ("cold", "fork"):
         (tmp_path / name).mkdir()

@@ -1,6 +1,6 @@
-"""On a real Slurm: whatever befalls a job, its cell ends as if nothing had, in the same folder and the same W&B run.
+"""On a real Slurm: whatever happens to a job, its cell ends as an undisturbed one, in the same folder and W&B run.
 
-Most cases are stories that take place side by side, because each spends most of its time waiting for Slurm.
+Most cases are stories that run concurrently, because each spends most of its time waiting for Slurm.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ def picky(evidence):
 """
 
 PATIENCE, SECONDS, CHUNK = 0.005, 0.2, 100
-"""seconds of a step at least and between checkpoints; steps between two chances of one at the most"""
+"""minimum seconds of a step; seconds between checkpoints; maximum steps between two chances for a checkpoint"""
 LATE = 300
-"""steps after which a disturbance comes: to begin anew would cost more than an interruption may"""
+"""steps before a disturbance: starting over would cost more than an interruption is allowed to"""
 CELL = (
     "model._target_=guest.patient",
     "data=digits",
@@ -74,7 +74,7 @@ TWO = (*CELL, "hardware=ddp", "hardware.accelerator=cpu")
 
 
 class Login:
-    """A login node: where commands are started, each in a folder of its own, and undisturbed runs are made."""
+    """A login node, which starts commands in separate folders and makes undisturbed runs."""
 
     def __init__(self, server: Server, cluster: Cluster, folder: Path) -> None:
         self.server, self.cluster, self.folder = server, cluster, folder
@@ -96,7 +96,7 @@ class Login:
             return self.server.wait(pid)
 
     def undisturbed(self, *overrides: str) -> Path:
-        """Where a run is that nothing befell, here and without Slurm; made once."""
+        """The folder of an undisturbed run, made once, here and without Slurm."""
         with self._making.setdefault(overrides, threading.Lock()):
             if overrides not in self._made:
                 plain = (*overrides, "tracking.mode=disabled")
@@ -123,7 +123,7 @@ class Command:
         return file.parent
 
     def job(self, last: str = "") -> str:
-        """The cell's job, once there is one, and another one than the last."""
+        """The cell's job, as soon as there is a new one."""
         wait_for(lambda: self.jobs() not in ([], [last]) or ended(self.pid))
         [job] = self.jobs()
         assert job != last, self.said
@@ -152,7 +152,7 @@ def wait_for(condition: Callable[[], object], seconds: float = 240) -> None:
 
 
 def intact(command: Command, undisturbed: Path, interruptions: int) -> bool:
-    """Whether everything is there as if nothing had happened, and little was trained twice."""
+    """Whether results equal those of an undisturbed run, and few steps were trained twice."""
     assert same(command.runs, undisturbed)
     for cell in cells(command.runs):
         assert {path.name.rpartition("-")[2] for path in shown(cell)} == {run_id(*identity(cell))}
@@ -169,7 +169,7 @@ def cells(runs: Path) -> list[Path]:
 
 
 def shown(cell: Path) -> list[Path]:
-    """What W&B has of it: an offline run for each start."""
+    """Its W&B record: an offline run for each start."""
     return list(cell.glob("wandb/offline-run-*"))
 
 
@@ -357,7 +357,7 @@ def preempted(login: Login) -> None:
 
 
 def with_an_sbatch_file(login: Login, name: str, options: Sequence[str], words: Sequence[str]) -> None:
-    """A file of slurm/'s in place of the launcher; its task is killed once."""
+    """A script of slurm/ instead of the launcher; its task is killed once."""
     folder, tools = login.folder / name, Path(sys.executable).parent
     folder.mkdir()
     (folder / "guest.py").write_text(GUEST)
@@ -404,7 +404,7 @@ BESIDE = [
     preempted,
     a_failing_cell_among_good_ones,
 ]
-"""what leaves other jobs alone, the longest first"""
+"""stories that do not affect other jobs, the longest first"""
 
 WORKERS = 7  # stories at a time: more would only wait for each other's imports
 Story = Callable[[Login], None]
@@ -413,7 +413,7 @@ Told = dict[Story, Future[None]]
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """A Slurm; where it is not installed its tests are skipped, unless somebody relies on them."""
+    """A Slurm; without an installation its tests are skipped, unless they are required."""
     if shutil.which("slurmctld", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin") is None:
         reason = "slurmctld is not installed (Debian: slurm-wlm)"
         if os.environ.get("LOTTERY_SLURM_REQUIRED") == "1":

@@ -1,4 +1,4 @@
-"""Sparse rounds give what dense ones give: against masked dense training in float64, and in the whole of a study."""
+"""Sparse training equals dense: against masked dense training in float64, and in a whole study."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ class Tied(nn.Module):
 
 
 class Own(nn.Linear):
-    """Does more than nn.Linear, perhaps."""
+    """A subclass, which may do more than nn.Linear."""
 
 
 def test_thin_linear_layers_train_sparse() -> None:

@@ -1,4 +1,4 @@
-"""Status: what became of each cell, and the heartbeat that tells it."""
+"""Status of each cell, and the heartbeat that it is read from."""
 
 from __future__ import annotations
 
@@ -430,7 +430,7 @@ def part(index: int, first: int = 0, last: int = 500) -> Any:
 
 
 def ended(index: int, reused: bool = False, **more: Any) -> tuple[Line, list[dict[str, float]]]:
-    """A round as views hear of its end."""
+    """A round as it is passed to views at its end."""
     made = {
         "round": index,
         "rounds": 2,
@@ -449,7 +449,7 @@ def view(cell: Callable[..., Cell], tmp_path: Path, clock: Clock) -> Progress:
 
 
 def heard(folder: Path) -> dict[str, Any]:
-    """The heartbeat that was left since one last looked; nothing is left beside it."""
+    """The heartbeat since the last call, removed on reading; asserts that there are no other files."""
     assert [path.name for path in folder.iterdir()] == [BEAT]
     content = json.loads((folder / BEAT).read_text())
     (folder / BEAT).unlink()

@@ -1,4 +1,4 @@
-"""Stopping: a chain ends with the first round that meets a condition, and so do those that follow it."""
+"""Stopping: a chain ends with the first round that meets a condition, and so do chains of dependent arms."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_any_of_two_conditions_is_enough() -> None:
 
 
 def test_a_loss_is_worse_where_it_is_higher() -> None:
-    """A module may show its loss, which is then what falls behind by rising."""
+    """A module's headline may be its loss, which gets worse when it rises."""
     stop = Stop(below_dense=0.5)
     assert stop.reason(0.3, {"val_loss": 2.0}, {"val_loss": 1.0}, Headline.named("loss"))
     assert stop.reason(0.3, {"val_loss": 0.25}, {"val_loss": 1.0}, Headline.named("loss")) is None

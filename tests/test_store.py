@@ -1,4 +1,4 @@
-"""The phase store: trained once, found by what it depends on, never silently different."""
+"""The phase store: each phase is trained once, keyed by its inputs, and never silently different."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_a_phase_without_metadata_is_not_finished(tmp_path: Path) -> None:
 
 
 def damaged(original: bytes, place: int, flip: int) -> bytes:
-    """One byte changed, or, without a flip, the file cut off there."""
+    """Flips one byte or, without a flip, truncates the file there."""
     place %= len(original)
     return original[:place] + (bytes([original[place] ^ flip]) + original[place + 1 :] if flip else b"")
 
@@ -188,6 +188,38 @@ def test_damage_is_named_and_the_phase_trained_anew(tmp_path: Path, caplog: pyte
         found = store.find(KEY)
         assert found
         assert content(found) == content(entry)
+
+
+def test_a_phase_that_is_there_stays_when_it_is_written_again(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    before = {path.name: path.read_bytes() for path in (tmp_path / KEY).iterdir()}
+    # as a GPU might: last bits differ
+    entry = store.put(SPEC, {**state(), "half": torch.zeros(2, dtype=torch.bfloat16)}, masks(), [], executed=0)
+    assert {path.name: path.read_bytes() for path in (tmp_path / KEY).iterdir()} == before
+    assert content(entry) == content(filled(tmp_path / "another").obtain(SPEC, lambda keeper: pytest.fail("trained")))
+
+
+def test_a_damaged_phase_is_written_again(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    (tmp_path / KEY / "result.safetensors").write_bytes(b"")
+    assert not store.put(SPEC, state(), masks(), ROWS, executed=12).reused
+    found = store.find(KEY)
+    assert found
+    assert content(found) == (digest(state()), digest(masks()), ROWS, 12)
+    assert (tmp_path / f"{KEY}.damaged.1").exists()
+
+
+def test_what_is_set_aside_takes_a_name_that_is_free(tmp_path: Path) -> None:
+    taken = tmp_path / f"{KEY}.damaged.2"  # the first was deleted
+    taken.mkdir()
+    (taken / "phase.json").write_text("to be examined")
+    for number in (1, 3):
+        store = filled(tmp_path)
+        (tmp_path / KEY / "result.safetensors").write_bytes(b"")
+        assert store.find(KEY) is None
+        assert not (tmp_path / KEY).exists()
+        assert (tmp_path / f"{KEY}.damaged.{number}" / "result.safetensors").read_bytes() == b""
+    assert (taken / "phase.json").read_text() == "to be examined"
 
 
 def test_a_result_of_another_phase_is_not_taken(tmp_path: Path) -> None:
@@ -640,7 +672,7 @@ def test_gc_keeps_what_an_analysis_trained(tmp_path: Path, lottery: Callable[...
 
 
 def aged(path: Path, seconds: float) -> None:
-    """As if nothing in a folder had been touched for so long."""
+    """Sets all file times in a folder back."""
     for each in (*path.rglob("*"), path):
         os.utime(each, (time.time() - seconds,) * 2)
 

@@ -1,4 +1,4 @@
-"""What a run is a pure function of: random streams, durations, learning rates, the order of the data."""
+"""The deterministic inputs of a run: random streams, durations, learning rates, data order."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_what_is_no_duration_is_refused(text: object) -> None:
 
 
 def steps_of_change(budget: Budget) -> dict[int, float]:
-    """Where the factor changes, and to what."""
+    """The steps where the factor changes, and its new values."""
     factors = [budget.factor(step) for step in range(budget.steps)]
     return {step: factors[step] for step in range(budget.steps) if step == 0 or factors[step] != factors[step - 1]}
 

@@ -83,5 +83,5 @@ def test_the_cost_of_results_that_counted_no_flops(tree: Path) -> None:
 )
 def test_a_table_that_nothing_ends(text: str, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(f"text\n{text}")
-    with pytest.raises(ValueError, match=r"README\.md: nothing ends <!-- "):
+    with pytest.raises(ValueError, match=r"README\.md: no <!-- end --> after <!-- "):
         tables.rebuilt(tmp_path / "README.md")

@@ -33,7 +33,7 @@ ASKED = (
 
 @pytest.fixture(autouse=True)
 def then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The user's own code of then, and the version of PyTorch, which is part of every phase's key."""
+    """The user code of that version, and its PyTorch version, which is part of every phase's key."""
     shutil.copytree(THEN / "finished", tmp_path / "runs")
     shutil.copy(THEN / "then.py", tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))

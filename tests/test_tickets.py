@@ -1,4 +1,4 @@
-"""Tickets as files: what is written is read, what was tampered with is refused, what is claimed is trained again."""
+"""Ticket files: reading back what was written, refusing tampered files, and verifying claims by training again."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def refusal(path: Path) -> str:
 
 
 def consistent(saved: Saved, masks: dict[str, torch.Tensor], start: dict[str, torch.Tensor]) -> Saved:
-    """Any masks and weights, with everything that is said of them made true."""
+    """A ticket of any masks and weights, with metadata that matches them."""
     info = copy.deepcopy(dict(saved.info))
     info["shapes"] = {name: list(mask.shape) for name, mask in masks.items()}
     info["line"] |= {"density": _masks.density(masks), "layer_densities": _masks.layer_densities(masks)}
@@ -269,7 +269,7 @@ def test_other_machines_are_compared_within_a_tolerance(file: Path) -> None:
 
 
 def test_a_score_that_is_no_share_needs_a_tolerance(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On another scale, one point may be far less than what another GPU changes, or far more than a real difference."""
+    """On another scale, one point may be less than differences between GPUs, or more than any real difference."""
     monkeypatch.setattr(
         "lottery.commands.ticket.verify.headline_of", lambda _: Headline("accuracy", higher_is_better=True, share=False)
     )
@@ -542,7 +542,7 @@ def test_own_code_is_trusted_by_its_package(
 
 
 def key_of(cell: Cell, ticket: Ticket, index: int) -> str:
-    """Of the phase that trains a ticket in a round."""
+    """The key of the phase that trains a ticket in a round."""
     study = cell.study
     current = Round(index, ticket, 0, study.recipe.budget, lambda current: Trained({}, {}, []))
     return digest_of(specification(study.recipe, study.identity, phase_of(study.recipe, cell.seed, current)))
@@ -575,7 +575,7 @@ def test_a_ticket_trains_on_other_data(found: Callable[..., Saved], tmp_path: Pa
 
 
 def test_a_ticket_under_its_own_seed_and_round_is_the_rounds_training(file: Path, runs: Path) -> None:
-    """Nothing but the data order of its round, which is the first here, tells it from the round it comes from."""
+    """Training it again differs from its round only in the data order, which is that of round 1 by default."""
     saved = read(file)
     cell = build(cell_configs(arguments(saved, []))[0])
     assert cell.arm.given is not None

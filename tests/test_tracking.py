@@ -1,4 +1,4 @@
-"""W&B shows exactly what ledger and store say, however often a cell was interrupted; losing W&B loses nothing."""
+"""W&B equals ledger and store, however often a cell was interrupted, and losing W&B loses no results."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from lottery.store.ledger import Ledger, Line
 from .conftest import TINY
 
 OFFLINE = (*TINY, "tracking.mode=offline", "hardware.checkpoint_seconds=1e-6")
-"""a cell whose every chunk leaves a checkpoint: what it measured is then never measured again"""
+"""a cell with a checkpoint after each chunk, so that nothing is measured twice"""
 CELL = "imp", 3
 
 
@@ -115,7 +115,7 @@ def in_order(rows: Sequence[dict[str, float]]) -> list[dict[str, float]]:
 
 
 class Stopped(Exception):
-    """Stands for whatever ends a cell early."""
+    """Stands in for anything that ends a cell early."""
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, event: str, number: int) -> None:
@@ -389,7 +389,7 @@ class Summary(dict[str, float]):
 
 
 class Run:
-    """A run that remembers its rows, and breaks where it is told to."""
+    """A fake run that records its rows and fails on request."""
 
     def __init__(
         self, rows: list[dict[str, float]], broken: str = "", stop: Callable[[], bool] = lambda: False
@@ -468,7 +468,7 @@ class Stretch:
 def test_no_row_is_missing_or_repeated_under_any_interruptions(
     tmp_path_factory: pytest.TempPathFactory, stops: list[tuple[int, int, bool]]
 ) -> None:
-    """Each start ends after some events; the next begins at an earlier checkpoint, or where somebody else came to."""
+    """Each start ends after some events; the next begins earlier, or later if another process went on."""
     folder, rows = tmp_path_factory.mktemp("cell"), list[dict[str, float]]()
     stretches = [Stretch(index) for index in range(ROUNDS)]
     for events, back, overtaken in [*stops, (1000, 0, False)]:
@@ -492,7 +492,7 @@ def test_no_row_is_missing_or_repeated_under_any_interruptions(
 
 
 def follow(tracker: Tracker, stretches: list[Stretch], stop: Callable[[], bool]) -> Stretch | None:
-    """Plays the cell to a tracker from the start, earlier rounds from the store, until told to stop; where it was."""
+    """Sends a cell to a tracker, earlier rounds as from the store, until told to stop; returns the position."""
     for stretch in stretches:
         try:
             for row in stretch.rows[stretch.done :]:

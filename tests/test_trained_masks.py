@@ -1,4 +1,4 @@
-"""A training that ends with other masks than it was given: store, ledger and rounds have those that it ended with."""
+"""Training that changes its masks: store, ledger and rounds use the final ones."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def under(state: State, masks: Masks) -> State:
 
 
 def fit(recipe: object, phase: Phase, keeper: FolderKeeper, waypoints: Any, watch: object, **_: object) -> Trained:
-    """In place of training: passes steps by with a quarter of the weights, and ends with half of them."""
+    """Stands in for training: has a quarter of the weights at intermediate steps, and half of them at the end."""
     for step in waypoints:
         keeper.pass_by(step, under(phase.state, every(4, phase.masks)), every(4, phase.masks))
     keeper.reach(phase.first, phase.last)

@@ -1,4 +1,4 @@
-"""One phase of training, against plain PyTorch loops that share nothing with it but the batches."""
+"""One phase of training, against plain PyTorch loops that share only the batches with it."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def phase(first: int = 0, last: int = STEPS, keep: float = 0.5) -> Phase:
 
 
 def plain(recipe: Recipe, phase: Phase, mask_gradients: bool = False, bf16: bool = False) -> State:
-    """The phase in a loop that anyone would write."""
+    """The phase in a plain PyTorch loop."""
     net = recipe.network()
     net.load_state_dict(phase.state)
     weights = {name: weight for name, weight in net.named_parameters() if name in phase.masks}
@@ -142,7 +142,7 @@ class Memory:
 
 
 class Watched(Classifier):
-    """Looks at the weights whenever the loop is about to use or measure them."""
+    """Inspects the weights whenever the loop is about to use or measure them."""
 
     def __init__(self, net: nn.Module, masks: Masks, seen: list[tuple[int, bool]]) -> None:
         super().__init__(net, classes=3)

@@ -1,4 +1,4 @@
-"""Claims of a paper: read, measured within seeds, judged by the whole interval, and written down before the results."""
+"""Claims of a paper: reading, measuring within seeds, judging by the interval, and commits before the results."""
 
 from __future__ import annotations
 
@@ -311,7 +311,7 @@ def float_of(bound: Bound) -> float:
 @settings(deadline=None)
 @given(low=whole, width=st.integers(0, 60), value=whole, bound=bounds, steps=st.lists(st.integers(0, 9), max_size=30))
 def test_a_verdict_changes_in_order(low: float, width: int, value: float, bound: Bound, steps: list[int]) -> None:
-    """Moved towards the claimed side a verdict only gets better; moved away from a value within a tolerance, worse."""
+    """Moving results towards the claim only improves a verdict; moving them out of a tolerance only worsens it."""
     sign = {">=": 1, "<=": -1}.get(str(bound), -1)
     if isinstance(bound, float):
         low = max(low, value - width / 2)  # its middle is on the upper side, from where it moves up

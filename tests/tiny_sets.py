@@ -13,7 +13,7 @@ from scipy.io import savemat
 TRAIN, TEST = 40, 10
 WNIDS = ("n01443537", "n01629819", "n01641577", "n01644900", "n01698640")
 SMALL = ["data.classes=5", "data.shape=[3,32,32]", "data.resize=36", "data.workers=0"]
-"""overrides for sets of files, whose pictures the tests make smaller"""
+"""overrides for data sets of files, whose images are smaller in tests"""
 
 
 def write(name: str, folder: Path) -> list[str]:

@@ -1,8 +1,8 @@
-"""Predefined channel pruning of Liu et al. 2019, as `python -m experiments.liu_2019.channels`.
+"""Predefined channel pruning (Liu et al. 2019): `python -m experiments.liu_2019.channels`.
 
 The pruned architecture is ResNet-8 with a part of its channels. Fine-tuning begins with the filters of the trained wide
-network that have the largest L1 norms (Li et al. 2017), Scratch-E and Scratch-B with fresh weights. Where several
-convolutions write into one stream of channels, their norms are added, since a channel goes in all of them or in none.
+network that have the largest L1 norms (Li et al. 2017), Scratch-E and Scratch-B with fresh weights. If several
+convolutions write to the same residual stream, their norms are added, since a channel must be removed from all of them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ RECIPE = ("experiment=liu2019_resnet8", "hydra.mode=RUN", "arm=imp", "optimizer.
 
 
 def main(*more: str) -> None:
-    """Trains what is not in the store and writes channels_*.csv into `out`; `more` are overrides such as out=DIR."""
+    """Writes channels_*.csv into `out`, training what the store lacks; `more` are overrides such as out=DIR."""
     out = Path(job(*RECIPE, *more).config["out"])
     for name, part in PARTS.items():
         frames = [frame for seed in SEEDS for frame in arms(seed, part, more)]
@@ -40,7 +40,7 @@ def main(*more: str) -> None:
 
 
 def arms(seed: int, part: float, more: tuple[str, ...]) -> Iterator[pd.DataFrame]:
-    """The results of each arm under one seed, one row each."""
+    """The results of each arm with one seed, one row each."""
     common = (*RECIPE, f"seed={seed}", *more)
     wide = job(*common, "schedule.densities=[]")
     run_cell(wide)
@@ -63,7 +63,7 @@ def arms(seed: int, part: float, more: tuple[str, ...]) -> Iterator[pd.DataFrame
     for arm, one in {"scratch_e": scratch, "scratch_b": longer, "finetune": tuned}.items():
         run_cell(one)
         frame = lottery.read(one.folder).assign(arm=arm)
-        if one is tuned:  # its filters cost the wide network's training
+        if one is tuned:  # it needs the training of the wide network first
             for column in ("total_flops", "total_flops_dense"):
                 frame[column] += before[column]
         yield frame
@@ -80,7 +80,7 @@ def cost(one: CellConfig) -> float:
 
 
 def narrowed(wide: nn.Module, thin: nn.Module) -> dict[str, Tensor]:
-    """The state of a narrow CIFAR ResNet: the wide one's channels with the largest L1 norms, in their order."""
+    """The state of a narrow CIFAR ResNet: the wide one's channels with the largest L1 norms, order kept."""
     full, like = wide.state_dict(), thin.state_dict()
     streams = streams_of(full)
     state = {}
@@ -94,7 +94,7 @@ def narrowed(wide: nn.Module, thin: nn.Module) -> dict[str, Tensor]:
 
 
 def streams_of(state: Mapping[str, Tensor]) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
-    """For each tensor the convolutions that write its output channels and those that write its input channels."""
+    """The convolutions that write each tensor's output channels, and those that write its input channels."""
     stages: dict[str, list[str]] = {"stage1": ["conv.weight"]}
     for name in state:
         stage = name.partition(".")[0]
@@ -119,7 +119,7 @@ def streams_of(state: Mapping[str, Tensor]) -> dict[str, tuple[tuple[str, ...], 
 
 
 def strongest(state: Mapping[str, Tensor], writers: tuple[str, ...], count: int) -> Tensor:
-    """Numbers of the channels whose filters have the largest L1 norms, in ascending order."""
+    """Indices of the channels whose filters have the largest L1 norms, in ascending order."""
     norms = torch.stack([state[name].abs().flatten(1).sum(1) for name in writers]).sum(0)
     return norms.topk(count).indices.sort().values
 

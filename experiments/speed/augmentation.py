@@ -1,4 +1,4 @@
-"""Crops and flips of a whole batch, beside torchvision's transforms of one picture after the other."""
+"""Batched crops and flips, compared with torchvision's transforms of single pictures."""
 
 from __future__ import annotations
 

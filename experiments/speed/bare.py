@@ -1,4 +1,4 @@
-"""The loop that one would write by hand: the same network, data and batch size, a fused optimizer, masks held."""
+"""The baseline: a hand-written loop with the same network, data and batch size, fused optimizer, masks applied."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ class Bare:
         self.optimizer = optimizer(self.net.parameters())
         named = dict(self.net.named_parameters())
         self.weights: list[Tensor] = [named[name] for name, mask in masks.items() if not mask.all()]
-        self.masks: Any = [mask.float() for mask in masks.values() if not mask.all()]  # which a stub takes for numbers
+        # Any, because the type stub of _foreach_mul_ expects numbers
+        self.masks: Any = [mask.float() for mask in masks.values() if not mask.all()]
         self.batches, self.rng = self.draw(), torch.Generator().manual_seed(0)
         self.forward: Callable[[Tensor], Tensor] = self.net
 

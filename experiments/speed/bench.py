@@ -1,7 +1,7 @@
-"""Everything that is said about speed, measured: `python -m experiments.speed.bench`, about twenty minutes.
+"""Measures every claim about speed: `python -m experiments.speed.bench`, about twenty minutes.
 
-Names of measurements (`python -m experiments.speed.bench sparse_step compile`) take these alone. What was measured is
-kept in results.json, and README.md is a view of it: other rows stay as they were, with the date they are of.
+Arguments select measurements (`python -m experiments.speed.bench sparse_step compile`). Results are stored in
+results.json, from which README.md is generated; rows that were not measured again keep their values and date.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Cells to measure: LeNet-300-100 on Fashion-MNIST, CIFAR-shaped pixels for ResNets."""
+"""The cells that are measured: LeNet-300-100 on Fashion-MNIST, ResNet-20 on random pixels."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
 
 def quietly(job: CellConfig) -> None:
-    """A cell as `lottery run` plays it, without the lines it prints."""
+    """Runs a cell as `lottery run` does, without its output."""
     with redirect_stdout(StringIO()):
         run_cell(job)
 
@@ -39,12 +39,12 @@ def lenet(folder: Path, *more: str) -> CellConfig:
 
 
 def command(folder: Path, *more: str) -> list[str]:
-    """Its command line, behind `lottery run`."""
+    """The arguments of `lottery run` for that cell."""
     return ["experiment=fc2019_lenet", *fashion(), "hydra.mode=RUN", "seed=0", "hardware=cpu", f"out={folder}", *more]
 
 
 def resnet20(folder: Path, *more: str) -> CellConfig:
-    """ResNet-20 as CIFAR-10 trains it, on pixels drawn at random: no step takes longer or shorter for that."""
+    """ResNet-20 with its CIFAR-10 recipe, on random pixels, which do not change the time of a step."""
     settings = ["model=resnet_20", "data=cifar10", "data._target_=experiments.speed.cells.random_pixels"]
     sgd = ["optimizer=sgd", "optimizer.weight_decay=1e-4", "scope=everywhere"]
     return cell_configs([*settings, *sgd, "hydra.mode=RUN", "seed=0", "hardware=cpu", f"out={folder}", *more])[0]
@@ -60,7 +60,7 @@ def random_pixels(
     std: Sequence[float],
     augment: object = None,
 ) -> Data:
-    """CIFAR-10 in form, noise in content, 2,560 images for training and 256 for each evaluation."""
+    """Random images in the format of CIFAR-10: 2,560 for training and 256 for each evaluation."""
     rng = torch.Generator().manual_seed(0)
     train, val, test = (
         Examples(
@@ -74,7 +74,7 @@ def random_pixels(
 
 @cache
 def fashion() -> tuple[str, str]:
-    """Fashion-MNIST if it is on this machine, else random pixels in its files' format."""
+    """The settings for Fashion-MNIST if it is on this machine, else for random pixels in its file format."""
     for root in (Path(os.environ.get("LOTTERY_DATA", "data")), DEBIAN):
         if any(root.glob("**/train-images-idx3-ubyte*")):
             return "data=fashion_mnist", f"data.root={root}"
@@ -91,7 +91,7 @@ _made: list[TemporaryDirectory[str]] = []  # removed when the process ends
 
 
 def pruned(cell: Cell, density: float) -> Masks:
-    """Masks of the first round of the study's schedule that is at least so sparse."""
+    """The masks of the first round in the study's schedule whose density is at most this."""
     net, pruning = cell.study.recipe.network(), cell.study.pruning
     weights = _masks.prunable(net)
     found, scores = _masks.dense(weights), {name: weight.detach().abs() for name, weight in weights.items()}
@@ -103,5 +103,5 @@ def pruned(cell: Cell, density: float) -> Masks:
 
 
 def executed(folder: Path) -> int:
-    """Steps executed for everything in a folder's store, by whomever."""
+    """Steps executed by all processes for the phases in a folder's store."""
     return sum(phase["executed"] for phase in Store(folder / "store").entries().values())

@@ -1,4 +1,4 @@
-"""Whether sparse rounds end where dense ones do: accuracies of both, paired over seeds, and two one-sided tests."""
+"""Equivalence of sparse and dense training: accuracies paired over seeds, two one-sided tests."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ SEEDS, STEPS, DENSITY, MARGIN = 5, 2000, 0.036, 0.003
 
 
 def measure() -> Iterator[Row]:
-    """A LeNet pruned once; both ways share the dense training and so the mask."""
+    """A LeNet pruned once; both variants share the dense training and so the mask."""
     with TemporaryDirectory() as name:
         both = [[accuracy(Path(name), seed, sparse) for sparse in ("auto", "off")] for seed in range(SEEDS)]
     differences = [auto - off for auto, off in both]
     mean, error = statistics.mean(differences), statistics.stdev(differences) / SEEDS**0.5
-    reach = float(t.ppf(0.95, SEEDS - 1)) * error  # both tests at 5 % are the 90 % interval
+    reach = float(t.ppf(0.95, SEEDS - 1)) * error  # two one-sided tests at 5 % equal a 90 % interval
     inside = abs(mean) + reach < MARGIN
     yield Row(
         f"LeNet at density {DENSITY:.1%}: test accuracy after {STEPS:,} steps, auto minus off, mean [90 % interval]",
@@ -34,7 +34,7 @@ def measure() -> Iterator[Row]:
 
 
 def accuracy(folder: Path, seed: int, sparse: str) -> float:
-    """After the pruned round."""
+    """Test accuracy after the pruned round."""
     job = lenet(
         folder, f"seed={seed}", f"numerics.sparse={sparse}", f"budget.steps={STEPS}", "budget.evaluate=1000it",
         "schedule.rounds=1", f"schedule.keep={DENSITY}", "scope=everywhere", "tracking.mode=disabled",

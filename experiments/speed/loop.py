@@ -1,4 +1,4 @@
-"""What the framework costs: steps beside those of a bare loop, alone and with everything on."""
+"""The framework's overhead over a bare loop, for the training loop alone and with everything on."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from lottery.training.fit import fit
 from lottery.training.recipes import Phase
 from lottery.training.recipes import Row as Line
 
-SEGMENTS, SEGMENT = 40, 200  # of the training loop alone
+SEGMENTS, SEGMENT = 40, 200  # segments, and steps in each, for the training loop alone
 
 
 def measure() -> Iterator[Row]:
@@ -58,7 +58,7 @@ def measure_resnet() -> Iterator[Row]:
 
 
 def loop_alone(cell: Cell, density: float) -> list[float]:
-    """Ratios over segments of `lottery.training.fit.fit`, which trains every phase of `lottery run`."""
+    """Time ratios to `lottery.training.fit.fit`, which trains every phase of `lottery run`, one per segment."""
     recipe, masks = cell.study.recipe, pruned(cell, density)
     bare, ratios, mark = Bare(recipe, masks, adam), list[float](), 0.0
 
@@ -72,12 +72,12 @@ def loop_alone(cell: Cell, density: float) -> list[float]:
 
     phase = Phase(recipe.network().state_dict(), masks, 0, (SEGMENTS + 1) * SEGMENT, order=0, noise=0)
     fit(recipe, phase, watch=watch, evaluate=False)
-    return ratios[1:]  # the first is warming up
+    return ratios[1:]  # the first is a warm-up
 
 
 @dataclass
 class Turns:
-    """A view that lets the bare loop have its turn after each round."""
+    """A view that runs the bare loop after each round, so that both take turns."""
 
     cell: Cell
     optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -103,7 +103,7 @@ class Turns:
 def everything(
     job: CellConfig, optimizer: Callable[[Iterable[nn.Parameter]], Optimizer], steps: int, evaluate: int
 ) -> list[float]:
-    """Ratios over whole rounds of a cell as `lottery run` plays it, W&B offline, into store and ledger."""
+    """Time ratios to whole rounds of a cell as `lottery run` executes it, with store, ledger and W&B offline."""
     cell, tracker = build(job), make("tracking", job.config["tracking"])
     job.folder.mkdir(parents=True)
     tracker.open(job, job.folder)
@@ -111,4 +111,4 @@ def everything(
     with redirect_stdout(StringIO()):
         record_cell(cell, job.folder, Store(job.config["store"]), [Progress(cell, job.folder), tracker, turns])
     tracker.close(failed=False)
-    return turns.ratios[1:]  # the first is warming up
+    return turns.ratios[1:]  # the first is a warm-up

@@ -1,15 +1,15 @@
-"""The chain of Frankle & Carbin beside OpenLTH, both on the whole machine.
+"""Throughput of a chain of Frankle & Carbin (2019), compared with OpenLTH, each using the whole machine.
 
-OPEN_LTH names a checkout of github.com/facebookresearch/open_lth (of 2020; nothing newer) with what PyTorch 2 and
-NumPy 2 ask for:
+The variable OPEN_LTH names a checkout of github.com/facebookresearch/open_lth (of 2020; nothing newer), patched for
+PyTorch 2 and NumPy 2:
 
     sed -i 's/abc.ABC, torch.utils.data.Dataset/torch.utils.data.Dataset, abc.ABC/' datasets/base.py
     sed -i 's/abc.ABC, torch.nn.Module/torch.nn.Module, abc.ABC/' models/base.py
     sed -i 's/np.product/np.prod/' training/optimizers.py
 
-Ours counts from the command to its end: two seeds of 20 rounds of two epochs in two processes, store, ledger, W&B.
-Of theirs the start does not count, only epochs with one evaluation each, as it prints them: they do not get faster in
-later rounds, so that two rounds of two epochs will do. It reads Fashion-MNIST where it looks for MNIST.
+Ours is timed from start to end of the command: two seeds of 20 rounds of two epochs in two processes, with store,
+ledger and W&B. Theirs is timed without its start, by the epochs (with one evaluation each) that it prints; they do not
+get faster in later rounds, so two rounds of two epochs suffice. Fashion-MNIST is placed where it looks for MNIST.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from experiments.speed.paired import median, seconds
 from experiments.speed.rows import Row, at_least
 
 TURNS, ROUNDS, EPOCHS = 2, 20, 2
-THEIR_EPOCH = 1000  # steps: 60,000 images in batches of 60; ours hold 5,000 back for validation
+THEIR_EPOCH = 1000  # steps: 60,000 images in batches of 60; ours keeps 5,000 for validation
 THEIRS = (
     "open_lth.py lottery --default_hparams mnist_lenet_300_100 --levels 1 --training_steps 2ep --batch_size 60 "
     "--optimizer_name adam --lr 1.2e-3 --replicate 1"
@@ -47,7 +47,7 @@ def measure() -> Iterator[Row]:
         homes = (Path(name) / f"open_lth{number}" for number in count())
         for turn in range(TURNS):
             own.append(ours(Path(name) / f"ours{turn}"))
-            as_it_comes.append(own[-1] / theirs(next(homes)))  # all threads; its seeds come one after another
+            as_it_comes.append(own[-1] / theirs(next(homes)))  # all threads; it trains its seeds one after another
             with ThreadPoolExecutor(2) as both:
                 rates = both.map(lambda home: theirs(home, OMP_NUM_THREADS="1"), [next(homes), next(homes)])
                 by_hand.append(own[-1] / sum(rates))
@@ -58,7 +58,7 @@ def measure() -> Iterator[Row]:
 
 
 def ours(folder: Path) -> float:
-    """Steps a second of one command, from its start to its end."""
+    """Steps per second of one command, startup included."""
     more = ["hydra.mode=MULTIRUN", "hydra.sweeper.params=null", "arm=imp", "seed=0,1", "hydra/launcher=local"]
     chain = [f"schedule.rounds={ROUNDS}", f"budget.steps={EPOCHS}ep", "budget.evaluate=1ep"]
     line = [sys.executable, "-m", "lottery", "run", *command(folder, *chain, *more)]
@@ -67,7 +67,7 @@ def ours(folder: Path) -> float:
 
 
 def theirs(home: Path, **environment: str) -> float:
-    """Steps a second of one process of OpenLTH, which keeps everything in its home folder."""
+    """Steps per second of one OpenLTH process; it stores everything in its home folder."""
     files = home / "open_lth_datasets/mnist/MNIST/raw"
     files.mkdir(parents=True)
     for path in Path(fashion()[1].removeprefix("data.root=")).glob("**/*-ubyte*"):
@@ -85,4 +85,4 @@ def theirs(home: Path, **environment: str) -> float:
     if done.returncode:
         raise RuntimeError(f"OpenLTH: {done.stderr.strip().splitlines()[-1]}")
     epochs = [float(taken) for taken in re.findall(r"^test.*time ([0-9.]+)s$", done.stdout, re.MULTILINE)]
-    return THEIR_EPOCH / statistics.mean(taken for taken in epochs if taken)  # the first evaluation has no epoch before
+    return THEIR_EPOCH / statistics.mean(taken for taken in epochs if taken)  # no epoch precedes the first

@@ -1,4 +1,4 @@
-"""The pace of the framework's own loop, without its start."""
+"""The speed of the framework's training loop, without startup."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lottery.training.recipes import Phase, Recipe, Row
 
 
 def pace(recipe: Recipe, masks: Masks, steps: int = 600) -> float:
-    """CPU seconds a step of `lottery.training.fit.fit`, after its first chunks and without evaluation."""
+    """CPU seconds per step of `lottery.training.fit.fit`, without its first chunks and without evaluation."""
     marks = dict[int, float]()
 
     def watch(step: int, row: Row | None) -> None:

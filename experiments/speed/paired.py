@@ -1,4 +1,4 @@
-"""Two ways of doing one thing, taking turns, so that whatever else the machine does hits both."""
+"""Paired measurements: two variants run in turn, so that other load on the machine affects both."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
-    """Of this process: what the others on a busy machine take does not count."""
+    """CPU seconds of this process, which other processes on a busy machine hardly affect."""
     start = time.process_time()
     work()
     return time.process_time() - start
 
 
 def turns(one: Callable[[], float], other: Callable[[], float], pairs: int, warmups: int = 1) -> list[float]:
-    """Ratios of what `one` returns to what `other` does, called in turn; the first `warmups` pairs are left out."""
+    """Ratios of the results of `one` and `other`, called in turn; the first `warmups` pairs are dropped."""
     return [one() / other() for _ in range(warmups + pairs)][warmups:]
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """A 95 % interval of the median, from order statistics; of fewer than six values, all of them.
+    """A 95 % interval of the median from order statistics; the range for fewer than six values.
 
     >>> interval([3, 1, 2])
     (1, 3)
@@ -38,6 +38,6 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def median(values: Sequence[float], form: str = ".3f") -> str:
-    """The median, its interval and how many values there are."""
+    """The median, its interval and the number of values, as text."""
     low, high = interval(values)
     return f"{statistics.median(values):{form}} [{low:{form}}, {high:{form}}], {len(values)}"

@@ -1,4 +1,4 @@
-"""bf16-mixed beside 32-bit floats: speed, and what becomes of the accuracy."""
+"""bf16-mixed compared with 32-bit floats: speed and accuracy."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def autocast(bare: Bare, inputs: Tensor) -> Tensor:
 
 
 def accuracy(recipe: Recipe, seed: int) -> float:
-    """Test accuracy of the dense network of a seed."""
+    """Test accuracy of the dense network trained with one seed."""
     ticket = dense_ticket(recipe, seed)
     recipe = replace(recipe, budget=replace(recipe.budget, evaluate=STEPS))
     return fit(recipe, Phase(ticket.state, ticket.masks, 0, STEPS, order=seed, noise=seed)).rows[-1]["test_accuracy"]

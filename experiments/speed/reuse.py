@@ -1,4 +1,4 @@
-"""What is not done twice: phases that arms share, and cells that are finished."""
+"""Reuse: phases shared by arms are trained once, and finished cells are not run again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of the table: what was measured, under which circumstances, and whether it meets its goal."""
+"""Rows of the results table: what was measured, when and where, and whether it meets its goal."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Measured:
-    """The rows of one measurement, and when and where they were taken."""
+    """The rows of one measurement, with date, load and machine."""
 
     rows: tuple[Row, ...]
     date: str
@@ -51,7 +51,7 @@ def exactly(what: str, value: int, goal: int) -> Row:
 
 
 def take(measure: Callable[[], Iterator[Row]]) -> Measured:
-    """Measures, printing each row as it comes."""
+    """Runs a measurement and prints each row as soon as it is known."""
     before, rows = os.getloadavg()[0], []
     for row in measure():
         print(f"| {row.what} | {row.measured} | {row.goal} | {row.verdict} |", flush=True)
@@ -61,7 +61,7 @@ def take(measure: Callable[[], Iterator[Row]]) -> Measured:
 
 
 def read(path: Path) -> dict[str, Measured]:
-    """Measurements by name, as `write` left them."""
+    """The measurements that `write` stored, by name."""
     found = json.loads(path.read_text()) if path.exists() else {}
     return {name: Measured(**{**one, "rows": tuple(Row(**row) for row in one["rows"])}) for name, one in found.items()}
 

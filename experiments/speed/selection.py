@@ -1,4 +1,4 @@
-"""The mask over 138 million weights: time and memory of `lottery.pruning.scopes.everywhere`."""
+"""Time and memory of `lottery.pruning.scopes.everywhere` on 138 million weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ VGG16 = [
     *((outputs, inputs, 3, 3) for inputs, outputs in [(256, 256), (256, 256), (256, 512)] + 5 * [(512, 512)]),
     *[(4096, 25088), (4096, 4096), (1000, 4096)],
 ]
-"""shapes of the weights of VGG-16 on ImageNet (Simonyan & Zisserman 2015): 138 million"""
+"""Shapes of the 138 million weights of VGG-16 for ImageNet (Simonyan & Zisserman 2015)."""
 
 
 def measure() -> Iterator[Row]:
@@ -41,14 +41,14 @@ def measure() -> Iterator[Row]:
 
 
 def weights() -> tuple[Scores, Masks]:
-    """Magnitudes as of normal weights, three tenths pruned already."""
+    """Magnitudes of normally distributed weights, of which 30 % are already pruned."""
     rng = torch.Generator().manual_seed(0)
     scores = {f"{index}.weight": torch.randn(shape, generator=rng).abs_() for index, shape in enumerate(VGG16)}
     return scores, {name: values > 0.385 for name, values in scores.items()}
 
 
 def straightforward(scores: list[Tensor], alive: list[Tensor]) -> list[Tensor]:
-    """What one writes first: everything in one tensor, the dead at the bottom, a threshold."""
+    """The straightforward way: one tensor of all scores, pruned ones at -inf, and a threshold."""
     flat = torch.cat([part.flatten() for part in scores])
     flat.masked_fill_(~torch.cat([part.flatten() for part in alive]), -torch.inf)
     threshold = flat.kthvalue(flat.numel() - round(TARGET.density * flat.numel()) + 1).values
@@ -56,17 +56,17 @@ def straightforward(scores: list[Tensor], alive: list[Tensor]) -> list[Tensor]:
 
 
 def peak() -> float:
-    """Bytes of memory that `everywhere` needs beyond its inputs, over those of the weights; in a process of its own."""
+    """Peak memory of `everywhere` beyond its inputs, relative to that of the weights; needs a fresh process."""
     torch.set_num_threads(1)
     scores, masks = weights()
-    everywhere({"w": torch.ones(10)}, {"w": torch.ones(10, dtype=torch.bool)}, TARGET)  # loads what has to be loaded
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    everywhere({"w": torch.ones(10)}, {"w": torch.ones(10, dtype=torch.bool)}, TARGET)  # lazy imports must not count
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _memory("VmRSS")
     everywhere(scores, masks, TARGET)
     return (_memory("VmHWM") - before) / sum(4 * values.numel() for values in scores.values())
 
 
 def _memory(what: str) -> int:
-    """Bytes, as the kernel counts them."""
+    """A memory counter of the kernel, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(what))

@@ -1,4 +1,4 @@
-"""Sparse rounds: what a thin layer saves in a step, and in a whole chain."""
+"""Sparse training: time saved per step, and in a whole chain."""
 
 from __future__ import annotations
 

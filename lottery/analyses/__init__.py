@@ -1,1 +1,1 @@
-"""Analyses: a closer look at rounds than their ledger line, beside it or over a whole study."""
+"""Analyses: further measurements of a round, recorded in a ledger of their own."""

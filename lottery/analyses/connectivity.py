@@ -1,8 +1,9 @@
-"""Linear mode connectivity: does the error rise between two networks that began as one (Frankle et al. 2020)?
+"""Linear mode connectivity: the error barrier between two trainings of the same network (Frankle et al. 2020).
 
-A round's ticket is trained twice, under two data orders; between the two results the weights are mixed in a straight
-line. For round 0 the ticket is the dense network at the rewinding point, so that sweeping `arm.rewind` asks after how
-many common steps the two no longer part. Not the paper's: both copies begin with a fresh optimizer, at step k too.
+A round's ticket is trained twice under different data orders, and the network is evaluated at points on the straight
+line between the two results. For round 0 the ticket is the dense network at the rewinding point, so that a sweep over
+`arm.rewind` shows after how many common steps training becomes stable. Unlike in the paper, both copies start with a
+fresh optimizer, even at step k.
 """
 
 from __future__ import annotations
@@ -22,18 +23,18 @@ from lottery.rounds.round import Round, Ticket
 from lottery.rounds.study import Cell
 from lottery.training.evaluation import batch, evaluate
 from lottery.training.hardware import trainer_for
-from lottery.training.modules import Module, headline_of
+from lottery.training.modules import Module
 from lottery.training.states import State
 
 
 @dataclass(frozen=True)
 class Connectivity:
-    """The barrier between two trainings of each round's ticket, on test data."""
+    """The error barrier between two trainings of each round's ticket, on test data."""
 
     points: int = 11
-    """on the line, both ends among them"""
+    """points on the line, both ends included"""
     statistics: int = 5000
-    """training examples that BatchNorm's statistics are measured on anew at every point"""
+    """training examples from which BatchNorm's statistics are recomputed at every point"""
 
     def __post_init__(self) -> None:
         if self.points < 3:
@@ -47,7 +48,7 @@ class Connectivity:
             start = Ticket.of(current.cut(cell.arm.rewind).trained.state, current.ticket.masks)
             current = replace(current, ticket=start, first=cell.arm.rewind, passing=())
         ends = [replace(current, copy=copy).trained for copy in (0, 1)]
-        metric, places = headline_of(recipe.sample), [step / (self.points - 1) for step in range(self.points)]
+        metric, places = recipe.headline, [step / (self.points - 1) for step in range(self.points)]
         draw = Streams(cell.seed).init
         module = recipe.build(draw)
         module.trainer = trainer_for(recipe.hardware, recipe.numerics)
@@ -55,7 +56,7 @@ class Connectivity:
         data = recipe.data.to(recipe.hardware.device)
         with recipe.numerics.entered(), seeded(draw):
             line = [self._measured(module, data, mixed(ends[0].state, ends[1].state, at), metric.name) for at in places]
-        gains = [metric.gain(value) for value in line if value is not None]  # a value may be no finite number
+        gains = [metric.gain(value) for value in line if value is not None]  # None is a value that was not finite
         return {
             "barrier": barrier(gains) if len(gains) == len(line) else None,
             "steps_together": current.first,
@@ -65,14 +66,14 @@ class Connectivity:
     def _measured(self, module: Module, data: Data, state: State, metric: str) -> float | None:
         module.net.load_state_dict(state)
         wanted = min(self.statistics, len(data.train))
-        parts = -(-wanted // batch(data.shape))  # of one size, since every batch weighs the same
+        parts = -(-wanted // batch(data.shape))  # of equal size, since every batch has the same weight
         inputs = (inputs for inputs, _ in data.evaluation("train", wanted // parts))
         measure_statistics(module.net, islice(inputs, parts))
         return evaluate(module, data, "test")[metric]
 
 
 def mixed(one: State, other: State, place: float) -> State:
-    """The straight line between two states: `one` at 0, `other` at 1; whole numbers are those of `one`."""
+    """Interpolates linearly between two states: `one` at 0, `other` at 1; integer tensors are those of `one`."""
     return {
         name: torch.lerp(tensor, other[name], place) if tensor.is_floating_point() else tensor
         for name, tensor in one.items()
@@ -80,7 +81,7 @@ def mixed(one: State, other: State, place: float) -> State:
 
 
 def barrier(line: Sequence[float]) -> float:
-    """How far the worst point of a line, of values of which more is better, lies below the mean of its ends, or 0.
+    """How far the lowest value on a line lies below the mean of its ends, at least 0; higher values are better.
 
     >>> barrier([0.9, 0.6, 0.8])
     0.25
@@ -90,15 +91,15 @@ def barrier(line: Sequence[float]) -> float:
 
 
 def measure_statistics(net: nn.Module, inputs: Iterable[Tensor]) -> None:
-    """BatchNorm's running mean and variance, measured anew as means over some batches; nothing without BatchNorm."""
+    """Recomputes BatchNorm's running mean and variance as averages over batches; does nothing without BatchNorm."""
     norms = [module for module in net.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     if not norms:
         return
     usual = [norm.momentum for norm in norms]
-    net.eval()  # dropout must not disturb them
+    net.eval()  # so that dropout does not distort the statistics
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # a mean in which every batch weighs the same
+        norm.momentum = None  # a cumulative average in which every batch has the same weight
         norm.train()
     with torch.inference_mode():
         for part in inputs:

@@ -1,4 +1,4 @@
-"""The analysis of early-bird tickets: mask distances during the dense training (You et al. 2020)."""
+"""Mask distances during the dense training, as for early-bird tickets (You et al. 2020)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lottery.rounds.study import Cell
 
 @dataclass(frozen=True)
 class EarlyBird:
-    """In each pruned round's line: how one-shot masks of its density move from look to look of the dense training."""
+    """For each pruned round, how far the one-shot mask of its density moves between checks of the dense training."""
 
     when: Settled
 

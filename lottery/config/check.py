@@ -1,4 +1,4 @@
-"""Checks a cell before training: does once, with one small batch, everything that the cell will do."""
+"""Checks a cell before training, by running each of its parts once on one small batch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from lottery.training.remade import irreproducible
 from lottery.training.states import State, copied, state_of
 
 EXAMPLES = 8
-"""How many examples of the first batch are used: a large batch of pictures could take minutes and all memory."""
+"""Examples used of the first batch: a large batch of pictures could take minutes and all memory."""
 
 Batch = tuple[Tensor, Tensor]
 
@@ -41,9 +41,9 @@ class Misfit(Exception):
 
 
 def rehearse(cell: Cell) -> None:
-    """Takes a few examples through network, loss, backward pass, metrics, optimizer, criterion, scope and arm.
+    """Runs network, loss, backward pass, metrics, optimizer, criterion, scope and arm on a few examples.
 
-    Raises Misfit naming the part that fails, Refused for what is said to be prunable and can't be.
+    Raises Misfit naming the part that fails, and Refused if `prune` names weights that can't be pruned.
     """
     recipe, streams = cell.study.recipe, Streams(cell.seed)
     with recipe.numerics.entered(), seeded(streams.rehearsal):
@@ -65,7 +65,7 @@ def rehearse(cell: Cell) -> None:
             recipe.flops({})
         if cell.study.pruning.schedule:
             found = _prune(cell, module, start, batch)
-            if recipe.numerics.sparse == "on":  # `auto` leaves dense what can't be sparse
+            if recipe.numerics.sparse == "on":  # `auto` keeps layers dense that can't be sparse
                 with _part("model: can't train with sparse layers (numerics.sparse=auto or off leaves them dense)"):
                     sparse.try_out(module, optimizer, *_copy(batch), recipe.prunable, everywhere=True)
             for arm in filter(None, (cell.arm, cell.arm.parent)):
@@ -81,13 +81,11 @@ def _built(recipe: Recipe) -> Module:
         if not isinstance(module, Module):
             raise Misfit(f"module: must be a lottery.training.modules.Module, not a {type(module).__name__}")
         if ours := [name for name in INSTEAD if getattr(type(module), name) is not getattr(Module, name)]:
-            raise Misfit(
-                f"module: {type(module).__name__}.{ours[0]} is not called as it is written; {INSTEAD[ours[0]]}"
-            )
+            raise Misfit(f"module: {type(module).__name__}.{ours[0]} must not be overridden; {INSTEAD[ours[0]]}")
         if foreign := [name for name in module.state_dict() if not name.startswith("net.")]:
             raise Misfit(
-                f"module: {foreign[0]} lies outside its network, where no checkpoint would keep it; a buffer that is "
-                "always the same can say persistent=False"
+                f"module: {foreign[0]} is not part of `net`, so checkpoints would not save it; register a buffer that "
+                "never changes with persistent=False"
             )
     if not recipe.prunable(module.net):
         raise Misfit(f"model: {masks.nothing_to_prune(module.net)}")
@@ -120,13 +118,13 @@ def _one_step(recipe: Recipe, module: Module, optimizer: Optimizer, batch: Batch
     wanted = {name: parameter for name, parameter in module.net.named_parameters() if parameter.requires_grad}
     idle = [name for name, parameter in wanted.items() if parameter.grad is None]
     if idle and recipe.hardware.devices > 1:
-        raise Misfit(f"model: {idle[0]} takes no part in the loss; several processes need that of all")
+        raise Misfit(f"model: {idle[0]} does not influence the loss, as every parameter must with hardware.devices > 1")
     with _part("optimizer"):
         optimizer.step()
 
 
 def _measure(module: Module, batch: Batch) -> None:
-    """Does what an evaluation does; in evaluation mode a network may return something else than in training."""
+    """Evaluates one batch, because a network may return something else in evaluation mode than in training."""
     inputs, targets = _copy(batch)
     module.eval()
     with torch.inference_mode():
@@ -142,7 +140,7 @@ def _measure(module: Module, batch: Batch) -> None:
 
 
 def _prune(cell: Cell, module: Module, start: State, batch: Batch) -> Masks:
-    """The masks of the schedule's last target, scored with a few examples."""
+    """The masks for the schedule's last target, with scores from a few examples."""
     pruning, every = cell.study.pruning, masks.dense(cell.study.recipe.prunable(module.net))
     with _part("schedule"):
         last, total = pruning.schedule[-1].density, masks.kept(every)
@@ -165,23 +163,23 @@ def _begin(cell: Cell, arm: Arm, start: State, found: Masks) -> None:
     fresh = partial(_fresh, cell, arm.name, start)
     begun = arm.weights(Origin(copied(start), lambda: copied(start), fresh, copied(own)))
     if differing := sorted(begun.keys() ^ start.keys()):
-        raise Misfit(f"arm: what {arm.name} begins with and the network's own state differ in {differing[0]}")
+        raise Misfit(f"arm: the weights of {arm.name} and the network's state differ in {differing[0]}")
     if arm.early and arm.early.every * (arm.early.window + 1) >= budget.steps:
         raise Misfit(
-            f"arm.early.every={arm.early.every}: {arm.early.window + 1} looks do not fit into the "
-            f"{budget.steps} steps of the dense training, so that no mask could settle"
+            f"arm.early.every={arm.early.every}: the dense training of {budget.steps} steps is too short for the "
+            f"{arm.early.window + 1} checks that it takes for a mask to settle"
         )
     if arm.first >= (steps := arm.length(budget, cell.study.recipe.share(own)).steps):
         raise Misfit(f"arm.first={arm.first}: must be before the last of the {steps} steps of a round")
 
 
 def _fresh(cell: Cell, arm: str, start: State) -> State:
-    """Another draw of the initialisation, for an arm that uses one. Raises Misfit if it equals the first."""
+    """A new initialisation, for an arm that uses one. Raises Misfit if it hardly differs from the first."""
     fresh = initial(cell.study.recipe, Streams(cell.seed).reinit(1))
-    weights = cell.study.recipe.prunable(cell.study.recipe.sample.net)
+    weights = cell.study.recipe.prunable(cell.study.recipe.net)
     same = sum(int((fresh[name] == start[name]).count_nonzero()) for name in weights)
     if 2 * same > sum(weight.numel() for weight in weights.values()):
-        raise Misfit(f"arm: {arm} wants fresh weights, but every draw of the model begins with the same ones")
+        raise Misfit(f"arm: {arm} needs a new initialisation, but the model draws the same weights for every seed")
     return fresh
 
 
@@ -214,12 +212,12 @@ def _kind(outputs: object) -> str:
 
 
 def check(cell: Cell) -> None:
-    """Rehearses a cell with one batch. Raises Refused with what does not fit, before anything is trained."""
+    """Checks a cell with one batch before anything is trained. Raises Refused for the part that does not fit."""
     try:
         rehearse(cell)
         if ticket := cell.arm.given:
             recipe = cell.study.recipe
-            fitting(cell.label, unfit(ticket.start, ticket.masks, recipe.sample.net, recipe.prunable))
+            fitting(cell.label, unfit(ticket.start, ticket.masks, recipe.net, recipe.prunable))
     except DataError as error:
         raise Refused(str(error)) from error
     except Misfit as error:
@@ -235,13 +233,13 @@ def check(cell: Cell) -> None:
 def note(cell: Cell, noted: Set[str]) -> set[str]:
     """Prints once per study which large weights are never pruned; returns the study's name, to add to `noted`."""
     recipe = cell.study.recipe
-    if cell.study.name not in noted and (left := recipe.prunable.left_whole(recipe.sample.net)):
+    if cell.study.name not in noted and (left := recipe.prunable.left_whole(recipe.net)):
         print(f"{cell.study.name}: {left}", flush=True)
     return {cell.study.name}
 
 
 def fitting(ticket: object, misfits: Sequence[str]) -> None:
-    """Raises Refused if there are any `misfits` between a ticket and a network."""
+    """Raises Refused with the `misfits` between a ticket and a network, if there are any."""
     if misfits:
         more = f"; and {len(misfits) - 8} more" if len(misfits) > 8 else ""
         raise Refused(f"{ticket}: does not fit the network: {'; '.join(misfits[:8])}{more}")

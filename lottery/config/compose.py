@@ -1,4 +1,4 @@
-"""Composes a command line with Hydra into the configurations of the cells that it asks for."""
+"""Composes a command line with Hydra into the configurations of its cells."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ from lottery.foundations.digests import leaves
 from lottery.foundations.errors import Once, Refused, nearby
 
 VERSION = "1.3"
-"""The `version_base` of Hydra, for composing and for launching."""
+"""Hydra's `version_base`, for composing and launching."""
 
 
 def cell_configs(arguments: list[str]) -> list[CellConfig]:
-    """The configuration of every cell that a command line asks for. Raises Refused."""
+    """The configurations of all cells of a command line. Raises Refused."""
     return composed(arguments)[0]
 
 
 def composed(arguments: list[str]) -> tuple[list[CellConfig], dict[str, Any]]:
-    """The configuration of every cell that a command line asks for, and their launcher's. Raises Refused."""
+    """The configurations of all cells of a command line, and that of their launcher. Raises Refused."""
     parts = [_composed(parsed(part)) for part in by_experiment(arguments)]
     launchers = [launcher for _, launcher in parts]
     if any(launcher != launchers[0] for launcher in launchers):
@@ -50,9 +50,9 @@ def composed(arguments: list[str]) -> tuple[list[CellConfig], dict[str, Any]]:
 
 
 def by_experiment(arguments: list[str]) -> list[list[str]]:
-    """A command line for each experiment that the given one sweeps over.
+    """Splits a command line into one for each experiment that it sweeps over.
 
-    Each experiment has a sweep of its own, and Hydra reads a sweep before it has chosen among several experiments.
+    Experiments define their own sweeps, but Hydra reads the sweep before it chooses among several experiments.
     """
     args = parsed(arguments)
     loader = _loader(args)
@@ -69,23 +69,23 @@ def by_experiment(arguments: list[str]) -> list[list[str]]:
 
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    """A command line parsed as Hydra does: overrides and flags. Raises Refused for flags that we do not support."""
+    """A command line, parsed as Hydra does into overrides and flags. Raises Refused for unsupported flags."""
     parser = argparse.ArgumentParser(parents=[get_args_parser()], add_help=False, conflict_handler="resolve")
-    parser.error = _misused  # type: ignore[method-assign]  # argparse's own would print and exit
+    parser.error = _misused  # type: ignore[method-assign]  # argparse would print and exit
     parser.add_argument("--config-dir", "-cd", action=Once)
     args = parser.parse_intermixed_args(arguments)
     args.overrides = added(args.overrides)
     if args.config_name or args.config_path:
-        raise Refused("--config-name and --config-path: the configuration is ours; --config-dir adds a folder of yours")
+        raise Refused("--config-name and --config-path: are not supported; --config-dir adds a folder of configuration")
     if args.experimental_rerun:
-        raise Refused("--experimental-rerun: reads a pickle, which is never trusted; the command itself goes on")
+        raise Refused("--experimental-rerun: is not supported, as it unpickles a file; the same command resumes a run")
     if args.config_dir and not Path(args.config_dir).is_dir():
         raise Refused(f"--config-dir {args.config_dir}: there is no such folder")
     return args
 
 
 def _misused(message: str) -> NoReturn:
-    raise Refused(f"{message}; `lottery run --help` shows what can be given")
+    raise Refused(f"{message}; `lottery run --help` lists the arguments")
 
 
 def _loader(args: argparse.Namespace) -> Any:
@@ -117,13 +117,13 @@ def _composed(args: argparse.Namespace) -> tuple[list[CellConfig], dict[str, Any
 
 
 def _as_we_launch(hydra_config: DictConfig) -> None:
-    """Raises Refused for settings of Hydra that would start cells in folders where we would not find them."""
+    """Raises Refused for settings of Hydra that would move cells to folders where they would not be found."""
     given: Any = OmegaConf.to_container(hydra_config, resolve=False)
     for path, ours in leaves(FIXED):
         value = reduce(getitem, path, given)
         if value != ours:
             said, kept = (json.dumps(each).strip('"') for each in (value, ours))
-            raise Refused(f"hydra.{'.'.join(path)}={said}: must stay {kept}; out= says where runs lie")
+            raise Refused(f"hydra.{'.'.join(path)}={said}: must stay {kept}; out= chooses the folder of runs")
 
 
 def _launcher(master: DictConfig) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def _options(hydra_config: Any) -> Options:
 
 
 def cell_config(config: DictConfig, hydra_config: Any = None, options: Options | None = None) -> CellConfig:
-    """The configuration of a cell as Hydra composed it. Raises Refused for missing, unknown or unusable keys."""
+    """The configuration of one cell that Hydra composed. Raises Refused for missing, unknown or invalid keys."""
     hydra_config = hydra_config or config.hydra
     options = options or _options(hydra_config)
     choices = hydra_config.runtime.choices
@@ -144,13 +144,13 @@ def cell_config(config: DictConfig, hydra_config: Any = None, options: Options |
         if not isinstance(config.get(group), DictConfig) or choices.get(group) is None:
             raise Refused(f"{group}: is missing; must be one of {', '.join(options.names(group))}")
     if not isinstance(config.get("stop"), DictConfig):
-        raise Refused("stop: must hold density and below_dense, each null where it is no condition")
+        raise Refused("stop: must have the keys density and below_dense, null for no condition")
     plain = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     words = cast(list[str], OmegaConf.to_container(hydra_config.overrides.task, resolve=False))
     _all_known(plain, words, choices.get("experiment"))
     for path, text in leaves(OmegaConf.to_container(plain, resolve=False)):
         if isinstance(text, str) and re.search(r"\$\{\s*now:", text):
-            raise Refused(f"{'.'.join(path)}={text}: changes with the time, so that no command could go on with it")
+            raise Refused(f"{'.'.join(path)}={text}: changes with time, so that no command could resume the run")
     try:
         resolved = OmegaConf.to_container(plain, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
@@ -160,9 +160,9 @@ def cell_config(config: DictConfig, hydra_config: Any = None, options: Options |
         if not isinstance(resolved[key], str | int) or isinstance(resolved[key], bool) or resolved[key] == "":
             raise Refused(f"{key}={'null' if resolved[key] is None else resolved[key]}: must be a folder")
         resolved[key] = str(resolved[key])
-    patterns(cast(dict[str, Any], resolved))  # refuses those that are none
+    patterns(cast(dict[str, Any], resolved))  # raises Refused for invalid patterns
     if isinstance(file := resolved["arm"].get("file"), str):
-        resolved["arm"]["content"] = content(file)  # a file is what is in it, not where it lies
+        resolved["arm"]["content"] = content(file)  # identified by content, not by path
     chosen = {k: str(v) for k, v in choices.items() if v is not None}
     for group in REPLACED:
         node, asked = resolved[group], any(re.match(rf"\+*{group}\._target_=", word) for word in words)
@@ -171,9 +171,11 @@ def cell_config(config: DictConfig, hydra_config: Any = None, options: Options |
             chosen[group] = node["_target_"].rpartition(".")[2]
     if is_lightning("model", resolved["model"]):
         shown = cast(dict[str, Any], OmegaConf.to_container(plain, resolve=False))
-        refuse_unread(shown, {group: options(group, str(choices[group])) for group in ("module", "optimizer", "budget")})
+        refuse_unread(
+            shown, {group: options(group, str(choices[group])) for group in ("module", "optimizer", "budget")}
+        )
     if files := files_of(cast(dict[str, Any], resolved)):
-        resolved["files"] = files  # recorded beside the ledger, so that other content is no finished cell
+        resolved["files"] = files  # recorded beside the ledger: a cell whose files changed is not finished
     for path, value in leaves(resolved):
         if isinstance(value, float) and not math.isfinite(value):
             raise Refused(f"{'.'.join(path)}={value}: must be a finite number")
@@ -192,8 +194,7 @@ def _all_known(config: DictConfig, overrides: Sequence[str], experiment: str | N
     if isinstance(misplaced := config.get("experiment"), DictConfig):
         keys = ", ".join(f"experiment.{key!s}" for key in misplaced)
         raise Refused(
-            f"experiment={experiment}: {keys} would be read by nobody; the yaml's first line must be "
-            "`# @package _global_`"
+            f"experiment={experiment}: {keys} would be ignored; the yaml's first line must be `# @package _global_`"
         )
     for key in (str(key) for key in config if key not in TOP):
         words = [override.lstrip("+~") for override in overrides]
@@ -203,7 +204,7 @@ def _all_known(config: DictConfig, overrides: Sequence[str], experiment: str | N
 
 
 def _command(hydra_config: Any) -> tuple[str, ...]:
-    """The arguments that ask for one cell alone: its overrides without those of launcher and sweeper."""
+    """The arguments that run this cell alone: its overrides without those of launcher and sweeper."""
     how = ("hydra/launcher=", "hydra.launcher.", "hydra/sweeper=", "hydra.sweeper.", "hydra.mode=")
     kept = [given for given in hydra_config.overrides.hydra if not given.lstrip("+~").startswith(how)]
     folders = [s.path for s in hydra_config.runtime.config_sources if s.provider == "command-line"]

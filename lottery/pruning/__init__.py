@@ -1,1 +1,1 @@
-"""Pruning: evidence becomes scores, scores become masks."""
+"""Pruning: criteria turn evidence into scores, scopes turn scores into masks."""

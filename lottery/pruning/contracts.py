@@ -1,4 +1,4 @@
-"""Contracts: what a criterion, a scope and a schedule are given, and what they must give."""
+"""The contracts of criteria, scopes and schedules: their inputs, and checks of what they return."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from torch import Tensor, nn
 from lottery.pruning.masks import Masks
 
 Scores = dict[str, Tensor]
-"""Float tensors with the names and shapes of the masks; finite, higher is kept."""
+"""Finite float tensors with the names and shapes of the masks; the highest scores are kept."""
 
 
 Batch = Any
-"""What a module's loss takes: for lottery's own modules a pair (inputs, targets)."""
+"""The argument of a module's loss; for lottery's own modules a pair (inputs, targets)."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that a criterion may look at; new fields never break old criteria."""
+    """The input of a criterion; fields may be added without breaking existing criteria."""
 
     net: nn.Module
-    """the network, trained and masked, in evaluation mode; a criterion leaves its weights as they are"""
+    """the trained and masked network in evaluation mode; a criterion must not change its weights"""
     start: Mapping[str, Tensor]
     """weights and buffers at the rewinding point, by name"""
     masks: Masks
-    """the living weights, among which the scope chooses"""
+    """marks the weights not pruned yet, from which the scope chooses"""
     batches: Iterable[Batch]
-    """training batches, drawn lazily; each iteration gives the same batches again"""
+    """training batches, drawn lazily; every iteration yields the same ones"""
     outputs: Callable[[Batch], Any]
-    """what `run` calls"""
+    """computes the network's outputs; called by `run`"""
     objective: Callable[[Batch], Tensor]
-    """what `loss` calls"""
+    """computes the mean loss; called by `loss`"""
     rng: torch.Generator
-    """the only source that a criterion may draw random numbers from"""
+    """the only source of random numbers that a criterion may use"""
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """The network's own weights that have a mask, by name."""
+        """The network's weights that have a mask, by name."""
         return {name: weight for name, weight in self.net.named_parameters() if name in self.masks}
 
     def run(self, batch: Batch) -> Any:
@@ -49,15 +49,15 @@ class Evidence:
         return self.outputs(batch)
 
     def loss(self, batch: Batch, *old: object) -> Tensor:
-        """The mean loss of a batch, a scalar with a graph behind it. Raises TypeError for more than a batch."""
+        """The mean loss of a batch, a differentiable scalar. Raises TypeError for more arguments than a batch."""
         if old:
             raise TypeError("evidence.loss takes a batch: write evidence.loss(batch), not loss(outputs, targets)")
         return self.objective(batch)
 
     def gradients(self, batches: int = 1) -> dict[str, Tensor]:
-        """Gradient of the mean loss over the first `batches` batches, by weight; frozen weights have one too.
+        """Gradient of the mean loss over the first `batches` batches, by weight, frozen weights included.
 
-        A weight that the loss does not depend on has a gradient of zeros. Raises ValueError for fewer than one batch.
+        A weight without influence on the loss gets a gradient of zeros. Raises ValueError for fewer than one batch.
         """
         if batches < 1:
             raise ValueError(f"batches={batches}: must be at least 1")
@@ -74,7 +74,7 @@ class Evidence:
         return dict(zip(weights, found, strict=True))
 
     def activations(self, batch: Batch) -> dict[str, list[Tensor]]:
-        """Outputs of every layer that holds a masked weight, by the weight's name: a tensor for each call, in order."""
+        """Outputs of every layer with a masked weight, by the weight's name: one tensor per call, in order."""
         found: dict[str, list[Tensor]] = {}
         hooks = []
         for layer_name, layer in self.net.named_modules():
@@ -97,7 +97,7 @@ Criterion = Callable[[Evidence], Scores]
 def score(criterion: Criterion, evidence: Evidence) -> Scores:
     """The criterion's scores on the CPU, checked against its contract.
 
-    Raises ValueError if a layer is missing, has another shape or holds a score that is no finite float.
+    Raises ValueError if a layer is missing, or its scores have the wrong shape or are not finite floats.
     """
     scores = {name: values.to("cpu") for name, values in criterion(evidence).items()}
     who = getattr(criterion, "__name__", None) or getattr(getattr(criterion, "func", None), "__name__", "criterion")
@@ -118,18 +118,18 @@ def score(criterion: Criterion, evidence: Evidence) -> Scores:
 
 @dataclass(frozen=True)
 class Target:
-    """What one round is asked to keep; new fields never break old scopes."""
+    """How much one round keeps, as input of a scope; fields may be added without breaking existing scopes."""
 
     density: float
-    """kept share of all prunable weights after this round, in [0, 1]"""
+    """share of all prunable weights kept after this round, in [0, 1]"""
     keep: float
-    """kept share of the weights alive now, in [0, 1]: a paper's 1 - p"""
+    """share of the currently unpruned weights to keep, in [0, 1]: 1 - p in the papers"""
     output: str | None = None
-    """name of the output layer's weight, which has no mask where `prune.exclude` leaves it whole; None where no network
-    has been asked: the last of the masks then"""
+    """name of the output layer's weight, which has no mask if `prune.exclude` matches it; None if no network was
+    available, in which case scopes take the last mask"""
 
     def of_dense(self) -> Target:
-        """The same density, of a network in which all weights are alive."""
+        """The same density for a network in which nothing is pruned yet."""
         return replace(self, keep=self.density)
 
 
@@ -138,7 +138,7 @@ Scope = Callable[[Scores, Masks, Target], Masks]
 
 def choose(scope: Scope, scores: Scores, masks: Masks, target: Target) -> Masks:
     """The scope's masks, checked against its contract. Raises ValueError if a pruned weight would come back."""
-    # a scope may work in place on its copy: the masks before are still needed, to compare with and by later rounds
+    # scopes get copies because they may work in place; the old masks are compared below and used by later rounds
     chosen = checked(scope(scores, {name: mask.clone() for name, mask in masks.items()}, target), like=masks)
     for name, mask in chosen.items():
         if (mask > masks[name]).any():  # True > False; `mask & ~masks[name]` would take twice the memory
@@ -147,7 +147,7 @@ def choose(scope: Scope, scores: Scores, masks: Masks, target: Target) -> Masks:
 
 
 def checked(masks: Masks, like: Masks) -> Masks:
-    """The masks, if they are boolean and have the layers and shapes of others. Raises ValueError if not."""
+    """The masks, checked to be boolean with the layers and shapes of `like`. Raises ValueError if they are not."""
     if missing := sorted(masks.keys() ^ like.keys()):
         raise ValueError(f"masks before and after differ in {', '.join(missing)}")
     for name, mask in masks.items():
@@ -158,11 +158,11 @@ def checked(masks: Masks, like: Masks) -> Masks:
 
 
 Schedule = tuple[Target, ...]
-"""One target a pruned round; round 0, the dense one, has none."""
+"""One target for each pruned round; round 0 is dense and has none."""
 
 
 def checked_schedule(schedule: object) -> Schedule:
-    """A schedule, if it is one target a round and no round asks for more than the one before. Raises ValueError if not.
+    """A schedule, checked to be a sequence of targets whose density never rises. Raises ValueError if it is not.
 
     >>> len(checked_schedule([Target(0.5, 0.5), Target(0.25, 0.5)]))
     2

@@ -1,4 +1,4 @@
-"""Masks: which weights of a network are kept."""
+"""Masks: boolean tensors that mark the weights a network keeps."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 
 
 def prunable(net: nn.Module) -> dict[str, Tensor]:
-    """The weights that pruning may remove, unless a study says otherwise: those of linear and convolutional layers.
+    """The weights that are pruned by default: those of linear and convolutional layers.
 
     They come in order of definition, without biases and normalisation parameters; a weight shared by two layers counts
-    once. A frozen weight (`requires_grad=False`) is pruned like any other: it then keeps its value or is zero, and is
+    once. A frozen weight (`requires_grad=False`) is pruned like any other: it is set to zero or keeps its value, but is
     never trained.
     """
     layers = {name for name, layer in net.named_modules() if isinstance(layer, _LAYERS)}
@@ -26,7 +26,7 @@ def prunable(net: nn.Module) -> dict[str, Tensor]:
 
 
 def whole(net: nn.Module) -> dict[str, Tensor]:
-    """The weights of two and more dimensions that pruning leaves as they are, since no layer that it knows holds them.
+    """Weights of two or more dimensions that are not pruned by default, since their layer is of another type.
 
     >>> list(whole(nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 2))))
     ['0.weight']
@@ -36,7 +36,7 @@ def whole(net: nn.Module) -> dict[str, Tensor]:
 
 
 def nothing_to_prune(net: nn.Module) -> str:
-    """Why a network has no prunable weight.
+    """The error message for a network without prunable weights.
 
     >>> nothing_to_prune(nn.Flatten())
     'it has no linear or convolutional layer, so there is nothing to prune'
@@ -60,7 +60,7 @@ def some(names: Iterable[str]) -> str:
 
 
 def dense(weights: Mapping[str, Tensor]) -> Masks:
-    """The masks that keep everything.
+    """Masks that keep every weight.
 
     >>> density(dense({"fc.weight": torch.zeros(2, 3)}))
     1.0
@@ -69,7 +69,7 @@ def dense(weights: Mapping[str, Tensor]) -> Masks:
 
 
 def kept(masks: Mapping[str, Tensor]) -> int:
-    """How many weights are kept, counted."""
+    """The number of kept weights."""
     return sum(int(mask.count_nonzero()) for mask in masks.values())
 
 
@@ -88,14 +88,14 @@ def layer_densities(masks: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 def apply_(tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
-    """Sets the pruned entries of `tensors` to zero, in place; tensors without a mask are left alone."""
+    """Sets the pruned entries of `tensors` to zero, in place; tensors without a mask stay unchanged."""
     with torch.no_grad():
         for name, mask in masks.items():
             tensors[name].mul_(mask.to(tensors[name].device))
 
 
 def shuffled(masks: Mapping[str, Tensor], rng: torch.Generator) -> Masks:
-    """The same number of kept weights in each layer, at random places (Frankle & Carbin 2019, appendix)."""
+    """The same number of kept weights in each layer at random positions (Frankle & Carbin 2019, appendix)."""
     return {
         name: mask.flatten()[torch.randperm(mask.numel(), generator=rng)].view_as(mask) for name, mask in masks.items()
     }
@@ -105,14 +105,14 @@ _WEIGHT_OF_BIT = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8)
 
 
 def pack(mask: Tensor) -> Tensor:
-    """A mask as a flat uint8 tensor, eight weights a byte, lowest bit first; the last byte is filled with zeros."""
+    """A mask as a flat uint8 tensor, eight weights per byte, lowest bit first; the last byte is padded with zeros."""
     bits = torch.zeros(-(-mask.numel() // 8) * 8, dtype=torch.uint8)
     bits[: mask.numel()] = mask.flatten()
     return (bits.view(-1, 8) * _WEIGHT_OF_BIT).sum(1, dtype=torch.uint8)
 
 
 def unpack(packed: Tensor, shape: Iterable[int]) -> Tensor:
-    """The mask that `pack` made flat.
+    """The inverse of `pack`: a mask of the given shape.
 
     >>> unpack(pack(torch.tensor([[True, False, True]])), (1, 3))
     tensor([[ True, False,  True]])

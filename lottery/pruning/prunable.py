@@ -1,4 +1,4 @@
-"""Prunable: which weights of a network pruning may remove, as a study sets it."""
+"""Prunable: the rule by which a study selects the weights that pruning may remove."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from lottery.pruning import masks
 
 @dataclass(frozen=True)
 class Prunable:
-    """The weights of linear and convolutional layers, with those that `include` names and without those of `exclude`.
+    """Selects the weights of linear and convolutional layers, plus those `include` matches, minus those of `exclude`.
 
-    A pattern is one of parameter names (`*.in_proj_weight`) or of layer types (`LSTM`, which also matches classes that
-    inherit from it). A weight that several layers share counts once, by its first name, and any of its names says it.
+    A pattern matches parameter names (`*.in_proj_weight`) or layer types (`LSTM`, which also matches its subclasses).
+    A weight shared by several layers counts once, under its first name; a pattern may match any of its names.
 
     >>> net = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 4), nn.Linear(4, 2))
     >>> list(Prunable()(net)), list(Prunable(include=("Embedding",), exclude=("2.*",))(net))
@@ -27,10 +27,10 @@ class Prunable:
     """
 
     include: tuple[str, ...] = ()
-    """patterns of weights that are pruned too, if they are floating-point and have two or more dimensions; a whole name
-    says a parameter of any shape"""
+    """patterns of further weights to prune; they match floating-point weights of two or more dimensions, and a full
+    parameter name matches one of any shape"""
     exclude: tuple[str, ...] = ()
-    """patterns of weights that are left whole"""
+    """patterns of weights that are never pruned"""
 
     def __call__(self, net: nn.Module) -> dict[str, Tensor]:
         """The prunable weights by name, in order of definition. Raises Refused for a pattern that changes nothing."""
@@ -47,11 +47,11 @@ class Prunable:
 
     @property
     def all(self) -> Prunable:
-        """The rule without its exceptions."""
+        """The same rule without `exclude`."""
         return replace(self, exclude=())
 
     def left_whole(self, net: nn.Module) -> str | None:
-        """A sentence on the weights that pruning leaves as they are, excluded ones first; None if there are none.
+        """A sentence that lists the weights that are never pruned, excluded ones first; None if there are none.
 
         >>> Prunable().left_whole(nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 4)))
         'never pruned, and not in its density: 0.weight, 50 % of all parameters'
@@ -67,16 +67,16 @@ class Prunable:
 
 @dataclass(frozen=True)
 class _Weight:
-    """A weight as a layer uses it, whether it is a parameter or computed from others."""
+    """A weight that a layer uses, either a parameter or computed from other parameters."""
 
     name: str
-    """its first name, which is that of its mask"""
+    """its first name, which is also the name of its mask"""
     names: frozenset[str]
     types: frozenset[str]
-    """names of the classes of the layers that hold it"""
+    """class names, base classes included, of the layers that hold it"""
     tensor: Tensor
     unheld: str | None
-    """why a mask can't hold it at zero; None if it can"""
+    """why a mask can't keep it at zero; None if it can"""
 
     def matches(self, pattern: str) -> bool:
         return any(fnmatchcase(each, pattern) for each in (*self.names, *self.types))
@@ -97,22 +97,23 @@ def _weights(net: nn.Module) -> Iterator[_Weight]:
 
 
 def _of_layer(layer: nn.Module) -> Iterator[tuple[str, Tensor, str | None]]:
-    """Name, tensor and why no mask can hold it, of each weight that is the layer's own."""
+    """Name, tensor and the reason why it can't be masked (or None), for each weight of the layer itself."""
     anew = "its layer computes the weight anew in each forward pass, as weight_norm and other parametrizations do"
     own = dict(layer.named_parameters(recurse=False))
-    parts = {f"{name}_{part}": name for name in vars(layer) for part in ("orig", "g", "v")}  # of functions before those
+    # the older functions of torch.nn.utils, such as weight_norm, keep a weight's parts in such parameters
+    parts = {f"{name}_{part}": name for name in vars(layer) for part in ("orig", "g", "v")}
     made = {parts[name] for name in own if name in parts} | {*getattr(layer, "parametrizations", ())}
     for name, parameter in own.items():
         computed = name in parts or isinstance(layer, ParametrizationList)
         scripted = isinstance(layer, torch.jit.ScriptModule)
         yield name, parameter, anew if computed else "its layer is scripted" if scripted else None
     for name in sorted(made):
-        yield name, torch.empty(0, 0), anew  # computing it may change what its layer remembers, as in spectral_norm
+        yield name, torch.empty(0, 0), anew  # a placeholder: computing it may have side effects (spectral_norm)
 
 
 def _types(layer: nn.Module) -> set[str]:
     classes = {each.__name__ for each in type(layer).__mro__ if issubclass(each, nn.Module) and each is not nn.Module}
-    return classes | {str(getattr(layer, "original_name", type(layer).__name__))}  # of a scripted layer
+    return classes | {str(getattr(layer, "original_name", type(layer).__name__))}  # a scripted layer's class
 
 
 def _included(weights: list[_Weight], pattern: str) -> list[_Weight]:

@@ -1,4 +1,4 @@
-"""Schedules: what each round is asked to keep."""
+"""Schedules: how many weights each round keeps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lottery.pruning.contracts import Schedule, Target
 
 
 def geometric(rounds: int, keep: float = 0.8) -> Schedule:
-    """Keeps the same share of the living weights in each round (Frankle & Carbin 2019: 0.8).
+    """Each round keeps the same share of the weights not pruned yet (Frankle & Carbin 2019: 0.8).
 
     >>> [round(target.density, 3) for target in geometric(rounds=3)]
     [0.8, 0.64, 0.512]
@@ -24,7 +24,7 @@ def geometric(rounds: int, keep: float = 0.8) -> Schedule:
 
 
 def one_shot(density: float) -> Schedule:
-    """One pruned round, straight to `density` in (0, 1).
+    """A single pruned round, with a density in (0, 1).
 
     >>> [(target.density, target.keep) for target in one_shot(0.1)]
     [(0.1, 0.1)]
@@ -40,7 +40,7 @@ def explicit(densities: Iterable[float]) -> Schedule:
     >>> [(target.density, target.keep) for target in explicit([0.5, 0.25])]
     [(0.5, 0.5), (0.25, 0.5)]
 
-    Raises ValueError unless the densities fall strictly, inside (0, 1).
+    Raises ValueError unless the densities lie inside (0, 1) and decrease strictly.
     """
     densities = list(densities)
     steps = list(pairwise([1.0, *densities]))

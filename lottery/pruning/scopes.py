@@ -1,4 +1,4 @@
-"""Scopes: where scores compete for the places that a target leaves. A scope never revives a pruned weight."""
+"""Scopes: which weights are ranked against each other to meet a target. A scope never revives a pruned weight."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from lottery.pruning.selection import best
 
 
 def everywhere(scores: Scores, masks: Masks, target: Target, spare: Sequence[str] = ()) -> Masks:
-    """All weights of the network compete; meets `target.density` to the element.
+    """Ranks all weights of the network together; meets `target.density` to the nearest weight.
 
-    Layers whose parameter name matches a pattern of `spare` are left as they are, and the density is that of the
-    others: so count Frankle & Carbin (2019), who spare a ResNet's shortcuts and output layer.
+    Layers whose parameter name matches a pattern in `spare` are not pruned, and the density is that of the other
+    layers: Frankle & Carbin (2019) count this way when they spare a ResNet's shortcuts and output layer.
 
     >>> import torch
     >>> masks = {"conv.weight": torch.ones(6, dtype=torch.bool), "fc.weight": torch.ones(2, dtype=torch.bool)}
@@ -23,7 +23,7 @@ def everywhere(scores: Scores, masks: Masks, target: Target, spare: Sequence[str
     >>> [int(mask.sum()) for mask in found.values()]
     [3, 2]
 
-    Raises ValueError for a pattern that no layer matches, and if none is left to prune.
+    Raises ValueError if a pattern matches no layer or no layer is left to prune.
     """
     names = _competing(masks, spare)
     count = round(target.density * sum(masks[name].numel() for name in names))
@@ -32,9 +32,9 @@ def everywhere(scores: Scores, masks: Masks, target: Target, spare: Sequence[str
 
 
 def layerwise(scores: Scores, masks: Masks, target: Target, spare: Sequence[str] = ()) -> Masks:
-    """Weights compete within their layer, each layer keeps the same share; meets `target.density` to the element.
+    """Ranks weights within their layer; all layers keep the same share. Meets `target.density` to the nearest weight.
 
-    Layers that match `spare` are left as they are, and the density is that of the others (see `everywhere`).
+    Layers that match `spare` are not pruned, and the density is that of the other layers (see `everywhere`).
     """
     names = _competing(masks, spare)
     total = round(target.density * sum(masks[name].numel() for name in names))
@@ -48,9 +48,9 @@ def rates(
 ) -> Masks:
     """Prunes `round(rate x alive)` weights of each layer, rate = 1 - `target.keep` (Frankle & Carbin 2019, figure 2).
 
-    The output layer, the last in the forward pass, is pruned at `output` times that rate, a layer whose parameter
-    name matches a pattern of `layers` at that pattern's multiple of it: with keep 0.8, the paper's 20 % and 10 % for
-    the output layer are `output=0.5`. The network's density follows from the layers.
+    The output layer, the last in the forward pass, is pruned at `output` times that rate, and a layer whose parameter
+    name matches a pattern in `layers` at that pattern's multiple of the rate. The paper's 20 %, and 10 % for the output
+    layer, are keep 0.8 and `output=0.5`. The network's density follows from those of its layers.
 
     >>> import torch
     >>> masks = {"fc.weight": torch.ones(10, dtype=torch.bool), "out.weight": torch.ones(10, dtype=torch.bool)}
@@ -58,7 +58,7 @@ def rates(
     >>> [int(m.sum()) for m in rates(scores, masks, Target(density=0.8, keep=0.8)).values()]
     [8, 9]
 
-    Raises ValueError for a pattern that no layer matches or a rate outside [0, 1].
+    Raises ValueError if a pattern matches no layer or a rate lies outside [0, 1].
     """
     factors = dict.fromkeys(masks, 1.0) | {target.output or list(masks)[-1]: output}
     for pattern, factor in (layers or {}).items():
@@ -68,13 +68,13 @@ def rates(
         rate, alive = factors[name] * (1 - target.keep), int(mask.count_nonzero())
         if not -1e-9 <= rate <= 1 + 1e-9:
             raise ValueError(f"scope: {factors[name]:g} x the rate {1 - target.keep:g} of {name} lies outside [0, 1]")
-        # The product is rounded to nine digits first: 0.2 x 5 as 1 - 0.8 = 0.19999999999999996 must not tip a half.
+        # Round to nine digits first: 1 - 0.8 is 0.19999999999999996, and such an error must not decide a tie at .5.
         result[name] = best([scores[name]], [mask], alive - round(round(rate * alive, 9)))[0]
     return result
 
 
 def _matching(masks: Masks, pattern: str, key: str) -> list[str]:
-    """The layers whose names match a pattern; there must be one."""
+    """The layers whose names match a pattern, at least one."""
     matched = [name for name in masks if fnmatchcase(name, pattern)]
     if not matched:
         raise ValueError(f"scope.{key}: no layer matches {pattern!r}; the layers are {', '.join(masks)}")
@@ -82,7 +82,7 @@ def _matching(masks: Masks, pattern: str, key: str) -> list[str]:
 
 
 def _competing(masks: Masks, spare: Sequence[str]) -> list[str]:
-    """The layers that are not spared."""
+    """The layers that `spare` does not match."""
     spared = {name for pattern in spare for name in _matching(masks, pattern, "spare")}
     if len(spared) == len(masks):
         raise ValueError("scope.spare: every layer is spared, so there is nothing to prune")
@@ -90,12 +90,13 @@ def _competing(masks: Masks, spare: Sequence[str]) -> list[str]:
 
 
 def _apportion(total: int, shares: Mapping[str, float], limits: Mapping[str, int]) -> dict[str, int]:
-    """Whole numbers near `shares` that add up to `total`: largest remainders first, none above its limit."""
+    """Rounds `shares` to integers that sum to `total` (largest remainder method), none above its limit."""
     counts = {name: min(int(share), limits[name]) for name, share in shares.items()}
     left = min(total, sum(limits.values())) - sum(counts.values())
     while left > 0:
         free = sorted((n for n in shares if counts[n] < limits[n]), key=lambda n: counts[n] - shares[n])
-        turns = min(left // len(free), *(limits[n] - counts[n] for n in free))  # each turn is in the same order
+        # as many turns as all free layers can take, at once: each turn has the same order
+        turns = min(left // len(free), *(limits[n] - counts[n] for n in free))
         for name in free if turns else free[:left]:
             counts[name] += turns or 1
             left -= turns or 1

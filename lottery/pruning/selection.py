@@ -1,4 +1,4 @@
-"""Selection: the highest scores of many tensors, found without putting them into one."""
+"""Top-k selection over many tensors without concatenating them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_CHUNK = 2**18  # scores read at a time: they and what is computed from them stay in the processor's cache
-_SLACK = 3  # half a bracket's width in roots of the sample's size: six standard deviations of a rank, or more
+_CHUNK = 2**18  # scores read at a time, so that they and temporary results fit into the CPU cache
+_SLACK = 3  # half the bracket's width, in square roots of the sample size: at least six standard deviations of a rank
 
 
 def best(scores: Sequence[Tensor], alive: Sequence[Tensor], count: int) -> list[Tensor]:
-    """Marks the `count` highest scores among the living, or all of them if fewer live; of equals, the first.
+    """Marks the `count` highest scores among unpruned weights, or all if there are fewer; the first wins a tie.
 
-    The tensors count as one, in their order. Beyond the marks, memory grows as the 2/3rd power of the scores' number.
+    The tensors are ranked together, in their order. Besides the marks it needs memory of order n^(2/3) for n scores.
 
     >>> best([torch.tensor([3.0, 1.0]), torch.tensor([2.0, 3.0])], [torch.tensor([True, True])] * 2, 2)
     [tensor([ True, False]), tensor([False,  True])]
@@ -41,11 +41,11 @@ def best(scores: Sequence[Tensor], alive: Sequence[Tensor], count: int) -> list[
 
 
 def _threshold(scores: Sequence[Tensor], alive: Sequence[Tensor], living: int, count: int) -> tuple[float, int]:
-    """The `count`-th highest score of the living, and how many of its equals are among the `count` highest.
+    """The `count`-th highest score among unpruned weights, and how many scores equal to it are to be marked.
 
-    After Floyd and Rivest (1975): a sample tells two values that the threshold lies between, all scores are
-    counted against these, and the few between them are ranked. Should the threshold lie outside, once in 10^8
-    calls, the two are moved apart.
+    After Floyd and Rivest (1975): a random sample gives a lower and an upper bound, all scores are counted against
+    both, and only the few in between are ranked. If the threshold lies outside, once in 10^8 calls, the bounds are
+    widened.
     """
     sample = _sample(scores, alive).sort(descending=True).values
     middle, slack = count / living * len(sample), _SLACK * math.sqrt(len(sample)) + 1
@@ -66,7 +66,7 @@ def _threshold(scores: Sequence[Tensor], alive: Sequence[Tensor], living: int, c
 
 
 def _sample(scores: Sequence[Tensor], alive: Sequence[Tensor]) -> Tensor:
-    """The living among n^(2/3) scores drawn at random; the draw decides how long selection takes, nothing else."""
+    """The unpruned among n^(2/3) randomly drawn scores; the draw affects the running time, not the result."""
     rng = torch.Generator().manual_seed(0)
     share = sum(values.numel() for values in scores) ** (-1 / 3)
     drawn = []
@@ -77,9 +77,9 @@ def _sample(scores: Sequence[Tensor], alive: Sequence[Tensor]) -> Tensor:
 
 
 def _between(scores: Sequence[Tensor], alive: Sequence[Tensor], low: float, high: float, count: int) -> Tensor:
-    """The scores of the living between two bounds, of which there are `count`."""
-    # Put where they belong at once: many small tensors kept between large ones that come and go would leave the
-    # heap full of holes, up to twice the memory of all scores.
+    """The `count` scores of unpruned weights strictly between two bounds."""
+    # Written into a preallocated tensor: many small tensors between large temporary ones would fragment the heap, up to
+    # twice the memory of all scores.
     found, filled = torch.empty(count, dtype=scores[0].dtype), 0
     for values, lives in _chunks(scores, alive):
         some = values.take(_places(lives & (values < high) & (values > low)))
@@ -89,14 +89,14 @@ def _between(scores: Sequence[Tensor], alive: Sequence[Tensor], low: float, high
 
 
 def _places(mask: Tensor) -> Tensor:
-    """Indices of what is true; numpy finds the few in a long mask in a third of PyTorch's time."""
+    """Indices of the true entries; for sparse masks numpy takes a third of PyTorch's time."""
     return torch.from_numpy(np.flatnonzero(mask.numpy()))
 
 
 def _count(
     scores: Sequence[Tensor], alive: Sequence[Tensor], *bounds: tuple[Callable[..., Tensor], float]
 ) -> list[int]:
-    """How many scores of the living compare so with each bound."""
+    """The number of scores of unpruned weights for which each comparison holds."""
     counts = [0] * len(bounds)
     for values, lives in _chunks(scores, alive):
         for index, (compare, bound) in enumerate(bounds):
@@ -105,6 +105,6 @@ def _count(
 
 
 def _chunks(*groups: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
-    """Tensors of several groups side by side, flat and in pieces."""
+    """Iterates over the tensors of several groups in parallel, flattened and in chunks."""
     for tensors in zip(*groups, strict=True):
         yield from zip(*(tensor.reshape(-1).split(_CHUNK) for tensor in tensors), strict=True)

@@ -1,1 +1,1 @@
-"""Rounds: a ticket and its training; what the next ticket is made of."""
+"""Rounds: a ticket, its training, and how the next ticket is made from it."""

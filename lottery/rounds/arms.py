@@ -1,4 +1,4 @@
-"""Arms: what each pruned round begins with."""
+"""Arms: how a pruned round's weights and masks are set before it trains."""
 
 from __future__ import annotations
 
@@ -17,44 +17,44 @@ from lottery.training.states import State
 
 
 def as_found(masks: Masks, rng: torch.Generator) -> Masks:
-    """The masks as pruning found them."""
+    """Returns the masks unchanged."""
     return masks
 
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """A ticket that was found elsewhere."""
+    """A ticket found elsewhere and read from a file."""
 
     start: State
-    """weights and buffers of the network that it begins with, pruned ones too"""
+    """weights and buffers that training begins with, pruned weights included"""
     masks: Masks
     cost: Flops
-    """of all training that it took to find it"""
+    """training FLOPs spent to find it"""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to train the pruned network again; arms of one seed share the dense training."""
+    """One way to retrain the pruned network; arms with the same seed share the dense training."""
 
     name: str
     weights: Rewinding = to_start
-    """what the kept weights are set to"""
+    """sets the weights that training begins with"""
     masks: Callable[[Masks, torch.Generator], Masks] = as_found
-    """what is done to the masks first, with a generator of the round's own"""
+    """changes the masks before, with a random generator for this round alone"""
     rewind: Steps = 0
-    """the rewinding point, a step of the dense training"""
+    """the rewinding point: a step of the dense training"""
     first: Steps = 0
-    """step of the recipe that a pruned round begins with: learning rate and data order go on from there"""
+    """the recipe's step at which a pruned round begins: learning rate and data order continue from there"""
     length: Length = as_recipe
-    """how long a pruned round trains"""
+    """how long, and at which learning rates, a pruned round trains"""
     iterative: bool = True
-    """whether each round prunes the network that the round before trained, or the dense one again and again"""
+    """whether a round prunes the previous round's trained network; if not, always the dense one"""
     early: Settled | None = None
-    """prune the dense network as it was when its mask had settled (You et al. 2020); None: when it was trained"""
+    """prune the dense network at the step where its mask has settled (You et al. 2020); None: after training"""
     parent: Arm | None = None
-    """the arm whose masks are used; None: its own"""
+    """the arm whose masks this arm uses; None: it finds its own"""
     given: Given | None = None
-    """what takes the place of start weights and of pruning; None: nothing"""
+    """a ticket that replaces start weights and pruning; None: they are this arm's own"""
 
     def __post_init__(self) -> None:
         if self.early and (self.iterative or self.parent or self.given):

@@ -1,4 +1,4 @@
-"""Lengths: how long a pruned round trains, and at which learning rates, against the recipe's budget."""
+"""Lengths: how long and at which learning rates a pruned round trains, relative to the recipe's budget."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from lottery.training.learning_rates import constant
 from lottery.training.recipes import Budget
 
 Length = Callable[[Budget, float], Budget]
-"""(the recipe's budget, FLOPs of a pruned step over those of a dense one) -> the budget of a pruned round"""
+"""(the recipe's budget, FLOPs of a pruned step / FLOPs of a dense step) -> the budget of a pruned round"""
 
 
 def as_recipe(budget: Budget, share: float) -> Budget:
-    """As long as the recipe: what a ticket gets, and Scratch-E of Liu et al. (2019)."""
+    """The recipe's budget: for tickets, and for Scratch-E of Liu et al. (2019)."""
     return budget
 
 
 def last_rate(budget: Budget, share: float, of_recipe: float = 1.0) -> Budget:
     """Fine-tuning (Han et al. 2015): `of_recipe` times the recipe's steps, all at its last learning rate.
 
-    Raises ValueError for a length of less than a step.
+    Raises ValueError if that is less than one step.
     """
     steps = round(of_recipe * budget.steps)
     if steps < 1:
@@ -31,11 +31,11 @@ def last_rate(budget: Budget, share: float, of_recipe: float = 1.0) -> Budget:
 
 
 def same_flops(budget: Budget, share: float, cap: float = 10.0) -> Budget:
-    """Scratch-B of Liu et al. (2019): as many training FLOPs as the dense network, at most `cap` times the steps.
+    """Scratch-B of Liu et al. (2019): as many training FLOPs as the dense network, up to `cap` times its steps.
 
-    Milestones and warm-up stretch with it. Raises ValueError for a cap under 1.
+    Milestones and warm-up are stretched accordingly. Raises ValueError for a cap under 1.
     """
     if cap < 1:
         raise ValueError(f"length.cap={cap:g}: must be at least 1")
-    longer = min(cap, 1 / share) if share else cap  # no FLOPs are counted for embeddings alone
+    longer = min(cap, 1 / share) if share else cap  # 0 if only embeddings are pruned: they count no FLOPs
     return replace(budget, steps=round(budget.steps * longer))

@@ -1,15 +1,11 @@
-"""Pruning: from a trained round to the masks of the next."""
+"""Pruning: finds the masks of the next round from a trained one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-import torch
-
-from lottery.data.examples import Data
-from lottery.foundations.seeds import Streams, generator, seeded
-from lottery.pruning.contracts import Criterion, Evidence, Schedule, Scope, Target, choose, score
+from lottery.foundations.seeds import Streams, drawing
+from lottery.pruning.contracts import Criterion, Schedule, Scope, Target, choose, score
 from lottery.pruning.masks import Masks
 from lottery.rounds.round import Round
 from lottery.rounds.stopping import Stop
@@ -19,7 +15,7 @@ from lottery.training.states import State
 
 @dataclass(frozen=True)
 class Pruning:
-    """How a study prunes: what matters, where it competes, how much goes in each round, when it is enough."""
+    """A study's criterion, scope, schedule and stopping conditions."""
 
     criterion: Criterion
     scope: Scope
@@ -28,36 +24,12 @@ class Pruning:
 
 
 def prune(recipe: Recipe, pruning: Pruning, on: Round, living: Masks, start: State, target: Target, seed: int) -> Masks:
-    """The next masks: the criterion scores a round's trained network, the scope chooses among the living.
+    """The next masks: the criterion scores a round's trained network, the scope chooses among the unpruned weights.
 
-    Gradients are those of 32-bit floats at every `numerics.precision`, which is of training and evaluation alone.
+    Gradients are always computed in 32 bits: `numerics.precision` applies to training and evaluation only.
     """
-    device, streams, index = recipe.hardware.device, Streams(seed), on.index + 1
-    module = recipe.build(streams.init)
-    module.net.load_state_dict(on.trained.state)
-    module.eval().to(device)
-    evidence = Evidence(
-        net=module.net,
-        # copies: what a criterion does to them in place must not reach the next round
-        start={name: tensor.to(device, copy=True) for name, tensor in start.items()},
-        masks={name: mask.to(device, copy=True) for name, mask in living.items()},
-        batches=ScoringBatches(recipe.data, streams.scoring(index), device),
-        outputs=module.batch_outputs,
-        objective=module.batch_loss,
-        rng=generator(streams.score(index)),
-    )
-    with recipe.numerics.entered(), seeded(streams.score(index)):
+    streams, index = Streams(seed), on.index + 1
+    with recipe.numerics.entered(), drawing(streams.score(index)) as rng:
+        evidence = recipe.evidence(on.trained.state, start, living, streams.init, streams.scoring(index), rng)
         scores = score(pruning.criterion, evidence)
         return choose(pruning.scope, scores, living, replace(target, output=recipe.output))
-
-
-@dataclass(frozen=True)
-class ScoringBatches:
-    """One epoch of training batches for criteria, the same at every iteration."""
-
-    data: Data
-    order: int
-    device: str = "cpu"
-
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        return self.data.to(self.device).batches(self.order, 0, self.data.steps_per_epoch)

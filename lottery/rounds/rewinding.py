@@ -1,4 +1,4 @@
-"""Rewinding: what the kept weights are set to before a pruned network trains again."""
+"""Rewinding: the weights from which a pruned network trains again."""
 
 from __future__ import annotations
 
@@ -13,47 +13,47 @@ from lottery.training.states import State
 
 @dataclass(frozen=True)
 class Origin:
-    """All that a round's first weights may be made of; new fields never break old rules."""
+    """The input of a rewinding; fields may be added without breaking existing ones."""
 
     start: State
     """the dense network at the rewinding point"""
     trained: Callable[[], State]
-    """gives the trained network on which the masks were found"""
+    """returns the trained network on which the masks were found"""
     fresh: Callable[[], State]
-    """gives a new draw of the initialisation"""
+    """draws a new initialisation"""
     masks: Masks
-    """of the round that begins"""
+    """the masks of the round that begins"""
 
 
 Rewinding = Callable[[Origin], State]
 
 
 def to_start(origin: Origin) -> State:
-    """Back to the rewinding point: the lottery ticket (Frankle & Carbin 2019; to step k: Frankle et al. 2020)."""
+    """The weights at the rewinding point: a lottery ticket (Frankle & Carbin 2019; at step k: Frankle et al. 2020)."""
     return origin.start
 
 
 def to_fresh(origin: Origin) -> State:
-    """A new draw of the initialisation: the control of Frankle & Carbin 2019."""
+    """A new initialisation: the random-reinitialisation control of Frankle & Carbin (2019)."""
     return origin.fresh()
 
 
 def to_trained(origin: Origin) -> State:
-    """The weights as training left them: fine-tuning (Han et al. 2015), learning-rate rewinding (Renda et al. 2020)."""
+    """The trained weights: fine-tuning (Han et al. 2015), learning-rate rewinding (Renda et al. 2020)."""
     return origin.trained()
 
 
 def to_fresh_same_sign(origin: Origin) -> State:
-    """A new draw whose kept weights have the signs that they began with (Zhou et al. 2019)."""
+    """A new initialisation with the signs of the start weights (Zhou et al. 2019)."""
     fresh = origin.fresh()
     return fresh | {name: fresh[name].abs() * origin.start[name].sign() for name in origin.masks}
 
 
 def to_constant(origin: Origin, same_sign: bool = True) -> State:
-    """Plus or minus one number in each layer, the deviation of its start weights (Zhou et al. 2019).
+    """Plus or minus one constant per layer, the standard deviation of its start weights (Zhou et al. 2019).
 
-    The signs are those that the weights began with, or those of a new draw if not `same_sign`. A layer of a single
-    weight has no deviation: its number is the weight's absolute value.
+    The signs are those of the start weights, or of a new initialisation if not `same_sign`. A layer with a single
+    weight has no standard deviation: its constant is the weight's absolute value.
     """
     signs = origin.start if same_sign else origin.fresh()
     return origin.start | {name: signs[name].sign() * _deviation(origin.start[name]) for name in origin.masks}
@@ -64,10 +64,10 @@ def _deviation(weight: Tensor) -> Tensor:
 
 
 def as_one(state: State, net: nn.Module) -> State:
-    """The state with every shared weight under all its names as it is under its first, which is the masks' name.
+    """The state with the value of each shared weight's first name, which is also its mask's, under all its names.
 
-    A rewinding rewrites weights by the names of the masks. A state has a shared weight under further names, and loading
-    it would end with the value that the last of them has.
+    A rewinding changes weights by the names of the masks. A state lists a shared weight under further names too, and
+    when it is loaded, the last of them would win.
     """
     first: dict[int, str] = {}
     names = {name: first.setdefault(id(tensor), name) for name, tensor in net.state_dict(keep_vars=True).items()}

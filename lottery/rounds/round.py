@@ -1,4 +1,4 @@
-"""Rounds: a ticket and its training."""
+"""A round: a ticket and its training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lottery.training.states import State, state_of
 
 @dataclass(frozen=True)
 class Ticket:
-    """What a round begins with: start weights, pruned ones zero, and masks."""
+    """What a round begins with: masks, and start weights that are zero where pruned."""
 
     state: State
     masks: Masks
@@ -30,22 +30,22 @@ class Ticket:
 
 @dataclass(frozen=True)
 class Round:
-    """One round; it trains when `trained` is first asked for."""
+    """One round; it trains lazily, when `trained` is first read."""
 
     index: int
     ticket: Ticket
     first: int
-    """step of the budget that it begins with"""
+    """the step of the budget at which it begins"""
     budget: Budget
     train: Train
     until: int | None = None
-    """the last step, if the budget is not used up"""
+    """the last step, if before the end of the budget"""
     passing: Sequence[int] = ()
-    """steps whose states will be asked for"""
+    """steps whose states will be needed later"""
     copy: int = 0
-    """counts trainings of the same ticket, each under an order and noise of its own"""
+    """number of this training among those of the same ticket; each has its own data order and noise"""
     before: Flops = field(default_factory=Flops)
-    """of all training that it took to find the ticket"""
+    """training FLOPs spent to find the ticket"""
     stop: Ends = lambda current: None
 
     @property
@@ -58,11 +58,11 @@ class Round:
 
     @cached_property
     def ends(self) -> str | None:
-        """Why this is the last round of its chain, whatever the schedule says; None if it is not."""
+        """Why the chain stops early with this round; None if it does not."""
         return self.stop(self)
 
     def cost(self, recipe: Recipe) -> Flops:
-        """Of all training up to its end."""
+        """FLOPs of all training up to the end of this round."""
         return self.before + recipe.flops(self.ticket.masks) * (self.last - self.first)
 
     def cut(self, step: int) -> Round:
@@ -72,22 +72,22 @@ class Round:
 
 Train = Callable[[Round], Trained]
 Ends = Callable[[Round], str | None]
-"""why a chain ends with a round, whatever the schedule says; None if it does not"""
+"""Why a chain stops early with a round; None if it does not."""
 
 
 def dense_round(recipe: Recipe, seed: int, train: Train, passing: Sequence[int] = ()) -> Round:
-    """Round 0 of every arm: the dense network from its initialisation."""
+    """Round 0 of every arm: trains the dense network from initialisation."""
     return Round(0, dense_ticket(recipe, seed), 0, recipe.budget, train, passing=passing)
 
 
 def dense_ticket(recipe: Recipe, seed: int) -> Ticket:
-    """The dense network at initialisation: what round 0 of every arm begins with."""
+    """The ticket of round 0 of every arm: the dense network at initialisation."""
     state = initial(recipe, Streams(seed).init)
-    names = recipe.prunable(recipe.sample.net)
+    names = recipe.prunable(recipe.net)
     return Ticket(state, _masks.dense({name: state[name] for name in names}))
 
 
 def initial(recipe: Recipe, draw: int) -> State:
-    """One draw of the network's initialisation; `draw` is the seed of that draw alone, see `Streams`."""
+    """The network's initial state for the seed `draw`, which `Streams` derives for this purpose alone."""
     with recipe.numerics.entered(), seeded(draw):
         return state_of(recipe.network())

@@ -1,4 +1,4 @@
-"""Search: whose masks the next round gets: those that its arm finds itself, its parent's, or those of a ticket."""
+"""Search: where an arm gets its masks: from its own pruning, from its parent, or from a given ticket."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from lottery.training.states import State
 
 @dataclass(frozen=True)
 class Found:
-    """The masks of a round, before its arm changes them."""
+    """The masks found for a round, before its arm changes them."""
 
     masks: Masks
     on: Round
     """the round on whose trained network the masks were found"""
     cost: Flops
-    """training FLOPs that were spent until the masks were found"""
+    """training FLOPs spent to find the masks"""
     ends: Ends
-    """says whether the chain ends with the round that gets these masks"""
+    """decides whether the chain ends with the round that gets these masks"""
 
 
 class Search(Protocol):
@@ -49,7 +49,7 @@ class Search(Protocol):
 
 @dataclass(frozen=True)
 class Own:
-    """Prunes what the arm itself has trained."""
+    """Prunes the networks that the arm itself trains."""
 
     recipe: Recipe
     pruning: Pruning
@@ -73,15 +73,15 @@ class Own:
         return last if self.arm.iterative else self.dense
 
     def _pruned(self, target: Target, last: Round, on: Round) -> Masks:
-        # a training may have changed the masks; a one-shot arm prunes the dense network, and does not train in between
+        # iterative: training may have changed the masks; one-shot: nothing trains between two prunings
         living = on.trained.masks if self.arm.iterative else last.ticket.masks
-        if self.arm.early:  # each target is pruned from the dense network, because that is how its mask was watched
+        if self.arm.early:  # prune from dense each time, as when its mask was checked
             target, living = target.of_dense(), self.dense.ticket.masks
         return prune(self.recipe, self.pruning, on, living, self.start, target, self.seed)
 
 
 class Borrowed:
-    """Takes the masks of the arm's parent, whose chain of rounds is played beside it."""
+    """Takes the masks of the arm's parent, whose chain of rounds advances in step with the arm's."""
 
     def __init__(self, recipe: Recipe, pruning: Pruning, arm: Arm, parent: Arm, seed: int, chain: Iterator[Round]):
         self.dense = self.last = next(chain)
@@ -100,7 +100,7 @@ class Borrowed:
 
 @dataclass(frozen=True)
 class FromTicket:
-    """Has its masks already: those of a ticket that was found elsewhere."""
+    """Takes the masks of a given ticket."""
 
     recipe: Recipe
     pruning: Pruning
@@ -119,7 +119,7 @@ class FromTicket:
 def search_for(
     recipe: Recipe, pruning: Pruning, arm: Arm, seed: int, train: Train, parent: Iterator[Round] | None
 ) -> Search:
-    """How an arm gets its masks; `parent` is the chain of its parent's rounds, if it has one."""
+    """The search for an arm; `parent` is the chain of its parent's rounds, if it has one."""
     if arm.parent and parent:
         return Borrowed(recipe, pruning, arm, arm.parent, seed, parent)
     looks = arm.early.looks(recipe.budget.steps) if arm.early else ()

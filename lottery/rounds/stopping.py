@@ -1,4 +1,4 @@
-"""Stopping conditions: when a chain of rounds ends before its schedule does."""
+"""Stopping conditions: when a chain of rounds ends before its schedule."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ from typing import Any
 from lottery.foundations.metrics import Headline
 from lottery.pruning import masks as _masks
 from lottery.rounds.round import Round
-from lottery.training.modules import headline_of
 from lottery.training.recipes import Recipe
 
 
 @dataclass(frozen=True)
 class Stop:
-    """Conditions on a round's ticket and on what it measured; the round that meets one is the chain's last."""
+    """Conditions on a round's density and metric; the first round that meets one is the last of its chain."""
 
     density: float | None = None
-    """stop as soon as no more than this is kept, in (0, 1)"""
+    """stop once the density is at most this, in (0, 1)"""
     below_dense: float | None = None
-    """stop as soon as the metric that the module is judged by is on validation data worse than the dense network's by
-    more than this; a round where it is no finite number can't be compared, and stops nothing"""
+    """stop once the module's headline metric on validation data is worse than the dense network's by more than this; a
+    metric that is not finite can't be compared and never stops a chain"""
 
     def __post_init__(self) -> None:
         if self.density is not None and not 0 < self.density < 1:
@@ -30,7 +29,7 @@ class Stop:
             raise ValueError(f"below_dense={self.below_dense}: must be 0 or more")
 
     def reason(self, density: float, now: Mapping[str, Any], dense: Mapping[str, Any], metric: Headline) -> str | None:
-        """Why a chain ends with a round of this density, from its last row and the dense network's; None if not.
+        """Why a chain ends with a round, given its density, its last row and the dense network's; None if it does not.
 
         >>> Stop(density=0.1).reason(0.09, {}, {}, Headline.named("accuracy"))
         'density 0.09 is within stop.density=0.1'
@@ -50,7 +49,7 @@ class Stop:
 
 def stop_reason(recipe: Recipe, stop: Stop, dense: Round, current: Round) -> str | None:
     """Why a chain ends with this round; None if it goes on."""
-    density, metric = _masks.density(current.ticket.masks), headline_of(recipe.sample)
-    if stop.below_dense is None:  # how thin a network is can be told without training it
+    density, metric = _masks.density(current.ticket.masks), recipe.headline
+    if stop.below_dense is None:  # the density is known without training
         return stop.reason(density, {}, {}, metric)
     return stop.reason(density, current.trained.rows[-1], dense.trained.rows[-1], metric)

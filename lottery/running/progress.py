@@ -19,7 +19,6 @@ from lottery.rounds.round import Round
 from lottery.rounds.study import Cell
 from lottery.store.folder import BEAT
 from lottery.store.ledger import Line
-from lottery.training.modules import headline_of
 from lottery.training.recipes import Row
 
 EVERY_SECONDS = 5.0
@@ -31,7 +30,7 @@ class Progress:
     def __init__(self, cell: Cell, folder: Path) -> None:
         self.rounds = len(cell.study.pruning.schedule)
         self.name = f"{cell.label} seed {cell.seed}"
-        self.headline = headline_of(cell.study.recipe.sample)
+        self.headline = cell.study.recipe.headline
         self.folder = folder
         self.shown = time.monotonic()
         self.beaten = -math.inf  # so that the first chunk writes a heartbeat: the cell has begun and does not wait

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import time
 from collections.abc import Sequence
@@ -10,12 +11,12 @@ from typing import Any
 
 from torch import nn
 
+from lottery.foundations.metrics import Headline
 from lottery.pruning import masks
 from lottery.rounds.round import Round
 from lottery.rounds.study import Cell
 from lottery.store.entries import Entry
 from lottery.store.ledger import Line
-from lottery.training.modules import headline_of
 from lottery.training.recipes import Row
 
 
@@ -23,9 +24,8 @@ def line_of(cell: Cell, current: Round) -> Line:
     """The ledger line of a round, without `run`: the same whether its phase was trained or found in the store."""
     entry = current.trained
     assert isinstance(entry, Entry)
-    last, best = entry.rows[-1], early_stop(entry.rows)
-    module = cell.study.recipe.sample
-    headline = headline_of(module)
+    headline = cell.study.recipe.headline
+    last, best = entry.rows[-1], early_stop(entry.rows, headline)
     measured = {name: value for name, value in sorted(last.items()) if name.startswith(("test_", "val_"))}
     steps = current.last - current.first
     own = cell.study.recipe.flops(current.ticket.masks) * steps  # as `Round.cost` counts it
@@ -46,7 +46,7 @@ def line_of(cell: Cell, current: Round) -> Line:
             **measured,
             "early_stop_step": best["step"],
             f"early_stop_test_{headline.name}": best[f"test_{headline.name}"],
-            "compression_ratio": compression_ratio(module.net, entry),
+            "compression_ratio": compression_ratio(cell.study.recipe.net, entry),
             "layer_densities": masks.layer_densities(entry.masks),
             "phase": entry.key,
             "data": cell.study.recipe.data.digest[:16],
@@ -70,9 +70,18 @@ def circumstances(current: Round, started: float) -> dict[str, Any]:
     }
 
 
-def early_stop(rows: Sequence[Row]) -> Row:
-    """The evaluation with the smallest validation loss, the first of equals. Training does not end there."""
-    return min(rows, key=lambda row: row["val_loss"])
+def early_stop(rows: Sequence[Row], headline: Headline) -> Row:
+    """The evaluation with the smallest validation loss, the first of equals. Training does not end there.
+
+    Where no validation loss is measured, as a Lightning project may not, it is the best by the headline.
+    """
+
+    def worse(row: Row) -> float:
+        loss, value = row.get("val_loss"), row.get(f"val_{headline.name}")
+        found = loss if loss is not None else -headline.gain(value) if value is not None else math.inf
+        return math.inf if math.isnan(found) else found
+
+    return min(rows, key=worse)
 
 
 def compression_ratio(net: nn.Module, entry: Entry) -> float:

@@ -12,6 +12,4 @@ def interrupts() -> Iterator[None]:
     try:
         yield
     except SystemExit as stop:
-        raise (
-            stop.__context__ if isinstance(stop.__context__, KeyboardInterrupt) else KeyboardInterrupt
-        ) from None
+        raise (stop.__context__ if isinstance(stop.__context__, KeyboardInterrupt) else KeyboardInterrupt) from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -11,7 +11,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lottery.pruning.masks import Masks, layer_densities
 from lottery.pruning.prunable import Prunable
-from lottery.training.modules import Module
 
 
 @dataclass(frozen=True)
@@ -30,8 +29,8 @@ class Flops:
         return Flops(self.dense * times, self.scaled * times)
 
 
-def by_weight(module: Module, inputs: Tensor, targets: Tensor, prunable: Prunable) -> dict[str, float]:
-    """FLOPs per example of a forward and a backward pass, by name of a prunable weight; "" is the whole network.
+def by_weight(net: nn.Module, step: Callable[[], object], prunable: Prunable, examples: int = 1) -> dict[str, float]:
+    """FLOPs per example of `step`, a forward and a backward pass, by name of a prunable weight; "" is the whole network.
 
     Layers are in the order in which the forward pass last calls them, after those that it does not call.
 
@@ -42,7 +41,7 @@ def by_weight(module: Module, inputs: Tensor, targets: Tensor, prunable: Prunabl
     called that way is not counted. Weights of a recurrent layer, or of a user's own class, count for the network only
     as well. Looking up an embedding costs nothing.
     """
-    names = {id(weight): name for name, weight in prunable(module.net).items()}
+    names = {id(weight): name for name, weight in prunable(net).items()}
     counts: dict[str, float] = {}
     convolutions = 0.0
 
@@ -51,22 +50,21 @@ def by_weight(module: Module, inputs: Tensor, targets: Tensor, prunable: Prunabl
         weight = cast(Tensor, layer.weight)
         places = given[0] if getattr(layer, "transposed", False) else output
         passes = 1 + weight.requires_grad + given[0].requires_grad  # forward, and one for each gradient that is needed
-        flops = 2 * places.numel() * weight[0].numel() * passes / len(inputs)
+        flops = 2 * places.numel() * weight[0].numel() * passes / examples
         if (name := names.get(id(weight))) is not None:  # a parametrized layer computes its weight anew
             counts[name] = counts.pop(name, 0.0) + flops
         convolutions += flops if isinstance(layer, nn.modules.conv._ConvNd) else 0.0
 
-    layers = [layer for layer in module.net.modules() if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd)]
+    layers = [layer for layer in net.modules() if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd)]
     hooks = [layer.register_forward_hook(count) for layer in layers]
-    module.train()
     with FlopCounterMode(display=False) as counter:
-        module.loss(module(inputs), targets).backward()
+        step()
     for hook in hooks:
         hook.remove()
     products = {str(name): count for name, count in counter.get_flop_counts().get("Global", {}).items()}
     others = sum(count for name, count in products.items() if "convolution" not in name)
     uncalled = dict.fromkeys((name for name in names.values() if name not in counts), 0.0)
-    return {**uncalled, **counts, "": others / len(inputs) + convolutions}
+    return {**uncalled, **counts, "": others / examples + convolutions}
 
 
 def of_example(counted: Mapping[str, float], masks: Masks) -> Flops:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import closing
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
+import torch
 from torch import nn
-from torch.optim import Optimizer
 
-from lottery.data.examples import Data
 from lottery.foundations.durations import Steps
-from lottery.foundations.seeds import seeded
+from lottery.foundations.metrics import Headline
+from lottery.pruning.contracts import Evidence
 from lottery.pruning.masks import Masks
 from lottery.pruning.prunable import Prunable
-from lottery.training import flops, sparse
+from lottery.training import flops
 from lottery.training.hardware import Hardware
 from lottery.training.learning_rates import LearningRate, constant, warmed_up
-from lottery.training.modules import Module
 from lottery.training.numerics import Numerics
 from lottery.training.states import State
 
@@ -59,50 +58,69 @@ class Budget:
         return warmed_up(curve, self.warmup * self.steps / self.recipe_steps)(step, self.steps)
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """What every phase of a study has in common."""
+class Contents(Protocol):
+    """What a recipe's data have in common, whoever reads them."""
 
-    data: Data
+    @property
+    def digest(self) -> str:
+        """Identifies what the data hold."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in an epoch."""
+
+
+@dataclass(frozen=True)
+class Recipe(ABC):
+    """What every phase of a study has in common, whoever trains it: our loop or Lightning's."""
+
+    data: Contents
     network: Callable[[], nn.Module]
-    module: Callable[[nn.Module], Module]
-    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
+    """builds what is pruned, its weights drawn from the global generators"""
     budget: Budget
     numerics: Numerics = field(default_factory=Numerics)
     hardware: Hardware = field(default_factory=Hardware)
     prunable: Prunable = field(default_factory=Prunable)
     """gives a network's prunable weights by name"""
 
-    @cached_property
-    def sample(self) -> Module:
-        """A module that is not trained, for what it is made of."""
-        return self.build(0)
+    @property
+    @abstractmethod
+    def headline(self) -> Headline:
+        """The metric that trained networks are judged by."""
 
-    def build(self, seed: int) -> Module:
-        """Builds the module; the same seed gives the same draws, those that a network keeps outside its state too."""
-        with self.numerics.entered(), seeded(seed):
-            return self.module(self.network())
+    @property
+    @abstractmethod
+    def net(self) -> nn.Module:
+        """A network that is never trained, for what it is made of."""
+
+    @abstractmethod
+    def evidence(
+        self, state: State, start: State, masks: Masks, init: int, order: int, rng: torch.Generator
+    ) -> Evidence:
+        """What a criterion may look at of a trained state; `order` is the seed of the order of its batches."""
+
+    @abstractmethod
+    def sparse_weights(self, masks: Masks) -> tuple[str, ...]:
+        """Names of the weights that train on their kept values alone under masks."""
+
+    @property
+    @abstractmethod
+    def counted(self) -> Mapping[str, float]:
+        """FLOPs of one example by name of a prunable weight, as `flops.by_weight` counts them."""
+
+    @property
+    @abstractmethod
+    def examples(self) -> int:
+        """How many of the examples that `counted` is about an optimizer step takes."""
 
     def flops(self, masks: Masks) -> flops.Flops:
         """FLOPs of one optimizer step on the whole batch under masks."""
-        return flops.of_example(self._flops, masks) * self.data.batch_size
+        return flops.of_example(self.counted, masks) * self.examples
 
     def share(self, masks: Masks) -> float:
         """FLOPs of a step under masks over those of a dense one, in [0, 1]."""
         flops_of = self.flops(masks)
         return flops_of.scaled / flops_of.dense if flops_of.dense else 1.0  # of embeddings alone none are counted
-
-    def sparse_weights(self, masks: Masks) -> tuple[str, ...]:
-        """Names of the weights that train on their kept values alone under masks.
-
-        With `numerics.sparse=auto` there are none on GPUs and in mixed precision, where no gain has been measured.
-        """
-        how, measured = self.numerics.sparse, (self.numerics.precision, self.hardware.device) == ("32", "cpu")
-        if how == "off" or (how == "auto" and not measured):
-            return ()
-        net = self.sample.net
-        names = sparse.layers(net, masks, self.optimizer(net.parameters()), everywhere=how == "on")
-        return names if how == "on" or (names and self.takes_sparse) else ()
 
     @cached_property
     def output(self) -> str:
@@ -111,26 +129,9 @@ class Recipe:
         If the layer that is defined last is never called as a layer, it can't be told when it runs, and it is taken.
         It has no mask where `prune.exclude` leaves it whole, so that no other layer is taken for it.
         """
-        weights = self.prunable.all(self.sample.net)
+        weights = self.prunable.all(self.net)
         last = ([name for name, weight in weights.items() if weight.ndim > 1] or list(weights))[-1]
-        return [name for name in self._flops if name][-1] if self._flops[last] else last
-
-    @cached_property
-    def takes_sparse(self) -> bool:
-        """Whether the network runs with sparse linear layers; one that reads their weights itself does not."""
-        with self.numerics.entered(), seeded(0), closing(self.data.evaluation("train", 2)) as batches:
-            module = self.build(0)
-            optimizer = self.optimizer(module.net.parameters())
-            try:
-                sparse.try_out(module, optimizer, *next(batches), self.prunable)
-            except Exception:  # a user's network may raise anything
-                return False
-        return True
-
-    @cached_property
-    def _flops(self) -> dict[str, float]:
-        with self.numerics.entered(), seeded(0), closing(self.data.evaluation("train", 2)) as batches:
-            return flops.by_weight(self.build(0), *next(batches), self.prunable.all)
+        return [name for name in self.counted if name][-1] if self.counted[last] else last
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ def _replayed(cell: Cell, store: Store, index: int) -> tuple[Round, Entry, State
     starts: list[State] = []
 
     def remembered(origin: Origin) -> State:
-        starts.append(as_one(cell.arm.weights(origin), cell.study.recipe.sample.net))
+        starts.append(as_one(cell.arm.weights(origin), cell.study.recipe.net))
         return starts[-1]
 
     study, arm = cell.study, replace(cell.arm, weights=remembered)
@@ -128,7 +128,7 @@ def _info(job: Recorded, cell: Cell, current: Round, phase: Phase) -> dict[str, 
         "format": FORMAT,
         "version": VERSION,
         "line": job.line,
-        "headline": recipe.sample.headline,
+        "headline": recipe.headline.name,
         "config": kept,
         "phase": {
             **{key: getattr(phase, key) for key in ("first", "last", "order", "noise", "build")},

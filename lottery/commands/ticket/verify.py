@@ -22,7 +22,6 @@ from lottery.store.phases import specification
 from lottery.store.ticket_checks import CLAIMS, unfit
 from lottery.store.tickets import Saved
 from lottery.training.fit import fit
-from lottery.training.modules import headline_of
 from lottery.training.recipes import Budget, Phase, Recipe, Trained
 
 TOLERANCE = 0.01  # one point of a share: how much other hardware or another PyTorch may change it
@@ -63,17 +62,17 @@ def verified(
     if recipe.data.digest != info["digests"]["data"]:
         raise Refused(f"{saved.path}: was trained on other data than this; say where that lies with data.root=DIR")
     start = drawn(saved, trust)
-    fitting(saved.path, unfit(start, saved.masks, recipe.sample.net, recipe.prunable))
+    fitting(saved.path, unfit(start, saved.masks, recipe.net, recipe.prunable))
     ticket = Ticket.of(start, saved.masks)
     if digest(ticket.state) != info["digests"]["ticket"]:
         raise Refused(f"{saved.path}: its start weights under its masks are not the ticket of its digest")
-    if info["headline"] != recipe.sample.headline:
-        raise Refused(f"{saved.path}: headline={info['headline']!s:.40}: its module shows {recipe.sample.headline}")
+    if info["headline"] != recipe.headline.name:
+        raise Refused(f"{saved.path}: headline={info['headline']!s:.40}: its module shows {recipe.headline.name}")
     now = {**here(recipe), "devices": 1}
     differs = [f"{key} {info['made'][key]} there, {now[key]} here" for key in DECISIVE if info["made"][key] != now[key]]
     if (code := user_code(list(chosen(TRAINING_GROUPS, info["config"]).values()))) != info["digests"]["code"]:
         differs.append(f"code of {', '.join(code)}")
-    if tolerance is None and headline_of(recipe.sample).share:
+    if tolerance is None and recipe.headline.share:
         tolerance = TOLERANCE
     if differs and tolerance is None:
         raise Refused(f"--tolerance: {info['headline']} is no share in [0, 1], so no default fits it; give one")

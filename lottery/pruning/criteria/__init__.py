@@ -1,4 +1,4 @@
-"""Criteria: how much each weight matters. A criterion is a function of the evidence; higher scores are kept."""
+"""Criteria: functions from evidence to a score for each weight; the highest scores are kept."""
 
 from lottery.pruning.criteria.gradients import snip as snip
 from lottery.pruning.criteria.weights import magnitude as magnitude

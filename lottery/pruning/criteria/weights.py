@@ -1,4 +1,4 @@
-"""Criteria that need no data: the size of a weight, and chance."""
+"""Criteria that need no data: weight magnitude and random scores."""
 
 from __future__ import annotations
 

@@ -90,7 +90,8 @@ class Guide(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.holding = Holding(pl_module, self.phase.masks, across=True)
         self.handles = [
-            optimizer.register_step_post_hook(lambda *_: self.holding.mask_weights()) for optimizer in trainer.optimizers
+            optimizer.register_step_post_hook(lambda *_: self.holding.mask_weights())
+            for optimizer in trainer.optimizers
         ]
         if not pl_module.automatic_optimization:  # whose gradients may come from `loss.backward()`, which calls no hook
             self.handles += [

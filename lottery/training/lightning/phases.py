@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-import pytorch_lightning as pl
 from torch.utils import _pytree
 
 from lottery.foundations.errors import Said
@@ -33,8 +32,7 @@ def fit_project(
     """Trains a phase, from its last checkpoint if the keeper has one. Raises Diverged if the loss is no longer finite."""
     budget = phase.budget or recipe.budget
     with recipe.numerics.entered():
-        with seeded(phase.build):
-            module = recipe.network()
+        module = recipe.build(phase.build)
         module.load_state_dict(weights(phase.state))
         loader = recipe.data.training(phase.order)
         loaders = [each for each in _pytree.tree_leaves(loader) if hasattr(each, "mid_epoch")]

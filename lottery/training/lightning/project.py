@@ -9,10 +9,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from pytorch_lightning.utilities import CombinedLoader
 
 from lottery.foundations.metrics import Headline
-from lottery.foundations.seeds import Streams, generator, seeded
+from lottery.foundations.seeds import seeded
 from lottery.pruning.contracts import Evidence
 from lottery.pruning.masks import Masks
 from lottery.training import flops
@@ -28,13 +28,31 @@ from lottery.training.states import State, weights
 class Project(Recipe):
     """What every phase of a project's training has in common."""
 
-    data: ProjectData = field(kw_only=True)
+    data: ProjectData
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """arguments of Lightning's Trainer, under its own names"""
     asked: str | None = None
     """name of the metric that it is judged by; None: see `headline_among`"""
     better: str | None = None
     """`higher` or `lower`, for a metric that does not say so itself"""
+
+    def __post_init__(self) -> None:
+        for name in ("compile", "channels_last"):
+            if getattr(self.numerics, name):
+                raise ValueError(f"numerics.{name}=true: is for modules of ours; a LightningModule does it itself")
+        if self.numerics.sparse == "on":
+            raise ValueError("numerics.sparse=on: is for modules of ours; a LightningModule's layers stay dense")
+        if self.hardware.devices > 1:
+            raise ValueError(f"hardware.devices={self.hardware.devices}: a Lightning project trains on one; use 1")
+
+    @cached_property
+    def net(self) -> pl.LightningModule:
+        return self.build(0)
+
+    def build(self, seed: int) -> pl.LightningModule:
+        """Builds the module, as seeded."""
+        with self.numerics.entered(), seeded(seed):
+            return self.network()  # type: ignore[return-value]  # as `gives_lightning` has found
 
     def trainer_for(self, **more: Any) -> pl.Trainer:
         """A Trainer with the project's own arguments and these."""
@@ -73,9 +91,10 @@ class Project(Recipe):
         """Asks a module for the loss of a batch, through its training_step."""
         return Asking(module, self.data, self.trainer_for)
 
-    def evidence(self, state: State, start: State, masks: Masks, seed: int, index: int) -> Evidence:
-        device, streams = self.hardware.device, Streams(seed)
-        module = self.build(streams.init)
+    def evidence(
+        self, state: State, start: State, masks: Masks, init: int, order: int, rng: torch.Generator
+    ) -> Evidence:
+        device, module = self.hardware.device, self.build(init)
         module.load_state_dict(weights(state))
         module.eval().to(device)
         asking = self.asking(module)
@@ -83,29 +102,29 @@ class Project(Recipe):
             net=module,
             start={name: tensor.to(device, copy=True) for name, tensor in weights(start).items()},
             masks={name: mask.to(device, copy=True) for name, mask in masks.items()},
-            batches=_Batches(self.data, streams.scoring(index)),
+            batches=Batches(self.data, order),
             outputs=asking.outputs,
             objective=asking.loss,
-            rng=generator(streams.score(index)),
+            rng=rng,
             asked=None if self.automatic else asking.gradients,
         )
-
-    @cached_property
-    def _flops(self) -> dict[str, float]:
-        with self.numerics.entered(), seeded(0):
-            module = self.build(0)
-            batch = next(iter(_Batches(self.data, 0)))
-            return flops.by_weight(module, lambda: self.asking(module).loss(batch), self.prunable.all)
-
-    def _examples(self) -> int:
-        return self.data.accumulate  # operations are counted for a batch, whatever a batch is
 
     def sparse_weights(self, masks: Masks) -> tuple[str, ...]:
         return ()
 
+    @cached_property
+    def counted(self) -> Mapping[str, float]:
+        with self.numerics.entered(), seeded(0):
+            module, batch = self.build(0), next(iter(Batches(self.data, 0)))
+            return flops.by_weight(module, lambda: self.asking(module).outputs(batch), self.prunable.all)
+
+    @property
+    def examples(self) -> int:
+        return self.data.accumulate  # operations are counted for a batch, whatever a batch is
+
 
 @dataclass(frozen=True)
-class _Batches:
+class Batches:
     """One epoch of training batches, the same at every iteration."""
 
     data: ProjectData
@@ -114,7 +133,5 @@ class _Batches:
     def __iter__(self) -> Any:
         loader = self.data.training(self.order)
         if isinstance(loader, list | tuple | dict):
-            from pytorch_lightning.utilities import CombinedLoader
-
             return (batch for batch, _, _ in CombinedLoader(loader, "max_size_cycle"))
         return iter(loader)

@@ -1,0 +1,110 @@
+"""The recipe of a study of our modules, which our own loop trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from lottery.data.examples import Data
+from lottery.foundations.metrics import Headline
+from lottery.foundations.seeds import seeded
+from lottery.pruning.contracts import Evidence
+from lottery.pruning.masks import Masks
+from lottery.training import flops, sparse
+from lottery.training.modules import Module, headline_of
+from lottery.training.recipes import Recipe
+from lottery.training.states import State
+
+
+@dataclass(frozen=True)
+class ModuleRecipe(Recipe):
+    """What every phase of a study of our modules has in common: our loop trains them."""
+
+    data: Data
+    module: Callable[[nn.Module], Module] = field(kw_only=True)
+    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] = field(kw_only=True)
+
+    @cached_property
+    def sample(self) -> Module:
+        """A module that is not trained, for what it is made of."""
+        return self.build(0)
+
+    @property
+    def net(self) -> nn.Module:
+        return self.sample.net
+
+    @cached_property
+    def headline(self) -> Headline:
+        return headline_of(self.sample)
+
+    def build(self, seed: int) -> Module:
+        """Builds the module; the same seed gives the same draws, those that a network keeps outside its state too."""
+        with self.numerics.entered(), seeded(seed):
+            return self.module(self.network())
+
+    def evidence(
+        self, state: State, start: State, masks: Masks, init: int, order: int, rng: torch.Generator
+    ) -> Evidence:
+        device, module = self.hardware.device, self.build(init)
+        module.net.load_state_dict(state)
+        module.eval().to(device)
+        return Evidence(
+            net=module.net,
+            # copies, because a criterion's changes in place must not reach the next round
+            start={name: tensor.to(device, copy=True) for name, tensor in start.items()},
+            masks={name: mask.to(device, copy=True) for name, mask in masks.items()},
+            batches=ScoringBatches(self.data, order, device),
+            outputs=module.batch_outputs,
+            objective=module.batch_loss,
+            rng=rng,
+        )
+
+    def sparse_weights(self, masks: Masks) -> tuple[str, ...]:
+        """With `numerics.sparse=auto` there are none on GPUs and in mixed precision, where no gain has been measured."""
+        how, measured = self.numerics.sparse, (self.numerics.precision, self.hardware.device) == ("32", "cpu")
+        if how == "off" or (how == "auto" and not measured):
+            return ()
+        names = sparse.layers(self.net, masks, self.optimizer(self.net.parameters()), everywhere=how == "on")
+        return names if how == "on" or (names and self.takes_sparse) else ()
+
+    @cached_property
+    def takes_sparse(self) -> bool:
+        """Whether the network runs with sparse linear layers; one that reads their weights itself does not."""
+        with self.numerics.entered(), seeded(0), closing(self.data.evaluation("train", 2)) as batches:
+            module = self.build(0)
+            optimizer = self.optimizer(module.net.parameters())
+            try:
+                sparse.try_out(module, optimizer, *next(batches), self.prunable)
+            except Exception:  # a user's network may raise anything
+                return False
+        return True
+
+    @cached_property
+    def counted(self) -> Mapping[str, float]:
+        with self.numerics.entered(), seeded(0), closing(self.data.evaluation("train", 2)) as batches:
+            module, (inputs, targets) = self.build(0), next(batches)
+            module.train()
+            step = lambda: module.loss(module(inputs), targets).backward()  # noqa: E731
+            return flops.by_weight(module.net, step, self.prunable.all, len(inputs))
+
+    @property
+    def examples(self) -> int:
+        return self.data.batch_size
+
+
+@dataclass(frozen=True)
+class ScoringBatches:
+    """One epoch of training batches for criteria; every iteration yields the same ones."""
+
+    data: Data
+    order: int
+    device: str = "cpu"
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return self.data.to(self.device).batches(self.order, 0, self.data.steps_per_epoch)
