@@ -6,9 +6,11 @@ FLOPs are counted on the networks; hours are estimated from FLOPs, because none 
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from lottery.config.compose import cell_configs
 from lottery.config.nodes import make, network
@@ -16,6 +18,7 @@ from lottery.foundations.durations import in_steps
 from lottery.pruning import masks
 from lottery.pruning.prunable import Prunable
 from lottery.training.flops import by_weight, of_example
+from lottery.training.modules import Module
 
 RECIPES = {
     "fc2019_conv2": "+3.4 points at 4.6 %; early stop up to 3.5 times as early at 8.8 %",
@@ -35,6 +38,11 @@ STEP = 0.003  # the least seconds per step, however small the network
 TRAIN = {"cifar10": 45000, "imagenet": 1231167}
 
 
+def step(module: Module, inputs: Tensor) -> None:
+    """A forward and a backward pass of two examples."""
+    module.loss(module(inputs), torch.tensor([0, 1])).backward()
+
+
 def main() -> None:
     rows = ["| recipe | expected | runs x rounds | steps a round | FLOPs a step | FLOPs in all | GPU-hours |"]
     rows.append("|---|---|--:|--:|--:|--:|--:|")
@@ -45,7 +53,8 @@ def main() -> None:
         torch.manual_seed(0)
         module = make("module", config["module"])(network(config["model"]))
         inputs = torch.randn(2, *data["shape"])
-        counted = by_weight(module, inputs, torch.tensor([0, 1]), Prunable())
+        module.train()
+        counted = by_weight(module.net, partial(step, module, inputs), Prunable(), len(inputs))
         dense = of_example(counted, masks.dense(masks.prunable(module.net))).dense * data["batch_size"]
         epoch = TRAIN[cells[0].choices["data"]] // data["batch_size"]
         steps = in_steps(budget["steps"], epoch)

@@ -13,7 +13,7 @@ from lottery.rounds.rewinding import Origin, as_one
 from lottery.rounds.round import Round, Ticket, Train, initial
 from lottery.rounds.search import Found, search_for
 from lottery.training.recipes import Recipe
-from lottery.training.states import State, copied
+from lottery.training.states import State, copied, position
 
 
 def play(recipe: Recipe, pruning: Pruning, arm: Arm, seed: int, train: Train) -> Iterator[Round]:
@@ -47,4 +47,4 @@ def rewound(recipe: Recipe, arm: Arm, found: Found, start: State, seed: int, ind
         masks = checked(arm.masks(copied(found.masks), rng), like=found.masks)
         origin = Origin(copied(start), lambda: copied(found.on.trained.state), fresh, copied(masks))
         state = arm.weights(origin)
-        return Ticket.of(as_one(state, recipe.net), masks)
+        return Ticket.of(as_one(state, recipe.net) | position(start), masks)

@@ -76,7 +76,7 @@ def job(*overrides: str) -> CellConfig:
 
 def cost(one: CellConfig) -> float:
     recipe = build(one).study.recipe
-    return recipe.flops(masks.dense(masks.prunable(recipe.sample.net))).dense
+    return recipe.flops(masks.dense(masks.prunable(recipe.net))).dense
 
 
 def narrowed(wide: nn.Module, thin: nn.Module) -> dict[str, Tensor]:

@@ -18,11 +18,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lottery.data.examples import Data
+from lottery.foundations.errors import Refused
 from lottery.foundations.seeds import Streams, seeded
 from lottery.rounds.round import Round, Ticket
 from lottery.rounds.study import Cell
 from lottery.training.evaluation import batch, evaluate
 from lottery.training.hardware import trainer_for
+from lottery.training.module_recipe import ModuleRecipe
 from lottery.training.modules import Module
 from lottery.training.states import State
 
@@ -44,6 +46,8 @@ class Connectivity:
 
     def __call__(self, cell: Cell, current: Round) -> dict[str, Any]:
         recipe = cell.study.recipe
+        if not isinstance(recipe, ModuleRecipe):
+            raise Refused("analysis=connectivity: is for modules of ours, not for a LightningModule")
         if current.index == 0 and cell.arm.rewind:
             start = Ticket.of(current.cut(cell.arm.rewind).trained.state, current.ticket.masks)
             current = replace(current, ticket=start, first=cell.arm.rewind, passing=())

@@ -33,7 +33,8 @@ from lottery.store.tickets import read
 from lottery.training.lightning.parts import ProjectData, data_module
 from lottery.training.lightning.project import Project
 from lottery.training.lightning.trainers import checked_arguments
-from lottery.training.recipes import ModuleRecipe, Recipe
+from lottery.training.module_recipe import ModuleRecipe
+from lottery.training.recipes import Contents, Recipe
 
 TRAINING = tuple(group for group in TRAINING_GROUPS if group not in ("model", "data"))
 
@@ -135,7 +136,7 @@ def _source(node: Mapping[str, Any]) -> str:
     return digest_of([named(node), user_code([node]), files(node), there])
 
 
-def _made(group: str, config: Mapping[str, Any], whole: type, data: Data) -> Any:
+def _made(group: str, config: Mapping[str, Any], whole: type, data: Contents) -> Any:
     """The object that a group configures; the annotation of the field in `whole` says whether a function is wanted."""
     return make(group, with_steps(group, config[group], data.steps_per_epoch), hints_of(whole)[group])
 
@@ -148,7 +149,7 @@ def identity(config: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
     return recipe_identity({**config, **nodes}, recipe.data.digest)
 
 
-def build_analyses(job: CellConfig, data: Data) -> dict[str, Asked]:
+def build_analyses(job: CellConfig, data: Contents) -> dict[str, Asked]:
     """The configured analyses, by name. Raises Refused for several processes, since only training supports them."""
     nodes = job.config.get("analysis") or {}
     if nodes and (devices := job.config["hardware"]["devices"]) > 1:
@@ -162,7 +163,7 @@ def build_analyses(job: CellConfig, data: Data) -> dict[str, Asked]:
     }
 
 
-def build_arm(job: CellConfig, data: Data, steps: int) -> Arm:
+def build_arm(job: CellConfig, data: Contents, steps: int) -> Arm:
     """The arm and its parent, which has the same rewinding point."""
     node = {"rewind": 0, "first": 0, **job.config["arm"]}
     node = {key: value for key, value in node.items() if key not in ("parent", "content")}

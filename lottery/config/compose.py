@@ -27,7 +27,7 @@ from lottery.config.explain import explain
 from lottery.config.groups import CONF, FIXED, GROUPS, OPTIONAL, TOP
 from lottery.config.options import Options, parent_of
 from lottery.config.patterns import patterns
-from lottery.config.projects import REPLACED, added, alone, is_lightning, refuse_unread
+from lottery.config.projects import NOT_READ, REPLACED, added, alone, is_lightning, refuse_unread
 from lottery.foundations.digests import leaves
 from lottery.foundations.errors import Once, Refused, nearby
 
@@ -171,9 +171,7 @@ def cell_config(config: DictConfig, hydra_config: Any = None, options: Options |
             chosen[group] = node["_target_"].rpartition(".")[2]
     if is_lightning("model", resolved["model"]):
         shown = cast(dict[str, Any], OmegaConf.to_container(plain, resolve=False))
-        refuse_unread(
-            shown, {group: options(group, str(choices[group])) for group in ("module", "optimizer", "budget")}
-        )
+        refuse_unread(shown, {group: options(group, str(choices[group])) for group in NOT_READ})
     if files := files_of(cast(dict[str, Any], resolved)):
         resolved["files"] = files  # recorded beside the ledger: a cell whose files changed is not finished
     for path, value in leaves(resolved):

@@ -29,7 +29,7 @@ def added(words: Sequence[str]) -> list[str]:
     ['model._target_=mine.Lit', '++model.lr=0.1', '++trainer.gradient_clip_val=1.0', 'seed=0,1']
     """
     own = [group for group in REPLACED if any(re.match(rf"\+*{group}\._target_=", word) for word in words)]
-    keys = re.compile(rf"({'|'.join(own + ['trainer'])})\.(?!_target_=)[\w.]+=")
+    keys = re.compile(rf"({'|'.join(['trainer', *own])})\.(?!_target_=)[\w.]+=")
     return [f"++{word}" if keys.match(word) else word for word in words]
 
 

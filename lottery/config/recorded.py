@@ -14,6 +14,7 @@ from lottery.store.entries import Entry
 from lottery.store.folder import NAME
 from lottery.store.ledger import Ledger
 from lottery.store.lookup import holding
+from lottery.training.states import weights
 
 
 def load(cell: Path | str, round: int) -> tuple[nn.Module, Masks]:
@@ -26,7 +27,7 @@ def load(cell: Path | str, round: int) -> tuple[nn.Module, Masks]:
     config = recorded(folder)
     with make("numerics", config["numerics"]).entered(), seeded(Streams(config["seed"]).init):
         net = network(config["model"])
-    net.load_state_dict(entry.state)
+    net.load_state_dict(weights(entry.state))
     return net.eval(), entry.masks
 
 

@@ -17,6 +17,7 @@ from lottery.foundations.seeds import Streams
 from lottery.pruning.masks import Masks, apply_, density, kept, layer_densities
 from lottery.pruning.prunable import Prunable
 from lottery.training.states import State
+from lottery.training.states import weights as weights_of
 
 NUMBER = (int, float)
 CLAIMS = ("test_", "val_", "early_stop_")
@@ -145,7 +146,7 @@ def unfit(start: Mapping[str, Tensor], masks: Masks, net: nn.Module, prunable: P
     """How a ticket and a network differ in names, shapes and types of tensors; empty if the ticket fits."""
     weights = prunable(net)
     shapes, places = ({name: str(list(t.shape)) for name, t in of.items()} for of in (masks, weights))
-    pairs = [("", _kinds(start), _kinds(net.state_dict())), ("the mask of ", shapes, places)]
+    pairs = [("", _kinds(weights_of(start)), _kinds(net.state_dict())), ("the mask of ", shapes, places)]
     return [
         f"{what}{name} is {there.get(name, 'missing')} in the ticket, {here.get(name, 'missing')} in the network"
         for what, there, here in pairs

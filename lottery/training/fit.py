@@ -10,8 +10,12 @@ import torch
 
 from lottery.foundations.seeds import seeded
 from lottery.training import ranks, sparse
+from lottery.training.exits import interrupts
 from lottery.training.hardware import trainer_for
+from lottery.training.lightning.phases import fit_project
+from lottery.training.lightning.project import Project
 from lottery.training.loop import Diverged, Keeper, Loop
+from lottery.training.module_recipe import ModuleRecipe
 from lottery.training.recipes import Phase, Recipe, Row, Trained
 from lottery.training.states import state_of
 
@@ -29,6 +33,9 @@ def fit(
     `waypoints` are steps whose state and masks go to the keeper. `watch(step, row)` is called at the end of each
     chunk; `row` is None if nothing was measured there. Raises Diverged if the loss is no longer finite.
     """
+    if isinstance(recipe, Project):
+        return fit_project(recipe, phase, keeper, waypoints, watch)
+    assert isinstance(recipe, ModuleRecipe)
     rank, count = ranks.share()
     if rank == 0:
         waypoints = list(waypoints)
@@ -48,12 +55,8 @@ def fit(
             warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning 2.6 under PyTorch 2.14
             warnings.filterwarnings("ignore", ".*`srun` command is available.*")  # as on every login node
             try:
-                with closing(loop):
+                with closing(loop), interrupts():
                     trainer.fit(module, train_dataloaders=Chunks(loop))
-            except SystemExit as stop:  # Lightning turns Ctrl-C and SIGTERM into exit codes 1 and 0
-                raise (
-                    stop.__context__ if isinstance(stop.__context__, KeyboardInterrupt) else KeyboardInterrupt
-                ) from None
             except Exception as error:
                 if count == 1 or isinstance(error, Diverged | RuntimeError):  # every rank raises it, or none can go on
                     raise

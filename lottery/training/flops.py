@@ -30,7 +30,7 @@ class Flops:
 
 
 def by_weight(net: nn.Module, step: Callable[[], object], prunable: Prunable, examples: int = 1) -> dict[str, float]:
-    """FLOPs per example of `step`, a forward and a backward pass, by name of a prunable weight; "" is the whole network.
+    """FLOPs per example of a forward and a backward pass, `step`, by name of a prunable weight; "" is all of them.
 
     Layers are in the order in which the forward pass last calls them, after those that it does not call.
 

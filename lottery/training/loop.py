@@ -21,8 +21,9 @@ from lottery.pruning.masks import Masks
 from lottery.training import checkpoints, ranks, sparse
 from lottery.training.evaluation import evaluate
 from lottery.training.holding import Holding
+from lottery.training.module_recipe import ModuleRecipe
 from lottery.training.modules import Module
-from lottery.training.recipes import Phase, Recipe, Row
+from lottery.training.recipes import Phase, Row
 from lottery.training.states import State, state_of
 
 CHUNK = 100
@@ -55,7 +56,7 @@ class Loop:
     def __init__(
         self,
         module: Module,
-        recipe: Recipe,
+        recipe: ModuleRecipe,
         phase: Phase,
         keeper: Keeper | None,
         waypoints: Iterable[int],

@@ -66,7 +66,7 @@ class ModuleRecipe(Recipe):
         )
 
     def sparse_weights(self, masks: Masks) -> tuple[str, ...]:
-        """With `numerics.sparse=auto` there are none on GPUs and in mixed precision, where no gain has been measured."""
+        """With `numerics.sparse=auto` none on GPUs and in mixed precision, where no gain has been measured."""
         how, measured = self.numerics.sparse, (self.numerics.precision, self.hardware.device) == ("32", "cpu")
         if how == "off" or (how == "auto" and not measured):
             return ()

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from lottery.foundations.digests import digest
 from lottery.foundations.seeds import seeded
+from lottery.training.module_recipe import ModuleRecipe
 from lottery.training.modules import Module
-from lottery.training.recipes import Recipe
 from lottery.training.states import state_of
 
 
-def irreproducible(recipe: Recipe, draw: int, inputs: Tensor, targets: Tensor) -> str | None:
+def irreproducible(recipe: ModuleRecipe, draw: int, inputs: Tensor, targets: Tensor) -> str | None:
     """A sentence on what depends neither on the seed `draw` nor on the network's state; None if nothing is found.
 
     Two builds under one seed must be equal, and after a training step a new build with the trained state must have the

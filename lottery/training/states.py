@@ -27,11 +27,11 @@ def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
-def weights(state: State) -> State:
+def weights(state: Mapping[str, Tensor]) -> State:
     """The weights and buffers of a state, as `load_state_dict` takes them."""
     return {name: tensor for name, tensor in state.items() if not name.startswith(BESIDE)}
 
 
-def position(state: State) -> State:
+def position(state: Mapping[str, Tensor]) -> State:
     """Where a training stood at a state; empty for our own modules, whose training is a function of the step."""
     return {name: tensor for name, tensor in state.items() if name.startswith(BESIDE)}

@@ -16,6 +16,7 @@ from lottery.config.trust import trusted
 from lottery.config.user_code import user_code
 from lottery.foundations.digests import digest, digest_of
 from lottery.foundations.errors import Refused
+from lottery.foundations.metrics import Headline
 from lottery.rounds.round import Ticket
 from lottery.store.line import early_stop
 from lottery.store.phases import specification
@@ -79,17 +80,19 @@ def verified(
     phase = _phase(saved, ticket, recipe)
     trained = fit(recipe, phase)
     exact = not differs or digest(trained.state) == info["digests"]["trained"]
-    compared = compare(info, trained, None if exact else tolerance)
+    compared = compare(info, trained, recipe.headline, None if exact else tolerance)
     if not differs:  # what is recorded is all that the phase was found by, down to settings that change no bit
         key = digest_of(specification(recipe, identity(config, recipe), phase))
         compared.insert(0, ("phase", info["line"]["phase"], key, key == info["line"]["phase"]))
     return Verification(differs, exact, tolerance, compared)
 
 
-def compare(info: Mapping[str, Any], trained: Trained, tolerance: float | None) -> list[tuple[str, Any, Any, bool]]:
+def compare(
+    info: Mapping[str, Any], trained: Trained, judged: Headline, tolerance: float | None
+) -> list[tuple[str, Any, Any, bool]]:
     """Compares every claim; given a tolerance, only the test score of the headline metric."""
     line, headline = info["line"], f"test_{info['headline']}"
-    last, best = trained.rows[-1], early_stop(trained.rows)
+    last, best = trained.rows[-1], early_stop(trained.rows, judged)
     found = {**last, "early_stop_step": best["step"], f"early_stop_{headline}": best[headline]}
     if tolerance is not None:
         recorded, score = line.get(headline), found[headline]

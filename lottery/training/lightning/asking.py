@@ -1,4 +1,4 @@
-"""Asking a project for the loss of a batch: through its own training_step, in a Trainer, without any step being taken."""
+"""Asking a project for the loss of a batch: through its own training_step, in a Trainer that takes no step."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Asking:
     def _fit(self, batch: Any, watch: _Watch) -> None:
         training, dm = self.module.training, self.data.module
         was = dm.trainer
-        with quiet(), _one_batch(dm, batch), watch.backward(self.module):
+        with quiet(), self.data.trained_by(_Single(batch)), watch.backward(self.module):
             self.trainer(max_epochs=1, limit_val_batches=0, accumulate_grad_batches=1, callbacks=[watch]).fit(
                 self.module, datamodule=dm
             )
@@ -107,19 +107,6 @@ class _Watch(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
         self.returned = outputs
-
-
-@contextmanager
-def _one_batch(data: pl.LightningDataModule, batch: Any) -> Iterator[None]:
-    """The data module with one training batch, so that its own transfer to the device still applies."""
-    own = data.__dict__.get("train_dataloader")
-    data.train_dataloader = lambda: _Single(batch)  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        del data.train_dataloader
-        if own is not None:
-            data.train_dataloader = own  # type: ignore[method-assign]
 
 
 class _Single:

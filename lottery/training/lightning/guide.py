@@ -60,7 +60,7 @@ class Guide(pl.Callback):
         horizon: int,
         loaders: Any,
         memory: InMemory,
-        measure: Callable[[State, Iterable[str]], Row],
+        measure: Callable[[State, Iterable[str], int], Row],
         keeper: Keeper | None = None,
         waypoints: Iterable[int] = (),
         watch: Callable[[int, Row | None], None] = lambda step, row: None,
@@ -89,15 +89,11 @@ class Guide(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.holding = Holding(pl_module, self.phase.masks, across=True)
-        self.handles = [
-            optimizer.register_step_post_hook(lambda *_: self.holding.mask_weights())
-            for optimizer in trainer.optimizers
-        ]
-        if not pl_module.automatic_optimization:  # whose gradients may come from `loss.backward()`, which calls no hook
-            self.handles += [
-                optimizer.register_step_pre_hook(lambda *_: self.holding.mask_gradients())
-                for optimizer in trainer.optimizers
-            ]
+        self.handles = []
+        for optimizer in trainer.optimizers:
+            self.handles.append(optimizer.register_step_post_hook(lambda *_: self.holding.mask_weights()))
+            if not pl_module.automatic_optimization:  # its gradients may come from `loss.backward()`, without a hook
+                self.handles.append(optimizer.register_step_pre_hook(lambda *_: self.holding.mask_gradients()))
         self.saved_at = self.seen_at = time.monotonic()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -149,8 +145,9 @@ class Guide(pl.Callback):
             trainer.should_stop = True
         # Gradients that are being accumulated are in no checkpoint, an epoch's last batch is followed by validation and
         # schedulers, and so is one where validation is due: a training resumed there would pass over them.
-        if not loop.batch_progress.is_last_batch and not loop._should_accumulate():
-            self._between(trainer, due=loop._should_check_val_fx(trainer.fit_loop._data_fetcher))
+        fetcher = trainer.fit_loop._data_fetcher
+        if not loop.batch_progress.is_last_batch and not loop._should_accumulate() and fetcher:
+            self._between(trainer, due=loop._should_check_val_fx(fetcher))
 
     def _between(self, trainer: pl.Trainer, due: bool = False) -> None:
         """Between two optimizer steps: a waypoint, a checkpoint if the last one is old enough, progress."""
@@ -199,18 +196,19 @@ class Guide(pl.Callback):
     # measurements
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        seed_all(derive(self.phase.noise, "validation", step_of(trainer)))
+        seed_all(validation_seed(self.phase, step_of(trainer)))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         step = step_of(trainer)
         if self.phase.first < step <= self.phase.last and not any(row["step"] == step for row in self.rows):
             logged = {ours: number(trainer.callback_metrics[name]) for name, ours in self.val_names.items()}
-            self._row(step, logged | self.measure(state_of(pl_module), ["test"]))
+            self._row(step, logged | self.measure(state_of(pl_module), ["test"], validation_seed(self.phase, step)))
 
     def finish(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Measures the last step, if validation did not fall on it."""
         if not self.ends_early and (not self.rows or self.rows[-1]["step"] != self.phase.last):
-            self._row(self.phase.last, self.measure(state_of(module), ["val", "test"]))
+            seed = validation_seed(self.phase, self.phase.last)
+            self._row(self.phase.last, self.measure(state_of(module), ["val", "test"], seed))
 
     def _row(self, step: int, measured: Row) -> None:
         self._check(step)
@@ -232,7 +230,12 @@ def step_of(trainer: pl.Trainer) -> int:
     """Optimizer steps so far; with manual optimization, which may take several in a batch, batches so far."""
     if trainer.lightning_module.automatic_optimization:
         return trainer.global_step
-    return trainer.fit_loop.epoch_loop.batch_progress.total.processed
+    return trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
+
+
+def validation_seed(phase: Phase, step: int) -> int:
+    """Seed of what a validation draws after `step`."""
+    return derive(phase.noise, "validation", step)
 
 
 def number(value: Any) -> float | None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
-from torch import nn
 from torchmetrics import Metric
 
 from lottery.foundations.errors import Refused
@@ -17,7 +16,6 @@ from lottery.training.lightning.order import seed_all
 from lottery.training.lightning.parts import ProjectData
 from lottery.training.lightning.trainers import ours, quiet
 from lottery.training.recipes import Row
-from lottery.training.states import State, weights
 
 HIGHER = ("accuracy", "acc", "auroc", "auc", "average_precision", "dice", "f1", "f1_score", "iou", "jaccard", "map",
           "miou", "precision", "recall", "top5", "r2")  # fmt: skip
@@ -34,9 +32,7 @@ class Logged:
     metrics: Mapping[str, Metric]
 
 
-def measure(
-    trainer: pl.Trainer, module: pl.LightningModule, data: ProjectData, part: str, seed: int
-) -> tuple[Row, Logged]:
+def measure(trainer: pl.Trainer, module: pl.LightningModule, data: ProjectData, part: str) -> tuple[Row, Logged]:
     """Runs validation (`val`) or `test` of a module; its values by the names of a row."""
     own, seen, was = module.log, dict[str, Metric](), data.module.trainer
 
@@ -47,7 +43,6 @@ def measure(
 
     module.log = log  # type: ignore[method-assign]
     run = trainer.validate if part == "val" else trainer.test
-    seed_all(seed)
     try:
         with quiet():
             run(module, datamodule=data.module, verbose=False)
@@ -62,6 +57,18 @@ def measure(
     names = {name: called for called, (name, _) in found.items()}
     metrics = {names[name]: metric for name, metric in seen.items() if name in names}
     return {called: number(value) for called, (_, value) in found.items()}, Logged(names, metrics)
+
+
+class Seeded(pl.Callback):
+    """Seeds a validation or a test where training would: after the loaders have been asked for their batches."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        seed_all(self.seed)
+
+    on_test_start = on_validation_start
 
 
 def headline_among(val: Logged, test: Logged, asked: str | None, better: str | None) -> Headline:
@@ -97,10 +104,3 @@ def headline_among(val: Logged, test: Logged, asked: str | None, better: str | N
     bounds = [getattr(metric, f"plot_{side}_bound", None) for side in ("lower", "upper")]
     share = bounds == [0, 1] if metric is not None else bool(known) and base != "r2"
     return Headline(name, higher, share)
-
-
-def restored(build: Callable[[], nn.Module], state: State) -> Any:
-    """A module of its own with a state: measuring it leaves the one that trains as it is."""
-    module = build()
-    module.load_state_dict(weights(state))
-    return module

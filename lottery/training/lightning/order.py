@@ -1,4 +1,4 @@
-"""The order of a project's training data and what is drawn for it: pure functions of a seed, the epoch and the batch."""
+"""The order of a project's training data and what is drawn for it: functions of a seed, the epoch and the batch."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Batches:
         """Lightning calls it on samplers only, not on batch samplers: whoever trains calls it."""
         self.epoch = epoch
         for part in (self.inner, getattr(self.inner, "sampler", None)):
-            if hasattr(part, "set_epoch"):
+            if part is not None and hasattr(part, "set_epoch"):
                 part.set_epoch(epoch)
 
     def __len__(self) -> int:
@@ -117,7 +117,7 @@ class Ordered(DataLoader):
     def set_epoch(self, epoch: int) -> None:
         self._batches.set_epoch(epoch)
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         self._done = self._batches.begin
         for batch in super().__iter__():
             self._done += 1
@@ -140,7 +140,7 @@ class FromStart:
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
-        if hasattr(dataset := getattr(self.loader, "dataset", None), "set_epoch"):
+        if (dataset := getattr(self.loader, "dataset", None)) is not None and hasattr(dataset, "set_epoch"):
             dataset.set_epoch(epoch)
 
     def __len__(self) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -33,8 +34,15 @@ class Loaders(pl.LightningDataModule):
         if unknown := sorted(set(parts) - {*PARTS}):
             raise DataError(f"data: gives {unknown[0]!r}; its parts are train, val and test")
         self.parts = {name: self._loader(name, part, batch_size) for name, part in parts.items()}
-        for name in self.parts:  # Lightning asks a data module for those only that it defines
-            setattr(self, f"{name}_dataloader", lambda name=name: self.parts[name])
+
+    def train_dataloader(self) -> Any:
+        return self.parts.get("train")
+
+    def val_dataloader(self) -> Any:
+        return self.parts.get("val")
+
+    def test_dataloader(self) -> Any:
+        return self.parts.get("test")
 
     @staticmethod
     def _loader(name: str, part: Any, batch_size: int | None) -> Any:
@@ -79,7 +87,8 @@ class ProjectData:
         except Exception as error:  # a user's module may raise anything, such as for want of a network
             raise DataError(f"data: {name} can't be set up: {describe(error)}") from error
         # Trainer.fit would do it again; a split that is drawn would then be another
-        self.module.prepare_data = self.module.setup = lambda *_, **__: None  # type: ignore[method-assign]
+        for done in ("prepare_data", "setup"):
+            setattr(self.module, done, lambda *_, **__: None)
         for part in PARTS:
             self.loader(part)
 
@@ -104,6 +113,15 @@ class ProjectData:
         if isinstance(found, list | tuple | dict):
             return _pytree.tree_map(lambda loader: ordered(loader, seed), found)
         return ordered(found, seed)
+
+    @contextmanager
+    def trained_by(self, loader: Any) -> Iterator[None]:
+        """Within the context, Lightning gets this training loader from the data module, whose other hooks apply."""
+        self.module.train_dataloader = lambda: loader  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            del self.module.train_dataloader
 
     @cached_property
     def mid_epoch(self) -> bool:

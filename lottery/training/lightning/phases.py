@@ -29,7 +29,10 @@ def fit_project(
     waypoints: Iterable[int] = (),
     watch: Callable[[int, Row | None], None] = lambda step, row: None,
 ) -> Trained:
-    """Trains a phase, from its last checkpoint if the keeper has one. Raises Diverged if the loss is no longer finite."""
+    """Trains a phase, from its last checkpoint if the keeper has one.
+
+    Raises Diverged if the loss is no longer finite, EndedEarly if the project itself stops.
+    """
     budget = phase.budget or recipe.budget
     with recipe.numerics.entered():
         module = recipe.build(phase.build)

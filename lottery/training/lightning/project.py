@@ -17,7 +17,7 @@ from lottery.pruning.contracts import Evidence
 from lottery.pruning.masks import Masks
 from lottery.training import flops
 from lottery.training.lightning.asking import Asking, ProjectEvidence
-from lottery.training.lightning.measuring import Logged, headline_among, measure
+from lottery.training.lightning.measuring import Logged, Seeded, headline_among, measure
 from lottery.training.lightning.parts import ProjectData
 from lottery.training.lightning.trainers import trainer_of
 from lottery.training.recipes import Recipe, Row
@@ -74,7 +74,7 @@ class Project(Recipe):
         with self.numerics.entered(), seeded(seed):
             module = self.build(0)
             module.load_state_dict(weights(state))
-            return measure(self.trainer_for(**more), module, self.data, part, seed)
+            return measure(self.trainer_for(callbacks=[Seeded(seed)], **more), module, self.data, part)
 
     @cached_property
     def logged(self) -> dict[str, Logged]:

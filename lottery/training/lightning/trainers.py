@@ -7,7 +7,8 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
@@ -103,14 +104,13 @@ QUIET = (
 """Warnings of Lightning about what is as it should be here."""
 
 
-class quiet(warnings.catch_warnings):
+@contextmanager
+def quiet() -> Iterator[None]:
     """A context without the warnings of QUIET."""
-
-    def __enter__(self) -> Any:
-        found = super().__enter__()
+    with warnings.catch_warnings():
         for message in QUIET:
             warnings.filterwarnings("ignore", message)
-        return found
+        yield
 
 
 def ours(part: str, logged: str) -> str:

@@ -1,0 +1,85 @@
+"""Checks a Lightning project before training: does once, with a few batches, everything that its cell will do."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from lottery.config.check_pruning import Misfit, begin, part, pruned
+from lottery.foundations.digests import digest
+from lottery.foundations.seeds import Streams, generator, seeded
+from lottery.pruning import masks
+from lottery.rounds.round import initial
+from lottery.rounds.study import Cell
+from lottery.training.fit import fit
+from lottery.training.lightning.guide import validation_seed
+from lottery.training.lightning.project import Project
+from lottery.training.recipes import Phase
+from lottery.training.states import State, weights
+
+STEPS = 2
+"""Optimizer steps that a project is tried with."""
+
+
+def rehearse_project(cell: Cell, recipe: Project) -> None:
+    """Trains a project for two steps, twice, and measures, prunes and rewinds what came of it.
+
+    Raises Misfit naming the part that fails, Refused for a setting.
+    """
+    streams, few = Streams(cell.seed), _few(recipe)
+    with recipe.numerics.entered(), seeded(streams.rehearsal):
+        with part("model"):
+            start = initial(recipe, streams.init)
+            if not (names := recipe.prunable(recipe.net)):
+                raise Misfit(f"model: {masks.nothing_to_prune(recipe.net)}")
+            recipe.headline  # noqa: B018  # raises Refused for one that nothing logs
+        every = masks.dense({name: start[name] for name in names})
+        _train(few, start, every, streams)
+        if cell.study.pruning.schedule:
+            with part("criterion"):
+                rng = generator(streams.rehearsal)
+                evidence = recipe.evidence(start, start, every, streams.init, streams.scoring(1), rng)
+            found = pruned(cell, evidence)
+            for arm in filter(None, (cell.arm, cell.arm.parent)):
+                with part("arm"):
+                    if arm.length(recipe.budget, 1.0).learning_rate is not recipe.budget.learning_rate:
+                        raise Misfit(
+                            f"arm: {arm.name} trains at learning rates of its own, which a LightningModule sets itself; "
+                            "arm=lr_rewind goes on from the trained weights by its schedule"
+                        )
+                    begin(cell, arm, start, found)
+        with part("model: its operations can't be counted"):
+            recipe.flops({})
+
+
+def _few(recipe: Project) -> Project:
+    """The project with a short validation and the Trainer's other arguments as they are."""
+    short = {"limit_val_batches": 1, "limit_test_batches": 1}
+    return replace(recipe, arguments={**recipe.arguments, **short})
+
+
+def _train(recipe: Project, start: State, every: masks.Masks, streams: Streams) -> None:
+    """Two steps, twice: equal if all that they draw is seeded; then a new module with the state must measure alike."""
+    steps = min(STEPS, recipe.budget.steps)
+    phase = Phase(start, every, 0, steps, order=streams.rehearsal, noise=streams.rehearsal, build=streams.init)
+    with part("model: training"):
+        ends = [fit(recipe, phase) for _ in range(2)]
+    one, other = (weights(end.state) for end in ends)
+    if differing := [name for name in one if digest({name: one[name]}) != digest({name: other[name]})]:
+        raise Misfit(
+            f"model: two trainings under one seed differ in {differing[0]}: it or its data draw from a source that "
+            "seed= does not reach; draw from torch, numpy.random or random, and from no generator of their own"
+        )
+    row = ends[0].rows[-1]
+    with part("model: validation"):
+        again = recipe.measured(ends[0].state, ["val"], validation_seed(phase, steps))
+    if unlike := [name for name, value in again.items() if name in row and not _alike(row[name], value)]:
+        raise Misfit(
+            f"model: it logs {unlike[0]}={row[unlike[0]]} after {steps} steps, and {again[unlike[0]]} in a new module "
+            "with the same state: something that training changes lies outside its state_dict, where nothing keeps it; "
+            "register it as a buffer"
+        )
+
+
+def _alike(one: float | None, other: float | None) -> bool:
+    return one == other or (None not in (one, other) and math.isclose(one, other, rel_tol=1e-4, abs_tol=1e-6))  # type: ignore[arg-type]
