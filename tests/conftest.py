@@ -18,7 +18,8 @@ __all__ = ["environment"]
 
 torch.set_num_threads(1)  # two threads on two cores make these small tensors slower, not faster
 
-collect_ignore = ["then"]  # files of an older version, for test_then.py
+# files of an older version, for test_then.py; projects of others, one of which imports what need not be installed
+collect_ignore = ["then", "projects"]
 
 TINY = ("data=digits", "budget.steps=30", "budget.evaluate=10", "schedule.rounds=2", "tracking.mode=disabled")
 """overrides of a cell that takes a fraction of a second"""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +17,7 @@ from lottery.store.entries import Entry, Store
 from lottery.store.folder import NAME
 from lottery.store.ledger import Ledger, Line
 from lottery.store.line import circumstances, line_of
-from lottery.store.phases import phase_of, specification
+from lottery.store.phases import passing, phase_of, specification
 from lottery.training.fit import fit
 from lottery.training.loop import Diverged
 from lottery.training.recipes import Row
@@ -102,8 +100,8 @@ class TrainOnce:
     def __call__(self, current: Round) -> Entry:
         study = self.cell.study
         phase = phase_of(study.recipe, self.cell.seed, current)
-        spec = partial(specification, study.recipe, study.identity)
-        waypoints = {step: spec(replace(phase, last=step)) for step in current.passing}
+        spec = specification(study.recipe, study.identity, phase)
+        waypoints = {step: passing(spec, step) for step in current.passing}
 
         def watch(step: int, row: Row | None) -> None:
             self.check()
@@ -112,7 +110,7 @@ class TrainOnce:
 
         try:
             entry = self.store.obtain(
-                spec(phase),
+                spec,
                 lambda keeper: fit(study.recipe, phase, keeper, waypoints, watch, evaluate=current.until is None),
                 waypoints,
             )

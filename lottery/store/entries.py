@@ -40,6 +40,8 @@ class Entry(Trained):
     """A finished phase in a store."""
 
     key: str
+    by: str
+    """The host that trained it; empty where a very old phase does not say."""
     executed: int
     """Optimizer steps that all processes together executed for it, including those lost when one was killed."""
     reused: bool
@@ -128,7 +130,7 @@ class Store:
         tensors = {f"net.{name}": tensor for name, tensor in state.items()}
         tensors |= {f"mask.{name}": pack(mask) for name, mask in masks.items()}
         write_tensors(folder / RESULT, tensors, {})
-        meta = {
+        meta: dict[str, Any] = {
             "spec": spec,
             "rows": rows,
             "executed": executed,
@@ -137,7 +139,7 @@ class Store:
             "digest": digest(tensors),
         }
         write_whole(folder / META, canonical({"phase": meta, "sha256": digest_of(meta)}).encode())
-        return Entry(state, masks, rows, key, executed, reused=False)
+        return Entry(state, masks, rows, key, meta["by"], executed, reused=False)
 
     def find(self, key: str) -> Entry | None:
         """A finished phase, checked against its digest; None if there is none. A damaged one is set aside."""
@@ -154,7 +156,7 @@ class Store:
             return None
         masks = {n: unpack(tensors.pop(f"mask.{n}"), shape) for n, shape in meta["masks"].items()}
         state = {name.removeprefix("net."): tensor for name, tensor in tensors.items()}
-        return Entry(state, masks, meta["rows"], key, meta["executed"], reused=True)
+        return Entry(state, masks, meta["rows"], key, meta.get("by", ""), meta["executed"], reused=True)
 
     def specification(self, key: str) -> dict[str, Any] | None:
         """The specification that a finished phase was trained from; None if the phase is missing or damaged."""

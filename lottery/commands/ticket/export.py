@@ -84,10 +84,10 @@ def exported(
     if seed_only and draw is None:
         raise Refused(f"--seed-only: {line['arm']} begins with weights that no seed draws; leave it out")
     seeds = phase_of(cell.study.recipe, cell.seed, current)
-    same = store.entries()[entry.key]["by"] == socket.gethostname()
     info = _info(job, cell, current, seeds) | {"draw": draw}
     info["digests"] |= {"start": digest(start), "trained": digest(entry.state)}
-    info["made"] |= {} if same else {"cpu": None}  # trained on another machine, whose CPU is not recorded
+    if entry.by != socket.gethostname():  # another machine trained it, whose CPU is not recorded
+        info["made"]["cpu"] = None
     own = current.budget != cell.study.recipe.budget
     factors = [current.budget.factor(step) for step in range(current.first, current.last)] if own else None
     rates = torch.tensor(factors, dtype=torch.float64) if factors else None
