@@ -44,8 +44,8 @@ def rehearse_project(cell: Cell, recipe: Project) -> None:
                 with part("arm"):
                     if arm.length(recipe.budget, 1.0).learning_rate is not recipe.budget.learning_rate:
                         raise Misfit(
-                            f"arm: {arm.name} trains at learning rates of its own, which a LightningModule sets itself; "
-                            "arm=lr_rewind goes on from the trained weights by its schedule"
+                            f"arm: {arm.name} trains at learning rates of its own, which a LightningModule sets; "
+                            "arm=lr_rewind trains by its schedule"
                         )
                     begin(cell, arm, start, found)
         with part("model: its operations can't be counted"):

@@ -8,6 +8,7 @@ from typing import Any
 
 from lottery.config.nodes import network, target_of
 from lottery.foundations.errors import Refused
+from lottery.foundations.rooms import named
 from lottery.foundations.seeds import seeded
 
 REPLACED = ("model", "data")
@@ -67,7 +68,7 @@ def alone(group: str, node: Mapping[str, Any], words: Sequence[str]) -> dict[str
 def refuse_unread(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     """Raises Refused for a setting that a LightningModule takes the place of, and that is not the default."""
     for group, instead in NOT_READ.items():
-        for key, value in config[group].items():
+        for key, value in named(config[group]).items():
             usual = defaults[group].get(key)
             if value != usual and not (group == "budget" and key == "steps"):
                 raise Refused(f"{group}.{key}={value}: is not read with a LightningModule; {instead}")
