@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -39,32 +39,41 @@ def record_cell(
     store: Store,
     callbacks: Sequence[Callback] = (),
     analyses: Mapping[str, Asked] | None = None,
+    within: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> None:
     """Plays every round of a cell and records it in the cell's ledger; what an analysis finds, in the analysis's own.
 
+    `within` gives a context that is entered once no other process works in the folder, for what else is written there.
     Raises Lost if another process has taken the cell over, and LedgerError, before anything is trained, if a ledger
     has a round that this cell would not reproduce.
     """
-    study, ledger = cell.study, Ledger(folder / NAME)
+    ledger = Ledger(folder / NAME)
     asked = {name: (each, Ledger(folder / f"{name}.jsonl")) for name, each in (analyses or {}).items()}
     with leases.hold(folder, store.waiting) as lease, _only_while_ours(lease):
-        ledger.expect(about(cell))
-        for each, found in asked.values():
-            found.expect(about(cell) | {"analysis": each.digest})
-        phases = TrainOnce(cell, store, callbacks, lease.glance)
-        for current in play(study.recipe, study.pruning, cell.arm, cell.seed, phases):
-            started = time.time()
-            for recorded in (ledger, *(found for _, found in asked.values())):
-                phases.expect(recorded, current)
-            line = line_of(cell, current)  # trains the round
-            line["run"] = circumstances(current, started) | {"drew": phases.drew(but=line["phase"])}
-            lease.check()
-            ledger.record(line)
-            for callback in callbacks:
-                callback.finished(line, current.trained.rows)
-            for each, found in asked.values():
-                analyse(each, found, phases, current, line)
+        with within():
+            _record(cell, ledger, asked, TrainOnce(cell, store, callbacks, lease.glance), lease)
         leases.clear(folder)
+
+
+def _record(
+    cell: Cell, ledger: Ledger, asked: Mapping[str, tuple[Asked, Ledger]], phases: TrainOnce, lease: leases.Lease
+) -> None:
+    study = cell.study
+    ledger.expect(about(cell))
+    for each, found in asked.values():
+        found.expect(about(cell) | {"analysis": each.digest})
+    for current in play(study.recipe, study.pruning, cell.arm, cell.seed, phases):
+        started = time.time()
+        for recorded in (ledger, *(found for _, found in asked.values())):
+            phases.expect(recorded, current)
+        line = line_of(cell, current)  # trains the round
+        line["run"] = circumstances(current, started) | {"drew": phases.drew(but=line["phase"])}
+        lease.check()
+        ledger.record(line)
+        for callback in phases.callbacks:
+            callback.finished(line, current.trained.rows)
+        for each, found in asked.values():
+            analyse(each, found, phases, current, line)
 
 
 @contextmanager
