@@ -101,6 +101,11 @@ class Guide(pl.Callback):
         if begun := self.memory.checkpoint:
             self.means = accumulators.restore(pl_module, begun[_ACCUMULATED])
             self.memory.checkpoint = None
+            loop = trainer.fit_loop
+            if loop._combined_loader_states_to_load and loop._data_fetcher:
+                # `estimated_stepping_batches` in configure_optimizers begins to read before the place is known
+                loop._load_combined_loader_states()
+                iter(loop._data_fetcher)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for handle in self.handles:
@@ -183,7 +188,7 @@ class Guide(pl.Callback):
                     if "is_last_batch" in state:
                         state["is_last_batch"] = False
             places = [{"epoch": trainer.current_epoch, "done": 0} for _ in self.loaders]
-            checkpoint["loops"]["fit_loop"]["combined_loader"] = places
+            checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"] = places
 
     def _reach(self, step: int, keeper: Keeper) -> None:
         """Notes the steps of about a second ahead: noting each by itself durably would take longer than the step."""
