@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from lottery.foundations.seeds import Streams, generator, seeded
+from lottery.foundations.seeds import Streams, drawing
 from lottery.pruning.contracts import checked
 from lottery.rounds.arms import Arm
 from lottery.rounds.prune import Pruning
@@ -42,9 +42,9 @@ def rewound(recipe: Recipe, arm: Arm, found: Found, start: State, seed: int, ind
     The arm gets copies, because changes in place must not reach its parent's rounds or later ones.
     """
     streams = Streams(seed)
-    fresh, drawn = partial(initial, recipe, streams.reinit(index)), streams.masks(arm.name, index)
-    with recipe.numerics.entered(), seeded(drawn):
-        masks = checked(arm.masks(copied(found.masks), generator(drawn)), like=found.masks)
+    fresh = partial(initial, recipe, streams.reinit(index))
+    with recipe.numerics.entered(), drawing(streams.masks(arm.name, index)) as rng:
+        masks = checked(arm.masks(copied(found.masks), rng), like=found.masks)
         origin = Origin(copied(start), lambda: copied(found.on.trained.state), fresh, copied(masks))
         state = arm.weights(origin)
         return Ticket.of(as_one(state, recipe.sample.net), masks)

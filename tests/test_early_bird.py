@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from lottery.foundations.digests import digest
 from lottery.pruning import masks as _masks
 from lottery.rounds.early_bird import Settled, distance
 from lottery.rounds.round import Round, dense_round
+from lottery.rounds.study import Cell
 from lottery.running.cell import TrainOnce
 from lottery.running.launch import run_cell
 from lottery.store.entries import Store
@@ -93,6 +95,17 @@ def test_each_density_is_cut_as_it_was_watched(tmp_path: Path) -> None:
         flops = cell.study.recipe.flops(_masks.dense(_masks.prunable(cell.study.recipe.sample.net)))
         assert line["total_flops_dense"] == pytest.approx(flops.dense * (step + 60))
     assert {line["settled_step"] for line in found[1:]} != {None}
+
+
+def test_the_ticket_is_digested_once_for_all_looks(
+    cell: Callable[..., Cell], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digested: list[object] = []
+    monkeypatch.setattr("lottery.store.phases.digest", lambda tensors: digested.append(tensors) or digest(tensors))
+    play = TrainOnce(cell(), Store(tmp_path))
+    dense = dense_round(play.cell.study.recipe, 0, play, passing=(5, 10, 15, 20))
+    assert dense.trained.rows
+    assert len(digested) == 2  # weights and masks
 
 
 def test_the_looks_are_kept_in_passing(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_a_round_recorded_again_stays_one_line(ledger: Ledger) -> None:
     assert ledger.path.read_bytes() == before
 
 
-@pytest.mark.parametrize("changed", [{"test_accuracy": 0.123}, {"new": None}, {"density": 0.80000001}])
+@pytest.mark.parametrize("changed", [{"test_accuracy": 0.123}, {"stopped": "thin"}, {"density": 0.80000001}])
 def test_another_result_for_a_recorded_round_is_refused(changed: dict[str, Any], ledger: Ledger) -> None:
     before, (key, value) = ledger.path.read_bytes(), *changed.items()
     with pytest.raises(LedgerError, match=rf"round 1 .*{key} .* there, {value} now"):
@@ -112,11 +112,21 @@ def test_another_result_for_a_recorded_round_is_refused(changed: dict[str, Any],
     assert ledger.path.read_bytes() == before
 
 
-def test_a_recorded_key_that_is_gone_is_another_result(ledger: Ledger) -> None:
-    fewer = line(1)
+def test_a_key_that_one_version_lacks_is_no_other_result(ledger: Ledger) -> None:
+    fewer, before = line(1), ledger.path.read_bytes()
     del fewer["density"]
-    with pytest.raises(LedgerError, match=r"density 0\.8 there, None now"):
-        ledger.record(fewer)
+    for older_or_newer in (fewer, line(1, new=0.5)):
+        ledger.record(older_or_newer)
+    assert ledger.path.read_bytes() == before
+    with pytest.raises(LedgerError, match=r"test_accuracy 0\.25 there, 0\.5 now"):
+        ledger.record(line(1, new=0.5, test_accuracy=0.5))
+
+
+def test_a_chain_that_had_ended_does_not_go_on(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / NAME)
+    ledger.record(line(0, stopped="thin"))
+    with pytest.raises(LedgerError, match="stopped thin there, None now"):
+        ledger.record(line(0))
 
 
 def test_numbers_that_json_lacks_are_refused_and_nothing_is_written(ledger: Ledger) -> None:

@@ -26,7 +26,7 @@ from lottery.training.hardware import Hardware, Numerics, trainer_for
 from lottery.training.recipes import Trained
 from tests.conftest import TINY
 
-Settings = tuple[int, bool, bool, bool]
+Settings = tuple[int, bool, bool, bool, str, bool]
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +36,8 @@ def as_before() -> Iterator[None]:
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.benchmark = False
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = True
 
 
 def settings() -> Settings:
@@ -44,6 +46,8 @@ def settings() -> Settings:
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
         torch.backends.cudnn.benchmark,
+        torch.get_float32_matmul_precision(),
+        torch.backends.cudnn.allow_tf32,
     )
 
 
@@ -52,17 +56,27 @@ def another_s() -> Settings:
     torch.set_num_threads(3)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("medium")
+    torch.backends.cudnn.allow_tf32 = False
     return settings()
 
 
 def test_settings_hold_inside_and_are_put_back() -> None:
     before = another_s()
     with Numerics(threads=2).entered():
-        assert settings() == (2, True, False, False)
+        assert settings() == (2, True, False, False, "highest", True)
         with Numerics(threads=1, deterministic=False).entered():
-            assert settings() == (1, False, False, False)
-        assert settings() == (2, True, False, False)
-    assert settings() == before == (3, True, True, True)
+            assert settings() == (1, False, False, False, "highest", True)
+        assert settings() == (2, True, False, False, "highest", True)
+    assert settings() == before == (3, True, True, True, "medium", False)
+
+
+def test_rounding_is_ours_where_pytorch_does_not_say_what_it_was() -> None:
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # cuDNN's other kernels stay at TF32
+    with pytest.raises(RuntimeError):
+        settings()
+    with Numerics().entered():
+        assert settings()[-2:] == ("highest", True)
 
 
 def test_settings_are_put_back_after_an_error() -> None:
@@ -101,7 +115,7 @@ def test_every_number_of_a_cell_and_its_export_is_computed_under_its_own_setting
     run_cell(job)
     saved = exported(job.folder, 1, None, seed_only=True)
     drawn(saved, trust=("tests",))
-    assert Watching.seen == {(1, True, False, False)}
+    assert Watching.seen == {(1, True, False, False, "highest", True)}
     assert settings() == before
 
 

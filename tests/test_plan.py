@@ -38,6 +38,8 @@ def executed(store: Store) -> int:
         ["arm=scratch_e", "arm.parent=one_shot", "stop.below_dense=1"],
         ["arm=scratch_e", "arm.parent=early_bird"],
         ["arm=finetune_parent", "stop.below_dense=1"],
+        ["arm=finetune_parent", "stop.density=0.01"],
+        ["arm=scratch_e", "arm.parent=one_shot", "stop.density=0.01"],
     ],
     ids=" ".join,
 )

@@ -69,7 +69,7 @@ VALUES = {
     "data.val_size=0": "must be at least 1 and leave some of the 1797 examples for training",
     "data.val_size=99999": "must be at least 1 and leave some of the 1797 examples for training",
     "data.val_size=true": "must be a whole number",
-    "data.classes=5": "the labels run from 0 to 9",
+    "data.classes=5": "the labels run from 0 to 9; data.classes=null if they are no classes",
     "data.shape=[1, 4, 4]": "the inputs have shape [1, 8, 8]",
     "model.shape=8": "must be a list of whole numbers",
     "model._target_=null": "must be the import path of a function",
@@ -318,7 +318,8 @@ def test_the_real_command(lottery: Callable[..., object], tmp_path: Path) -> Non
     [
         (["model=vgg_19"], "model.shape=[1, 8, 8]: VGG-19 halves the image four times and needs at least 16x16"),
         (["model=resnet18"], "model.shape=[1, 8, 8]: resnet18 takes images of 3 channels, not 1"),
-        (["model=resnet_8", "data.classes=5"], "data.classes=5: the labels run from 0 to 9"),
+        (["model=resnet_8", "data.classes=5"],
+         "data.classes=5: the labels run from 0 to 9; data.classes=null if they are no classes"),
         (["model=resnet_8", "model.depth=9"], "model.depth=9: must be 6n + 2, such as 8, 14, 20, 32, 44, 56, 110"),
         (["model=resnet_8", "model.width=0"], "model.width=0: leaves no channel of 16; must be at least 0.05"),
         (["numerics.sparse=maybe"], "numerics.sparse=maybe: must be one of auto, on, off"),

@@ -15,7 +15,7 @@ from torch.optim import SGD
 from lottery.algorithm import play
 from lottery.data.examples import Data, Examples
 from lottery.foundations.digests import digest
-from lottery.foundations.seeds import Streams, derive
+from lottery.foundations.seeds import Streams, derive, generator
 from lottery.pruning import masks as _masks
 from lottery.pruning.contracts import Criterion, Evidence, Scores, Target, choose
 from lottery.pruning.criteria import magnitude, random
@@ -262,6 +262,29 @@ def test_criteria_are_shown_the_trained_network_and_its_start() -> None:
         assert masks == digest(before.ticket.masks)
     assert len({number for *_, number in shown}) == ROUNDS
     assert not torch.equal(shown[0][3][0], shown[1][3][0])
+
+
+def test_what_is_drawn_from_the_generators_of_a_process_is_independent_of_the_one_that_is_handed_over() -> None:
+    drawn: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {"score": [], "masks": []}
+
+    def both(rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.rand(8, generator=rng), torch.rand(8)
+
+    def criterion(evidence: Evidence) -> Scores:
+        drawn["score"].append(both(evidence.rng))
+        return magnitude(evidence)
+
+    def as_found(masks: _masks.Masks, rng: torch.Generator) -> _masks.Masks:
+        drawn["masks"].append(both(rng))
+        return masks
+
+    rounds(replace(imp(), masks=as_found), pruning=Pruning(criterion, everywhere, PRUNING.schedule))
+    for index in range(1, ROUNDS + 1):
+        for purpose in (("score", index), ("masks", "imp", index)):
+            handed, ours = drawn[purpose[0]][index - 1]
+            assert torch.equal(handed, torch.rand(8, generator=generator(derive(0, *purpose))))  # as it always was
+            assert not set(handed.tolist()) & set(ours.tolist())
+            assert torch.equal(ours, torch.rand(8, generator=generator(derive(derive(0, *purpose), "global"))))
 
 
 def test_what_criterion_and_scope_do_in_place_reaches_no_round() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import pytorch_lightning as pl
+import torch
 
 from lottery.config.build import build
 from lottery.config.cell_config import CellConfig
@@ -16,11 +17,13 @@ from lottery.config.compose import cell_configs
 from lottery.foundations.errors import Refused
 from lottery.foundations.metrics import Headline
 from lottery.reports.results import missing, read
-from lottery.rounds.stopping import Stop
+from lottery.rounds.round import dense_round
+from lottery.rounds.stopping import Stop, stop_reason
 from lottery.running.launch import run_cell
 from lottery.store.entries import Store
 from lottery.store.folder import NAME
 from lottery.store.ledger import Ledger
+from lottery.training.recipes import Trained
 from tests.conftest import TINY
 
 ACCURACY = Headline.named("accuracy")
@@ -186,11 +189,29 @@ def test_a_stopped_chain_lacks_no_round(job: Callable[..., CellConfig], tmp_path
     assert missing(read(tmp_path / "runs")) == []
 
 
-def test_how_thin_a_network_is_can_be_told_without_training_it(job: Callable[..., CellConfig]) -> None:
-    """Dense, the parent's first round, and the two rounds of the arm: the parent's second is asked for masks alone."""
-    control = job("stop.density=0.3", "arm=random_mask")
+def test_a_control_trains_its_parent_s_last_round_for_a_condition_alone(job: Callable[..., CellConfig]) -> None:
+    """A training may change masks, so that how thin a round of the parent is can be told after its training only."""
+    control = job("schedule.rounds=2", "arm=random_mask")
     run_cell(control)
-    assert trained(control) == 4
+    assert trained(control) == 4  # dense, the parent's first round, two of its own
+    stopping = job("schedule.rounds=2", "arm=random_mask", "stop.density=0.3")
+    run_cell(stopping)
+    assert trained(stopping) == 5
+
+
+def test_a_condition_of_one_s_own_is_shown_what_was_measured(job: Callable[..., CellConfig]) -> None:
+    shown: list[tuple[float, int, int]] = []
+
+    class Watching(Stop):
+        def reason(self, density: float, now: Any, dense: Any, metric: Headline) -> str | None:
+            shown.append((density, now["step"], dense["step"]))
+            return None
+
+    recipe = build(job()).study.recipe
+    measured = Trained({}, {"fc.weight": torch.tensor([True, False])}, [{"step": 7}])
+    one = dense_round(recipe, 0, lambda current: measured)
+    assert stop_reason(recipe, Watching(), one, one) is None
+    assert shown == [(0.5, 7, 7)]
 
 
 REFUSED = {

@@ -190,6 +190,38 @@ def test_damage_is_named_and_the_phase_trained_anew(tmp_path: Path, caplog: pyte
         assert content(found) == content(entry)
 
 
+def test_a_phase_that_is_there_stays_when_it_is_written_again(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    before = {path.name: path.read_bytes() for path in (tmp_path / KEY).iterdir()}
+    # as a GPU might: last bits differ
+    entry = store.put(SPEC, {**state(), "half": torch.zeros(2, dtype=torch.bfloat16)}, masks(), [], executed=0)
+    assert {path.name: path.read_bytes() for path in (tmp_path / KEY).iterdir()} == before
+    assert content(entry) == content(filled(tmp_path / "another").obtain(SPEC, lambda keeper: pytest.fail("trained")))
+
+
+def test_a_damaged_phase_is_written_again(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    (tmp_path / KEY / "result.safetensors").write_bytes(b"")
+    assert not store.put(SPEC, state(), masks(), ROWS, executed=12).reused
+    found = store.find(KEY)
+    assert found
+    assert content(found) == (digest(state()), digest(masks()), ROWS, 12)
+    assert (tmp_path / f"{KEY}.damaged.1").exists()
+
+
+def test_what_is_set_aside_takes_a_name_that_is_free(tmp_path: Path) -> None:
+    taken = tmp_path / f"{KEY}.damaged.2"  # the first was deleted
+    taken.mkdir()
+    (taken / "phase.json").write_text("to be examined")
+    for number in (1, 3):
+        store = filled(tmp_path)
+        (tmp_path / KEY / "result.safetensors").write_bytes(b"")
+        assert store.find(KEY) is None
+        assert not (tmp_path / KEY).exists()
+        assert (tmp_path / f"{KEY}.damaged.{number}" / "result.safetensors").read_bytes() == b""
+    assert (taken / "phase.json").read_text() == "to be examined"
+
+
 def test_a_result_of_another_phase_is_not_taken(tmp_path: Path) -> None:
     store = filled(tmp_path)
     other = {**SPEC, "steps": [0, 20]}

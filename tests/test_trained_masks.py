@@ -10,16 +10,21 @@ import pytest
 import torch
 
 from lottery.algorithm import play
+from lottery.commands.ticket.export import exported
+from lottery.config.compose import cell_configs
 from lottery.foundations.digests import digest
 from lottery.pruning.masks import Masks, apply_
 from lottery.rounds.study import Cell
 from lottery.running.cell import TrainOnce, record_cell
+from lottery.running.launch import run_cell
 from lottery.store.entries import Store
 from lottery.store.folder import NAME
 from lottery.store.keeper import FolderKeeper
 from lottery.store.ledger import Ledger
+from lottery.store.tickets import read
 from lottery.training.recipes import Phase, Trained
 from lottery.training.states import State
+from tests.conftest import TINY
 
 WEIGHTS, PARAMETERS = 64 * 300 + 300 * 100 + 100 * 10, 64 * 300 + 300 * 100 + 100 * 10 + 300 + 100 + 10
 
@@ -78,6 +83,38 @@ def test_a_round_gives_the_next_one_the_masks_that_training_ended_with(changing:
         for current in rounds:
             assert digest(current.trained.masks) == digest(every(2, current.ticket.masks))
             assert digest(current.trained.masks) != digest(current.ticket.masks)
+
+
+def test_a_chain_ends_by_the_density_that_its_ledger_shows(
+    changing: Cell, cell: Callable[..., Cell], tmp_path: Path
+) -> None:
+    stopping = cell("arm.rewind=10it", "stop.density=0.45")  # tickets keep 40 %, trained networks 50 %
+    record_cell(stopping, tmp_path, Store(tmp_path / "store"))
+    assert [line.get("stopped") for line in Ledger(tmp_path / NAME).lines()] == [None, None, None]
+    stopping = cell("arm.rewind=10it", "stop.density=0.5")
+    record_cell(stopping, tmp_path / "second", Store(tmp_path / "store"))
+    said = "density 0.5 is within stop.density=0.5"
+    assert [line.get("stopped") for line in Ledger(tmp_path / "second" / NAME).lines()] == [None, said]
+
+
+@pytest.mark.parametrize("arm", [["arm=one_shot"], ["arm=early_bird", "arm.early.every=10", "arm.early.window=1"]])
+def test_nothing_comes_back_that_the_dense_training_has_pruned(
+    arm: list[str], changing: Cell, cell: Callable[..., Cell], tmp_path: Path
+) -> None:
+    shot = cell(*arm, "criterion=random", "schedule.keep=0.4")
+    study = shot.study
+    for current in list(play(study.recipe, study.pruning, shot.arm, 0, TrainOnce(shot, Store(tmp_path))))[1:]:
+        alive = every(2, current.ticket.masks)
+        assert not any((mask & ~alive[name]).any() for name, mask in current.ticket.masks.items())
+
+
+def test_an_exported_ticket_says_what_its_own_masks_keep(changing: Cell, tmp_path: Path) -> None:
+    [job] = cell_configs([*TINY, "hardware.accelerator=cpu", f"out={tmp_path}"])
+    run_cell(job)
+    saved = exported(job.folder, 0, tmp_path / "t.safetensors", seed_only=False)
+    saved.write()
+    assert read(saved.path).info["line"]["density"] == 1.0
+    assert Ledger(job.folder / NAME).lines()[0]["density"] == 0.5
 
 
 def test_a_step_that_is_passed_by_keeps_the_masks_of_that_step(changing: Cell, tmp_path: Path) -> None:

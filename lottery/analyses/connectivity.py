@@ -45,8 +45,8 @@ class Connectivity:
     def __call__(self, cell: Cell, current: Round) -> dict[str, Any]:
         recipe = cell.study.recipe
         if current.index == 0 and cell.arm.rewind:
-            start = Ticket.of(current.cut(cell.arm.rewind).trained.state, current.ticket.masks)
-            current = replace(current, ticket=start, first=cell.arm.rewind, passing=())
+            start = current.cut(cell.arm.rewind).trained
+            current = replace(current, ticket=Ticket.of(start.state, start.masks), first=cell.arm.rewind, passing=())
         ends = [replace(current, copy=copy).trained for copy in (0, 1)]
         metric, places = headline_of(recipe.sample), [step / (self.points - 1) for step in range(self.points)]
         draw = Streams(cell.seed).init

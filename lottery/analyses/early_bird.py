@@ -25,7 +25,7 @@ class EarlyBird:
         found = drift(
             self.when,
             dense,
-            lambda on: prune(recipe, pruning, on, dense.ticket.masks, dense.ticket.state, target, cell.seed),
+            lambda on: prune(recipe, pruning, on, on.trained.masks, dense.ticket.state, target, cell.seed),
         )
         return {
             "settled_step": self.when.step(found),

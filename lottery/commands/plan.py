@@ -13,6 +13,7 @@ from lottery.config.cell_config import CellConfig
 from lottery.config.check import check, note
 from lottery.rounds.arms import Arm
 from lottery.rounds.round import dense_ticket
+from lottery.rounds.stopping import Stop
 from lottery.rounds.study import Cell
 from lottery.store.entries import Store
 from lottery.store.folder import NAME
@@ -84,7 +85,7 @@ def to_train(cell: Cell, store: Store) -> dict[Key, int]:
         }
 
     def of_parent(arm: Arm, first: int) -> dict[Key, int]:
-        if pruning.stop.below_dense is not None:  # it is measured in every round
+        if pruning.stop != Stop():  # a condition is on what each round ended with
             return pruned(arm, first, rounds)
         return pruned(arm, first, rounds - 1) if arm.iterative else {}
 

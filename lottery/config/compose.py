@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lottery.config.cell_config import CellConfig, content, files_of
 from lottery.config.explain import explain
-from lottery.config.groups import CONF, FIXED, GROUPS, OPTIONAL, TOP
+from lottery.config.groups import CONF, FIXED, GROUPS, OPTIONAL, SETTINGS, TOP
 from lottery.config.options import Options, parent_of
 from lottery.config.patterns import patterns
 from lottery.foundations.digests import leaves
@@ -142,7 +142,7 @@ def cell_config(config: DictConfig, hydra_config: Any = None, options: Options |
         if not isinstance(config.get(group), DictConfig) or choices.get(group) is None:
             raise Refused(f"{group}: is missing; must be one of {', '.join(options.names(group))}")
     if not isinstance(config.get("stop"), DictConfig):
-        raise Refused("stop: must have the keys density and below_dense, null for no condition")
+        raise Refused(f"stop: must hold {' and '.join(SETTINGS['stop'])}, each null where it is no condition")
     plain = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     words = cast(list[str], OmegaConf.to_container(hydra_config.overrides.task, resolve=False))
     _all_known(plain, words, choices.get("experiment"))

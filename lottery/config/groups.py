@@ -27,6 +27,8 @@ TOP = tuple(sorted({*GROUPS, *_MAIN} - {"defaults", "hydra"}))
 """The keys at the top level of a configuration."""
 FIXED: dict[str, Any] = _MAIN["hydra"]
 """The settings of Hydra that all runs share."""
+SETTINGS = {part: tuple(key for key in _MAIN[part] if key[0] != "_") for part in ("stop", "prune")}
+"""The settings of the parts that are no group."""
 SCIENCE_GROUPS = tuple(g for g in GROUPS if g not in ("arm", "hardware", "tracking", "analysis", "experiment"))
 """The groups that can change a number, except arm. New groups count as such, the safe default."""
 TRAINING_GROUPS = tuple(g for g in SCIENCE_GROUPS if g not in ("criterion", "scope", "schedule"))
@@ -35,7 +37,8 @@ PLACES = ("root", "workers")
 """The settings of data that change only where and how it is read, not what is read."""
 
 UNNAMED = {"hardware": "lottery.hardware.Hardware", "stop": "lottery.stopping.Stop"}
-"""Functions of ours that change no number, so that names leave them out; a user's own in their place might."""
+"""The parts that study names and phase keys leave out where their function is ours, with that function as it was first
+called. Ours changes no number by itself; a user's own in its place might, and counts."""
 
 
 def foreign(group: str, config: Mapping[str, Any]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lottery.config.groups import SETTINGS
 from lottery.foundations.errors import Refused
 
 
@@ -18,9 +19,9 @@ def patterns(config: Mapping[str, Any]) -> dict[str, list[str]]:
 
     Raises Refused for what is no pattern or list of them.
     """
-    node, known = config.get("prune") or {}, ("include", "exclude")
+    node, known = config.get("prune") or {}, SETTINGS["prune"]
     if not isinstance(node, Mapping):
-        raise Refused(f"prune={node}: must hold include and exclude, each null where it says nothing")
+        raise Refused(f"prune={node}: must hold {' and '.join(known)}, each null where it says nothing")
     if unknown := [key for key in node if key not in known]:
         raise Refused(f"prune.{unknown[0]}={node[unknown[0]]}: there is no such key; allowed: {', '.join(known)}")
     found: dict[str, list[str]] = {}

@@ -128,7 +128,10 @@ class Data:
             labels = torch.cat([part.targets for part in parts.values()])
             if not (labels.min() >= 0 and labels.max() < self.classes):
                 found = f"{int(labels.min())} to {int(labels.max())}"
-                raise DataError(f"data.classes={self.classes}: the labels run from {found}")
+                raise DataError(
+                    f"data.classes={self.classes}: the labels run from {found}; "
+                    "data.classes=null if they are no classes"
+                )
             if (self.train.targets == self.train.targets[0]).all():
                 raise DataError(
                     f"data.classes={self.classes}: all {len(self.train)} training examples are of one class, "

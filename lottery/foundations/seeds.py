@@ -118,6 +118,13 @@ def seeded(seed: int) -> Iterator[None]:
             torch.cuda.set_rng_state(drawn, gpu)
 
 
+@contextmanager
+def drawing(seed: int) -> Iterator[torch.Generator]:
+    """A generator with a seed, for code that is handed one; what it draws from the global ones is independent of it."""
+    with seeded(derive(seed, "global")):
+        yield generator(seed)
+
+
 def noise() -> dict[str, Tensor]:
     """The states of the global CPU generators by library, as tensors that a checkpoint can hold."""
     drawn = np.random.get_state(legacy=False)

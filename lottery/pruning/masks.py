@@ -10,7 +10,8 @@ from torch import Tensor, nn
 Masks = dict[str, Tensor]
 """Boolean tensors by parameter name, shaped like the weights; True = kept."""
 
-_LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
+LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
+"""The layers whose weights are pruned by default; `lottery.training.flops` counts what each of them costs."""
 
 
 def prunable(net: nn.Module) -> dict[str, Tensor]:
@@ -20,7 +21,7 @@ def prunable(net: nn.Module) -> dict[str, Tensor]:
     once. A frozen weight (`requires_grad=False`) is pruned like any other: it is set to zero or keeps its value, but is
     never trained.
     """
-    layers = {name for name, layer in net.named_modules() if isinstance(layer, _LAYERS)}
+    layers = {name for name, layer in net.named_modules() if isinstance(layer, LAYERS)}
     weights = {f"{name}.weight".removeprefix(".") for name in layers}
     return {name: parameter for name, parameter in net.named_parameters() if name in weights}
 

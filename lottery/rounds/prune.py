@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from lottery.data.examples import Data
-from lottery.foundations.seeds import Streams, generator, seeded
+from lottery.foundations.seeds import Streams, drawing
 from lottery.pruning.contracts import Criterion, Evidence, Schedule, Scope, Target, choose, score
 from lottery.pruning.masks import Masks
 from lottery.rounds.round import Round
@@ -36,17 +36,17 @@ def prune(recipe: Recipe, pruning: Pruning, on: Round, living: Masks, start: Sta
     module = recipe.build(streams.init)
     module.net.load_state_dict(on.trained.state)
     module.eval().to(device)
-    evidence = Evidence(
-        net=module.net,
-        # copies, because a criterion's changes in place must not reach the next round
-        start={name: tensor.to(device, copy=True) for name, tensor in start.items()},
-        masks={name: mask.to(device, copy=True) for name, mask in living.items()},
-        batches=ScoringBatches(recipe.data, streams.scoring(index), device),
-        outputs=module.batch_outputs,
-        objective=module.batch_loss,
-        rng=generator(streams.score(index)),
-    )
-    with recipe.numerics.entered(), seeded(streams.score(index)):
+    with recipe.numerics.entered(), drawing(streams.score(index)) as rng:
+        evidence = Evidence(
+            net=module.net,
+            # copies: what a criterion does to them in place must not reach the next round
+            start={name: tensor.to(device, copy=True) for name, tensor in start.items()},
+            masks={name: mask.to(device, copy=True) for name, mask in living.items()},
+            batches=ScoringBatches(recipe.data, streams.scoring(index), device),
+            outputs=module.batch_outputs,
+            objective=module.batch_loss,
+            rng=rng,
+        )
         scores = score(pruning.criterion, evidence)
         return choose(pruning.scope, scores, living, replace(target, output=recipe.output))
 

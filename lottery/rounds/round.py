@@ -16,7 +16,11 @@ from lottery.training.states import State, state_of
 
 @dataclass(frozen=True)
 class Ticket:
-    """What a round begins with: masks, and start weights that are zero where pruned."""
+    """What a round begins with: start weights and masks. A training may end with other masks: those of `Trained`.
+
+    Pruned weights are zero under the names of the masks. A weight that layers share is in the state under each of its
+    names, and pruned under the first alone, that of its mask; training loads them all, and then sets it to zero.
+    """
 
     state: State
     masks: Masks
@@ -62,7 +66,7 @@ class Round:
         return self.stop(self)
 
     def cost(self, recipe: Recipe) -> Flops:
-        """FLOPs of all training up to the end of this round."""
+        """Of all training up to its end, each round counted under the masks that it began with."""
         return self.before + recipe.flops(self.ticket.masks) * (self.last - self.first)
 
     def cut(self, step: int) -> Round:

@@ -73,10 +73,10 @@ class Own:
         return last if self.arm.iterative else self.dense
 
     def _pruned(self, target: Target, last: Round, on: Round) -> Masks:
-        # iterative: training may have changed the masks; one-shot: nothing trains between two prunings
-        living = on.trained.masks if self.arm.iterative else last.ticket.masks
-        if self.arm.early:  # prune from dense each time, as when its mask was checked
-            target, living = target.of_dense(), self.dense.ticket.masks
+        # a training may have changed the masks; a one-shot arm prunes on, without training in between
+        living = on.trained.masks if on is last or self.arm.early else last.ticket.masks
+        if self.arm.early:  # each target is pruned from the dense network, because that is how its mask was watched
+            target = target.of_dense()
         return prune(self.recipe, self.pruning, on, living, self.start, target, self.seed)
 
 

@@ -15,7 +15,7 @@ from lottery.training.recipes import Recipe
 
 @dataclass(frozen=True)
 class Stop:
-    """Conditions on a round's density and metric; the first round that meets one is the last of its chain."""
+    """Conditions on what a round ended with, its masks and last row; the round that meets one is the chain's last."""
 
     density: float | None = None
     """stop once the density is at most this, in (0, 1)"""
@@ -50,7 +50,7 @@ class Stop:
 
 def stop_reason(recipe: Recipe, stop: Stop, dense: Round, current: Round) -> str | None:
     """Why a chain ends with this round; None if it goes on."""
-    density, metric = _masks.density(current.ticket.masks), headline_of(recipe.sample)
-    if stop.below_dense is None:  # the density is known without training
-        return stop.reason(density, {}, {}, metric)
-    return stop.reason(density, current.trained.rows[-1], dense.trained.rows[-1], metric)
+    if stop == Stop():  # without a condition, no round is trained for one
+        return None
+    now, whole = current.trained, dense.trained
+    return stop.reason(_masks.density(now.masks), now.rows[-1], whole.rows[-1], headline_of(recipe.sample))

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
-from functools import partial
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +17,7 @@ from lottery.store.entries import Entry, Store
 from lottery.store.folder import NAME
 from lottery.store.ledger import Ledger, Line
 from lottery.store.line import circumstances, line_of
-from lottery.store.phases import phase_of, specification
+from lottery.store.phases import passing, phase_of, specification
 from lottery.training.fit import fit
 from lottery.training.loop import Diverged
 from lottery.training.recipes import Row
@@ -41,32 +39,41 @@ def record_cell(
     store: Store,
     callbacks: Sequence[Callback] = (),
     analyses: Mapping[str, Asked] | None = None,
+    within: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> None:
     """Plays every round of a cell and records it in the cell's ledger; what an analysis finds, in the analysis's own.
 
+    `within` gives a context that is entered once no other process works in the folder, for what else is written there.
     Raises Lost if another process has taken the cell over, and LedgerError, before anything is trained, if a ledger
     has a round that this cell would not reproduce.
     """
-    study, ledger = cell.study, Ledger(folder / NAME)
+    ledger = Ledger(folder / NAME)
     asked = {name: (each, Ledger(folder / f"{name}.jsonl")) for name, each in (analyses or {}).items()}
     with leases.hold(folder, store.waiting) as lease, _only_while_ours(lease):
-        ledger.expect(about(cell))
-        for each, found in asked.values():
-            found.expect(about(cell) | {"analysis": each.digest})
-        phases = TrainOnce(cell, store, callbacks, lease.glance)
-        for current in play(study.recipe, study.pruning, cell.arm, cell.seed, phases):
-            started = time.time()
-            for recorded in (ledger, *(found for _, found in asked.values())):
-                phases.expect(recorded, current)
-            line = line_of(cell, current)  # trains the round
-            line["run"] = circumstances(current, started) | {"drew": phases.drew(but=line["phase"])}
-            lease.check()
-            ledger.record(line)
-            for callback in callbacks:
-                callback.finished(line, current.trained.rows)
-            for each, found in asked.values():
-                analyse(each, found, phases, current, line)
+        with within():
+            _record(cell, ledger, asked, TrainOnce(cell, store, callbacks, lease.glance), lease)
         leases.clear(folder)
+
+
+def _record(
+    cell: Cell, ledger: Ledger, asked: Mapping[str, tuple[Asked, Ledger]], phases: TrainOnce, lease: leases.Lease
+) -> None:
+    study = cell.study
+    ledger.expect(about(cell))
+    for each, found in asked.values():
+        found.expect(about(cell) | {"analysis": each.digest})
+    for current in play(study.recipe, study.pruning, cell.arm, cell.seed, phases):
+        started = time.time()
+        for recorded in (ledger, *(found for _, found in asked.values())):
+            phases.expect(recorded, current)
+        line = line_of(cell, current)  # trains the round
+        line["run"] = circumstances(current, started) | {"drew": phases.drew(but=line["phase"])}
+        lease.check()
+        ledger.record(line)
+        for callback in phases.callbacks:
+            callback.finished(line, current.trained.rows)
+        for each, found in asked.values():
+            analyse(each, found, phases, current, line)
 
 
 @contextmanager
@@ -102,8 +109,8 @@ class TrainOnce:
     def __call__(self, current: Round) -> Entry:
         study = self.cell.study
         phase = phase_of(study.recipe, self.cell.seed, current)
-        spec = partial(specification, study.recipe, study.identity)
-        waypoints = {step: spec(replace(phase, last=step)) for step in current.passing}
+        spec = specification(study.recipe, study.identity, phase)
+        waypoints = {step: passing(spec, step) for step in current.passing}
 
         def watch(step: int, row: Row | None) -> None:
             self.check()
@@ -112,7 +119,7 @@ class TrainOnce:
 
         try:
             entry = self.store.obtain(
-                spec(phase),
+                spec,
                 lambda keeper: fit(study.recipe, phase, keeper, waypoints, watch, evaluate=current.until is None),
                 waypoints,
             )

@@ -8,7 +8,8 @@ import sys
 import threading
 import time
 import traceback
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import hydra
@@ -70,7 +71,6 @@ def task(config: DictConfig) -> None:
 def attempt(job: CellConfig, mine: Task | None) -> None:
     """Runs a cell; an error is printed and written to `error.txt`."""
     try:
-        (job.folder / ERROR).unlink(missing_ok=True)
         run_cell(job, mine)
     except Lost as lost:  # no error.txt: the folder is another process's now
         print(f"{job.label} seed {job.seed}: {lost}", file=sys.stderr, flush=True)
@@ -93,24 +93,32 @@ def run_cell(job: CellConfig, mine: Task | None = None) -> None:
     cell = build(job)
     check(cell)
     analyses = build_analyses(job, cell.study.recipe.data)
-    job.folder.mkdir(parents=True, exist_ok=True)
-    saved = OmegaConf.to_yaml(OmegaConf.create({**job.config, "store": str(Path(job.config["store"]).resolve())}))
-    ledger = Ledger(job.folder / NAME)
-    if not ledger.lines():  # else its lines may come from another configuration
-        write_whole(job.folder / CONFIG, saved.encode())
-    elif differs := changed(job):
-        raise ledger.refusal(0, "; ".join(differs))
+    if differs := changed(job):
+        raise Ledger(job.folder / NAME).refusal(0, "; ".join(differs))
     tracker = make("tracking", job.config["tracking"])
     tracker.open(job, job.folder)
     callbacks += [Progress(cell, job.folder), tracker]
     failed = True
     try:
         with _together(job, mine):
-            record_cell(cell, job.folder, store, callbacks, analyses)
-        write_whole(job.folder / CONFIG, saved.encode())
+            record_cell(cell, job.folder, store, callbacks, analyses, lambda: _told(job))
         failed = False
     finally:
         tracker.close(failed)
+
+
+@contextmanager
+def _told(job: CellConfig) -> Iterator[None]:
+    """Writes beside the ledger how the cell is configured, and takes away why it had failed.
+
+    Lines that are there may come from another configuration, which is replaced once all were played again.
+    """
+    saved = OmegaConf.to_yaml(OmegaConf.create({**job.config, "store": str(Path(job.config["store"]).resolve())}))
+    (job.folder / ERROR).unlink(missing_ok=True)
+    if not Ledger(job.folder / NAME).lines():
+        write_whole(job.folder / CONFIG, saved.encode())
+    yield
+    write_whole(job.folder / CONFIG, saved.encode())
 
 
 def _together(job: CellConfig, mine: Task | None) -> AbstractContextManager[None]:

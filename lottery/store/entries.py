@@ -17,6 +17,7 @@ import socket
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ class Entry(Trained):
     """A finished phase in a store."""
 
     key: str
+    by: str
+    """The host that trained it; empty where a very old phase does not say."""
     executed: int
     """Optimizer steps that all processes together executed for it, including those lost when one was killed."""
     reused: bool
@@ -60,8 +63,8 @@ class Store:
         """The phase of this specification: from the store, or trained by this process or by another meanwhile.
 
         `waypoints` maps a step to the specification under which the state at that step is stored, too. Its entry is
-        written without holding its lease. That is safe: the key says all that the state depends on, so every process
-        writes the same content, by atomic renames; and readers check the digest and train again what does not match.
+        written without holding its lease, if there is none yet. That is safe: files are written by atomic renames, and
+        readers check the digest and train again what does not match, as where two processes wrote at the same moment.
         """
 
         def keep(step: int, state: State, masks: Masks) -> None:
@@ -112,18 +115,22 @@ class Store:
                 raise
             _log.warning(f"{lost}; waiting for its result")
             return None
-        executed = keeper.lease.note
-        self.put(spec, trained.state, trained.masks, trained.rows, executed)
-        return Entry(trained.state, trained.masks, trained.rows, keeper.folder.name, executed, reused=False)
+        return self.put(spec, trained.state, trained.masks, trained.rows, keeper.lease.note)
 
-    def put(self, spec: Mapping[str, Any], state: State, masks: Masks, rows: list[Row], executed: int) -> None:
-        """Writes a finished phase; its metadata last, because they make it count as finished. Idempotent."""
-        folder = self.root / digest_of(spec)
+    def put(self, spec: Mapping[str, Any], state: State, masks: Masks, rows: list[Row], executed: int) -> Entry:
+        """The finished phase, written; its metadata last, because they make it count as finished.
+
+        One that is there already stays: later phases may go on from its bits, which not all hardware gives twice.
+        """
+        key = digest_of(spec)
+        if first := self.find(key):
+            return first
+        folder = self.root / key
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {f"net.{name}": tensor for name, tensor in state.items()}
         tensors |= {f"mask.{name}": pack(mask) for name, mask in masks.items()}
         write_tensors(folder / RESULT, tensors, {})
-        meta = {
+        meta: dict[str, Any] = {
             "spec": spec,
             "rows": rows,
             "executed": executed,
@@ -132,6 +139,7 @@ class Store:
             "digest": digest(tensors),
         }
         write_whole(folder / META, canonical({"phase": meta, "sha256": digest_of(meta)}).encode())
+        return Entry(state, masks, rows, key, meta["by"], executed, reused=False)
 
     def find(self, key: str) -> Entry | None:
         """A finished phase, checked against its digest; None if there is none. A damaged one is set aside."""
@@ -148,7 +156,7 @@ class Store:
             return None
         masks = {n: unpack(tensors.pop(f"mask.{n}"), shape) for n, shape in meta["masks"].items()}
         state = {name.removeprefix("net."): tensor for name, tensor in tensors.items()}
-        return Entry(state, masks, meta["rows"], key, meta["executed"], reused=True)
+        return Entry(state, masks, meta["rows"], key, meta.get("by", ""), meta["executed"], reused=True)
 
     def specification(self, key: str) -> dict[str, Any] | None:
         """The specification that a finished phase was trained from; None if the phase is missing or damaged."""
@@ -159,15 +167,18 @@ class Store:
 
     def set_aside(self, folder: Path, damage: Exception) -> None:
         """Renames a damaged entry, so that it is trained again and can still be examined."""
-        number = sum(1 for _ in self.root.glob(f"{folder.name}.damaged.*")) + 1
-        target = self.root / f"{folder.name}.damaged.{number}"
-        try:
-            folder.rename(target)
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY):  # another process has renamed it
-                raise
-            return
-        _log.warning(f"{damage}; set aside as {target}, trained anew")
+        for number in count(1):
+            target = self.root / f"{folder.name}.damaged.{number}"
+            try:
+                folder.rename(target)
+            except FileNotFoundError:  # another process has renamed it
+                return
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # else the name is taken
+                    raise
+            else:
+                _log.warning(f"{damage}; set aside as {target}, trained anew")
+                return
 
     def entries(self) -> dict[str, dict[str, Any]]:
         """The metadata of every finished phase, by key."""

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from lottery.foundations.errors import Refused, Said
-from lottery.foundations.metrics import BETTER, SCALE
 from lottery.store import leases
 from lottery.store.folder import NAME, folders
 
@@ -56,10 +55,13 @@ class Line(dict[str, Any]):
         """
         return self["round"] == self["rounds"] or isinstance(self.get("stopped"), str)
 
-    @property
-    def result(self) -> dict[str, Any]:
-        """The entries that two runs must agree in; how to read the headline is no result, and old lines lack it."""
-        return {key: value for key, value in self.items() if key not in ("run", BETTER, SCALE)}
+    def unlike(self, other: Mapping[str, Any]) -> list[str]:
+        """The keys in which two runs of a round disagree, of those that both lines have, since either may be older.
+
+        A line without `stopped` says that its chain goes on, so that this key always counts; `run` never does.
+        """
+        shared = [key for key in self if key in other and key != "run"]
+        return [key for key in dict.fromkeys([*shared, "stopped"]) if self.get(key) != other.get(key)]
 
 
 class LedgerError(Said):
@@ -83,7 +85,7 @@ class Ledger:
             try:
                 line = Line(json.loads(text))
                 if line["round"] != len(lines) or line["rounds"] < 0:
-                    if lines and line.result == lines[-1].result:
+                    if lines and not line.unlike(lines[-1]):
                         continue
                     raise ValueError(f"it says round {line['round']}, not {len(lines)}")
             except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -92,17 +94,17 @@ class Ledger:
         return lines
 
     def record(self, line: Mapping[str, Any]) -> None:
-        """Appends the line of a round, durably. Idempotent: a round that is there already must have the same result.
+        """Appends the line of a round, durably. Idempotent: a round that is there already must have the same result,
+        as far as both lines have a key: one of an older version may lack some.
 
         Raises LedgerError if it has another.
         """
         lines = self.lines()
         index = line["round"]
         if index < len(lines):
-            was, now = lines[index].result, Line(line).result
-            if was != now:
-                key = next(k for k in {**was, **now} if k not in was or k not in now or was[k] != now[k])
-                raise self.refusal(index, f"{key} {was.get(key)} there, {now.get(key)} now")
+            was = lines[index]
+            for key in was.unlike(line):
+                raise self.refusal(index, f"{key} {was.get(key)} there, {line.get(key)} now")
             return
         try:
             with open(self.path, "ab") as file:

@@ -41,8 +41,7 @@ def specification(recipe: Recipe, identity: Mapping[str, Any], phase: Phase) -> 
     """
     budget = phase.budget or recipe.budget
     if phase.last < budget.steps:
-        whole = specification(recipe, identity, replace(phase, last=budget.steps))
-        return {"of": digest_of(whole), "step": phase.last}
+        return passing(specification(recipe, identity, replace(phase, last=budget.steps)), phase.last)
     how: dict[str, Any] = {"sparse": list(phase.sparse)} if phase.sparse else {}
     if recipe.hardware.devices > 1:
         how["devices"] = recipe.hardware.devices
@@ -59,3 +58,8 @@ def specification(recipe: Recipe, identity: Mapping[str, Any], phase: Phase) -> 
         "steps": [phase.first, phase.last],
         "seeds": {"order": phase.order, "noise": phase.noise, "build": phase.build},
     }
+
+
+def passing(spec: Mapping[str, Any], step: int) -> dict[str, Any]:
+    """The specification of a phase that ends at a step which the phase of `spec` passes by, or ends at later."""
+    return {"of": spec.get("of") or digest_of(spec), "step": step}

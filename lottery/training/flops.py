@@ -9,7 +9,7 @@ from typing import cast
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lottery.pruning.masks import Masks, layer_densities
+from lottery.pruning.masks import LAYERS, Masks, layer_densities
 from lottery.pruning.prunable import Prunable
 from lottery.training.modules import Module
 
@@ -56,7 +56,7 @@ def by_weight(module: Module, inputs: Tensor, targets: Tensor, prunable: Prunabl
             counts[name] = counts.pop(name, 0.0) + flops
         convolutions += flops if isinstance(layer, nn.modules.conv._ConvNd) else 0.0
 
-    layers = [layer for layer in module.net.modules() if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd)]
+    layers = [layer for layer in module.net.modules() if isinstance(layer, LAYERS)]
     hooks = [layer.register_forward_hook(count) for layer in layers]
     module.train()
     with FlopCounterMode(display=False) as counter:

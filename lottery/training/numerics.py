@@ -11,6 +11,8 @@ import torch
 
 PRECISIONS = ("32", "bf16-mixed", "16-mixed")
 SPARSE = ("auto", "on", "off")
+ROUNDING = "highest", True
+"""PyTorch's defaults: products of 32-bit floats are exact to 32 bits, cuDNN's convolutions may be rounded to TF32."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,16 @@ class Numerics:
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """Sets threads and deterministic kernels, which are global in PyTorch, and restores them at the end.
+        """Sets threads, deterministic kernels and rounding, which are global in PyTorch, and restores them at the end.
 
         All code that computes a result enters it, so that no result depends on settings that other code left behind.
         """
         threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
+        rounding = _rounding()
         strict = torch.are_deterministic_algorithms_enabled()
         warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
         torch.set_num_threads(self.threads)
+        _round(*ROUNDING)
         torch.use_deterministic_algorithms(self.deterministic)
         if self.deterministic:
             torch.backends.cudnn.benchmark = False  # its choice of kernels depends on timings
@@ -60,5 +64,19 @@ class Numerics:
             yield
         finally:
             torch.set_num_threads(threads)
+            _round(*rounding)
             torch.use_deterministic_algorithms(strict, warn_only=warn_only)
             torch.backends.cudnn.benchmark = benchmark
+
+
+def _rounding() -> tuple[str, bool]:
+    """What is set in place of ROUNDING; ROUNDING itself where each backend was set alone, so that PyTorch won't say."""
+    try:
+        return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    except RuntimeError:
+        return ROUNDING
+
+
+def _round(products: str, convolutions: bool) -> None:
+    torch.set_float32_matmul_precision(products)
+    torch.backends.cudnn.allow_tf32 = convolutions

@@ -21,8 +21,10 @@ from lottery.config.patterns import patterns
 from lottery.config.user_code import user_code
 from lottery.foundations.digests import digest
 from lottery.foundations.errors import Refused
+from lottery.pruning.masks import density, layer_densities
 from lottery.rounds.rewinding import Origin, as_one
 from lottery.rounds.round import Round, initial
+from lottery.rounds.stopping import Stop
 from lottery.rounds.study import Cell
 from lottery.store.entries import Entry, Store
 from lottery.store.folder import NAME
@@ -84,10 +86,10 @@ def exported(
     if seed_only and draw is None:
         raise Refused(f"--seed-only: {line['arm']} begins with weights that no seed draws; leave it out")
     seeds = phase_of(cell.study.recipe, cell.seed, current)
-    same = store.entries()[entry.key]["by"] == socket.gethostname()
     info = _info(job, cell, current, seeds) | {"draw": draw}
     info["digests"] |= {"start": digest(start), "trained": digest(entry.state)}
-    info["made"] |= {} if same else {"cpu": None}  # trained on another machine, whose CPU is not recorded
+    if entry.by != socket.gethostname():  # another machine trained it, whose CPU is not recorded
+        info["made"]["cpu"] = None
     own = current.budget != cell.study.recipe.budget
     factors = [current.budget.factor(step) for step in range(current.first, current.last)] if own else None
     rates = torch.tensor(factors, dtype=torch.float64) if factors else None
@@ -104,8 +106,9 @@ def _replayed(cell: Cell, store: Store, index: int) -> tuple[Round, Entry, State
         return starts[-1]
 
     study, arm = cell.study, replace(cell.arm, weights=remembered)
+    pruning = replace(study.pruning, stop=Stop())  # that the chain came so far is in its ledger
     try:
-        rounds = play(study.recipe, study.pruning, arm, cell.seed, lookup(cell, store))
+        rounds = play(study.recipe, pruning, arm, cell.seed, lookup(cell, store))
         current = next(islice(rounds, index, None))
         entry = current.trained
     except NotYet as missing:
@@ -127,7 +130,8 @@ def _info(job: Recorded, cell: Cell, current: Round, phase: Phase) -> dict[str, 
     return {
         "format": FORMAT,
         "version": VERSION,
-        "line": job.line,
+        # of the masks that are in the file; a training may have ended with others
+        "line": {**job.line, "density": density(phase.masks), "layer_densities": layer_densities(phase.masks)},
         "headline": recipe.sample.headline,
         "config": kept,
         "phase": {
