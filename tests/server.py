@@ -151,6 +151,7 @@ def warm() -> dict[str, str]:
     from hydra.core.plugins import Plugins
 
     import lottery
+    from lottery.config import user_code
 
     for module in pkgutil.walk_packages(lottery.__path__, "lottery."):
         if not module.name.endswith("__main__"):
@@ -158,6 +159,7 @@ def warm() -> dict[str, str]:
     for name in LATE:
         import_module(name)
     Plugins.instance()  # Hydra imports its plugins, launchers among them
+    user_code.user_code({"_target_": "numpy.any"})  # reads the list of installed packages
     assert threading.active_count() == 1
     return {name: value for name, value in os.environ.items() if name not in before}
 

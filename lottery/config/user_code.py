@@ -8,6 +8,7 @@ import importlib.util
 import platform
 import sys
 from collections.abc import Mapping
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,13 @@ def _root(name: str) -> Path | None:
 def _installed(name: str) -> list[str]:
     root = _root(name)
     inside = root is not None and "site-packages" in root.parts
-    return sorted(set(importlib.metadata.packages_distributions().get(name, []))) if inside else []
+    return sorted(set(_distributions().get(name, []))) if inside else []
+
+
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    """The distributions that provide each top-level module. Cached, because it reads the lists of all their files."""
+    return importlib.metadata.packages_distributions()
 
 
 def _files(name: str) -> list[Path]:
