@@ -19,7 +19,8 @@ from lottery.rounds.study import Cell
 from lottery.training.lightning.order import seed_all
 from lottery.training.lightning.project import Project
 from lottery.training.recipes import Phase
-from lottery.training.states import State, weights
+from lottery.training.states import State
+from lottery.training.states import weights as weights_of
 from tests.test_projects import PROJECTS
 
 HEADLINES = {
@@ -61,7 +62,9 @@ def phase_of(recipe: Project, masks: Masks | None = None, **changes: Any) -> Pha
 def some_masks(recipe: Project, share: float = 0.3) -> Masks:
     """Random masks of all prunable weights."""
     rng = torch.Generator().manual_seed(3)
-    return {name: torch.rand(weight.shape, generator=rng) < share for name, weight in recipe.prunable(recipe.net).items()}
+    return {
+        name: torch.rand(weight.shape, generator=rng) < share for name, weight in recipe.prunable(recipe.net).items()
+    }
 
 
 def plainly(kind: str, recipe: Project, phase: Phase, arguments: Mapping[str, Any]) -> tuple[State, dict[str, float]]:
@@ -70,7 +73,7 @@ def plainly(kind: str, recipe: Project, phase: Phase, arguments: Mapping[str, An
     module_name, data_name, *_ = PROJECTS[kind]
     with seeded(phase.build):
         module = getattr(project, module_name)()
-    module.load_state_dict(weights(phase.state))
+    module.load_state_dict(weights_of(phase.state))
     data = getattr(project, data_name)()
     with seeded(0):
         data.prepare_data()

@@ -20,7 +20,7 @@ from lottery.pruning.contracts import Criterion, Evidence, Scores, score
 from lottery.pruning.criteria import magnitude, random
 from lottery.pruning.criteria.gradients import snip
 from lottery.pruning.masks import apply_, dense, prunable
-from lottery.rounds.prune import ScoringBatches
+from lottery.training.module_recipe import ScoringBatches
 from lottery.training.states import state_of
 
 Batch = tuple[Tensor, Tensor]

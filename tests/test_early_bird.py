@@ -92,7 +92,7 @@ def test_each_density_is_cut_as_it_was_watched(tmp_path: Path) -> None:
             assert int(layer.sum()) == count
             weights = state[name].abs()
             assert weights[layer].min() >= weights[~layer].max()
-        flops = cell.study.recipe.flops(_masks.dense(_masks.prunable(cell.study.recipe.sample.net)))
+        flops = cell.study.recipe.flops(_masks.dense(_masks.prunable(cell.study.recipe.net)))
         assert line["total_flops_dense"] == pytest.approx(flops.dense * (step + 60))
     assert {line["settled_step"] for line in found[1:]} != {None}
 

@@ -25,7 +25,10 @@ from tests.conftest import TINY
 
 def counted(net: nn.Module, *shape: int, examples: int = 4) -> dict[str, float]:
     inputs = torch.randn(examples, *shape, generator=torch.Generator().manual_seed(0))
-    return by_weight(Classifier(net, classes=3), inputs, torch.arange(examples) % 3, Prunable())
+    module = Classifier(net, classes=3)
+    return by_weight(
+        net, lambda: module.loss(module(inputs), torch.arange(examples) % 3).backward(), Prunable(), examples
+    )
 
 
 def by_hand(net: nn.Module, *shape: int) -> dict[str, float]:

@@ -11,6 +11,7 @@ from torch.optim import SGD, Optimizer
 
 from lottery.training.holding import Holding
 from lottery.training.optimizers import sgd
+from lottery.training.sparse import reads_across
 
 FIRST = {"0.weight": torch.tensor([[True, False, True]])}
 SECOND = {"0.weight": torch.tensor([[False, True, True]])}
@@ -35,7 +36,7 @@ def step(net: nn.Sequential, optimizer: Optimizer, holding: Holding) -> list[flo
 def test_masks_that_change_between_steps_hold_from_then_on() -> None:
     net = linear()
     optimizer = SGD(net.parameters(), lr=0.25)
-    holding = Holding(net, FIRST, optimizer)
+    holding = Holding(net, FIRST, reads_across(optimizer))
     assert net[0].weight[0].tolist() == [1.0, 0.0, 4.0]
     assert step(net, optimizer, holding) == [0.75, 0.0, 3.75]
     holding.hold(SECOND)
@@ -50,7 +51,7 @@ def test_masks_that_change_between_steps_hold_from_then_on() -> None:
 def test_an_optimizer_that_clips_sees_no_gradient_of_pruned_weights(optimizer: type[SGD], seen: float) -> None:
     net = linear()
     working = optimizer(net.parameters(), lr=0.25)
-    step(net, working, Holding(net, FIRST, working))
+    step(net, working, Holding(net, FIRST, reads_across(working)))
     assert net[0].weight.grad is not None
     assert net[0].weight.grad[0, 1] == seen
 
@@ -58,6 +59,6 @@ def test_an_optimizer_that_clips_sees_no_gradient_of_pruned_weights(optimizer: t
 def test_what_sparse_layers_hold_is_left_alone() -> None:
     net = linear()
     optimizer = SGD(net.parameters(), lr=0.25)
-    holding = Holding(net, FIRST, optimizer, elsewhere=["0.weight"])
+    holding = Holding(net, FIRST, reads_across(optimizer), elsewhere=["0.weight"])
     assert step(net, optimizer, holding) == [0.75, 1.75, 3.75]
     assert holding.masks is FIRST

@@ -59,23 +59,16 @@ def test_pruned_weights_are_zero_and_every_checkpoint_goes_on_to_the_same_end(ki
 @pytest.mark.parametrize("kind", ["classifier", "segmenter", "gan"])
 def test_a_phase_is_part_of_a_longer_one(kind: str) -> None:
     recipe = recipe_of(kind)
-    half, total = recipe.budget.steps // 2, recipe.budget.steps
-    for k, middle in ((half // 2, half + 2), (half, half + 2)):
+    half = recipe.budget.steps // 2
+    for k in (half // 2, half):  # in the middle of an epoch, and between two
         keeper = Kept()
         whole = fit(recipe, phase_of(recipe), keeper, waypoints=[k])
         start = keeper.passed[k]
         assert position(start)
-        cut = fit(recipe, phase_of(recipe, last=k))
-        assert not differing(cut.state, start)
-        one = fit(recipe, phase_of(recipe, state=start, first=k))
-        part = fit(recipe, phase_of(recipe, state=start, first=k, last=middle))
-        two = fit(recipe, phase_of(recipe, state=part.state, first=middle))
-        assert two.rows
-        assert [row["step"] for row in one.rows] == [row["step"] for row in whole.rows if row["step"] > k]
-        if kind == "gan":
-            continue
-        # the optimizer begins fresh at k, so that the end is another than that of the whole; the schedule goes on
-        assert differing(one.state, whole.state)
+        assert not differing(fit(recipe, phase_of(recipe, last=k)).state, start)
+        rest = fit(recipe, phase_of(recipe, state=start, first=k))
+        assert [row["step"] for row in rest.rows] == [row["step"] for row in whole.rows if row["step"] > k]
+        assert differing(rest.state, whole.state)  # the optimizer begins fresh
 
 
 @pytest.mark.parametrize("workers", [2])

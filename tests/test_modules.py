@@ -31,8 +31,9 @@ from lottery.store.folder import NAME
 from lottery.training import evaluation
 from lottery.training.fit import fit
 from lottery.training.hardware import Hardware
+from lottery.training.module_recipe import ModuleRecipe
 from lottery.training.modules import Classifier, Module, headline_of
-from lottery.training.recipes import Budget, Phase, Recipe
+from lottery.training.recipes import Budget, Phase
 from lottery.training.states import state_of
 
 
@@ -45,8 +46,8 @@ def measured(classes: int) -> tuple[dict[str, float], Tensor, Tensor]:
     def network() -> nn.Module:
         return nn.Sequential(nn.Linear(4, 12), nn.Dropout(0.5), nn.BatchNorm1d(12), nn.Linear(12, classes))
 
-    recipe = Recipe(
-        data, network, partial(Classifier, classes=classes), partial(SGD, lr=0.1), Budget(8, 8, 8),
+    recipe = ModuleRecipe(
+        data, network, Budget(8, 8, 8), module=partial(Classifier, classes=classes), optimizer=partial(SGD, lr=0.1),
         hardware=Hardware(accelerator="cpu"),
     )  # fmt: skip
     torch.manual_seed(classes)

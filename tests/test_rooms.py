@@ -14,7 +14,7 @@ import pytest
 
 from lottery.config.compose import cell_configs
 from lottery.config.nodes import target_of
-from lottery.config.trust import trusted
+from lottery.config.trust import callable_in, trusted
 from lottery.foundations import rooms
 from lottery.foundations.errors import Refused
 from lottery.foundations.rooms import defined, homes, modules, named, roomed, roomless
@@ -41,9 +41,12 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         found[f"lottery.{module}"] = path
         found.setdefault(f"lottery.{module.partition('.')[0]}", found["lottery"])
     monkeypatch.setattr(rooms, "modules", lambda: found)
-    rooms.defined.cache_clear()
+    caches = rooms.defined, callable_in
+    for cache in caches:
+        cache.cache_clear()
     yield
-    rooms.defined.cache_clear()
+    for cache in caches:
+        cache.cache_clear()
 
 
 @pytest.mark.usefixtures("house")

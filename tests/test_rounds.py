@@ -27,6 +27,7 @@ from lottery.rounds.rewinding import Origin, Rewinding, to_constant, to_fresh, t
 from lottery.rounds.round import Round, initial
 from lottery.training.fit import fit
 from lottery.training.hardware import Hardware
+from lottery.training.module_recipe import ModuleRecipe
 from lottery.training.modules import Classifier
 from lottery.training.recipes import Budget, Phase, Recipe, Trained
 from lottery.training.states import State, state_of
@@ -46,8 +47,8 @@ def recipe() -> Recipe:
     inputs = torch.randn(80, 6, generator=torch.Generator().manual_seed(1))
     whole = Examples(inputs, inputs[:, :3].argmax(1))
     data = Data(whole[:60], whole[60:70], whole[70:], batch_size=8, shape=(6,), classes=3)
-    return Recipe(
-        data, network, partial(Classifier, classes=3), partial(SGD, lr=0.1, momentum=0.9), Budget(STEPS, STEPS, STEPS),
+    return ModuleRecipe(
+        data, network, Budget(STEPS, STEPS, STEPS), module=partial(Classifier, classes=3), optimizer=partial(SGD, lr=0.1, momentum=0.9),
         hardware=Hardware(accelerator="cpu"),
     )  # fmt: skip
 

@@ -21,8 +21,9 @@ from lottery.store.phases import phase_of, specification
 from lottery.training import optimizers, sparse
 from lottery.training.fit import fit
 from lottery.training.hardware import Hardware, Numerics
+from lottery.training.module_recipe import ModuleRecipe
 from lottery.training.modules import Classifier
-from lottery.training.recipes import Budget, Phase, Recipe, Trained
+from lottery.training.recipes import Budget, Phase, Trained
 from lottery.training.sparse import SparseLinear, install, layers
 from lottery.training.states import state_of
 from tests.test_training import Memory, equal
@@ -61,10 +62,10 @@ def phase(last: int = STEPS) -> Phase:
 
 def trained(work: Phase, names: tuple[str, ...], keeper: Memory | None = None, **changes: Any) -> Trained:
     budget = Budget(STEPS, STEPS, evaluate=50)
-    recipe = Recipe(data(), network, partial(Classifier, classes=3), OPTIMIZERS["adam"], budget)
+    recipe = ModuleRecipe(data(), network, budget, module=partial(Classifier, classes=3), optimizer=OPTIMIZERS["adam"])
     given = {"hardware": Hardware(accelerator="cpu", checkpoint_seconds=1e-9), **changes}
     work = Phase(**{**vars(work), "sparse": names})
-    return fit(Recipe(**{**vars(recipe), **given}), work, keeper)
+    return fit(ModuleRecipe(**{**vars(recipe), **given}), work, keeper)
 
 
 @pytest.mark.parametrize("sampled", [0.0, 1.0], ids=["dense gradient", "sampled gradient"])
@@ -212,7 +213,7 @@ def test_a_phase_s_key_says_what_trains_sparse(
 def test_on_a_gpu_rounds_stay_dense_unless_asked(cell: Callable[..., Cell], monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Hardware, "device", "cuda")
-    found = thinned(cell().study.recipe.sample.net, 0.1)
+    found = thinned(cell().study.recipe.net, 0.1)
     assert cell().study.recipe.sparse_weights(found) == ()
     assert len(cell("numerics.sparse=on").study.recipe.sparse_weights(found)) == 3
 

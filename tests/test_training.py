@@ -27,8 +27,9 @@ from lottery.training import learning_rates, loop
 from lottery.training.fit import fit
 from lottery.training.hardware import INSTEAD, Hardware, Numerics, trainer_for
 from lottery.training.loop import Diverged
+from lottery.training.module_recipe import ModuleRecipe
 from lottery.training.modules import Classifier
-from lottery.training.recipes import Budget, Phase, Recipe
+from lottery.training.recipes import Budget, Phase
 from lottery.training.states import State, state_of
 
 STEPS, EVALUATE = 12, 5
@@ -53,7 +54,7 @@ def data() -> Data:
     return Data(whole[:43], whole[43:60], whole[60:], batch_size=8, shape=(6,), classes=3)
 
 
-def recipe(**changes: Any) -> Recipe:
+def recipe(**changes: Any) -> ModuleRecipe:
     budget = Budget(STEPS, STEPS, EVALUATE, learning_rates.cosine)
     settings = {
         "data": data(),
@@ -63,7 +64,7 @@ def recipe(**changes: Any) -> Recipe:
         "budget": budget,
         "hardware": EVERY_CHUNK,
     }
-    return Recipe(**{**settings, **changes})
+    return ModuleRecipe(**{**settings, **changes})
 
 
 def phase(first: int = 0, last: int = STEPS, keep: float = 0.5) -> Phase:
@@ -74,7 +75,7 @@ def phase(first: int = 0, last: int = STEPS, keep: float = 0.5) -> Phase:
     return Phase(state_of(net), masks, first, last, order=3, noise=4)
 
 
-def plain(recipe: Recipe, phase: Phase, mask_gradients: bool = False, bf16: bool = False) -> State:
+def plain(recipe: ModuleRecipe, phase: Phase, mask_gradients: bool = False, bf16: bool = False) -> State:
     """The phase in a plain PyTorch loop."""
     net = recipe.network()
     net.load_state_dict(phase.state)

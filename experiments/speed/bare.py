@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from lottery.data.examples import Examples
 from lottery.pruning.masks import Masks
 from lottery.training.module_recipe import ModuleRecipe
+from lottery.training.recipes import Recipe
 
 
 def adam(parameters: Iterable[nn.Parameter]) -> Optimizer:
@@ -26,9 +27,8 @@ def sgd(parameters: Iterable[nn.Parameter]) -> Optimizer:
 class Bare:
     """Training and evaluation without a framework."""
 
-    def __init__(
-        self, recipe: ModuleRecipe, masks: Masks, optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
-    ) -> None:
+    def __init__(self, recipe: Recipe, masks: Masks, optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]) -> None:
+        assert isinstance(recipe, ModuleRecipe)
         self.data, self.net = recipe.data, recipe.network()
         self.optimizer = optimizer(self.net.parameters())
         named = dict(self.net.named_parameters())

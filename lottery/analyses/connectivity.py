@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lottery.data.examples import Data
-from lottery.foundations.errors import Refused
 from lottery.foundations.seeds import Streams, seeded
 from lottery.rounds.round import Round, Ticket
 from lottery.rounds.study import Cell
@@ -46,8 +45,7 @@ class Connectivity:
 
     def __call__(self, cell: Cell, current: Round) -> dict[str, Any]:
         recipe = cell.study.recipe
-        if not isinstance(recipe, ModuleRecipe):
-            raise Refused("analysis=connectivity: is for modules of ours, not for a LightningModule")
+        assert isinstance(recipe, ModuleRecipe), "others are refused before training"
         if current.index == 0 and cell.arm.rewind:
             start = current.cut(cell.arm.rewind).trained
             current = replace(current, ticket=Ticket.of(start.state, start.masks), first=cell.arm.rewind, passing=())

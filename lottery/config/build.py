@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from lottery.analyses.connectivity import Connectivity
 from lottery.config.annotations import hints_of
 from lottery.config.cell_config import CellConfig, steady
 from lottery.config.given import given
@@ -81,15 +82,19 @@ def build_project(config: Mapping[str, Any]) -> Project:
     if (better := config.get("better")) not in (None, "higher", "lower"):
         raise Refused(f"better={as_yaml(better)}: must be higher, lower or null")
     data = _project_data(config["data"], arguments)
-    return Project(
-        data=data,
-        network=partial(network, config["model"]),
-        prunable=Prunable(**{key: tuple(listed) for key, listed in patterns(config).items()}),
-        arguments=arguments,
-        asked=config.get("headline"),
-        better=better,
-        **{group: _made(group, config, Recipe, data) for group in ("budget", "numerics", "hardware")},
-    )
+    parts = {group: _made(group, config, Recipe, data) for group in ("budget", "numerics", "hardware")}
+    try:
+        return Project(
+            data=data,
+            network=partial(network, config["model"]),
+            prunable=Prunable(**{key: tuple(listed) for key, listed in patterns(config).items()}),
+            arguments=arguments,
+            asked=config.get("headline"),
+            better=better,
+            **parts,
+        )
+    except ValueError as error:
+        raise Refused(str(error)) from error
 
 
 def _project_data(node: Mapping[str, Any], arguments: Mapping[str, Any]) -> ProjectData:
@@ -154,13 +159,13 @@ def build_analyses(job: CellConfig, data: Contents) -> dict[str, Asked]:
     nodes = job.config.get("analysis") or {}
     if nodes and (devices := job.config["hardware"]["devices"]) > 1:
         raise Refused(f"hardware.devices={devices}: goes without an analysis; run it with hardware.devices=1")
-    return {
-        name: Asked(
-            make(f"analysis.{name}", with_steps(f"analysis.{name}", node, data.steps_per_epoch)),
-            steady(node, "analysis", job.folder.parent.glob(f"seed*/{name}.jsonl")),
-        )
-        for name, node in nodes.items()
-    }
+    found = {}
+    for name, node in nodes.items():
+        analysis = make(f"analysis.{name}", with_steps(f"analysis.{name}", node, data.steps_per_epoch))
+        if isinstance(analysis, Connectivity) and isinstance(data, ProjectData):
+            raise Refused(f"analysis.{name}: is for modules of ours, not for a LightningModule")
+        found[name] = Asked(analysis, steady(node, "analysis", job.folder.parent.glob(f"seed*/{name}.jsonl")))
+    return found
 
 
 def build_arm(job: CellConfig, data: Contents, steps: int) -> Arm:

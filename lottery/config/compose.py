@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lottery.config.cell_config import CellConfig, content, files_of
 from lottery.config.explain import explain
-from lottery.config.groups import CONF, FIXED, GROUPS, OPTIONAL, SETTINGS, TOP
+from lottery.config.groups import CONF, DEFAULTS, FIXED, GROUPS, OPTIONAL, SETTINGS, TOP
 from lottery.config.options import Options, parent_of
 from lottery.config.patterns import patterns
 from lottery.config.projects import NOT_READ, REPLACED, added, alone, is_lightning, refuse_unread
@@ -171,7 +171,7 @@ def cell_config(config: DictConfig, hydra_config: Any = None, options: Options |
             chosen[group] = node["_target_"].rpartition(".")[2]
     if is_lightning("model", resolved["model"]):
         shown = cast(dict[str, Any], OmegaConf.to_container(plain, resolve=False))
-        refuse_unread(shown, {group: options(group, str(choices[group])) for group in NOT_READ})
+        refuse_unread(shown, {group: options(group, str(DEFAULTS[group])) for group in NOT_READ})
     if files := files_of(cast(dict[str, Any], resolved)):
         resolved["files"] = files  # recorded beside the ledger: a cell whose files changed is not finished
     for path, value in leaves(resolved):

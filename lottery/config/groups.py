@@ -12,16 +12,17 @@ from lottery.foundations.rooms import roomless
 
 CONF = next(path for path in (Path(__file__).parents[1] / "conf", Path(__file__).parents[2] / "conf") if path.is_dir())
 _MAIN: dict[str, Any] = yaml.safe_load((CONF / "config.yaml").read_text())
-_CHOSEN = {
+DEFAULTS = {
     group: option
     for entry in _MAIN["defaults"]
     if isinstance(entry, dict)
     for group, option in entry.items()
     if not group.startswith("override ")
 }
-GROUPS = tuple(_CHOSEN)
+"""The option of each group that is chosen unless another is; None for a group that may be left out."""
+GROUPS = tuple(DEFAULTS)
 """All groups, from the defaults list of config.yaml: a new group is added there and nowhere else."""
-OPTIONAL = tuple(group for group, option in _CHOSEN.items() if option is None)
+OPTIONAL = tuple(group for group, option in DEFAULTS.items() if option is None)
 """The groups that may be left out."""
 TOP = tuple(sorted({*GROUPS, *_MAIN} - {"defaults", "hydra"}))
 """The keys at the top level of a configuration."""

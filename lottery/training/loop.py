@@ -77,7 +77,7 @@ class Loop:
         """Puts everything on the device and goes back to the last checkpoint, if there is one."""
         self._take_signals_back()
         self.scaler = getattr(self.module.trainer.precision_plugin, "scaler", None)
-        across = type(self.optimizer) not in sparse.ELEMENTWISE or bool(self.optimizer._optimizer_step_pre_hooks)
+        across = sparse.reads_across(self.optimizer)
         self.holding = Holding(self.module.net, self.phase.masks, across, elsewhere=self.phase.sparse)
         self._resume()
         self._begin_reading()

@@ -30,6 +30,11 @@ ELEMENTWISE = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim
 """Optimizers that move each weight by its own gradient alone, so that they need not know of pruned ones."""
 
 
+def reads_across(optimizer: Optimizer) -> bool:
+    """Whether an optimizer reads across weights, to clip a norm for one, so that it must not see pruned ones."""
+    return type(optimizer) not in ELEMENTWISE or bool(optimizer._optimizer_step_pre_hooks)
+
+
 def layers(net: nn.Module, masks: Mapping[str, Tensor], optimizer: Optimizer, everywhere: bool) -> tuple[str, ...]:
     """Names of the weights that train sparse under these masks: those of thin linear layers.
 

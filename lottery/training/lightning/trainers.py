@@ -100,6 +100,7 @@ QUIET = (
     ".*before the epoch ended and your dataloader is.*",  # it is resumed at the epoch's beginning
     ".*Trying to infer the `batch_size`.*",
     ".*`weights_only`.*",
+    ".*conditioned on metric .* which is not available but strict is set to `False`.*",  # where no step is taken
 )
 """Warnings of Lightning about what is as it should be here."""
 
