@@ -21,6 +21,7 @@ from lottery.config.cell_config import CellConfig
 from lottery.config.compose import cell_configs
 from lottery.foundations.digests import digest
 from lottery.foundations.errors import Refused
+from lottery.foundations.metrics import Headline
 from lottery.rounds.arms import Arm
 from lottery.rounds.round import dense_round
 from lottery.running.cell import TrainOnce
@@ -334,7 +335,7 @@ def test_batchnorm_s_statistics_are_measured_anew_at_the_ends_too(tmp_path: Path
 
 def test_the_barrier_of_a_module_that_shows_its_loss_is_a_rise(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe: Recipe = batchnorm_recipe()
-    monkeypatch.setattr(recipe.sample, "headline", "loss", raising=False)
+    monkeypatch.setitem(vars(recipe), "headline", Headline.named("loss"))
     cell: Any = SimpleNamespace(study=SimpleNamespace(recipe=recipe), arm=Arm("imp"), seed=0)
     dense = dense_round(recipe, 0, lambda current: Trained(current.ticket.state, current.ticket.masks, []))
     heights = iter([1.0, 4.0, 2.0])

@@ -74,6 +74,7 @@ def changed(job: CellConfig, path: tuple[str, ...]) -> CellConfig:
 def test_study_changes_with_each_science_value_and_nothing_else(job: CellConfig) -> None:
     paths, single = list(leaves(job.config)), {("stop", "density"), ("stop", "below_dense"), ("stop", "_target_")}
     single |= {("hardware", "devices"), ("hardware", "_target_"), ("prune", "include"), ("prune", "exclude")}
+    single |= {("trainer",), ("headline",), ("better",)}
     science = [path for path in paths if path in single or (path[0] in SCIENCE_GROUPS and path != ("data", "root"))]
     others = [path for path in paths if path[0] not in SCIENCE_GROUPS and path not in single]
     names = [changed(job, path).study for path in science]

@@ -48,7 +48,8 @@ def recipe() -> Recipe:
     whole = Examples(inputs, inputs[:, :3].argmax(1))
     data = Data(whole[:60], whole[60:70], whole[70:], batch_size=8, shape=(6,), classes=3)
     return ModuleRecipe(
-        data, network, Budget(STEPS, STEPS, STEPS), module=partial(Classifier, classes=3), optimizer=partial(SGD, lr=0.1, momentum=0.9),
+        data, network, Budget(STEPS, STEPS, STEPS), module=partial(Classifier, classes=3),
+        optimizer=partial(SGD, lr=0.1, momentum=0.9),
         hardware=Hardware(accelerator="cpu"),
     )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import types
 import typing
@@ -21,8 +22,10 @@ _KINDS: dict[Any, str] = {
 
 def hints_of(target: Callable[..., Any]) -> dict[str, Any]:
     """The annotations of a function's arguments; empty if they can't be resolved, so that nothing is checked."""
+    # a dataclass may inherit fields whose annotations only the module of its base can resolve
+    own = target.__init__ if inspect.isclass(target) and not dataclasses.is_dataclass(target) else target
     try:
-        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
+        return typing.get_type_hints(own, include_extras=True)
     except Exception:
         return {}
 
