@@ -70,7 +70,7 @@ def _train(recipe: Project, start: State, every: masks.Masks, streams: Streams) 
             f"model: two trainings under one seed differ in {differing[0]}: it or its data draw from a source that "
             "seed= does not reach; draw from torch, numpy.random or random, and from no generator of their own"
         )
-    row = ends[0].rows[-1]
+    row = ends[0].rows[-1] if ends[0].rows else {}
     with part("model: validation"):
         again = recipe.measured(ends[0].state, ["val"], validation_seed(phase, steps))
     if unlike := [name for name, value in again.items() if name in row and not _alike(row[name], value)]:

@@ -148,7 +148,11 @@ def cell_config(config: DictConfig, hydra_config: Any = None, options: Options |
     plain = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     words = cast(list[str], OmegaConf.to_container(hydra_config.overrides.task, resolve=False))
     _all_known(plain, words, choices.get("experiment"))
-    for path, text in leaves(OmegaConf.to_container(plain, resolve=False)):
+    shown = cast(dict[str, Any], OmegaConf.to_container(plain, resolve=False))
+    if project := is_lightning("model", shown["model"]):
+        refuse_unread(shown, {group: options(group, str(DEFAULTS[group])) for group in NOT_READ})
+        plain.module, plain.optimizer = {}, {}
+    for path, text in leaves(shown):
         if isinstance(text, str) and re.search(r"\$\{\s*now:", text):
             raise Refused(f"{'.'.join(path)}={text}: changes with time, so that no command could resume the run")
     try:
@@ -166,12 +170,9 @@ def cell_config(config: DictConfig, hydra_config: Any = None, options: Options |
     chosen = {k: str(v) for k, v in choices.items() if v is not None}
     for group in REPLACED:
         node, asked = resolved[group], any(re.match(rf"\+*{group}\._target_=", word) for word in words)
-        if asked and is_lightning(group, node):
-            resolved[group] = alone(group, node, words)
+        if project or is_lightning(group, node):
+            resolved[group] = alone(group, node, words) if asked else node
             chosen[group] = node["_target_"].rpartition(".")[2]
-    if is_lightning("model", resolved["model"]):
-        shown = cast(dict[str, Any], OmegaConf.to_container(plain, resolve=False))
-        refuse_unread(shown, {group: options(group, str(DEFAULTS[group])) for group in NOT_READ})
     if files := files_of(cast(dict[str, Any], resolved)):
         resolved["files"] = files  # recorded beside the ledger: a cell whose files changed is not finished
     for path, value in leaves(resolved):

@@ -52,6 +52,12 @@ def add(trainer: pl.Trainer, means: dict[str, Any]) -> None:
                 item.value = (torch.maximum if item.meta.is_max_reduction else torch.minimum)(item.value, value)
 
 
+def names(trainer: pl.Trainer) -> set[str]:
+    """The names under which training logs, as schedulers may monitor them."""
+    bare = {item.meta.name for item in _results(trainer).values()}
+    return bare | {f"{name}_{how}" for name in bare for how in ("step", "epoch")}
+
+
 def _metrics(module: pl.LightningModule) -> dict[str, Metric]:
     return {path: part for path, part in module.named_modules() if isinstance(part, Metric)}
 

@@ -17,6 +17,7 @@ from pytorch_lightning.loops.loop import _Loop
 from pytorch_lightning.plugins.io import CheckpointIO
 from torch import Tensor
 
+from lottery.foundations.errors import Refused
 from lottery.foundations.seeds import derive
 from lottery.training.holding import Holding
 from lottery.training.lightning import accumulators
@@ -88,6 +89,8 @@ class Guide(pl.Callback):
         self.memory.checkpoint = joined(tensors, info["lightning"])
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.optimizers or any(type(each).__name__ == "_MockOptimizer" for each in trainer.optimizers):
+            raise Refused("model: its configure_optimizers gives no optimizer, so that nothing would be trained")
         self.holding = Holding(pl_module, self.phase.masks, across=True)
         self.handles = []
         for optimizer in trainer.optimizers:
@@ -130,7 +133,9 @@ class Guide(pl.Callback):
         if trainer.fit_loop.restarting:
             # Else Lightning passes over ReduceLROnPlateau at this epoch's end. Its own setter turns False into True.
             _Loop.restarting.fset(trainer.fit_loop, False)  # type: ignore[attr-defined]
-        step = step_of(trainer)
+        if (step := step_of(trainer)) >= self.phase.last:  # a hook of the module's has cleared `should_stop`
+            trainer.should_stop = True
+            raise StopIteration
         if self.keeper and step >= self.reached:
             self._reach(step, self.keeper)
         seed_all(derive(self.phase.noise, "batch", trainer.fit_loop.epoch_loop.total_batch_idx + 1))
@@ -204,10 +209,22 @@ class Guide(pl.Callback):
         seed_all(validation_seed(self.phase, step_of(trainer)))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._check_monitors(trainer)
         step = step_of(trainer)
         if self.phase.first < step <= self.phase.last and not any(row["step"] == step for row in self.rows):
             logged = {ours: number(trainer.callback_metrics[name]) for name, ours in self.val_names.items()}
             self._row(step, logged | self.measure(state_of(pl_module), ["test"], validation_seed(self.phase, step)))
+
+    @staticmethod
+    def _check_monitors(trainer: pl.Trainer) -> None:
+        """Raises Refused for a scheduler whose metric nothing logs: at the epoch's end Lightning would."""
+        logged = {*trainer.callback_metrics, *accumulators.names(trainer)}
+        for config in trainer.lr_scheduler_configs:
+            if config.reduce_on_plateau and config.strict and config.monitor not in logged:
+                raise Refused(
+                    f"model: configure_optimizers has a scheduler that monitors {config.monitor}, which nothing logs; "
+                    f"logged are {', '.join(sorted(logged))}"
+                )
 
     def finish(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Measures the last step, if validation did not fall on it."""

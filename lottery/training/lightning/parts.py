@@ -91,6 +91,7 @@ class ProjectData:
             setattr(self.module, done, lambda *_, **__: None)
         for part in PARTS:
             self.loader(part)
+        _ = self.batches_per_epoch
 
     def loader(self, part: str) -> Any:
         """The user's loader of `train`, `val` or `test`. Raises DataError without one."""
