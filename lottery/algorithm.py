@@ -9,11 +9,11 @@ from lottery.foundations.seeds import Streams, drawing
 from lottery.pruning.contracts import checked
 from lottery.rounds.arms import Arm
 from lottery.rounds.prune import Pruning
-from lottery.rounds.rewinding import Origin, as_one
+from lottery.rounds.rewinding import Origin, begun
 from lottery.rounds.round import Round, Ticket, Train, initial
 from lottery.rounds.search import Found, search_for
 from lottery.training.recipes import Recipe
-from lottery.training.states import State, copied, position
+from lottery.training.states import State, copied
 
 
 def play(recipe: Recipe, pruning: Pruning, arm: Arm, seed: int, train: Train) -> Iterator[Round]:
@@ -46,5 +46,4 @@ def rewound(recipe: Recipe, arm: Arm, found: Found, start: State, seed: int, ind
     with recipe.numerics.entered(), drawing(streams.masks(arm.name, index)) as rng:
         masks = checked(arm.masks(copied(found.masks), rng), like=found.masks)
         origin = Origin(copied(start), lambda: copied(found.on.trained.state), fresh, copied(masks))
-        state = arm.weights(origin)
-        return Ticket.of(as_one(state, recipe.net) | position(start), masks)
+        return Ticket.of(begun(arm.weights, origin, recipe.net), masks)

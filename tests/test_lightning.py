@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.nn import functional
 
+from lottery.pruning.contracts import Evidence
 from lottery.training.fit import fit
 from lottery.training.hardware import Hardware
-from lottery.training.states import position, weights
-from tests.lightning import KINDS, Kept, differing, every, phase_of, plainly, recipe_of, some_masks
+from lottery.training.lightning.project import Project
+from lottery.training.states import State, position, weights
+from tests.lightning import KINDS, Kept, differing, every, phase_of, plainly, recipe_of, some_masks, words
+from tests.server import Server
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Lightning's, of plain runs
 
@@ -102,3 +110,82 @@ def test_gradients_of_pruned_weights_count_in_no_clipping() -> None:
     fit(replace(clipped, network=network), replace(phase, state=state))
     assert seen
     assert not any(seen)
+
+
+def evidence_of(recipe: Project, state: State) -> Evidence:
+    masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in recipe.prunable(recipe.net).items()}
+    return recipe.evidence(state, state, masks, init=5, order=11, rng=torch.Generator())
+
+
+def test_gradients_for_criteria_are_those_of_the_training_step() -> None:
+    recipe = recipe_of("segmenter")
+    state = phase_of(recipe).state
+    evidence = evidence_of(recipe, state)
+    found = evidence.gradients(2)
+    module = recipe.build(5)
+    module.load_state_dict(state)
+    module.eval()
+    module.log = lambda *_, **__: None  # type: ignore[method-assign]
+    module.trainer = SimpleNamespace(is_global_zero=False)  # type: ignore[assignment]
+    weights_ = {name: weight for name, weight in module.named_parameters() if name in found}
+    losses = [module.training_step(batch, 0) for _, batch in zip(range(2), evidence.batches, strict=False)]
+    expected = torch.autograd.grad(torch.stack(losses).mean(), list(weights_.values()))
+    for (name, gradient), by_hand in zip(found.items(), expected, strict=True):
+        torch.testing.assert_close(gradient, by_hand, msg=name)
+    assert not differing(evidence.net.state_dict(), state)  # no step, no statistic of BatchNorm
+    assert all(weight.grad is None for weight in evidence.net.parameters())
+    assert len(evidence.activations(next(iter(evidence.batches)))) == len(found)
+
+
+def test_gradients_of_two_optimizers_are_what_each_would_have_seen() -> None:
+    recipe = recipe_of("gan")
+    state = phase_of(recipe).state
+    found = evidence_of(recipe, state).gradients()
+    module = recipe.build(5)
+    module.load_state_dict(state)
+    [(real,)] = [batch for _, batch in zip(range(1), recipe.data.training(11), strict=False)]
+    torch.manual_seed(3)
+    z = torch.randn(len(real), 4)
+    judged = module.discriminator(module.generator(z))
+    generator = list(module.generator.parameters())
+    g_loss = functional.binary_cross_entropy_with_logits(judged, torch.ones_like(judged))
+    mine = torch.autograd.grad(g_loss, generator)
+    names = [f"generator.{name}" for name, _ in module.generator.named_parameters()]
+    cosines = [
+        float(functional.cosine_similarity(found[name].flatten(), gradient.flatten(), dim=0))
+        for name, gradient in zip(names, mine, strict=True)
+        if name in found
+    ]
+    assert min(cosines) > 0.5  # of other noise: the generator's own loss, not the sum with the discriminator's
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dies", [2, 5])
+def test_killed_for_real_it_ends_with_the_same_ledger(server: Server, tmp_path: Path, kind: str, dies: int) -> None:
+    _killed(server, tmp_path, kind, dies)
+
+
+def test_a_killed_command_ends_with_the_same_ledger(server: Server, tmp_path: Path) -> None:
+    _killed(server, tmp_path, "classifier", 5)
+
+
+def _killed(server: Server, tmp_path: Path, kind: str, dies: int) -> None:
+    """Compares an undisturbed command with one that kills itself while it writes its checkpoint number `dies`."""
+    shutil.copy(Path(__file__).parent / "projects" / f"{kind}.py", tmp_path / f"{kind}_of_mine.py")
+    command = [word.replace(f"tests.projects.{kind}.", f"{kind}_of_mine.") for word in words(kind, "schedule.rounds=1")]
+    often = [*command, "hardware.checkpoint_seconds=1e-9"]
+    assert server.run(tmp_path, "run", *often, "out=whole")[0] == 0
+    code, said = server.run(tmp_path, "run", *often, "out=killed", dies=dies)
+    assert code == -signal.SIGKILL, said
+    code, said = server.run(tmp_path, "run", *often, "out=killed")
+    assert code == 0, said
+    if dies > 2:
+        assert "goes on from the checkpoint at step" in said
+    lines = []
+    for out in ("whole", "killed"):
+        [path] = (tmp_path / out).glob("*/*/*/ledger.jsonl")
+        lines.append(
+            [{k: v for k, v in json.loads(line).items() if k != "run"} for line in path.read_text().splitlines()]
+        )
+    assert lines[0] == lines[1]

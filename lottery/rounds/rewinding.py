@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from lottery.pruning.masks import Masks
-from lottery.training.states import State
+from lottery.training.states import State, position
 
 
 @dataclass(frozen=True)
@@ -72,3 +72,8 @@ def as_one(state: State, net: nn.Module) -> State:
     first: dict[int, str] = {}
     names = {name: first.setdefault(id(tensor), name) for name, tensor in net.state_dict(keep_vars=True).items()}
     return state | {name: state[shared] for name, shared in names.items() if name != shared}
+
+
+def begun(weights: Rewinding, origin: Origin, net: nn.Module) -> State:
+    """What a round begins with, before masking: its weights, and where training stood at the rewinding point."""
+    return as_one(weights(origin), net) | position(origin.start)

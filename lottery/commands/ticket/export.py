@@ -22,7 +22,7 @@ from lottery.config.user_code import user_code
 from lottery.foundations.digests import digest
 from lottery.foundations.errors import Refused
 from lottery.pruning.masks import density, layer_densities
-from lottery.rounds.rewinding import Origin, as_one
+from lottery.rounds.rewinding import Origin, begun
 from lottery.rounds.round import Round, initial
 from lottery.rounds.stopping import Stop
 from lottery.rounds.study import Cell
@@ -102,7 +102,7 @@ def _replayed(cell: Cell, store: Store, index: int) -> tuple[Round, Entry, State
     starts: list[State] = []
 
     def remembered(origin: Origin) -> State:
-        starts.append(as_one(cell.arm.weights(origin), cell.study.recipe.net))
+        starts.append(begun(cell.arm.weights, origin, cell.study.recipe.net))
         return starts[-1]
 
     study, arm = cell.study, replace(cell.arm, weights=remembered)
@@ -125,6 +125,7 @@ def _info(job: Recorded, cell: Cell, current: Round, phase: Phase) -> dict[str, 
     config, recipe = job.config, cell.study.recipe
     kept = chosen((*SCIENCE_GROUPS, "arm", "hardware", "stop", "seed"), config)
     kept |= {"prune": config["prune"]} if patterns(config) else {}
+    kept |= {key: config[key] for key in ("trainer", "headline", "better") if config.get(key)}
     if "root" in config["data"]:  # a private path, which does not change the data
         kept["data"] = {**config["data"], "root": None}
     return {
