@@ -33,12 +33,12 @@ from lottery.training.modules import Classifier
 from tests import tiny_sets
 from tests.conftest import TINY
 
-NEEDS_A_FILE = "arm/ticket"
-"""an option that needs a file; see tests/test_tickets.py"""
+NEEDS_MORE = {"arm/ticket", "model/lightning", "data/lightning"}
+"""options that need a file or code of one's own; see tests/test_tickets.py and test_lightning_commands.py"""
 FILES = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.rglob("*.yaml"))
 OPTIONS = [name for name in FILES if name.partition("/")[0] in GROUPS and not name.startswith("experiment/")]
 EXPERIMENTS = [name.partition("/")[2] for name in FILES if name.startswith("experiment/")]
-ARMS = [name.partition("/")[2] for name in FILES if name.startswith("arm/") and name != NEEDS_A_FILE]
+ARMS = [name.partition("/")[2] for name in FILES if name.startswith("arm/") and name not in NEEDS_MORE]
 CRITERIA = [name.partition("/")[2] for name in FILES if name.startswith("criterion/")]
 LAUNCHERS = [name.rpartition("/")[2] for name in FILES if name.startswith("hydra/launcher/")]
 SCOPES = [name.partition("/")[2] for name in FILES if name.startswith("scope/")]
@@ -155,7 +155,7 @@ def heavy(name: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow if heavy(n) else ()) for n in OPTIONS if n != NEEDS_A_FILE]
+    "name", [pytest.param(n, marks=pytest.mark.slow if heavy(n) else ()) for n in OPTIONS if n not in NEEDS_MORE]
 )
 def test_every_option_composes_builds_and_fits(name: str, tmp_path: Path) -> None:
     group, _, option = name.partition("/")
@@ -175,7 +175,9 @@ SMALL = ["model/conv_6", "model/lenet_5", "model/mobilenet_v2", "model/resnet_11
 """a network of each family; all others go through one step above"""
 
 
-@pytest.mark.parametrize("name", [*(name for name in OPTIONS if name.startswith("data/")), *SMALL])
+@pytest.mark.parametrize(
+    "name", [*(name for name in OPTIONS if name.startswith("data/") and name not in NEEDS_MORE), *SMALL]
+)
 def test_every_data_set_and_family_of_networks_plays(name: str, tmp_path: Path) -> None:
     chosen = toy(*paired(*name.split("/")), folder=tmp_path / "set")
     [job] = cell_configs([*chosen, "budget.steps=2", "schedule.rounds=1", f"out={tmp_path / 'runs'}"])

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from lottery.commands import main as cli
+from lottery.config.build import build
+from lottery.config.check import check
 from lottery.config.compose import cell_configs
 from lottery.config.groups import CONF, GROUPS
 from tests.conftest import environment
@@ -41,7 +43,9 @@ def commands(page: Path) -> list[list[str]]:
     return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("lottery ")]
 
 
-SHOWN = [words for page in PAGES for words in commands(page) if "--config-dir" not in words]
+ALL = [words for page in PAGES for words in commands(page) if "--config-dir" not in words]
+PROJECTS = [words for words in ALL if "mine.lit" in shlex.join(words)]
+SHOWN = [words for words in ALL if words not in PROJECTS]
 EXECUTED = [words for words in SHOWN if words[0] != "run"]
 COMPOSED = sorted({shlex.join(w for w in words[1:] if w != "--plan") for words in SHOWN if words[0] == "run"})
 
@@ -50,6 +54,17 @@ COMPOSED = sorted({shlex.join(w for w in words[1:] if w != "--plan") for words i
 def test_run_commands_compose(command: str) -> None:
     words = shlex.split(command)
     assert cell_configs(words[: words.index("--cfg")] if "--cfg" in words else words)
+
+
+@pytest.mark.parametrize("command", sorted({shlex.join(words[1:]) for words in PROJECTS}))
+def test_commands_for_a_lightning_project_fit(command: str, here: Path) -> None:
+    project = (ROOT / "experiments" / "own_lightning" / "project.py").read_text()
+    for module in ("__init__", "lit", "data"):
+        (here / "mine").mkdir(exist_ok=True)
+        (here / "mine" / f"{module}.py").write_text("" if module == "__init__" else project)
+    sys.path.insert(0, str(here))
+    sys.argv = ["lottery"]
+    check(build(cell_configs(shlex.split(command))[0]))
 
 
 def said(*words: str) -> tuple[int, str]:

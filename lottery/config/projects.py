@@ -38,7 +38,10 @@ def is_lightning(where: str, node: Mapping[str, Any]) -> bool:
     """Whether a node's target is a class of a Lightning project: a LightningModule not of ours, or a data module."""
     if str(node.get("_target_")).startswith(OURS):
         return False
-    target, _ = target_of(where, node)
+    try:
+        target, _ = target_of(where, node)
+    except Refused:  # building it says why
+        return False
     from lottery.training.lightning.trainers import of_lightning
 
     return isinstance(target, type) and of_lightning(target)
