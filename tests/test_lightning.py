@@ -64,6 +64,29 @@ def test_pruned_weights_are_zero_and_every_checkpoint_goes_on_to_the_same_end(ki
         assert again.rows == whole.rows, f"from step {begin[1]['step']}"
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["trainer.accumulate_grad_batches=3", "trainer.gradient_clip_val=0.5"],
+        ["trainer.val_check_interval=0.5"],
+        ["trainer.check_val_every_n_epoch=2", "trainer.limit_val_batches=1"],
+        ["budget.steps=13"],  # ends in the middle of an epoch
+    ],
+)
+def test_the_trainer_s_own_arguments_hold_and_every_checkpoint_goes_on(arguments: list[str]) -> None:
+    recipe = recipe_of("classifier", *arguments)
+    recipe = replace(recipe, hardware=Hardware(accelerator="cpu", checkpoint_seconds=1e-9))
+    phase, keeper = phase_of(recipe), Kept()
+    whole = fit(recipe, phase, keeper)
+    if not arguments[0].startswith("budget"):
+        assert not differing(weights(whole.state), plainly("classifier", recipe, phase, recipe.arguments)[0])
+    assert whole.rows[-1]["step"] == phase.last
+    for begin in keeper.saved:
+        again = fit(recipe, phase, Kept(begin))
+        assert not differing(again.state, whole.state), f"from step {begin[1]['step']}"
+        assert again.rows == whole.rows, f"from step {begin[1]['step']}"
+
+
 @pytest.mark.parametrize("kind", ["classifier", "segmenter", "gan"])
 def test_a_phase_is_part_of_a_longer_one(kind: str) -> None:
     recipe = recipe_of(kind)

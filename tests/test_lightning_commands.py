@@ -148,6 +148,9 @@ class Odd(Lit):
     def validation_step(self, batch, batch_idx): self.log("val_sharpness", self.loss(batch))
     def test_step(self, batch, batch_idx): self.log("test_sharpness", self.loss(batch))
 
+class Early(Lit):
+    def configure_callbacks(self): return [pl.callbacks.EarlyStopping("val_loss")]
+
 class Stops(Lit):
     def on_train_batch_end(self, *_): self.trainer.should_stop = self.trainer.global_step >= 5
 """
@@ -178,6 +181,7 @@ def checked(mine: str, model: str, data: str, *more: str) -> Any:
         ("NoStep", "Rows", "training_step"),
         ("NoOptimizer", "Rows", "configure_optimizers"),
         ("Plateau", "Rows", "val_f1"),
+        ("Early", "Rows", "its configure_callbacks gives EarlyStopping"),
         ("Odd", "Rows", "headline=sharpness: nothing says whether higher or lower is better; better="),
         ("Lit", "Stream", "data: gives a Stream; a LightningModule takes a LightningDataModule"),
         ("Lit", "Streamed", "have no length; trainer.limit_train_batches"),

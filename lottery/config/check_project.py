@@ -72,7 +72,7 @@ def _train(recipe: Project, start: State, every: masks.Masks, streams: Streams) 
         )
     row = ends[0].rows[-1] if ends[0].rows else {}
     with part("model: validation"):
-        again = recipe.measured(ends[0].state, ["val"], validation_seed(phase, steps))
+        again = recipe.measured(ends[0].state, ["val"], validation_seed(phase, steps), phase.build)
     if unlike := [name for name, value in again.items() if name in row and not _alike(row[name], value)]:
         raise Misfit(
             f"model: it logs {unlike[0]}={row[unlike[0]]} after {steps} steps, and {again[unlike[0]]} in a new module "

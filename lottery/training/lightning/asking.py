@@ -32,7 +32,11 @@ class Asking:
 
     def loss(self, batch: Any) -> Tensor:
         """The loss of a batch with its graph; of several backward passes (manual optimization) the sum."""
-        return torch.stack([loss for loss, _ in self._backwards(batch)]).sum()
+        watch = _Watch()
+        self._fit(batch, watch)
+        if not watch.losses:
+            raise Refused("model: its training_step gives no loss, so that no criterion can ask for one")
+        return torch.stack(watch.losses).sum()
 
     def outputs(self, batch: Any) -> Any:
         """What training_step returned for a batch."""
@@ -46,22 +50,17 @@ class Asking:
         self._fit(batch, watch)
         return watch.gradients
 
-    def _backwards(self, batch: Any) -> list[tuple[Tensor, None]]:
-        watch = _Watch()
-        self._fit(batch, watch)
-        if not watch.losses:
-            raise Refused("model: its training_step gives no loss, so that no criterion can ask for one")
-        return [(loss, None) for loss in watch.losses]
-
     def _fit(self, batch: Any, watch: _Watch) -> None:
-        training, dm = self.module.training, self.data.module
-        was = dm.trainer
-        with quiet(), self.data.trained_by(_Single(batch)), watch.backward(self.module):
-            self.trainer(max_epochs=1, limit_val_batches=0, accumulate_grad_batches=1, callbacks=[watch]).fit(
-                self.module, datamodule=dm
-            )
-        dm.trainer = was
-        self.module.train(training) if self.module.training != training else None
+        own, training = self.data.module.trainer, self.module.training
+        trainer = self.trainer(
+            max_epochs=1, limit_train_batches=1, limit_val_batches=0, accumulate_grad_batches=1, callbacks=[watch]
+        )
+        try:
+            with quiet(), self.data.trained_by(_Single(batch)), watch.backward(self.module):
+                trainer.fit(self.module, datamodule=self.data.module)
+        finally:
+            self.data.module.trainer = own
+        self.module.train(training)
         self.module.zero_grad()
 
 
@@ -84,10 +83,11 @@ class _Watch(pl.Callback):
 
         module.backward = keeping  # type: ignore[method-assign]
         module.lr_scheduler_step = lambda *_: None  # type: ignore[method-assign]  # a module may log their rates
+        module.cpu = lambda: module  # type: ignore[method-assign]  # at its end, Lightning would take the graph's weights away
         try:
             yield
         finally:
-            del module.backward, module.lr_scheduler_step
+            del module.backward, module.lr_scheduler_step, module.cpu
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         names = {id(parameter): name for name, parameter in pl_module.named_parameters()}

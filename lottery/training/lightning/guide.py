@@ -53,7 +53,7 @@ class InMemory(CheckpointIO):
 
 
 class Guide(pl.Callback):
-    """Guides one phase; `measure(state, parts)` gives what validation and test log, by the names of a row."""
+    """Guides one phase; `measure(state, parts, step)` gives what validation and test log then, by a row's names."""
 
     def __init__(
         self,
@@ -89,6 +89,12 @@ class Guide(pl.Callback):
         self.memory.checkpoint = joined(tensors, info["lightning"])
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for callback in trainer.callbacks:
+            if isinstance(callback, pl.callbacks.EarlyStopping | pl.callbacks.ModelCheckpoint):
+                raise Refused(
+                    f"model: its configure_callbacks gives {type(callback).__name__}; leave it out: every round trains "
+                    "equally long and is kept by the framework, which reads early stopping from the rows"
+                )
         if not trainer.optimizers or any(type(each).__name__ == "_MockOptimizer" for each in trainer.optimizers):
             raise Refused("model: its configure_optimizers gives no optimizer, so that nothing would be trained")
         self.holding = Holding(pl_module, self.phase.masks, across=True)
@@ -213,7 +219,10 @@ class Guide(pl.Callback):
         step = step_of(trainer)
         if self.phase.first < step <= self.phase.last and not any(row["step"] == step for row in self.rows):
             logged = {ours: number(trainer.callback_metrics[name]) for name, ours in self.val_names.items()}
-            self._row(step, logged | self.measure(state_of(pl_module), ["test"], validation_seed(self.phase, step)))
+            self._row(
+                step,
+                logged | self.measure(state_of(pl_module), ["test"], step),
+            )
 
     @staticmethod
     def _check_monitors(trainer: pl.Trainer) -> None:
@@ -229,8 +238,7 @@ class Guide(pl.Callback):
     def finish(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Measures the last step, if validation did not fall on it."""
         if not self.ends_early and (not self.rows or self.rows[-1]["step"] != self.phase.last):
-            seed = validation_seed(self.phase, self.phase.last)
-            self._row(self.phase.last, self.measure(state_of(module), ["val", "test"], seed))
+            self._row(self.phase.last, self.measure(state_of(module), ["val", "test"], self.phase.last))
 
     def _row(self, step: int, measured: Row) -> None:
         self._check(step)

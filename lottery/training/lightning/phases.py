@@ -9,13 +9,13 @@ from torch.utils import _pytree
 from lottery.foundations.errors import Said
 from lottery.foundations.seeds import seeded
 from lottery.training.exits import interrupts
-from lottery.training.lightning.guide import Guide, InMemory, step_of
+from lottery.training.lightning.guide import Guide, InMemory, step_of, validation_seed
 from lottery.training.lightning.position import checkpoint_at
 from lottery.training.lightning.project import Project
 from lottery.training.lightning.trainers import quiet
 from lottery.training.loop import Keeper
 from lottery.training.recipes import Phase, Row, Trained
-from lottery.training.states import state_of, weights
+from lottery.training.states import State, state_of, weights
 
 
 class EndedEarly(Said):
@@ -39,9 +39,13 @@ def fit_project(
         module.load_state_dict(weights(phase.state))
         loader = recipe.data.training(phase.order)
         loaders = [each for each in _pytree.tree_leaves(loader) if hasattr(each, "mid_epoch")]
+
+        def measure(state: State, parts: Iterable[str], step: int) -> Row:
+            return recipe.measured(state, parts, validation_seed(phase, step), phase.build)
+
         memory = InMemory(checkpoint_at(phase.state))
         guide = Guide(
-            phase, budget.steps, loaders, memory, recipe.measured, keeper, waypoints, watch,
+            phase, budget.steps, loaders, memory, measure, keeper, waypoints, watch,
             recipe.hardware.checkpoint_seconds, recipe.logged["val"].names,
         )  # fmt: skip
         if found := keeper.load() if keeper else None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -63,16 +63,19 @@ class Project(Recipe):
         """Whether Lightning steps the optimizers; with manual optimization a step is a batch."""
         return bool(self.net.automatic_optimization)
 
-    def measured(self, state: State, parts: Any, seed: int = 0) -> Row:
-        """What validation (`val`) or `test` log for a state, on a module of its own: training's is left as it is."""
+    def measured(self, state: State, parts: Iterable[str], seed: int, build: int) -> Row:
+        """What validation (`val`) or `test` log for a state, on a module of its own: training's is left as it is.
+
+        `seed` is that of what they draw, `build` the seed that the module is built with.
+        """
         found: Row = {}
         for part in parts:
-            found |= self._measure(state, part, seed)[0]
+            found |= self._measure(state, part, seed, build)[0]
         return found
 
-    def _measure(self, state: State, part: str, seed: int = 0, **more: Any) -> tuple[Row, Logged]:
+    def _measure(self, state: State, part: str, seed: int, build: int, **more: Any) -> tuple[Row, Logged]:
         with self.numerics.entered(), seeded(seed):
-            module = self.build(0)
+            module = self.build(build)
             module.load_state_dict(weights(state))
             return measure(self.trainer_for(callbacks=[Seeded(seed)], **more), module, self.data, part)
 
@@ -81,7 +84,7 @@ class Project(Recipe):
         """What validation and test log, by part, seen on one batch of each."""
         start = self.net.state_dict()
         few = {"limit_val_batches": 1, "limit_test_batches": 1}
-        return {part: self._measure(start, part, **few)[1] for part in ("val", "test")}
+        return {part: self._measure(start, part, 0, 0, **few)[1] for part in ("val", "test")}
 
     @cached_property
     def headline(self) -> Headline:
