@@ -1,4 +1,4 @@
-"""The callback that guides Lightning's own loop through a phase: masks, noise, evaluations, waypoints, checkpoints.
+"""The callback that guides Lightning's own loop through a phase: noise, rows, waypoints, checkpoints, its end.
 
 Lightning's loop has no notion of a resumed step that equals the step that it stands for. What is done here about that
 was found by comparing killed runs, and undisturbed ones with plain Lightning; each comment says what goes wrong else.
@@ -14,42 +14,18 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loops.loop import _Loop
-from pytorch_lightning.plugins.io import CheckpointIO
 from torch import Tensor
 
-from lottery.foundations.errors import Refused
 from lottery.foundations.seeds import derive
-from lottery.training.holding import Holding
 from lottery.training.lightning import accumulators
+from lottery.training.lightning.memory import InMemory
 from lottery.training.lightning.order import seed_all
 from lottery.training.lightning.plain import joined, parted
 from lottery.training.lightning.position import position_of
+from lottery.training.lightning.refusals import check_monitors, check_parts
 from lottery.training.loop import CHUNK_SECONDS, Diverged, Keeper
 from lottery.training.recipes import Phase, Row
 from lottery.training.states import State, state_of
-
-
-class InMemory(CheckpointIO):
-    """Takes the dictionary that Lightning would pickle, and gives one back that it would unpickle."""
-
-    def __init__(self, begin: dict[str, Any] | None) -> None:
-        self.checkpoint = begin
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        self.checkpoint = checkpoint
-
-    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
-        assert self.checkpoint is not None
-        return self.checkpoint
-
-    def remove_checkpoint(self, path: Any) -> None:
-        self.checkpoint = None
-
-    def taken(self, trainer: pl.Trainer) -> dict[str, Any]:
-        """Everything that Lightning would save now."""
-        trainer.save_checkpoint("memory")
-        assert self.checkpoint is not None
-        return self.checkpoint
 
 
 class Guide(pl.Callback):
@@ -89,24 +65,10 @@ class Guide(pl.Callback):
         self.memory.checkpoint = joined(tensors, info["lightning"])
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        for callback in trainer.callbacks:
-            if isinstance(callback, pl.callbacks.EarlyStopping | pl.callbacks.ModelCheckpoint):
-                raise Refused(
-                    f"model: its configure_callbacks gives {type(callback).__name__}; leave it out: every round trains "
-                    "equally long and is kept by the framework, which reads early stopping from the rows"
-                )
-        if not trainer.optimizers or any(type(each).__name__ == "_MockOptimizer" for each in trainer.optimizers):
-            raise Refused("model: its configure_optimizers gives no optimizer, so that nothing would be trained")
-        self.holding = Holding(pl_module, self.phase.masks, across=True)
-        self.handles = []
-        for optimizer in trainer.optimizers:
-            self.handles.append(optimizer.register_step_post_hook(lambda *_: self.holding.mask_weights()))
-            if not pl_module.automatic_optimization:  # its gradients may come from `loss.backward()`, without a hook
-                self.handles.append(optimizer.register_step_pre_hook(lambda *_: self.holding.mask_gradients()))
+        check_parts(trainer)
         self.saved_at = self.seen_at = time.monotonic()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.holding.mask_weights()
         if begun := self.memory.checkpoint:
             self.means = accumulators.restore(pl_module, begun[_ACCUMULATED])
             self.memory.checkpoint = None
@@ -115,10 +77,6 @@ class Guide(pl.Callback):
                 # `estimated_stepping_batches` in configure_optimizers begins to read before the place is known
                 loop._load_combined_loader_states()
                 iter(loop._data_fetcher)
-
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        for handle in self.handles:
-            handle.remove()
 
     # steps
 
@@ -146,9 +104,6 @@ class Guide(pl.Callback):
             self._reach(step, self.keeper)
         seed_all(derive(self.phase.noise, "batch", trainer.fit_loop.epoch_loop.total_batch_idx + 1))
 
-    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.holding.mask_gradients()  # before clipping: what is pruned counts in no norm
-
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
@@ -174,7 +129,7 @@ class Guide(pl.Callback):
             if step == self.phase.last:
                 self.result = found
             elif self.keeper:
-                self.keeper.pass_by(step, found, self.holding.masks)
+                self.keeper.pass_by(step, found, self.phase.masks)
         if self.keeper and not due and (self.mid_epoch or self.between_epochs) and now - self.saved_at >= self.seconds:
             self._check(step)
             tensors, rest = parted(self._checkpoint(trainer))
@@ -215,7 +170,7 @@ class Guide(pl.Callback):
         seed_all(validation_seed(self.phase, step_of(trainer)))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._check_monitors(trainer)
+        check_monitors(trainer)
         step = step_of(trainer)
         if self.phase.first < step <= self.phase.last and not any(row["step"] == step for row in self.rows):
             logged = {ours: number(trainer.callback_metrics[name]) for name, ours in self.val_names.items()}
@@ -223,17 +178,6 @@ class Guide(pl.Callback):
                 step,
                 logged | self.measure(state_of(pl_module), ["test"], step),
             )
-
-    @staticmethod
-    def _check_monitors(trainer: pl.Trainer) -> None:
-        """Raises Refused for a scheduler whose metric nothing logs: at the epoch's end Lightning would."""
-        logged = {*trainer.callback_metrics, *accumulators.names(trainer)}
-        for config in trainer.lr_scheduler_configs:
-            if config.reduce_on_plateau and config.strict and config.monitor not in logged:
-                raise Refused(
-                    f"model: configure_optimizers has a scheduler that monitors {config.monitor}, which nothing logs; "
-                    f"logged are {', '.join(sorted(logged))}"
-                )
 
     def finish(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Measures the last step, if validation did not fall on it."""

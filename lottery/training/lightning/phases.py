@@ -9,7 +9,9 @@ from torch.utils import _pytree
 from lottery.foundations.errors import Said
 from lottery.foundations.seeds import seeded
 from lottery.training.exits import interrupts
-from lottery.training.lightning.guide import Guide, InMemory, step_of, validation_seed
+from lottery.training.lightning.guide import Guide, step_of, validation_seed
+from lottery.training.lightning.masked import Masked
+from lottery.training.lightning.memory import InMemory
 from lottery.training.lightning.position import checkpoint_at
 from lottery.training.lightning.project import Project
 from lottery.training.lightning.trainers import quiet
@@ -50,7 +52,9 @@ def fit_project(
         )  # fmt: skip
         if found := keeper.load() if keeper else None:
             guide.resume(found[1], found[0])
-        trainer = recipe.trainer_for(callbacks=[guide], plugins=[memory], **horizon(recipe, budget.steps))
+        trainer = recipe.trainer_for(
+            callbacks=[Masked(phase.masks), guide], plugins=[memory], **horizon(recipe, budget.steps)
+        )
         with seeded(phase.noise), quiet(), recipe.data.trained_by(loader), interrupts():
             trainer.fit(
                 module,
@@ -67,7 +71,7 @@ def fit_project(
                 "such as EarlyStopping, or its own code has stopped it: every round must train as long as the others"
             )
         guide.finish(trainer, module)
-        return Trained(guide.result or state_of(module), guide.holding.masks, guide.rows)
+        return Trained(guide.result or state_of(module), phase.masks, guide.rows)
 
 
 def horizon(recipe: Project, steps: int) -> dict[str, int]:
