@@ -195,7 +195,9 @@ SMALLER = {
 """replaces networks that are too large for a toy run"""
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SMALLER else ()) for name in EXPERIMENTS]
+)
 def test_experiment_is_planned_and_plays_at_toy_size(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -94,7 +94,14 @@ def test_a_phase_whose_process_is_killed_is_taken_over_by_the_one_that_waits(ser
 # damage
 
 
-@pytest.mark.parametrize("content", [b"", b"hello\n", b"[1, 2]\n", b"\xff\xfe", b"seed: 0\n"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff\xfe",
+        *(pytest.param(text, marks=pytest.mark.slow) for text in (b"hello\n", b"[1, 2]\n", b"seed: 0\n")),
+    ],
+)
 def test_a_damaged_configuration_is_no_obstacle(server: Server, tmp_path: Path, content: bytes) -> None:
     assert server.run(tmp_path, *CELL)[0] == 0
     [path] = (tmp_path / "runs").glob("*/*/*/config.yaml")
@@ -279,7 +286,7 @@ def whole(runs: Path) -> None:
 
 
 # room for nothing, for config.yaml, for no checkpoint, and for one but not for more
-@pytest.mark.parametrize("room", [0, 4, 16, 300, 700])
+@pytest.mark.parametrize("room", [0, 300, *(pytest.param(room, marks=pytest.mark.slow) for room in (4, 16, 700))])
 def test_a_full_disk_is_named_and_the_command_goes_on_when_there_is_room(
     server: Server, undisturbed: Path, mount: Callable[..., Path], tmp_path: Path, room: int
 ) -> None:

@@ -30,7 +30,7 @@ from lottery.models.vision import torchvision_model
 from lottery.pruning.masks import prunable
 
 GREY, COLOUR = (1, 28, 28), (3, 32, 32)
-YAMLS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+YAMLS = sorted({path.stem for path in (CONF / "model").glob("*.yaml")} - {"lightning"})
 TORCHVISION = [name for name in YAMLS if "vision" in (CONF / "model" / f"{name}.yaml").read_text()]
 
 Network = Callable[..., nn.Module]

@@ -43,7 +43,7 @@ COMPOSITION = {
     "modl=lenet_300_100": "there is no such key; did you mean model or module?",
     "seeed=1": "there is no such key; did you mean seed?",
     "+width=1": f"there is no such key; allowed: {TOP}",
-    "+model@teacher=lenet_5": f"there is no such key as teacher; allowed: {TOP}",
+    "+model@teacher=lenet_5": "there is no such key as teacher; did you mean trainer?",
     "hydra.sweep.dir=x": "must stay ${out}; out= chooses the folder of runs",
     "hydra.run.dir=x": "must stay ${out}; out= chooses the folder of runs",
     "hydra.job.chdir=true": "must stay false; out= chooses the folder of runs",
@@ -213,7 +213,8 @@ def test_a_rate_that_only_a_later_round_breaks() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("# @package _global_\noptimiser: {lr: 0.5}\n", "optimiser: there is no such key; did you mean optimizer?"),
+        ("# @package _global_\noptimiser: {lr: 0.5}\n",
+         "optimiser: there is no such key; did you mean optimizer or trainer?"),
         ("# @package _global_\nlr: 0.5\n", f"lr: there is no such key; allowed: {TOP}"),
         ("optimizer: {lr: 0.5}\nseed: 3\n", "experiment=mine: experiment.optimizer, experiment.seed would be ignored; "
          "the yaml's first line must be `# @package _global_`"),

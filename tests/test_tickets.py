@@ -270,9 +270,8 @@ def test_other_machines_are_compared_within_a_tolerance(file: Path) -> None:
 
 def test_a_score_that_is_no_share_needs_a_tolerance(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On another scale, one point may be less than differences between GPUs, or more than any real difference."""
-    monkeypatch.setattr(
-        "lottery.commands.ticket.verify.headline_of", lambda _: Headline("accuracy", higher_is_better=True, share=False)
-    )
+    shown = Headline("accuracy", higher_is_better=True, share=False)
+    monkeypatch.setattr("lottery.training.module_recipe.headline_of", lambda _: shown)
 
     def change(info: dict[str, Any]) -> None:
         info["made"]["cpu"] = "Z80"

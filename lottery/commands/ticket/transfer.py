@@ -109,4 +109,5 @@ def _nearest(group: str, node: Mapping[str, Any], options: Options) -> str:
         same = set(map(str, leaves(shipped))) ^ set(map(str, leaves(node)))
         return shipped.get("_target_") != node.get("_target_"), len(same)
 
-    return min(options.names(group), key=distance)
+    complete = [name for name in options.names(group) if "???" not in dict(leaves(options(group, name))).values()]
+    return min(complete, key=distance)

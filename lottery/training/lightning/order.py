@@ -40,7 +40,7 @@ def enters_anywhere(loader: Any) -> bool:
     )
 
 
-class Batches:
+class EpochBatches:
     """A batch sampler whose epoch is drawn whole, under a seed of that epoch, and can then be entered anywhere."""
 
     def __init__(self, inner: Any, generators: Sequence[torch.Generator], seed: int) -> None:
@@ -99,7 +99,7 @@ class Ordered(DataLoader):
         generators = [loader.generator, getattr(loader.sampler, "generator", None)]
         generators.append(getattr(getattr(loader.batch_sampler, "sampler", None), "generator", None))
         own = [each for each in dict.fromkeys(generators) if each is not None]
-        self._batches = Batches(loader.batch_sampler, own, seed)
+        self._batches = EpochBatches(loader.batch_sampler, own, seed)
         self._done = 0
         super().__init__(
             Augmented(loader.dataset, seed),

@@ -105,7 +105,7 @@ class Project(Recipe):
             net=module,
             start={name: tensor.to(device, copy=True) for name, tensor in weights(start).items()},
             masks={name: mask.to(device, copy=True) for name, mask in masks.items()},
-            batches=Batches(self.data, order),
+            batches=EvidenceBatches(self.data, order),
             outputs=asking.outputs,
             objective=asking.loss,
             rng=rng,
@@ -118,7 +118,7 @@ class Project(Recipe):
     @cached_property
     def counted(self) -> Mapping[str, float]:
         with self.numerics.entered(), seeded(0):
-            module, batch = self.build(0), next(iter(Batches(self.data, 0)))
+            module, batch = self.build(0), next(iter(EvidenceBatches(self.data, 0)))
             return flops.by_weight(module, lambda: self.asking(module).outputs(batch), self.prunable.all)
 
     @property
@@ -127,7 +127,7 @@ class Project(Recipe):
 
 
 @dataclass(frozen=True)
-class Batches:
+class EvidenceBatches:
     """One epoch of training batches, the same at every iteration."""
 
     data: ProjectData
