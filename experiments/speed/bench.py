@@ -19,6 +19,7 @@ from experiments.speed import (
     loop,
     open_lth,
     precision,
+    projects,
     reuse,
     rows,
     selection,
@@ -37,6 +38,7 @@ MEASUREMENTS: dict[str, Callable[[], Iterator[rows.Row]]] = {
     "augmentation": augmentation.measure,
     "precision": precision.measure,
     "compile": compiled.measure,
+    "projects": projects.measure,
     "open_lth": open_lth.measure,
 }
 PAGE = """# Speed
