@@ -212,3 +212,37 @@ def _killed(server: Server, tmp_path: Path, kind: str, dies: int) -> None:
             [{k: v for k, v in json.loads(line).items() if k != "run"} for line in path.read_text().splitlines()]
         )
     assert lines[0] == lines[1]
+
+
+def test_the_module_s_own_hooks_are_part_of_what_a_checkpoint_holds() -> None:
+    """A teacher that follows after each batch, and layers that a hook freezes, as after every resume."""
+    recipe = recipe_of("siamese")
+    own = recipe.network
+
+    def network() -> torch.nn.Module:
+        module = own()
+        module.register_buffer("teacher", torch.zeros(()))
+
+        def on_train_batch_end(outputs: object, batch: object, batch_idx: int) -> None:
+            module.teacher.mul_(0.5).add_(next(module.parameters()).detach().abs().mean())
+
+        def on_train_epoch_start() -> None:
+            next(module.parameters()).requires_grad_(module.trainer.current_epoch == 0)
+
+        module.on_train_batch_end, module.on_train_epoch_start = on_train_batch_end, on_train_epoch_start
+        return module
+
+    recipe = replace(recipe, network=network, hardware=Hardware(accelerator="cpu", checkpoint_seconds=1e-9))
+    keeper = Kept()
+    whole = fit(recipe, phase_of(recipe), keeper)
+    for begin in every(keeper.saved, 7):
+        again = fit(recipe, phase_of(recipe), Kept(begin))
+        assert not differing(again.state, whole.state), f"from step {begin[1]['step']}"
+
+
+def test_the_training_loss_of_a_row_is_that_of_whole_steps() -> None:
+    rows = {}
+    for batches in (1, 2):
+        recipe = recipe_of("siamese", f"trainer.accumulate_grad_batches={batches}", "model.lr=1e-9")
+        rows[batches] = fit(recipe, phase_of(recipe)).rows[0]["train_loss"]
+    assert rows[1] == pytest.approx(rows[2], rel=1e-3)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -16,8 +18,10 @@ from lottery.config.check import check
 from lottery.config.compose import cell_configs
 from lottery.config.projects import added
 from lottery.foundations.errors import Refused
+from lottery.training.fit import fit
+from lottery.training.hardware import Hardware
 from lottery.training.lightning.project import Project
-from tests.lightning import cell_of, words
+from tests.lightning import Kept, cell_of, differing, phase_of, words
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 HERE = Path(__file__).parent
@@ -108,7 +112,8 @@ class Broken(Rows):
 def by_part(): return {"train": sets(64), "val": sets(32), "test": sets(40), "batch_size": 8}
 
 class Stream(IterableDataset):
-    def __iter__(self): return iter([(torch.randn(6), 1) for _ in range(64)])
+    def __iter__(self):
+        for _ in range(64): yield torch.randn(6), 1
 
 class Streamed(Rows):
     def train_dataloader(self): return DataLoader(Stream(), 8)
@@ -151,8 +156,19 @@ class Odd(Lit):
 class Early(Lit):
     def configure_callbacks(self): return [pl.callbacks.EarlyStopping("val_loss")]
 
+class Averages(Lit):
+    def configure_callbacks(self): return [pl.callbacks.WeightAveraging()]
+
+class Counts(Lit):
+    def training_step(self, batch, batch_idx):
+        self.seen += 1
+        return self.loss(batch) * (1 + self.seen)
+
 class Stops(Lit):
-    def on_train_batch_end(self, *_): self.trainer.should_stop = self.trainer.global_step >= 5
+    def on_train_start(self): self.stop = True
+    def training_step(self, batch, batch_idx):
+        if self.trainer.global_step >= 5: self.trainer.should_stop = True; return None
+        return self.loss(batch)
 """
 
 
@@ -182,6 +198,8 @@ def checked(mine: str, model: str, data: str, *more: str) -> Any:
         ("NoOptimizer", "Rows", "configure_optimizers"),
         ("Plateau", "Rows", "val_f1"),
         ("Early", "Rows", "its configure_callbacks gives EarlyStopping"),
+        ("Averages", "Rows", "its configure_callbacks gives WeightAveraging"),
+        ("Counts", "Rows", "resumed after its first step it trains net."),
         ("Odd", "Rows", "headline=sharpness: nothing says whether higher or lower is better; better="),
         ("Lit", "Stream", "data: gives a Stream; a LightningModule takes a LightningDataModule"),
         ("Lit", "Streamed", "have no length; trainer.limit_train_batches"),
@@ -197,10 +215,16 @@ def test_data_sets_by_part_need_no_data_module(mine: str) -> None:
     assert checked(mine, "Lit", "by_part").study.recipe.data.steps_per_epoch == 8
 
 
-def test_a_stream_goes_on_from_its_epoch_s_beginning(mine: str) -> None:
-    data = checked(mine, "Lit", "Streamed", "trainer.limit_train_batches=8").study.recipe.data
-    assert not data.mid_epoch
-    assert data.steps_per_epoch == 8
+def test_a_stream_goes_on_anywhere_and_begins_anywhere(mine: str) -> None:
+    recipe = checked(mine, "Lit", "Streamed", "trainer.limit_train_batches=8").study.recipe
+    recipe = replace(recipe, hardware=Hardware(accelerator="cpu", checkpoint_seconds=1e-9))
+    assert not recipe.data.mid_epoch
+    keeper = Kept()
+    whole = fit(recipe, phase_of(recipe), keeper, waypoints=[3])
+    assert len(keeper.saved) > 10
+    for begin in keeper.saved[::3]:
+        assert not differing(fit(recipe, phase_of(recipe), Kept(begin)).state, whole.state), begin[1]["step"]
+    assert not differing(fit(recipe, phase_of(recipe, last=3)).state, keeper.passed[3])
 
 
 def test_a_project_that_stops_itself_ends_its_cell_with_a_sentence(
@@ -209,7 +233,7 @@ def test_a_project_that_stops_itself_ends_its_cell_with_a_sentence(
     line = [f"model._target_={mine}.Stops", f"data._target_={mine}.Rows", "budget.steps=2ep", "schedule.rounds=1"]
     done = lottery("run", *line, "tracking.mode=disabled")
     assert done.returncode == 1
-    assert "ended by itself at step 5 of 16" in done.stdout + done.stderr
+    assert re.search(r"ended by itself at step \d of 16", done.stdout + done.stderr)
     assert "Traceback" not in done.stdout + done.stderr
 
 

@@ -107,7 +107,9 @@ def _project_data(node: Mapping[str, Any], arguments: Mapping[str, Any]) -> Proj
     _projects.clear()
     try:
         module = data_module(made, node.get("batch_size"))
-        return _projects.setdefault(key, ProjectData(module, *lengths))
+        data = ProjectData(module, *lengths)
+        _ = data.digest  # reads the first batches
+        return _projects.setdefault(key, data)
     except DataError as error:
         raise Refused(str(error)) from error
 

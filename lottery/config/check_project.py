@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from lottery.config.check_pruning import Misfit, begin, part, pruned
 from lottery.foundations.digests import digest
@@ -70,15 +75,44 @@ def _train(recipe: Project, start: State, every: masks.Masks, streams: Streams) 
             f"model: two trainings under one seed differ in {differing[0]}: it or its data draw from a source that "
             "seed= does not reach; draw from torch, numpy.random or random, and from no generator of their own"
         )
+    with part("model: training"):
+        often = replace(recipe, hardware=replace(recipe.hardware, checkpoint_seconds=1e-9))
+        fit(often, phase, kept := _Kept())
+        again = fit(recipe, phase, _Kept(kept.saved)) if kept.saved else ends[0]
+    if differing := [name for name, tensor in weights(again.state).items() if not torch.equal(tensor, one[name])]:
+        raise Misfit(f"model: resumed after its first step it trains {differing[0]} to another value: {OUTSIDE}")
     row = ends[0].rows[-1] if ends[0].rows else {}
     with part("model: validation"):
-        again = recipe.measured(ends[0].state, ["val"], validation_seed(phase, steps), phase.build)
-    if unlike := [name for name, value in again.items() if name in row and not _alike(row[name], value)]:
+        measured = recipe.measured(ends[0].state, ["val"], validation_seed(phase, steps), phase.build)
+    if unlike := [name for name, value in measured.items() if name in row and not _alike(row[name], value)]:
         raise Misfit(
-            f"model: it logs {unlike[0]}={row[unlike[0]]} after {steps} steps, and {again[unlike[0]]} in a new module "
-            "with the same state: something that training changes lies outside its state_dict, where nothing keeps it; "
-            "register it as a buffer"
+            f"model: it logs {unlike[0]}={row[unlike[0]]} after {steps} steps, and {measured[unlike[0]]} in a new "
+            f"module with the same state: {OUTSIDE}"
         )
+
+
+OUTSIDE = "something that training changes lies outside its state_dict, where nothing keeps it; register it as a buffer"
+
+
+class _Kept:
+    """A keeper in memory, of the first checkpoint only."""
+
+    def __init__(self, begin: tuple[dict[str, Tensor], dict[str, Any]] | None = None) -> None:
+        self.begin = begin
+        self.saved: tuple[dict[str, Tensor], dict[str, Any]] | None = None
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        return self.begin
+
+    def save(self, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
+        if self.saved is None and info["step"]:
+            self.saved = dict(tensors), dict(info)
+
+    def reach(self, first: int, last: int) -> None:
+        pass
+
+    def pass_by(self, step: int, state: State, masks: masks.Masks) -> None:
+        pass
 
 
 def _alike(one: float | None, other: float | None) -> bool:

@@ -93,12 +93,8 @@ class Hardware:
         return "cuda" if self.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def trainer_for(hardware: Hardware, numerics: Numerics) -> pl.Trainer:
-    """Lightning's Trainer, with everything turned off that the framework does itself.
-
-    It leaves threads and deterministic kernels to `Numerics.entered`.
-    Raises ValueError for a precision that the device lacks.
-    """
+def check_precision(hardware: Hardware, numerics: Numerics) -> None:
+    """Raises ValueError for a precision that the device lacks."""
     if numerics.precision == "16-mixed" and hardware.device == "cpu":
         raise ValueError("numerics.precision=16-mixed needs a GPU; on a CPU use 32 or bf16-mixed")
     if (
@@ -107,6 +103,15 @@ def trainer_for(hardware: Hardware, numerics: Numerics) -> pl.Trainer:
         and not torch.cuda.is_bf16_supported(including_emulation=False)
     ):
         raise ValueError("numerics.precision=bf16-mixed: this GPU has no bfloat16; use 32 or 16-mixed")
+
+
+def trainer_for(hardware: Hardware, numerics: Numerics) -> pl.Trainer:
+    """Lightning's Trainer, with everything turned off that the framework does itself.
+
+    It leaves threads and deterministic kernels to `Numerics.entered`.
+    Raises ValueError for a precision that the device lacks.
+    """
+    check_precision(hardware, numerics)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*GPU available but not used.*")  # hardware=cpu asked for that

@@ -1,7 +1,7 @@
-"""What a project accumulates over a training epoch: the states of its metrics, and the means that `self.log` takes.
+"""What Lightning has in no checkpoint: states of metrics, means that `self.log` takes, values logged, modes of layers.
 
-Lightning has neither in its checkpoints, so that after a resume in the middle of an epoch its training metrics, and a
-scheduler that monitors one, would know the epoch's second part only.
+After a resume in the middle of an epoch its training metrics, and a scheduler that monitors one, would know the epoch's
+second part only; a layer that a hook has frozen or put in evaluation mode would train.
 """
 
 from __future__ import annotations
@@ -26,11 +26,24 @@ def taken(trainer: pl.Trainer, pending: Mapping[str, Any], between_epochs: bool)
         for key, item in _results(trainer).items()
         if item.meta.on_epoch and item.is_tensor
     }
-    return {"metrics": metrics, "means": {} if between_epochs else {**pending, **begun}}
+    module = trainer.lightning_module
+    return {
+        "metrics": metrics,
+        "means": {} if between_epochs else {**pending, **begun},
+        "logged": dict(trainer._logger_connector._callback_metrics),
+        "modes": {path: part.training for path, part in module.named_modules()},
+        "trains": {name: parameter.requires_grad for name, parameter in module.named_parameters()},
+    }
 
 
-def restore(module: pl.LightningModule, saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Puts the states of metrics back; returns the means, which exist only once something is logged: see `add`."""
+def restore(trainer: pl.Trainer, saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Puts it back; returns the means, which exist only once something is logged: see `add`."""
+    module = trainer.lightning_module
+    trainer._logger_connector._callback_metrics.update(saved["logged"])
+    for path, part in module.named_modules():
+        part.training = saved["modes"].get(path, part.training)
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(saved["trains"].get(name, parameter.requires_grad))
     for path, metric in _metrics(module).items():
         for name, value in saved["metrics"].get(path, {}).get("states", {}).items():
             setattr(metric, name, _on(value, metric.device))

@@ -54,7 +54,6 @@ class Guide(pl.Callback):
         self.reached, self.stride, self.reached_at = phase.first, 1, time.monotonic()
         self.epoch, self.means = -1, dict[str, Any]()
         self.between_epochs = False
-        self.mid_epoch = all(loader.mid_epoch for loader in loaders)
 
     # beginning
 
@@ -69,8 +68,15 @@ class Guide(pl.Callback):
         self.saved_at = self.seen_at = time.monotonic()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        own = pl_module.on_train_batch_end
+
+        def on_train_batch_end(outputs: Any, batch: Any, batch_idx: int) -> None:
+            own(outputs, batch, batch_idx)
+            self._after_batch(trainer)
+
+        pl_module.on_train_batch_end = on_train_batch_end  # type: ignore[method-assign]
         if begun := self.memory.checkpoint:
-            self.means = accumulators.restore(pl_module, begun[_ACCUMULATED])
+            self.means = accumulators.restore(trainer, begun[_ACCUMULATED])
             self.memory.checkpoint = None
             loop = trainer.fit_loop
             if loop._combined_loader_states_to_load and loop._data_fetcher:
@@ -107,10 +113,15 @@ class Guide(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
+        if isinstance(loss := outputs.get("loss") if isinstance(outputs, Mapping) else outputs, Tensor):
+            # with automatic optimization, Lightning has divided it by the batches of a step
+            shared = trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1
+            self.losses.append(loss.detach().mean() * shared)
+
+    def _after_batch(self, trainer: pl.Trainer) -> None:
+        """What follows a batch, once all callbacks and the module's own hook are done, which may change its state."""
         if self.means:
             accumulators.add(trainer, self.means)
-        if isinstance(loss := outputs.get("loss") if isinstance(outputs, Mapping) else outputs, Tensor):
-            self.losses.append(loss.detach())
         step, loop = step_of(trainer), trainer.fit_loop.epoch_loop
         if step >= self.phase.last and not (self.ends_early and loop.batch_progress.is_last_batch):
             trainer.should_stop = True
@@ -130,7 +141,7 @@ class Guide(pl.Callback):
                 self.result = found
             elif self.keeper:
                 self.keeper.pass_by(step, found, self.phase.masks)
-        if self.keeper and not due and (self.mid_epoch or self.between_epochs) and now - self.saved_at >= self.seconds:
+        if self.keeper and not due and now - self.saved_at >= self.seconds:
             self._check(step)
             tensors, rest = parted(self._checkpoint(trainer))
             losses = [float(loss) for loss in self.losses]
@@ -153,8 +164,10 @@ class Guide(pl.Callback):
                     state["current"] = dict.fromkeys(state["current"], 0)
                     if "is_last_batch" in state:
                         state["is_last_batch"] = False
-            places = [{"epoch": trainer.current_epoch, "done": 0} for _ in self.loaders]
-            checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"] = places
+        # Lightning may have read a batch ahead, and asks only loaders with a length where they are.
+        done = 0 if self.between_epochs else trainer.fit_loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
+        places = [{"epoch": trainer.current_epoch, "done": done} for _ in self.loaders]
+        checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"] = places
 
     def _reach(self, step: int, keeper: Keeper) -> None:
         """Notes the steps of about a second ahead: noting each by itself durably would take longer than the step."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -28,9 +29,9 @@ def ordered(loader: Any, seed: int) -> Ordered | FromStart:
 
 
 def enters_anywhere(loader: Any) -> bool:
-    """Whether a training on this loader can go on in the middle of an epoch, without reading what came before.
+    """Whether a training on this loader can go on in the middle of an epoch without reading what came before.
 
-    It can for every batch sampler over a map-style data set; of anything else only the beginning of an epoch is known.
+    It can for every batch sampler over a map-style data set.
     """
     return (
         isinstance(loader, DataLoader)
@@ -131,12 +132,12 @@ class Ordered(DataLoader):
 
 
 class FromStart:
-    """Any other iterable, such as one over a stream: each epoch is seeded, and trained from its beginning only."""
+    """Any other iterable, such as one over a stream: seeded at each batch, and entered by reading what comes before."""
 
     mid_epoch = False
 
     def __init__(self, loader: Any, seed: int) -> None:
-        self.loader, self.seed, self.epoch = loader, seed, 0
+        self.loader, self.seed, self.epoch, self.begin = loader, seed, 0, 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -147,7 +148,23 @@ class FromStart:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Any]:
+        begin, self.begin = self.begin, 0
         seed_all(derive(self.seed, "epoch", self.epoch))
         if isinstance(generator := getattr(self.loader, "generator", None), torch.Generator):
             generator.manual_seed(derive(self.seed, "epoch", self.epoch))
-        return iter(self.loader)
+        batches = iter(self.loader)
+        for number in count():
+            seed_all(derive(self.seed, "batch", self.epoch, number))  # a stream may draw as it is read
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            if number >= begin:
+                yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self.epoch, "done": 0}  # `Guide` knows how many batches were trained
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.set_epoch(state["epoch"])
+        self.begin = state["done"]

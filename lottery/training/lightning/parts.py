@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import CombinedLoader
 from torch import Tensor
 from torch.utils import _pytree
 from torch.utils.data import DataLoader, Dataset
@@ -96,14 +97,17 @@ class ProjectData:
     def loader(self, part: str) -> Any:
         """The user's loader of `train`, `val` or `test`. Raises DataError without one."""
         name, method = type(self.module).__name__, f"{part}_dataloader"
+        own = getattr(type(self.module), method) is not getattr(pl.LightningDataModule, method)
+        if not own and method not in vars(self.module):
+            remedy = "; what it returns may be that of val_dataloader" if part == "test" else ""
+            raise DataError(f"data: {name} has no {method}, which a curve needs{remedy}")
         try:
             with seeded(0):
                 found = getattr(self.module, method)()
-        except Exception as error:
-            if "must be implemented" in str(error) or isinstance(error, AttributeError | NotImplementedError):
-                remedy = "; what it returns may be that of val_dataloader" if part == "test" else ""
-                raise DataError(f"data: {name} has no {method}, which a curve needs{remedy}") from error
+        except Exception as error:  # a user's module may raise anything
             raise DataError(f"data: {name}.{method} failed: {describe(error)}") from error
+        if isinstance(found, CombinedLoader):
+            raise DataError(f"data: {name}.{method} gives a CombinedLoader; give its loaders as a list or a dict")
         if found is None or (isinstance(found, list | tuple | dict) and not found):
             raise DataError(f"data: {name}.{method} gives no loader")
         return found
@@ -126,16 +130,18 @@ class ProjectData:
 
     @cached_property
     def mid_epoch(self) -> bool:
-        """Whether a killed training goes on in the middle of an epoch, not from its beginning."""
-        return enters_anywhere(self.loader("train"))
+        """Whether the order and the augmentations of training do not depend on the number of workers."""
+        loader = self.loader("train")
+        return all(
+            map(enters_anywhere, _pytree.tree_leaves(loader) if isinstance(loader, list | tuple | dict) else [loader])
+        )
 
     @cached_property
     def batches_per_epoch(self) -> int:
         """Batches in an epoch. Raises DataError if the data do not say."""
-        loader, limit = self.loader("train"), self.limit
-        loaders = _pytree.tree_leaves(loader) if isinstance(loader, list | tuple | dict) else [loader]
+        limit = self.limit
         try:
-            length = max(len(each) for each in loaders)
+            length = max(len(each) for each in _each(self.loader("train")))
         except TypeError as error:
             if isinstance(limit, int) and not isinstance(limit, bool):
                 return limit
@@ -159,22 +165,36 @@ class ProjectData:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the number of batches and of the first batches of each part: what was read at all costs little."""
+        try:
+            return digest_of(self._read())
+        except Exception as error:  # a user's data set may raise anything
+            raise DataError(
+                f"data: {type(self.module).__name__}: its batches can't be read: {describe(error)}"
+            ) from error
+
+    def _read(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for part in PARTS:
             loader = self.training(0) if part == "train" else self.loader(part)
             with seeded(0):
-                for each in _pytree.tree_leaves(loader) if isinstance(loader, list | tuple | dict) else [loader]:
+                for each in _each(loader):
                     found[f"{part}.{len(found)}"] = [_length(each), [_batch_digest(b) for b in _first(each)]]
-        return digest_of(found)
+        return found
+
+
+def _each(loader: Any) -> list[Any]:
+    """The loaders of a list, a tuple or a dict, or the one that is there."""
+    return _pytree.tree_leaves(loader) if isinstance(loader, list | tuple | dict) else [loader]
 
 
 def _first(loader: Any) -> list[Any]:
     if isinstance(loader, DataLoader) and loader.num_workers:  # starting workers takes longer than reading
-        workers, loader.num_workers = loader.num_workers, 0
+        workers, timeout = loader.num_workers, loader.timeout
+        loader.num_workers, loader.timeout = 0, 0
         try:
             return [batch for _, batch in zip(range(LOOKED_AT), loader, strict=False)]
         finally:
-            loader.num_workers = workers
+            loader.num_workers, loader.timeout = workers, timeout
     return [batch for _, batch in zip(range(LOOKED_AT), loader, strict=False)]
 
 
@@ -189,4 +209,7 @@ def _batch_digest(batch: Any) -> str:
     leaves = _pytree.tree_leaves(dict(batch) if isinstance(batch, Mapping) else batch)
     arrays = [torch.from_numpy(leaf) if isinstance(leaf, np.ndarray) else leaf for leaf in leaves]
     tensors = {str(index): leaf for index, leaf in enumerate(arrays) if isinstance(leaf, Tensor)}
-    return digest_of([digest(tensors), [str(leaf) for leaf in arrays if not isinstance(leaf, Tensor)]])
+    others = [leaf for leaf in arrays if not isinstance(leaf, Tensor)]  # of an object, its text may hold its address
+    return digest_of(
+        [digest(tensors), [leaf if isinstance(leaf, str | int) else type(leaf).__name__ for leaf in others]]
+    )

@@ -16,6 +16,7 @@ from lottery.foundations.seeds import seeded
 from lottery.pruning.contracts import Evidence
 from lottery.pruning.masks import Masks
 from lottery.training import flops
+from lottery.training.hardware import check_precision
 from lottery.training.lightning.asking import Asking, ProjectEvidence
 from lottery.training.lightning.measuring import Logged, Seeded, headline_among, measure
 from lottery.training.lightning.parts import ProjectData
@@ -37,6 +38,9 @@ class Project(Recipe):
     """`higher` or `lower`, for a metric that does not say so itself"""
 
     def __post_init__(self) -> None:
+        check_precision(self.hardware, self.numerics)
+        for name, value in self.hardware.trainer.items():
+            raise ValueError(f"hardware.trainer.{name}={value}: is for modules of ours; use trainer.{name}")
         for name in ("compile", "channels_last"):
             if getattr(self.numerics, name):
                 raise ValueError(f"numerics.{name}=true: is for modules of ours; a LightningModule does it itself")

@@ -63,6 +63,9 @@ def checked_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"trainer.{name}={value}: is set by the framework; use {INSTEAD[name]}")
         if name not in known:
             raise ValueError(f"trainer.{name}={value}: Lightning's Trainer has no such argument; {nearby(name, known)}")
+    every = given.get("val_check_interval", 1.0)
+    if not isinstance(every, int | float):
+        raise ValueError(f"trainer.val_check_interval={every}: must be a number; a time would measure at other steps")
     batches = given.get("accumulate_grad_batches", 1)
     if not isinstance(batches, int) or batches < 1:
         raise ValueError(f"trainer.accumulate_grad_batches={batches}: must be a whole number, 1 or more")
