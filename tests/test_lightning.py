@@ -127,7 +127,7 @@ def test_gradients_of_pruned_weights_count_in_no_clipping() -> None:
             named = dict(module.named_parameters())
             seen.append(any(named[name].grad[~mask].any() for name, mask in masks.items()))
 
-        module.on_before_optimizer_step = on_before_optimizer_step  # type: ignore[assignment]
+        module.on_before_optimizer_step = on_before_optimizer_step  # type: ignore[assignment]  # of this module
         return module
 
     fit(replace(clipped, network=network), replace(phase, state=state))
@@ -148,8 +148,8 @@ def test_gradients_for_criteria_are_those_of_the_training_step() -> None:
     module = recipe.build(5)
     module.load_state_dict(state)
     module.eval()
-    module.log = lambda *_, **__: None  # type: ignore[method-assign]
-    module.trainer = SimpleNamespace(is_global_zero=False)  # type: ignore[assignment]
+    module.log = lambda *_, **__: None  # type: ignore[method-assign]  # without a Trainer
+    module.trainer = SimpleNamespace(is_global_zero=False)  # type: ignore[assignment]  # a double
     weights_ = {name: weight for name, weight in module.named_parameters() if name in found}
     losses = [module.training_step(batch, 0) for _, batch in zip(range(2), evidence.batches, strict=False)]
     expected = torch.autograd.grad(torch.stack(losses).mean(), list(weights_.values()))

@@ -23,7 +23,7 @@ from lottery.training.hardware import Hardware
 from lottery.training.lightning.project import Project
 from tests.lightning import Kept, cell_of, differing, phase_of, words
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Lightning's advice on loaders and logging
 HERE = Path(__file__).parent
 
 
@@ -218,7 +218,7 @@ def test_data_sets_by_part_need_no_data_module(mine: str) -> None:
 def test_a_stream_goes_on_anywhere_and_begins_anywhere(mine: str) -> None:
     recipe = checked(mine, "Lit", "Streamed", "trainer.limit_train_batches=8").study.recipe
     recipe = replace(recipe, hardware=Hardware(accelerator="cpu", checkpoint_seconds=1e-9))
-    assert not recipe.data.mid_epoch
+    assert not recipe.data.free_of_workers
     keeper = Kept()
     whole = fit(recipe, phase_of(recipe), keeper, waypoints=[3])
     assert len(keeper.saved) > 10

@@ -151,7 +151,7 @@ def _made(group: str, config: Mapping[str, Any], whole: type, data: Contents) ->
 def identity(config: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain data for phase keys: everything that training depends on except ticket, steps and seeds."""
     if isinstance(recipe, Project):
-        return project_identity(config, recipe.data.digest, recipe.budget.steps, recipe.data.mid_epoch)
+        return project_identity(config, recipe.data.digest, recipe.budget.steps, recipe.data.free_of_workers)
     nodes = {group: with_steps(group, config[group], recipe.data.steps_per_epoch) for group in TRAINING}
     return recipe_identity({**config, **nodes}, recipe.data.digest)
 

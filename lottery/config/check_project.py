@@ -64,7 +64,7 @@ def _few(recipe: Project) -> Project:
 
 
 def _train(recipe: Project, start: State, every: masks.Masks, streams: Streams) -> None:
-    """Two steps, twice: equal if all that they draw is seeded; then a new module with the state must measure alike."""
+    """Two steps, twice, then resumed: equal if all is seeded and kept; a new module must then measure alike."""
     steps = min(STEPS, recipe.budget.steps)
     phase = Phase(start, every, 0, steps, order=streams.rehearsal, noise=streams.rehearsal, build=streams.init)
     with part("model: training"):
@@ -116,4 +116,6 @@ class _Kept:
 
 
 def _alike(one: float | None, other: float | None) -> bool:
-    return one == other or (None not in (one, other) and math.isclose(one, other, rel_tol=1e-4, abs_tol=1e-6))  # type: ignore[arg-type]
+    if one is None or other is None:
+        return one == other
+    return math.isclose(one, other, rel_tol=1e-4, abs_tol=1e-6)

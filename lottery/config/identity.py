@@ -28,12 +28,13 @@ def recipe_identity(config: Mapping[str, Any], content: str) -> dict[str, Any]:
     return {**named(nodes), "code": user_code(list(of.values()))}
 
 
-def project_identity(config: Mapping[str, Any], content: str, steps: int, mid_epoch: bool) -> dict[str, Any]:
+def project_identity(config: Mapping[str, Any], content: str, steps: int, free_of_workers: bool) -> dict[str, Any]:
     """The same of a Lightning project, which has no optimizer, loss or learning rates of ours.
 
-    The number of workers that read its data counts only where each draws from a stream of its own (not `mid_epoch`).
+    The number of workers that read its data counts only where each draws from a stream of its own, so that data are not
+    `free_of_workers`.
     """
-    places = PLACES if mid_epoch else ("root", "pin_memory")
+    places = PLACES if free_of_workers else ("root", "pin_memory")
     read = {key: value for key, value in config["data"].items() if key not in places}
     trainer = {key: value for key, value in (config.get("trainer") or {}).items() if key not in SILENT}
     of = {"model": config["model"], "data": read, "numerics": config["numerics"]}

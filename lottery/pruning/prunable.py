@@ -108,7 +108,7 @@ def _of_layer(layer: nn.Module) -> Iterator[tuple[str, Tensor, str | None]]:
         scripted = isinstance(layer, torch.jit.ScriptModule)
         yield name, parameter, anew if computed else "its layer is scripted" if scripted else None
     for name in sorted(made):
-        yield name, torch.empty(0, 0), anew  # a placeholder: computing it may have side effects (spectral_norm)
+        yield name, torch.empty(0, 0), anew  # only its name is read: computing it has side effects (spectral_norm)
 
 
 def _types(layer: nn.Module) -> set[str]:

@@ -19,12 +19,9 @@ from pytorch_lightning.strategies import DDPStrategy
 from lottery.training import ranks
 from lottery.training.numerics import Numerics as Numerics  # yamls, and so digests of studies, name it here
 
-INSTEAD = {
+SET = {
     "accelerator": "hardware.accelerator",
-    "accumulate_grad_batches": "data.batch_size",
     "benchmark": "numerics.deterministic",
-    "callbacks": "a module of your own (module=...)",
-    "check_val_every_n_epoch": "budget.evaluate",
     "default_root_dir": "out",
     "deterministic": "numerics.deterministic",
     "devices": "hardware.devices",
@@ -32,12 +29,6 @@ INSTEAD = {
     "enable_progress_bar": "nothing: progress is always shown",
     "enable_model_summary": "lottery.load(...) in a notebook, which gives the network",
     "fast_dev_run": "budget.steps and schedule.rounds",
-    "gradient_clip_algorithm": "optimizer.clip_norm",
-    "gradient_clip_val": "optimizer.clip_norm",
-    "limit_predict_batches": "data.val_size",
-    "limit_test_batches": "data.val_size",
-    "limit_train_batches": "budget.steps",
-    "limit_val_batches": "data.val_size",
     "logger": "tracking",
     "max_epochs": "budget.steps, e.g. budget.steps=10ep",
     "max_steps": "budget.steps",
@@ -45,16 +36,37 @@ INSTEAD = {
     "min_epochs": "budget.steps",
     "min_steps": "budget.steps",
     "num_nodes": "hardware.devices, all on one machine",
-    "plugins": "numerics.precision and hardware.devices",
     "strategy": "hardware.devices",
+    "precision": "numerics.precision",
+}
+"""Trainer arguments that the framework sets, whatever it trains; and what to use instead."""
+INSTEAD = SET | {
+    "accumulate_grad_batches": "data.batch_size",
+    "callbacks": "a module of your own (module=...)",
+    "check_val_every_n_epoch": "budget.evaluate",
+    "gradient_clip_algorithm": "optimizer.clip_norm",
+    "gradient_clip_val": "optimizer.clip_norm",
+    "limit_predict_batches": "data.val_size",
+    "limit_test_batches": "data.val_size",
+    "limit_train_batches": "budget.steps",
+    "limit_val_batches": "data.val_size",
+    "plugins": "numerics.precision and hardware.devices",
     "sync_batchnorm": "hardware.devices=1",
     "num_sanity_val_steps": "nothing: every network is checked with one batch before training",
     "overfit_batches": "data.val_size and budget.steps",
-    "precision": "numerics.precision",
     "reload_dataloaders_every_n_epochs": "nothing: data stays in memory",
     "val_check_interval": "budget.evaluate",
 }
 """Trainer arguments that mean nothing, or something else, if a batch is a chunk of steps; and what to use instead."""
+
+OFF = {
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,  # it draws random numbers and moves the states of metrics
+    "default_root_dir": os.devnull,  # under Slurm, Lightning would load checkpoints (pickles) found there
+}
+"""What the framework does itself, turned off in Lightning's Trainer."""
 
 
 @dataclass(frozen=True)
@@ -120,13 +132,7 @@ def trainer_for(hardware: Hardware, numerics: Numerics) -> pl.Trainer:
             **devices(hardware),
             precision=numerics.precision,  # type: ignore[arg-type]  # one of PRECISIONS, as Numerics has checked
             max_epochs=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            default_root_dir=os.devnull,  # under Slurm, Lightning would load checkpoints (pickles) found there
-            **dict(hardware.trainer),
+            **{"logger": False, **OFF, **hardware.trainer},
         )
 
 

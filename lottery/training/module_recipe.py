@@ -90,7 +90,10 @@ class ModuleRecipe(Recipe):
         with self.numerics.entered(), seeded(0), closing(self.data.evaluation("train", 2)) as batches:
             module, (inputs, targets) = self.build(0), next(batches)
             module.train()
-            step = lambda: module.loss(module(inputs), targets).backward()  # noqa: E731
+
+            def step() -> None:
+                module.loss(module(inputs), targets).backward()
+
             return flops.by_weight(module.net, step, self.prunable.all, len(inputs))
 
     @property

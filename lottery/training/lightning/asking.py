@@ -81,7 +81,7 @@ class _Watch(pl.Callback):
             self.losses.append(loss)
             own(loss, *rest, **{**more, "retain_graph": True})
 
-        module.backward = keeping  # type: ignore[method-assign]
+        module.backward = keeping  # type: ignore[method-assign]  # of this module, for a while
         module.lr_scheduler_step = lambda *_: None  # type: ignore[method-assign]  # a module may log their rates
         module.cpu = lambda: module  # type: ignore[method-assign]  # at its end, Lightning would take the graph's weights away
         try:
@@ -101,7 +101,7 @@ class _Watch(pl.Callback):
                 self.gradients |= {names[id(p)]: p.grad.clone() for p in held if p.grad is not None}
                 return found
 
-            optimizer.step = step  # type: ignore[method-assign]
+            optimizer.step = step  # type: ignore[method-assign]  # of this optimizer alone
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, index: int

@@ -74,7 +74,7 @@ class Guide(pl.Callback):
             own(outputs, batch, batch_idx)
             self._after_batch(trainer)
 
-        pl_module.on_train_batch_end = on_train_batch_end  # type: ignore[method-assign]
+        pl_module.on_train_batch_end = on_train_batch_end  # type: ignore[method-assign]  # of this module alone
         if begun := self.memory.checkpoint:
             self.means = accumulators.restore(trainer, begun[_ACCUMULATED])
             self.memory.checkpoint = None
@@ -102,7 +102,7 @@ class Guide(pl.Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, index: int) -> None:
         if trainer.fit_loop.restarting:
             # Else Lightning passes over ReduceLROnPlateau at this epoch's end. Its own setter turns False into True.
-            _Loop.restarting.fset(trainer.fit_loop, False)  # type: ignore[attr-defined]
+            _Loop.restarting.fset(trainer.fit_loop, False)  # type: ignore[attr-defined]  # a property
         if (step := step_of(trainer)) >= self.phase.last:  # a hook of the module's has cleared `should_stop`
             trainer.should_stop = True
             raise StopIteration
@@ -165,7 +165,8 @@ class Guide(pl.Callback):
                     if "is_last_batch" in state:
                         state["is_last_batch"] = False
         # Lightning may have read a batch ahead, and asks only loaders with a length where they are.
-        done = 0 if self.between_epochs else trainer.fit_loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
+        trained = trainer.fit_loop.epoch_loop.batch_progress.current
+        done = 0 if self.between_epochs else trained.processed  # type: ignore[attr-defined]  # typed as its base
         places = [{"epoch": trainer.current_epoch, "done": done} for _ in self.loaders]
         checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"] = places
 
@@ -187,10 +188,7 @@ class Guide(pl.Callback):
         step = step_of(trainer)
         if self.phase.first < step <= self.phase.last and not any(row["step"] == step for row in self.rows):
             logged = {ours: number(trainer.callback_metrics[name]) for name, ours in self.val_names.items()}
-            self._row(
-                step,
-                logged | self.measure(state_of(pl_module), ["test"], step),
-            )
+            self._row(step, logged | self.measure(state_of(pl_module), ["test"], step))
 
     def finish(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Measures the last step, if validation did not fall on it."""
@@ -206,7 +204,7 @@ class Guide(pl.Callback):
         self.watch(step, self.rows[-1])
 
     def _check(self, step: int) -> None:
-        if self.losses and not torch.stack([loss.float().mean().cpu() for loss in self.losses]).isfinite().all():
+        if self.losses and not torch.stack([loss.float().cpu() for loss in self.losses]).isfinite().all():
             raise Diverged(f"the loss of training_step became NaN or infinite before step {step}")
 
 
@@ -217,7 +215,7 @@ def step_of(trainer: pl.Trainer) -> int:
     """Optimizer steps so far; with manual optimization, which may take several in a batch, batches so far."""
     if trainer.lightning_module.automatic_optimization:
         return trainer.global_step
-    return trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
+    return trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]  # as its base
 
 
 def validation_seed(phase: Phase, step: int) -> int:

@@ -41,7 +41,7 @@ def measure(trainer: pl.Trainer, module: pl.LightningModule, data: ProjectData, 
             seen[name] = value
         own(name, value, *rest, **more)
 
-    module.log = log  # type: ignore[method-assign]
+    module.log = log  # type: ignore[method-assign]  # of this module, for a while
     run = trainer.validate if part == "val" else trainer.test
     try:
         with quiet():

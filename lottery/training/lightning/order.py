@@ -94,14 +94,11 @@ class Augmented(Dataset):
 class Ordered(DataLoader):
     """A loader that Lightning can resume in the middle of an epoch: it asks for `state_dict` and `load_state_dict`."""
 
-    mid_epoch = True
-
     def __init__(self, loader: DataLoader, seed: int) -> None:
         generators = [loader.generator, getattr(loader.sampler, "generator", None)]
         generators.append(getattr(getattr(loader.batch_sampler, "sampler", None), "generator", None))
         own = [each for each in dict.fromkeys(generators) if each is not None]
         self._batches = EpochBatches(loader.batch_sampler, own, seed)
-        self._done = 0
         super().__init__(
             Augmented(loader.dataset, seed),
             batch_sampler=self._batches,
@@ -118,14 +115,8 @@ class Ordered(DataLoader):
     def set_epoch(self, epoch: int) -> None:
         self._batches.set_epoch(epoch)
 
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        self._done = self._batches.begin
-        for batch in super().__iter__():
-            self._done += 1
-            yield batch
-
     def state_dict(self) -> dict[str, int]:
-        return {"epoch": self._batches.epoch, "done": self._done}
+        return {}  # Lightning asks for one; `Guide` knows how many batches were trained
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self._batches.epoch, self._batches.begin = state["epoch"], state["done"] % max(1, len(self))
@@ -133,8 +124,6 @@ class Ordered(DataLoader):
 
 class FromStart:
     """Any other iterable, such as one over a stream: seeded at each batch, and entered by reading what comes before."""
-
-    mid_epoch = False
 
     def __init__(self, loader: Any, seed: int) -> None:
         self.loader, self.seed, self.epoch, self.begin = loader, seed, 0, 0
@@ -163,7 +152,7 @@ class FromStart:
                 yield batch
 
     def state_dict(self) -> dict[str, int]:
-        return {"epoch": self.epoch, "done": 0}  # `Guide` knows how many batches were trained
+        return {}  # see `Ordered`
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.set_epoch(state["epoch"])

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -122,26 +123,23 @@ class ProjectData:
     @contextmanager
     def trained_by(self, loader: Any) -> Iterator[None]:
         """Within the context, Lightning gets this training loader from the data module, whose other hooks apply."""
-        self.module.train_dataloader = lambda: loader  # type: ignore[method-assign]
+        self.module.train_dataloader = lambda: loader  # type: ignore[method-assign]  # of this object, for a while
         try:
             yield
         finally:
             del self.module.train_dataloader
 
     @cached_property
-    def mid_epoch(self) -> bool:
+    def free_of_workers(self) -> bool:
         """Whether the order and the augmentations of training do not depend on the number of workers."""
-        loader = self.loader("train")
-        return all(
-            map(enters_anywhere, _pytree.tree_leaves(loader) if isinstance(loader, list | tuple | dict) else [loader])
-        )
+        return all(map(enters_anywhere, each_of(self.loader("train"))))
 
     @cached_property
     def batches_per_epoch(self) -> int:
         """Batches in an epoch. Raises DataError if the data do not say."""
         limit = self.limit
         try:
-            length = max(len(each) for each in _each(self.loader("train")))
+            length = max(len(each) for each in each_of(self.loader("train")))
         except TypeError as error:
             if isinstance(limit, int) and not isinstance(limit, bool):
                 return limit
@@ -177,25 +175,25 @@ class ProjectData:
         for part in PARTS:
             loader = self.training(0) if part == "train" else self.loader(part)
             with seeded(0):
-                for each in _each(loader):
+                for each in each_of(loader):
                     found[f"{part}.{len(found)}"] = [_length(each), [_batch_digest(b) for b in _first(each)]]
         return found
 
 
-def _each(loader: Any) -> list[Any]:
+def each_of(loader: Any) -> list[Any]:
     """The loaders of a list, a tuple or a dict, or the one that is there."""
     return _pytree.tree_leaves(loader) if isinstance(loader, list | tuple | dict) else [loader]
 
 
 def _first(loader: Any) -> list[Any]:
-    if isinstance(loader, DataLoader) and loader.num_workers:  # starting workers takes longer than reading
-        workers, timeout = loader.num_workers, loader.timeout
-        loader.num_workers, loader.timeout = 0, 0
-        try:
-            return [batch for _, batch in zip(range(LOOKED_AT), loader, strict=False)]
-        finally:
-            loader.num_workers, loader.timeout = workers, timeout
-    return [batch for _, batch in zip(range(LOOKED_AT), loader, strict=False)]
+    if not isinstance(loader, DataLoader):
+        return list(islice(loader, LOOKED_AT))
+    workers, timeout = loader.num_workers, loader.timeout
+    loader.num_workers, loader.timeout = 0, 0  # starting workers takes longer than reading
+    try:
+        return list(islice(loader, LOOKED_AT))
+    finally:
+        loader.num_workers, loader.timeout = workers, timeout
 
 
 def _length(loader: Any) -> int | None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from torch.utils import _pytree
-
 from lottery.foundations.errors import Said
 from lottery.foundations.seeds import seeded
 from lottery.training.exits import interrupts
 from lottery.training.lightning.guide import Guide, step_of, validation_seed
 from lottery.training.lightning.masked import Masked
 from lottery.training.lightning.memory import InMemory
+from lottery.training.lightning.parts import each_of
 from lottery.training.lightning.position import checkpoint_at
 from lottery.training.lightning.project import Project
 from lottery.training.lightning.trainers import quiet
@@ -40,7 +39,7 @@ def fit_project(
         module = recipe.build(phase.build)
         module.load_state_dict(weights(phase.state))
         loader = recipe.data.training(phase.order)
-        loaders = [each for each in _pytree.tree_leaves(loader) if hasattr(each, "mid_epoch")]
+        loaders = each_of(loader)
 
         def measure(state: State, parts: Iterable[str], step: int) -> Row:
             return recipe.measured(state, parts, validation_seed(phase, step), phase.build)

@@ -12,7 +12,7 @@ from lottery.training.lightning import accumulators
 def check_parts(trainer: pl.Trainer) -> None:
     """Raises Refused for callbacks that end or save a training, and for a module without optimizers."""
     averaging = (pl.callbacks.WeightAveraging, pl.callbacks.StochasticWeightAveraging)
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set outside its class
         gives = f"model: its configure_callbacks gives {type(callback).__name__}; leave it out"
         if isinstance(callback, pl.callbacks.EarlyStopping | pl.callbacks.ModelCheckpoint):
             raise Refused(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -15,36 +14,18 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers.logger import DummyLogger
 
 from lottery.foundations.errors import nearby
-from lottery.training.hardware import Hardware, devices
+from lottery.training.hardware import OFF, SET, Hardware, devices
 from lottery.training.modules import Module
 from lottery.training.numerics import Numerics
 
-INSTEAD = {
-    "accelerator": "hardware.accelerator",
+INSTEAD = SET | {
     "barebones": "nothing: the Trainer is bare already",
-    "benchmark": "numerics.deterministic",
     "callbacks": "configure_callbacks of your module",
-    "default_root_dir": "out",
-    "deterministic": "numerics.deterministic",
-    "devices": "hardware.devices",
-    "enable_checkpointing": "hardware.checkpoint_seconds",
-    "enable_model_summary": "lottery.load(...) in a notebook, which gives the network",
-    "enable_progress_bar": "nothing: progress is always shown",
-    "fast_dev_run": "budget.steps and schedule.rounds",
-    "logger": "tracking",
-    "max_epochs": "budget.steps, e.g. budget.steps=10ep",
-    "max_steps": "budget.steps",
-    "max_time": "budget.steps",
-    "min_epochs": "budget.steps",
-    "min_steps": "budget.steps",
     "model_registry": "nothing",
-    "num_nodes": "hardware.devices, all on one machine",
     "num_sanity_val_steps": "nothing: every project is tried with a few batches before training",
     "overfit_batches": "trainer.limit_train_batches",
     "plugins": "numerics.precision",
-    "precision": "numerics.precision",
     "reload_dataloaders_every_n_epochs": "nothing: loaders are made once for each training",
-    "strategy": "hardware.devices",
     "use_distributed_sampler": "hardware.devices",
 }
 """Trainer arguments that the framework sets, and what to use instead."""
@@ -77,14 +58,8 @@ def trainer_of(hardware: Hardware, numerics: Numerics, arguments: Mapping[str, A
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     given = devices(hardware)
     plugins = [*given.pop("plugins", []), *ours.pop("plugins", [])]
-    settings = {
-        "logger": DummyLogger(),  # answers self.logger.experiment.add_image(...), which False would not
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "num_sanity_val_steps": 0,  # it draws random numbers and moves the states of metrics
-        "default_root_dir": os.devnull,  # under Slurm, Lightning would load checkpoints (pickles) found there
-    }
+    # the logger answers self.logger.experiment.add_image(...), which False would not
+    settings = OFF | {"logger": DummyLogger()}
     return pl.Trainer(
         accelerator="gpu" if hardware.device == "cuda" else "cpu",
         precision=numerics.precision,  # type: ignore[arg-type]  # one of PRECISIONS
