@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from lottery.foundations.errors import Said
+from lottery.foundations.errors import Refused, Said
 from lottery.foundations.seeds import seeded
 from lottery.training.exits import interrupts
 from lottery.training.lightning.guide import Guide, step_of, validation_seed
@@ -45,6 +45,11 @@ def fit_project(
             return recipe.measured(state, parts, validation_seed(phase, step), phase.build)
 
         memory = InMemory(checkpoint_at(phase.state))
+        if phase.first and not memory.checkpoint:
+            raise Refused(
+                f"arm.first={phase.first}: its weights come without where training stood at that step, as a rewinding "
+                "has it, and a LightningModule needs that"
+            )
         guide = Guide(
             phase, budget.steps, loaders, memory, measure, keeper, waypoints, watch,
             recipe.hardware.checkpoint_seconds, recipe.logged["val"].names,
