@@ -112,7 +112,8 @@ class Kept:
         self.reached: list[tuple[int, int]] = []
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        return self.begin
+        # Copies, as a file gives: an optimizer goes on in the tensors that it is given.
+        return self.begin and ({name: tensor.clone() for name, tensor in self.begin[0].items()}, self.begin[1])
 
     def save(self, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
         import json
