@@ -32,7 +32,9 @@ def play(recipe: Recipe, pruning: Pruning, arm: Arm, seed: int, train: Train) ->
         found = search.next(target, current)
         ticket = rewound(recipe, arm, found, search.start, seed, index)
         budget = arm.length(recipe.budget, recipe.share(ticket.masks))
-        current = Round(index, ticket, arm.first, budget, train, before=found.cost, stop=found.ends)
+        current = Round(
+            index, ticket, arm.first, budget, train, changes=arm.changes(target), before=found.cost, stop=found.ends
+        )
         yield current
 
 

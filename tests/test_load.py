@@ -213,7 +213,7 @@ def test_a_phase_that_is_finished_between_the_look_and_the_lease_is_not_trained_
     store, real = Store(tmp_path), leases.Watch.take
 
     def take(watch: leases.Watch) -> leases.Lease | None:  # what of fifty processes hardly ever happens to one
-        store.put(SPEC, {"w": torch.ones(2)}, {}, [], executed=7)
+        store.put(SPEC, Trained({"w": torch.ones(2)}, {}, []), executed=7)
         return real(watch)
 
     monkeypatch.setattr(leases.Watch, "take", take)
@@ -296,7 +296,7 @@ def test_a_result_of_another_machine_is_taken_though_its_lease_still_beats(
         assert clock.now < 1000 + 3 * leases.DEAD_AFTER, "waits for ever"
         leave(path.parent, beat=round(clock.now), **ELSEWHERE)
         if clock.now > 1000 + 2 * leases.DEAD_AFTER:
-            store.put(SPEC, {"w": torch.ones(2)}, {}, [], executed=7)
+            store.put(SPEC, Trained({"w": torch.ones(2)}, {}, []), executed=7)
 
     monkeypatch.setattr(clock, "sleep", sleep)
 

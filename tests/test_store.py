@@ -69,7 +69,7 @@ def masks() -> dict[str, Tensor]:
 
 def filled(root: Path) -> Store:
     store = Store(root)
-    store.put(SPEC, state(), masks(), ROWS, executed=12)
+    store.put(SPEC, Trained(state(), masks(), ROWS), executed=12)
     return store
 
 
@@ -194,7 +194,7 @@ def test_a_phase_that_is_there_stays_when_it_is_written_again(tmp_path: Path) ->
     store = filled(tmp_path)
     before = {path.name: path.read_bytes() for path in (tmp_path / KEY).iterdir()}
     # as a GPU might: last bits differ
-    entry = store.put(SPEC, {**state(), "half": torch.zeros(2, dtype=torch.bfloat16)}, masks(), [], executed=0)
+    entry = store.put(SPEC, Trained({**state(), "half": torch.zeros(2, dtype=torch.bfloat16)}, masks(), []), executed=0)
     assert {path.name: path.read_bytes() for path in (tmp_path / KEY).iterdir()} == before
     assert content(entry) == content(filled(tmp_path / "another").obtain(SPEC, lambda keeper: pytest.fail("trained")))
 
@@ -202,7 +202,7 @@ def test_a_phase_that_is_there_stays_when_it_is_written_again(tmp_path: Path) ->
 def test_a_damaged_phase_is_written_again(tmp_path: Path) -> None:
     store = filled(tmp_path)
     (tmp_path / KEY / "result.safetensors").write_bytes(b"")
-    assert not store.put(SPEC, state(), masks(), ROWS, executed=12).reused
+    assert not store.put(SPEC, Trained(state(), masks(), ROWS), executed=12).reused
     found = store.find(KEY)
     assert found
     assert content(found) == (digest(state()), digest(masks()), ROWS, 12)
@@ -225,7 +225,7 @@ def test_what_is_set_aside_takes_a_name_that_is_free(tmp_path: Path) -> None:
 def test_a_result_of_another_phase_is_not_taken(tmp_path: Path) -> None:
     store = filled(tmp_path)
     other = {**SPEC, "steps": [0, 20]}
-    store.put(other, {**state(), "half": torch.zeros(2)}, masks(), ROWS, executed=1)
+    store.put(other, Trained({**state(), "half": torch.zeros(2)}, masks(), ROWS), executed=1)
     os.replace(tmp_path / digest_of(other) / "result.safetensors", tmp_path / KEY / "result.safetensors")
     assert store.find(KEY) is None
 
@@ -684,7 +684,7 @@ def test_gc_keeps_what_ledgers_need_and_what_lives(cell: Callable[..., Cell], tm
     kept = set(store.entries())
     assert len(kept) == len(needed) + 1  # the state at step 10 is in no ledger
     filled(store.root)
-    store.put({"of": KEY, "step": 1}, state(), masks(), [], executed=0)
+    store.put({"of": KEY, "step": 1}, Trained(state(), masks(), []), executed=0)
     (store.root / next(iter(needed)) / "checkpoint.safetensors").write_bytes(bytes(1000))
     aged(store.root, DAY + 60)
     (store.root / f"{KEY}.damaged.1").mkdir()
@@ -719,7 +719,7 @@ def test_gc_leaves_what_is_younger_than_a_day_and_what_an_unfinished_phase_has_p
     (tmp_path / KEY).mkdir()
     (tmp_path / KEY / "checkpoint.safetensors").write_bytes(bytes(10))
     passed = {"of": KEY, "step": 1}
-    store.put(passed, state(), masks(), [], executed=0)
+    store.put(passed, Trained(state(), masks(), []), executed=0)
     for path in tmp_path.iterdir():
         aged(path, 2 * DAY)
     assert collect(store, set()) == (0, 0, 0)

@@ -25,7 +25,9 @@ class EarlyBird:
         found = drift(
             self.when,
             dense,
-            lambda on: prune(recipe, pruning, on, on.trained.masks, dense.ticket.state, target, cell.seed),
+            lambda on: prune(
+                recipe, pruning, on.trained.state, on.trained.masks, dense.ticket.state, target, cell.seed, 1
+            ),
         )
         return {
             "settled_step": self.when.step(found),

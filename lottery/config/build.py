@@ -14,7 +14,7 @@ from lottery.config.annotations import hints_of
 from lottery.config.cell_config import CellConfig, steady
 from lottery.config.given import given
 from lottery.config.groups import TRAINING_GROUPS
-from lottery.config.identity import project_identity, recipe_identity
+from lottery.config.identity import node_identity, project_identity, recipe_identity
 from lottery.config.nodes import as_yaml, in_steps, make, network, with_steps
 from lottery.config.patterns import patterns
 from lottery.config.projects import gives_lightning
@@ -47,6 +47,8 @@ def build(job: CellConfig) -> Cell:
         raise Refused(f"seed={as_yaml(job.seed)}: must be a whole number, 0 or more")
     recipe = build_recipe(config)
     arm = build_arm(job, recipe.data, recipe.budget.steps)
+    if isinstance(recipe, Project) and (arm.during or (arm.parent and arm.parent.during)):
+        raise Refused("arm.during: masks that change while training are for modules of ours, not for a LightningModule")
     pruning = Pruning(
         **{group: _made(group, config, Pruning, recipe.data) for group in ("criterion", "scope", "schedule", "stop")},
     )
@@ -191,5 +193,12 @@ def build_arm(job: CellConfig, data: Contents, steps: int) -> Arm:
     if job.parent:
         parent = {**job.parent.node, "name": job.parent.label, "rewind": node["rewind"]}
         parent.pop("parent", None)
-        node["parent"] = make("arm.parent", with_steps("arm.parent", parent, data.steps_per_epoch))
-    return make("arm", node | {"name": job.label})
+        node["parent"] = _arm("arm.parent", with_steps("arm.parent", parent, data.steps_per_epoch))
+    return _arm("arm", node | {"name": job.label})
+
+
+def _arm(where: str, node: Mapping[str, Any]) -> Arm:
+    arm = make(where, node)
+    if isinstance(arm, Arm) and arm.during:
+        return replace(arm, during_identity=node_identity(f"{where}.during", node["during"]))
+    return arm

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lottery.config.check_project import rehearse_project
-from lottery.config.check_pruning import Misfit, begin, part, pruned
+from lottery.config.check_pruning import Misfit, begin, change, part, pruned
 from lottery.config.nodes import as_yaml
 from lottery.data.examples import DataError
 from lottery.foundations.errors import Refused
@@ -72,6 +72,7 @@ def rehearse(cell: Cell) -> None:
             for arm in filter(None, (cell.arm, cell.arm.parent)):
                 with part("arm"):
                     begin(cell, arm, start, found)
+                change(cell, arm, evidence, found)
 
 
 def _built(recipe: ModuleRecipe) -> Module:

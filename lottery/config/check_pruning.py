@@ -12,12 +12,13 @@ from lottery.data.examples import DataError
 from lottery.foundations.errors import Refused
 from lottery.foundations.seeds import Streams, generator
 from lottery.pruning import masks
-from lottery.pruning.contracts import Evidence, checked, choose, score
+from lottery.pruning.contracts import Evidence, checked, checked_schedule, choose, score
 from lottery.pruning.masks import Masks
 from lottery.rounds.arms import Arm
 from lottery.rounds.rewinding import Origin
 from lottery.rounds.round import initial
 from lottery.rounds.study import Cell
+from lottery.training.changes import Moment
 from lottery.training.states import State, copied
 
 
@@ -55,6 +56,9 @@ def begin(cell: Cell, arm: Arm, start: State, found: Masks) -> None:
     """Makes what an arm begins a round with. Raises Misfit."""
     budget = cell.study.recipe.budget
     own = checked(arm.masks(copied(found), generator(Streams(cell.seed).rehearsal)), like=found)
+    if arm.descent:
+        for target in cell.study.pruning.schedule:
+            checked_schedule(arm.descent(target.density))
     fresh = partial(_fresh, cell, arm.name, start)
     begun = arm.weights(Origin(copied(start), lambda: copied(start), fresh, copied(own)))
     if differing := sorted(begun.keys() ^ start.keys()):
@@ -66,6 +70,22 @@ def begin(cell: Cell, arm: Arm, start: State, found: Masks) -> None:
         )
     if arm.first >= (steps := arm.length(budget, cell.study.recipe.share(own)).steps):
         raise Misfit(f"arm.first={arm.first}: must be before the last of the {steps} steps of a round")
+
+
+def change(cell: Cell, arm: Arm, evidence: Evidence, found: Masks) -> None:
+    """Changes the masks once as the arm's rule does while training, if it has one. Raises Misfit."""
+    if not arm.during:
+        return
+    recipe, density = cell.study.recipe, cell.study.pruning.schedule[-1].density
+    with part("arm.during"):
+        of = arm.length(recipe.budget, 1.0).steps
+        steps = [step for step in arm.during.steps(of) if step >= arm.first]
+        if not steps:
+            raise Misfit("arm.during: masks would never change; its first change must come before its end")
+        gradients = {name: weight.detach() for name, weight in evidence.weights.items()}  # any do to try it out
+        living = copied(evidence.masks if arm.during.begins_dense else found)
+        moment = Moment(steps[0], of, density, replace(evidence, masks=living), gradients, recipe.output)
+        checked(arm.during.masks(moment), like=found)
 
 
 def _fresh(cell: Cell, arm: str, start: State) -> State:

@@ -45,6 +45,11 @@ def project_identity(config: Mapping[str, Any], content: str, steps: int, free_o
     return {**named(nodes), **more, "code": user_code([config["model"], config["data"]])}
 
 
+def node_identity(where: str, node: Mapping[str, Any]) -> dict[str, Any]:
+    """A node and the user code that it names, as plain data; durations are in steps."""
+    return {"node": named(_node(where, node)), "code": user_code([node])}
+
+
 def _node(where: str, value: Any) -> Any:
     """A node as plain data, without arguments that equal the function's defaults.
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
 from lottery.foundations.durations import Steps
+from lottery.pruning.contracts import Target
 from lottery.pruning.masks import Masks
+from lottery.pruning.schedules import Descent
 from lottery.rounds.early_bird import Settled
 from lottery.rounds.lengths import Length, as_recipe
 from lottery.rounds.rewinding import Rewinding, to_start
+from lottery.training.changes import Changes, Rule
 from lottery.training.flops import Flops
 from lottery.training.states import State
 
@@ -49,6 +53,14 @@ class Arm:
     """how long, and at which learning rates, a pruned round trains"""
     iterative: bool = True
     """whether a round prunes the previous round's trained network; if not, always the dense one"""
+    prune_at: Steps | None = None
+    """the step of the dense training at which each round's masks are found, 0 for initialisation; None: its end"""
+    descent: Descent | None = None
+    """densities on the way to a round's, at each of which the masked network is scored anew; None: straight to it"""
+    during: Rule | None = None
+    """how masks change while a pruned round trains; None: they do not"""
+    during_identity: Mapping[str, Any] = field(default_factory=dict)
+    """the settings and user code of `during` as plain data"""
     early: Settled | None = None
     """prune the dense network at the step where its mask has settled (You et al. 2020); None: after training"""
     parent: Arm | None = None
@@ -59,7 +71,27 @@ class Arm:
     def __post_init__(self) -> None:
         if self.early and (self.iterative or self.parent or self.given):
             raise ValueError("early: is for arms that prune the dense network themselves: iterative=false, parent=null")
+        if self.prune_at is not None and (self.iterative or self.parent or self.given or self.early):
+            raise ValueError(
+                f"prune_at={self.prune_at}: is for arms that prune the dense network themselves, at a step that is "
+                "given: iterative=false, parent=null, early=null"
+            )
+        if self.descent and self.prune_at is None:
+            raise ValueError("descent: is for arms that prune at a step of the dense training: prune_at=0 or later")
+        if self.during and (self.parent or self.given):
+            raise ValueError("during: is for arms that find their own masks: parent=null, and no file")
+        if self.during and self.during.begins_dense and self.prune_at != 0:
+            raise ValueError("during: it begins with the dense network, which takes prune_at=0 and iterative=false")
         if self.given and (self.parent or self.rewind):
             raise ValueError("file: a ticket brings its masks and start with it: parent=null, rewind=0")
         if self.parent and self.parent.parent:
             raise ValueError(f"parent={self.parent.name}: it has no masks of its own but those of another arm")
+
+    @property
+    def from_dense(self) -> bool:
+        """Whether each round's masks are found on the dense network, whatever earlier rounds have pruned."""
+        return self.early is not None or self.prune_at is not None
+
+    def changes(self, target: Target) -> Changes | None:
+        """How masks change while the round of a target trains."""
+        return Changes(self.during, target.density, self.during_identity) if self.during else None

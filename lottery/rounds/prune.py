@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from lottery.foundations.seeds import Streams, drawing
 from lottery.pruning.contracts import Criterion, Schedule, Scope, Target, choose, score
 from lottery.pruning.masks import Masks
-from lottery.rounds.round import Round
 from lottery.rounds.stopping import Stop
 from lottery.training.recipes import Recipe
 from lottery.training.states import State
@@ -23,13 +22,15 @@ class Pruning:
     stop: Stop = field(default_factory=Stop)
 
 
-def prune(recipe: Recipe, pruning: Pruning, on: Round, living: Masks, start: State, target: Target, seed: int) -> Masks:
-    """The next masks: the criterion scores a round's trained network, the scope chooses among the unpruned weights.
+def prune(
+    recipe: Recipe, pruning: Pruning, state: State, living: Masks, start: State, target: Target, seed: int, index: int
+) -> Masks:
+    """The masks of round `index`: the criterion scores a network, the scope chooses among the unpruned weights.
 
     Gradients are always computed in 32 bits: `numerics.precision` applies to training and evaluation only.
     """
-    streams, index = Streams(seed), on.index + 1
+    streams = Streams(seed)
     with recipe.numerics.entered(), drawing(streams.score(index)) as rng:
-        evidence = recipe.evidence(on.trained.state, start, living, streams.init, streams.scoring(index), rng)
+        evidence = recipe.evidence(state, start, living, streams.init, streams.scoring(index), rng)
         scores = score(pruning.criterion, evidence)
         return choose(pruning.scope, scores, living, replace(target, output=recipe.output))

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 
 from lottery.foundations.seeds import Streams, seeded
 from lottery.pruning import masks as _masks
 from lottery.pruning.masks import Masks
-from lottery.training.flops import Flops
+from lottery.training.changes import Changes
+from lottery.training.flops import Flops, with_dense_gradients
 from lottery.training.recipes import Budget, Recipe, Trained
 from lottery.training.states import State, state_of
 
@@ -48,6 +50,8 @@ class Round:
     """steps whose states will be needed later"""
     copy: int = 0
     """number of this training among those of the same ticket; each has its own data order and noise"""
+    changes: Changes | None = None
+    """how masks change while it trains"""
     before: Flops = field(default_factory=Flops)
     """training FLOPs spent to find the ticket"""
     stop: Ends = lambda current: None
@@ -58,6 +62,8 @@ class Round:
 
     @cached_property
     def trained(self) -> Trained:
+        if self.last == self.first:  # cut before its first step
+            return Trained(self.ticket.state, self.ticket.masks, [])
         return self.train(self)
 
     @cached_property
@@ -66,8 +72,19 @@ class Round:
         return self.stop(self)
 
     def cost(self, recipe: Recipe) -> Flops:
-        """Of all training up to its end, each round counted under the masks that it began with."""
-        return self.before + recipe.flops(self.ticket.masks) * (self.last - self.first)
+        """Of all training up to its end."""
+        return self.before + self.own_cost(recipe)
+
+    def own_cost(self, recipe: Recipe) -> Flops:
+        """Of its own training, each step counted under the masks that it had."""
+        changed = self.trained.changed if self.changes else []
+        steps = [self.first, *(change["step"] for change in changed), self.last]
+        at = [recipe.flops(self.ticket.masks), *(recipe.flops_at(change["densities"]) for change in changed)]
+        whole = sum((f * (end - begin) for f, (begin, end) in zip(at, pairwise(steps), strict=True)), Flops())
+        for change, before, after in zip(changed, at, at[1:], strict=False):
+            if change["dense_gradients"]:  # that step ran under the masks of before
+                whole = whole + with_dense_gradients(before) + after * -1
+        return whole
 
     def cut(self, step: int) -> Round:
         """The same training up to an earlier step."""

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Protocol
 
-from lottery.pruning.contracts import Target
+from lottery.pruning.contracts import Schedule, Target
 from lottery.pruning.masks import Masks
 from lottery.rounds.arms import Arm, Given
 from lottery.rounds.early_bird import settled
 from lottery.rounds.prune import Pruning, prune
-from lottery.rounds.round import Ends, Round, Train, dense_round
+from lottery.rounds.round import Ends, Round, Ticket, Train, dense_round
 from lottery.rounds.stopping import stop_reason
 from lottery.training.flops import Flops
 from lottery.training.recipes import Recipe
@@ -70,14 +70,23 @@ class Own:
         """The round whose trained network is pruned to get the masks of the round after `last`."""
         if self.arm.early:
             return settled(self.arm.early, self.dense, partial(self._pruned, target, last))
+        if self.arm.prune_at is not None:
+            return self.dense.cut(self.arm.prune_at)
         return last if self.arm.iterative else self.dense
 
     def _pruned(self, target: Target, last: Round, on: Round) -> Masks:
         # a training may have changed the masks; a one-shot arm prunes on, without training in between
-        living = on.trained.masks if on is last or self.arm.early else last.ticket.masks
-        if self.arm.early:  # each target is pruned from the dense network, because that is how its mask was watched
-            target = target.of_dense()
-        return prune(self.recipe, self.pruning, on, living, self.start, target, self.seed)
+        living = on.trained.masks if on is last or self.arm.from_dense else last.ticket.masks
+        if self.arm.during and self.arm.during.begins_dense:
+            return living
+        path: Schedule = (target,)
+        if self.arm.from_dense:
+            path = self.arm.descent(target.density) if self.arm.descent else (target.of_dense(),)
+        state = on.trained.state
+        for step in path:
+            living = prune(self.recipe, self.pruning, state, living, self.start, step, self.seed, on.index + 1)
+            state = Ticket.of(on.trained.state, living).state
+        return living
 
 
 class Borrowed:
@@ -95,7 +104,10 @@ class Borrowed:
     def next(self, target: Target, last: Round) -> Found:
         on = self.parents.trained(target, self.last)
         self.last = next(self.chain)
-        return Found(self.last.ticket.masks, on, self.last.before, partial(_ends_with, self.name, self.last))
+        ends = partial(_ends_with, self.name, self.last)
+        if self.last.changes:  # its masks are those that its training ended with
+            return Found(self.last.trained.masks, self.last, self.last.cost(self.own.recipe), ends)
+        return Found(self.last.ticket.masks, on, self.last.before, ends)
 
 
 @dataclass(frozen=True)
@@ -123,7 +135,7 @@ def search_for(
     if arm.parent and parent:
         return Borrowed(recipe, pruning, arm, arm.parent, seed, parent)
     looks = arm.early.looks(recipe.budget.steps) if arm.early else ()
-    dense = dense_round(recipe, seed, train, passing=(*filter(None, [arm.rewind]), *looks))
+    dense = dense_round(recipe, seed, train, passing=(*filter(None, [arm.rewind, arm.prune_at]), *looks))
     if arm.given:
         return FromTicket(recipe, pruning, arm.given, dense)
     return Own(recipe, pruning, arm, seed, dense)

@@ -27,7 +27,7 @@ from lottery.foundations.files import Damaged, read_tensors, write_tensors, writ
 from lottery.pruning.masks import Masks, pack, unpack
 from lottery.store import leases
 from lottery.store.keeper import CHECKPOINT, FolderKeeper
-from lottery.training.recipes import Row, Trained
+from lottery.training.recipes import Trained
 from lottery.training.states import State
 
 _log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class Store:
         """
 
         def keep(step: int, state: State, masks: Masks) -> None:
-            self.put((waypoints or {})[step], state, masks, [], executed=0)
+            self.put((waypoints or {})[step], Trained(state, masks, []), executed=0)
 
         key, entry = digest_of(spec), None
         while entry is None:  # repeated if another process took the phase over: then its result is waited for
@@ -115,9 +115,9 @@ class Store:
                 raise
             _log.warning(f"{lost}; waiting for its result")
             return None
-        return self.put(spec, trained.state, trained.masks, trained.rows, keeper.lease.note)
+        return self.put(spec, trained, keeper.lease.note)
 
-    def put(self, spec: Mapping[str, Any], state: State, masks: Masks, rows: list[Row], executed: int) -> Entry:
+    def put(self, spec: Mapping[str, Any], trained: Trained, executed: int) -> Entry:
         """The finished phase, written; its metadata last, because they make it count as finished.
 
         One that is there already stays: later phases may go on from its bits, which not all hardware gives twice.
@@ -127,19 +127,21 @@ class Store:
             return first
         folder = self.root / key
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {f"net.{name}": tensor for name, tensor in state.items()}
-        tensors |= {f"mask.{name}": pack(mask) for name, mask in masks.items()}
+        tensors = {f"net.{name}": tensor for name, tensor in trained.state.items()}
+        tensors |= {f"mask.{name}": pack(mask) for name, mask in trained.masks.items()}
         write_tensors(folder / RESULT, tensors, {})
         meta: dict[str, Any] = {
             "spec": spec,
-            "rows": rows,
+            "rows": trained.rows,
             "executed": executed,
             "by": socket.gethostname(),
-            "masks": {name: list(mask.shape) for name, mask in masks.items()},
+            "masks": {name: list(mask.shape) for name, mask in trained.masks.items()},
             "digest": digest(tensors),
-        }
+        } | ({"changed": trained.changed} if trained.changed else {})
         write_whole(folder / META, canonical({"phase": meta, "sha256": digest_of(meta)}).encode())
-        return Entry(state, masks, rows, key, meta["by"], executed, reused=False)
+        return Entry(
+            trained.state, trained.masks, trained.rows, key, meta["by"], executed, reused=False, changed=trained.changed
+        )
 
     def find(self, key: str) -> Entry | None:
         """A finished phase, checked against its digest; None if there is none. A damaged one is set aside."""
@@ -156,7 +158,8 @@ class Store:
             return None
         masks = {n: unpack(tensors.pop(f"mask.{n}"), shape) for n, shape in meta["masks"].items()}
         state = {name.removeprefix("net."): tensor for name, tensor in tensors.items()}
-        return Entry(state, masks, meta["rows"], key, meta.get("by", ""), meta["executed"], reused=True)
+        told = meta["rows"], key, meta.get("by", ""), meta["executed"]
+        return Entry(state, masks, *told, reused=True, changed=meta.get("changed", []))
 
     def specification(self, key: str) -> dict[str, Any] | None:
         """The specification that a finished phase was trained from; None if the phase is missing or damaged."""

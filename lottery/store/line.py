@@ -28,7 +28,7 @@ def line_of(cell: Cell, current: Round) -> Line:
     last, best = entry.rows[-1], early_stop(entry.rows, headline)
     measured = {name: value for name, value in sorted(last.items()) if name.startswith(("test_", "val_"))}
     steps = current.last - current.first
-    own = cell.study.recipe.flops(current.ticket.masks) * steps  # as `Round.cost` counts it
+    own = current.own_cost(cell.study.recipe)
     whole = current.cost(cell.study.recipe)
     return Line(
         {

@@ -28,8 +28,9 @@ def phase_of(recipe: Recipe, seed: int, current: Round) -> Phase:
         order=streams.order(*which),
         noise=streams.noise(*which),
         build=streams.init,
-        sparse=recipe.sparse_weights(ticket.masks),
+        sparse=() if current.changes else recipe.sparse_weights(ticket.masks),
         budget=current.budget,
+        changes=current.changes,
     )
 
 
@@ -48,6 +49,8 @@ def specification(recipe: Recipe, identity: Mapping[str, Any], phase: Phase) -> 
     if budget != recipe.budget:  # training reads only these two of a budget, whatever made it
         how["evaluate"] = budget.evaluate
         how["rates"] = digest_of([budget.factor(step) for step in range(phase.first, phase.last)])
+    if changes := phase.changes:
+        how["changes"] = {"density": changes.density, **changes.identity}
     return how | {
         "recipe": identity,
         "science": SCIENCE,

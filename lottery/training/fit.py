@@ -65,7 +65,7 @@ def fit(
                 raise ranks.Broken(f"training with {count} processes broke off: {error}") from error
         if trainer.interrupted or loop.step < phase.last:
             raise KeyboardInterrupt
-    return Trained(state_of(module.net), loop.holding.masks, loop.rows)
+    return Trained(state_of(module.net), loop.holding.masks, loop.rows, changed=loop.changing.changed)
 
 
 def assist(recipe: Recipe) -> None:

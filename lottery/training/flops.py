@@ -69,6 +69,16 @@ def by_weight(net: nn.Module, step: Callable[[], object], prunable: Prunable, ex
 
 def of_example(counted: Mapping[str, float], masks: Masks) -> Flops:
     """FLOPs of one training example under masks, from the counts of `by_weight`."""
+    return at_densities(counted, layer_densities(masks))
+
+
+def at_densities(counted: Mapping[str, float], densities: Mapping[str, float]) -> Flops:
+    """The same with layers at these densities, all others dense."""
     whole = counted[""]
-    saved = sum(counted.get(name, 0.0) * (1 - kept) for name, kept in layer_densities(masks).items())
+    saved = sum(counted.get(name, 0.0) * (1 - kept) for name, kept in densities.items())
     return Flops(whole, whole - saved)
+
+
+def with_dense_gradients(step: Flops) -> Flops:
+    """A step that also computes the gradients of pruned weights: one of its three products is then dense (RigL)."""
+    return Flops(step.dense, (2 * step.scaled + step.dense) / 3)

@@ -19,6 +19,7 @@ from torch import Tensor
 from lottery.foundations.errors import Said
 from lottery.pruning.masks import Masks
 from lottery.training import checkpoints, ranks, sparse
+from lottery.training.changing import Changing
 from lottery.training.evaluation import evaluate
 from lottery.training.holding import Holding
 from lottery.training.module_recipe import ModuleRecipe
@@ -79,6 +80,7 @@ class Loop:
         self.scaler = getattr(self.module.trainer.precision_plugin, "scaler", None)
         across = sparse.reads_across(self.optimizer)
         self.holding = Holding(self.module.net, self.phase.masks, across, elsewhere=self.phase.sparse)
+        self.changing = Changing(self.phase, self.recipe, self.module, self.optimizer, self.holding)
         self._resume()
         self._begin_reading()
         self.saved_at = time.monotonic()
@@ -93,6 +95,7 @@ class Loop:
         if found := ranks.agree(self.keeper.load() if self.keeper else None):
             tensors, info = found
             self.step, self.rows, self.losses = info["step"], list(info["rows"]), list(info["losses"])
+            self.changing.restore(tensors, info)
             checkpoints.restore(tensors, info, self.module, self.optimizer, self.scaler, self.module.device)
 
     def _begin_reading(self) -> None:
@@ -124,6 +127,7 @@ class Loop:
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         losses, started = [], time.monotonic()
         for step in range(first, last):
+            self.changing.before(step)
             inputs, targets = next(self.batches)
             factor = budget.factor(step)
             for group, rate in zip(optimizer.param_groups, self.rates, strict=True):
@@ -132,8 +136,11 @@ class Loop:
                 parameter.grad = None
             loss = module.loss(module(inputs), targets)
             backward(loss)
+            losses.append(loss.detach())
             if self.scaler is not None:
                 self.scaler.unscale_(optimizer)  # before anything reads gradients
+            if self.changing.takes(step):
+                continue
             self.holding.mask_gradients()
             if self.scaler is None:
                 optimizer.step()
@@ -141,7 +148,6 @@ class Loop:
                 self.scaler.step(optimizer)
                 self.scaler.update()
             self.holding.mask_weights()
-            losses.append(loss.detach())
         _, count = ranks.share()
         self._note((ranks.sum_(torch.stack(losses).double()) / count).cpu(), first)
         self.seconds = ranks.agree(max(1e-9, (time.monotonic() - started) / (last - first)))
@@ -159,8 +165,10 @@ class Loop:
             self.keeper.pass_by(self.step, state_of(self.module.net), self.holding.masks)
         if ranks.agree(time.monotonic() - self.saved_at >= self.recipe.hardware.checkpoint_seconds):
             tensors, info = checkpoints.taken(self.module, self.optimizer, self.scaler, self.module.device)
+            masks, changed = self.changing.taken()
             if self.keeper:
-                self.keeper.save(tensors, {**info, "step": self.step, "rows": self.rows, "losses": self.losses})
+                info |= {**changed, "step": self.step, "rows": self.rows, "losses": self.losses}
+                self.keeper.save({**tensors, **masks}, info)
             self.saved_at = time.monotonic()
         self.watch(self.step, row)
 

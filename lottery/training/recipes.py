@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import torch
 from torch import nn
@@ -14,9 +14,10 @@ from torch import nn
 from lottery.foundations.durations import Steps
 from lottery.foundations.metrics import Headline
 from lottery.pruning.contracts import Evidence
-from lottery.pruning.masks import Masks
+from lottery.pruning.masks import Masks, layer_densities
 from lottery.pruning.prunable import Prunable
-from lottery.training import flops
+from lottery.training.changes import Changes
+from lottery.training.flops import Flops, at_densities
 from lottery.training.hardware import Hardware
 from lottery.training.learning_rates import LearningRate, constant, warmed_up
 from lottery.training.numerics import Numerics
@@ -113,9 +114,13 @@ class Recipe(ABC):
     def examples(self) -> int:
         """How many of the examples that `counted` is about an optimizer step takes."""
 
-    def flops(self, masks: Masks) -> flops.Flops:
+    def flops(self, masks: Masks) -> Flops:
         """FLOPs of one optimizer step on the whole batch under masks."""
-        return flops.of_example(self.counted, masks) * self.examples
+        return self.flops_at(layer_densities(masks))
+
+    def flops_at(self, densities: Mapping[str, float]) -> Flops:
+        """FLOPs of one optimizer step on the whole batch with each layer at a density; other layers are dense."""
+        return at_densities(self.counted, densities) * self.examples
 
     def share(self, masks: Masks) -> float:
         """FLOPs of a step under masks over those of a dense one, in [0, 1]."""
@@ -154,6 +159,18 @@ class Phase:
     """names of the weights that train on their kept values alone"""
     budget: Budget | None = None
     """the budget, if it is not the recipe's"""
+    changes: Changes | None = None
+    """how masks change while it trains; None: they do not"""
+
+
+class Changed(TypedDict):
+    """A change of masks in the middle of a training."""
+
+    step: int
+    densities: dict[str, float]
+    """kept share of each layer's weights from then on"""
+    dense_gradients: bool
+    """whether gradients of all weights were computed for it, in place of a step"""
 
 
 @dataclass(frozen=True)
@@ -164,3 +181,5 @@ class Trained:
     masks: Masks
     """the masks that training ended with; a training may give others than it was given"""
     rows: list[Row]
+    changed: list[Changed] = field(default_factory=list, kw_only=True)
+    """the changes of masks while it trained, in order"""

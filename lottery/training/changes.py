@@ -1,0 +1,190 @@
+"""Changes: masks that change while a phase trains, by gradual pruning or by dropping and growing weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor
+
+from lottery.foundations.durations import Steps
+from lottery.pruning.contracts import Criterion, Evidence, Scope, Target, checked, choose, score
+from lottery.pruning.criteria import magnitude
+from lottery.pruning.growth import Fraction, Ground, Growth, at_random, constant, regrow
+from lottery.pruning.masks import Masks, density, kept
+from lottery.pruning.scopes import layerwise, rates
+
+LAST = 0.75
+"""Share of a training after which masks no longer change, where no step is given (Evci et al. 2020)."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The input of a rule; fields may be added without breaking existing ones."""
+
+    step: int
+    of: int
+    """steps of the whole training"""
+    density: float
+    """the density that the round is to have"""
+    evidence: Evidence
+    gradients: Mapping[str, Tensor]
+    """of every prunable weight in this training step, pruned ones included; empty if the rule does not ask for them"""
+    output: str | None = None
+    """name of the output layer's weight"""
+
+
+class Rule(Protocol):
+    """How masks change while a phase trains."""
+
+    begins_dense: ClassVar[bool]
+    """whether training begins with all weights; if not, with those of the round's masks"""
+
+    @property
+    def in_place_of_a_step(self) -> bool:
+        """Whether a change takes the gradients of a training step and the place of its update."""
+
+    def steps(self, of: int) -> list[int]:
+        """The steps of a training at whose beginning masks change, ascending."""
+
+    def masks(self, moment: Moment) -> Masks:
+        """The masks from this step on."""
+
+
+@dataclass(frozen=True)
+class Changes:
+    """A rule and what it aims at in one phase."""
+
+    rule: Rule
+    density: float
+    identity: Mapping[str, Any]
+    """the rule's settings and user code as plain data"""
+
+
+Curve = Callable[[float], float]
+"""Share of a gradual pruning that has passed, in [0, 1] -> share of the weights to prune that is pruned, in [0, 1]"""
+
+
+def cubic(passed: float) -> float:
+    """1 - (1 - passed)^3: fast at first, while the network is redundant (Zhu & Gupta 2017).
+
+    >>> cubic(0.5)
+    0.875
+    """
+    return 1 - (1 - passed) ** 3
+
+
+def straight(passed: float) -> float:
+    """The same number of weights at each change."""
+    return passed
+
+
+def at_the_end(passed: float) -> float:
+    """All weights at the last change."""
+    return float(passed >= 1)
+
+
+@dataclass(frozen=True)
+class Gradual:
+    """Prunes while training, from the dense network to the round's density (Zhu & Gupta 2017)."""
+
+    begins_dense: ClassVar[bool] = True
+    in_place_of_a_step: ClassVar[bool] = False
+
+    every: Steps
+    """steps between two changes; the paper's 100 to 1,000"""
+    begin: Steps = 0
+    """the step of the first change, to `initial`"""
+    end: Steps | None = None
+    """the step of the last change, to the round's density; null: three quarters of the training"""
+    initial: float = 1.0
+    """density at `begin`"""
+    curve: Curve = cubic
+    criterion: Criterion = magnitude
+    scope: Scope = layerwise
+
+    def __post_init__(self) -> None:
+        _check_dates(self.every, self.begin, self.end)
+        if not 0 < self.initial <= 1:
+            raise ValueError(f"initial={self.initial:g}: must lie in (0, 1]")
+
+    def steps(self, of: int) -> list[int]:
+        """Every `every` steps from `begin`, and `end`. Raises ValueError if that is not before the training's last."""
+        return _dates(self.every, self.begin, self.end, of)
+
+    def density(self, step: int, of: int, final: float) -> float:
+        """The density from a step on, in a training of `of` steps that ends with the density `final`."""
+        last = _last(self.end, of)
+        passed = min(1.0, (step - self.begin) / (last - self.begin)) if last > self.begin else 1.0
+        return final + (self.initial - final) * (1 - self.curve(passed))
+
+    def masks(self, moment: Moment) -> Masks:
+        living, evidence = moment.evidence.masks, moment.evidence
+        wanted = min(density(living), self.density(moment.step, moment.of, moment.density))
+        target = Target(wanted, wanted / max(density(living), 1e-12), moment.output)
+        return choose(self.scope, score(self.criterion, evidence), living, target)
+
+
+@dataclass(frozen=True)
+class Rewiring:
+    """Drops weights and grows as many of each layer: dynamic sparse training (SET, RigL)."""
+
+    begins_dense: ClassVar[bool] = False
+
+    every: Steps
+    """steps between two changes; an epoch in SET, 100 in RigL"""
+    begin: Steps | None = None
+    """the step of the first change; null: `every`"""
+    end: Steps | None = None
+    """no change from this step on; null: three quarters of the training"""
+    fraction: Fraction = constant
+    growth: Growth = at_random
+    criterion: Criterion = magnitude
+    """scores the weights of which the lowest are dropped"""
+    scope: Scope = field(default=partial(rates, output=1.0))
+    in_place_of_a_step: bool = False
+    """whether growth sees the gradients of a step, whose place the change then takes (RigL)"""
+
+    def __post_init__(self) -> None:
+        _check_dates(self.every, self.every if self.begin is None else self.begin, self.end)
+
+    def steps(self, of: int) -> list[int]:
+        """Every `every` steps from `begin`, before `end`. Raises ValueError if that is after the training's last."""
+        begin = self.every if self.begin is None else self.begin
+        return [step for step in _dates(self.every, begin, self.end, of) if step < _last(self.end, of)]
+
+    def masks(self, moment: Moment) -> Masks:
+        living, evidence = moment.evidence.masks, moment.evidence
+        share = self.fraction(moment.step, _last(self.end, moment.of))
+        if not 0 <= share <= 1:
+            raise ValueError(f"fraction={share:g}: must lie in [0, 1]")
+        target = Target(density(living) * (1 - share), 1 - share, moment.output)
+        left = choose(self.scope, score(self.criterion, evidence), living, target)
+        scores = self.growth(Ground(left, moment.gradients, evidence.rng))
+        counts = {name: kept({name: mask}) - kept({name: left[name]}) for name, mask in living.items()}
+        return checked(regrow(left, scores, counts), like=living)
+
+
+def _check_dates(every: int, begin: int, end: int | None) -> None:
+    if every < 1:
+        raise ValueError(f"every={every}: must be at least 1 step")
+    if begin < 0:
+        raise ValueError(f"begin={begin}: must be 0 or more steps")
+    if end is not None and end < begin:
+        raise ValueError(f"end={end}: must not be before begin, step {begin}")
+
+
+def _last(end: int | None, of: int) -> int:
+    return math.floor(LAST * of) if end is None else end
+
+
+def _dates(every: int, begin: int, end: int | None, of: int) -> list[int]:
+    last = _last(end, of)
+    if last >= of:
+        raise ValueError(f"end={last}: must be before the last of the {of} steps of a round")
+    if begin > last:
+        raise ValueError(f"begin={begin}: must not be after the last change at step {last}")
+    return sorted({*range(begin, last, every), last})
