@@ -128,13 +128,19 @@ def _data(node: Mapping[str, Any]) -> Data:
     """The data of a node, cached for all cells of this process: reading and hashing may take minutes."""
     if found := _read.get(_source(node)):
         return found
+    data = build_data(node)
+    while len(_read) > 1:  # each may fill a good part of the memory
+        del _read[next(iter(_read))]
+    return _read.setdefault(_source(node), data)  # asked for again, since a download changes the folder
+
+
+def build_data(node: Mapping[str, Any]) -> Data:
+    """The data of a node, read anew. Raises Refused."""
     with seeded(0):  # a user's data may be drawn; they are the same for every replicate
         data = make("data", node)
     if not isinstance(data, Data):
         raise Refused(f"data._target_={node['_target_']}: must give a lottery.data.examples.Data")
-    while len(_read) > 1:  # each may fill a good part of the memory
-        del _read[next(iter(_read))]
-    return _read.setdefault(_source(node), data)  # asked for again, since a download changes the folder
+    return data
 
 
 def _source(node: Mapping[str, Any]) -> str:

@@ -58,6 +58,11 @@ def chosen(groups: Iterable[str], config: Mapping[str, Any]) -> dict[str, Any]:
     return {group: config[group] for group in groups if group not in OPTIONAL or config.get(group) is not None}
 
 
+def own_options(group: str, folder: str) -> list[str]:
+    """The options of a group that a user's folder has."""
+    return sorted(path.stem for path in (Path(folder) / group).glob("*.yaml"))
+
+
 def options(group: str, sources: tuple[str, ...] = ()) -> dict[str, str]:
     """Every option of a group with the first line of its yaml's comment."""
     found: dict[str, str] = {}

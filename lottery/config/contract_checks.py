@@ -1,0 +1,79 @@
+"""The contract of a configured part, beyond what is refused before training: that it is a pure function."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
+
+import torch
+
+from lottery.config.build import build_data
+from lottery.config.cell_config import CellConfig
+from lottery.config.nodes import make
+from lottery.data.examples import Data
+from lottery.foundations.seeds import Streams, generator
+from lottery.pruning.contract_checks import criterion_faults, schedule_faults, scope_faults
+from lottery.pruning.masks import Masks, dense
+from lottery.rounds.rewinding import Origin, begun
+from lottery.rounds.round import initial
+from lottery.rounds.study import Cell
+from lottery.training.states import copied
+
+
+def faults(group: str, config: CellConfig, cell: Cell) -> Iterator[str]:
+    """How the chosen option of a group breaks its contract, as sentences; none if it keeps it or has no more of one."""
+    if group == "criterion":
+        recipe, streams = cell.study.recipe, Streams(cell.seed)
+        state = initial(recipe, streams.init)
+        masks = dense({name: state[name] for name in recipe.prunable(recipe.net)})
+        rng = generator(streams.score(1))
+        with recipe.numerics.entered():
+            evidence = recipe.evidence(state, state, masks, streams.init, streams.scoring(1), rng)
+            yield from criterion_faults(cell.study.pruning.criterion, evidence)
+    elif group == "scope":
+        yield from scope_faults(cell.study.pruning.scope)
+    elif group == "schedule":
+        yield from schedule_faults(partial(make, "schedule", config.config["schedule"]))
+    elif group == "arm":
+        yield from arm_faults(cell)
+    elif group == "data" and isinstance(cell.study.recipe.data, Data):
+        yield from data_faults(cell.study.recipe.data, config)
+
+
+def arm_faults(cell: Cell) -> Iterator[str]:
+    """How an arm breaks its contract: the same round twice must begin with the same weights and masks."""
+    arm, recipe, streams = cell.arm, cell.study.recipe, Streams(cell.seed)
+    state = initial(recipe, streams.init)
+    rng = generator(0)
+    found: Masks = {
+        name: torch.rand(state[name].shape, generator=rng) < 0.5 for name in recipe.prunable(recipe.net)
+    }  # fmt: skip
+    seen = []
+    for _ in range(2):
+        masks = arm.masks(copied(found), generator(streams.masks(arm.name, 1)))
+        origin = Origin(copied(state), partial(copied, state), partial(initial, recipe, streams.reinit(1)), masks)
+        seen.append((masks, begun(arm.weights, origin, recipe.net)))
+    for what, one, other in zip(("masks", "weights"), *seen, strict=True):
+        if differing := [name for name in one if not torch.equal(one[name], other[name])]:
+            yield f"gives {differing[0]} other {what} when it is asked again; it must draw from what it is handed alone"
+
+
+def data_faults(data: Data, config: CellConfig) -> Iterator[str]:
+    """How a data set breaks its contract: read twice it is the same, and a batch is a function of seed and step."""
+    if build_data(config.config["data"]).digest != data.digest:
+        yield "holds other data when it is built again; it must draw from a generator of its own"
+    last = min(3, data.steps_per_epoch)
+
+    def read(first: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        with closing(data.batches(5, first, last)) as batches:
+            return list(batches)
+
+    whole, again, rest = read(0), read(0), read(last - 1)
+    for batches, when in ((again, "read again"), (whole[: last - 1] + rest, "begun in the middle of an epoch")):
+        if any(
+            not torch.equal(a, b)
+            for one, other in zip(whole, batches, strict=True)
+            for a, b in zip(one, other, strict=True)
+        ):
+            yield f"gives other batches when {when}"

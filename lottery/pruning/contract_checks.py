@@ -1,0 +1,101 @@
+"""Checks of criteria, scopes and schedules against all of their contract, for ours and for a user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from lottery.foundations.seeds import noise
+from lottery.pruning.contracts import Criterion, Evidence, Schedule, Scope, Target, checked_schedule, choose, score
+from lottery.pruning.masks import Masks
+
+SHAPES = {"conv.weight": (4, 4, 3, 3), "fc.weight": (32, 16), "output.weight": (12, 8)}
+"""Layers on which a scope is tried."""
+
+
+def criterion_faults(criterion: Criterion, evidence: Evidence) -> Iterator[str]:
+    """How a criterion breaks its contract, as sentences; none if it keeps it."""
+    seen, drawn = _of_network(evidence), noise()
+    begun = evidence.rng.get_state()
+    try:
+        first = score(criterion, evidence)
+        evidence.rng.set_state(begun)
+        second = score(criterion, evidence)
+    except Exception as error:  # a user's code may raise anything
+        yield f"{type(error).__name__}: {error}".split("\n")[0].removeprefix("ValueError: ")
+        return
+    if changed := [name for name, value in _of_network(evidence).items() if not _same(value, seen[name])]:
+        yield f"changes what it is given: {changed[0]}"
+    if drew := [library for library, state in noise().items() if not torch.equal(state, drawn[library])]:
+        yield f"draws from the global generator of {drew[0]}; evidence.rng is the one to draw from"
+    if differing := [name for name, values in first.items() if not torch.equal(values, second[name])]:
+        yield f"scores {differing[0]} otherwise when it is asked again"
+
+
+def scope_faults(scope: Scope) -> Iterator[str]:
+    """How a scope breaks its contract, as sentences; none if it keeps it."""
+    rng = torch.Generator().manual_seed(0)
+    masks: Masks = {name: torch.ones(shape, dtype=torch.bool) for name, shape in SHAPES.items()}
+    for target in (Target(0.5, 0.5, "output.weight"), Target(0.25, 0.5, "output.weight")):
+        # few values, so that ties are the rule
+        scores = {name: torch.randint(8, mask.shape, generator=rng).float() for name, mask in masks.items()}
+        before, ranked = _copies(masks), _copies(scores)
+        drawn = noise()
+        try:
+            found = choose(scope, scores, masks, target)
+            again = choose(scope, _copies(ranked), before, target)
+        except Exception as error:  # a user's code may raise anything
+            yield f"{type(error).__name__}: {error}".split("\n")[0].removeprefix("ValueError: ")
+            return
+        if changed := [name for name in SHAPES if not torch.equal(scores[name], ranked[name])]:
+            yield f"changes the scores that it is given: {changed[0]}"
+        if any(not torch.equal(state, drawn[library]) for library, state in noise().items()):
+            yield "draws random numbers, which a scope must not"
+        if other := [name for name in SHAPES if not torch.equal(found[name], again[name])]:
+            yield f"chooses otherwise for {other[0]} when it is asked again"
+        masks = found
+
+
+def schedule_faults(schedule: Callable[[], Schedule]) -> Iterator[str]:
+    """How a schedule breaks its contract, as sentences; none if it keeps it."""
+    try:
+        first, second = checked_schedule(schedule()), checked_schedule(schedule())
+    except Exception as error:  # a user's code may raise anything
+        yield f"{type(error).__name__}: {error}".split("\n")[0].removeprefix("ValueError: ")
+        return
+    if first != second:
+        yield "gives other targets when it is asked again"
+    for number, (one, other) in enumerate(pairwise((Target(1.0, 1.0), *first)), start=1):
+        if abs(one.density * other.keep - other.density) > 1e-6:
+            yield (
+                f"round {number} has density={other.density:g} and keep={other.keep:g}, but {one.density:g} x "
+                f"{other.keep:g} is {one.density * other.keep:g}"
+            )
+
+
+def _of_network(evidence: Evidence) -> dict[str, object]:
+    """All that a criterion must leave as it is, by what it is called in a sentence."""
+    found: dict[str, object] = {}
+    for name, tensor in (*evidence.net.named_parameters(), *evidence.net.named_buffers()):
+        found[f"{name} of the network"] = tensor.detach().clone()
+        found[f"the gradient of {name}"] = None if tensor.grad is None else tensor.grad.clone()
+        found[f"whether {name} takes gradients"] = tensor.requires_grad
+    for name, module in evidence.net.named_modules():
+        found[f"whether {name or 'the network'} is in training mode"] = module.training
+        found[f"the hooks of {name or 'the network'}"] = (len(module._forward_hooks), len(module._forward_pre_hooks))
+    for what, tensors in (("mask", evidence.masks), ("start", evidence.start)):
+        found |= {f"the {what} of {name}": tensor.clone() for name, tensor in tensors.items()}
+    return found
+
+
+def _same(one: object, other: object) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    return one == other
+
+
+def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in tensors.items()}
