@@ -14,6 +14,7 @@ import torch
 
 from experiments.speed import (
     augmentation,
+    changing,
     compiled,
     equivalence,
     loop,
@@ -39,6 +40,7 @@ MEASUREMENTS: dict[str, Callable[[], Iterator[rows.Row]]] = {
     "precision": precision.measure,
     "compile": compiled.measure,
     "projects": projects.measure,
+    "changing": changing.measure,
     "open_lth": open_lth.measure,
 }
 PAGE = """# Speed
@@ -73,7 +75,8 @@ others save too little.
 
 What each row does, line by line: [loop.py](loop.py), [reuse.py](reuse.py), [sparse_rounds.py](sparse_rounds.py),
 [equivalence.py](equivalence.py), [selection.py](selection.py), [augmentation.py](augmentation.py),
-[precision.py](precision.py), [compiled.py](compiled.py), [open_lth.py](open_lth.py).
+[precision.py](precision.py), [compiled.py](compiled.py), [projects.py](projects.py), [changing.py](changing.py),
+[open_lth.py](open_lth.py).
 The bare loop is [bare.py](bare.py).
 LeNet is LeNet-300-100 with batch 60 on Fashion-MNIST (`experiment=fc2019_lenet`), ResNet-20 trains with batch 128 on
 random pixels in CIFAR-10's form. One row or a few: `python -m experiments.speed.bench {names}`.
