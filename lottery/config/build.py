@@ -13,7 +13,7 @@ from lottery.analyses.connectivity import Connectivity
 from lottery.config.annotations import hints_of
 from lottery.config.cell_config import CellConfig, steady
 from lottery.config.given import given
-from lottery.config.groups import TRAINING_GROUPS
+from lottery.config.groups import PRUNING_GROUPS, TRAINING_GROUPS, chosen
 from lottery.config.identity import project_identity, recipe_identity
 from lottery.config.nodes import as_yaml, in_steps, make, network, with_steps
 from lottery.config.patterns import patterns
@@ -47,9 +47,8 @@ def build(job: CellConfig) -> Cell:
         raise Refused(f"seed={as_yaml(job.seed)}: must be a whole number, 0 or more")
     recipe = build_recipe(config)
     arm = build_arm(job, recipe.data, recipe.budget.steps)
-    pruning = Pruning(
-        **{group: _made(group, config, Pruning, recipe.data) for group in ("criterion", "scope", "schedule", "stop")},
-    )
+    groups = (*chosen(PRUNING_GROUPS, config), "stop")
+    pruning = Pruning(**{group: _made(group, config, Pruning, recipe.data) for group in groups})
     try:
         pruning = replace(pruning, schedule=checked_schedule(pruning.schedule))
     except ValueError as error:
