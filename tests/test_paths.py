@@ -1,4 +1,4 @@
-"""Paths from input to output: by enumeration, through skip connections and normalisation; the network stays as it is."""
+"""Paths from input to output: by enumeration, through skip connections and normalisation."""
 
 from __future__ import annotations
 
