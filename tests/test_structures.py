@@ -270,7 +270,8 @@ def test_a_study_with_a_structure_is_another_and_none_is_as_before() -> None:
 
 def test_a_study_keeps_to_its_structure(tmp_path: object) -> None:
     [job] = cell_configs([
-        "data=digits", "tracking.mode=disabled", "hardware=cpu", "budget.steps=4", "budget.evaluate=2", "structure=n_of_m", "scope=everywhere",
+        "data=digits", "tracking.mode=disabled", "hardware=cpu", "budget.steps=4", "budget.evaluate=2",
+        "structure=n_of_m", "scope=everywhere",
         "schedule=explicit", "schedule.densities=[0.5,0.4]", f"out={tmp_path}",
     ])  # fmt: skip
     run_cell(job)
