@@ -171,9 +171,11 @@ def test_every_arm_is_in_the_table_of_arms() -> None:
     assert sorted(rows) == sorted(path.stem for path in CONF.glob("arm/*.yaml"))
 
 
-def test_every_scope_is_in_the_table_of_scopes() -> None:
+def test_every_scope_and_structure_is_in_a_table() -> None:
     rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "concepts" / "round.md").read_text(), re.MULTILINE)
-    assert sorted(rows) == sorted(path.stem for path in CONF.glob("scope/*.yaml"))
+    assert sorted(rows) == sorted(
+        path.stem for group in ("scope", "structure") for path in CONF.glob(f"{group}/*.yaml")
+    )
 
 
 def test_every_column_of_a_ledger_is_in_its_table(played: Path) -> None:

@@ -283,7 +283,15 @@ def test_a_new_group_is_named_in_one_place(tmp_path: Path) -> None:
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     name = "lenet_300_100-digits-f4003c6b"
-    expected = ["growth", ["analysis", "experiment", "growth"], "growth", "growth", {"regrow": "Grows"}, name, True]
+    expected = [
+        "growth",
+        ["structure", "analysis", "experiment", "growth"],
+        "growth",
+        "growth",
+        {"regrow": "Grows"},
+        name,
+        True,
+    ]
     assert json.loads(ended.stdout) == [*expected, {"_target_": "mine.regrow"}]
 
 

@@ -13,7 +13,7 @@ from lottery.analyses.connectivity import Connectivity
 from lottery.config.annotations import hints_of
 from lottery.config.cell_config import CellConfig, steady
 from lottery.config.given import given
-from lottery.config.groups import TRAINING_GROUPS
+from lottery.config.groups import PRUNING_GROUPS, TRAINING_GROUPS, chosen
 from lottery.config.identity import node_identity, project_identity, recipe_identity
 from lottery.config.nodes import as_yaml, in_steps, make, network, with_steps
 from lottery.config.patterns import patterns
@@ -49,9 +49,8 @@ def build(job: CellConfig) -> Cell:
     arm = build_arm(job, recipe.data, recipe.budget.steps)
     if isinstance(recipe, Project) and (arm.during or (arm.parent and arm.parent.during)):
         raise Refused("arm.during: masks that change while training are for modules of ours, not for a LightningModule")
-    pruning = Pruning(
-        **{group: _made(group, config, Pruning, recipe.data) for group in ("criterion", "scope", "schedule", "stop")},
-    )
+    groups = (*chosen(PRUNING_GROUPS, config), "stop")
+    pruning = Pruning(**{group: _made(group, config, Pruning, recipe.data) for group in groups})
     try:
         pruning = replace(pruning, schedule=checked_schedule(pruning.schedule))
     except ValueError as error:

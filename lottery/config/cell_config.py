@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from lottery.config.groups import OPTIONAL, PLACES, SCIENCE_GROUPS, SILENT, chosen, foreign
+from lottery.config.groups import OPTIONAL, PLACES, PRUNING_GROUPS, SCIENCE_GROUPS, SILENT, chosen, foreign
 from lottery.config.patterns import patterns
 from lottery.config.user_code import user_code
 from lottery.foundations.digests import digest_of, file_digest, files
@@ -85,7 +85,7 @@ class CellConfig:
         """Digest of pruning and arm, including the parent and a user's own code; the ledger's column `setting`."""
         # a ticket is named by the label, and each seed may have its own
         arm = {key: value for key, value in self.config["arm"].items() if key not in ("file", "content")}
-        nodes = [*(self.config[group] for group in ("criterion", "scope", "schedule")), arm]
+        nodes = [*chosen(PRUNING_GROUPS, self.config).values(), arm]
         if self.parent:
             nodes.append({"rewind": 0, **self.parent.shipped})
         return steady(nodes, "setting", self.folder.parent.glob(f"seed*/{NAME}"))

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from lottery.config.cell_config import CellConfig, recorded
+from lottery.config.groups import PRUNING_GROUPS
 from lottery.foundations.digests import leaves
 from lottery.foundations.durations import uniform
 from lottery.store.folder import NAME
 from lottery.store.ledger import Ledger, LedgerError
 
-_DIGESTED = ("criterion", "scope", "schedule", "arm")
+_DIGESTED = (*PRUNING_GROUPS, "arm")
 """The groups that a cell's digest covers and its study's name does not already show."""
 
 
@@ -41,7 +42,7 @@ def changed(cell: CellConfig) -> list[str]:
     except (OSError, LedgerError):
         return []
     return differing(
-        {group: then.get(group) for group in _DIGESTED}, {group: cell.config[group] for group in _DIGESTED}
+        {group: then.get(group) for group in _DIGESTED}, {group: cell.config.get(group) for group in _DIGESTED}
     )
 
 

@@ -1,9 +1,9 @@
-"""Checks of pruning before training: tries criterion, scope and arm once, with a few examples."""
+"""Checks of pruning before training: tries criterion, scope, structure and arm once, with a few examples."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 
@@ -12,7 +12,7 @@ from lottery.data.examples import DataError
 from lottery.foundations.errors import Refused
 from lottery.foundations.seeds import Streams, generator
 from lottery.pruning import masks
-from lottery.pruning.contracts import Evidence, checked, checked_schedule, choose, score
+from lottery.pruning.contracts import Evidence, KeepsNothing, checked, checked_schedule, choose, score
 from lottery.pruning.masks import Masks
 from lottery.rounds.arms import Arm
 from lottery.rounds.rewinding import Origin
@@ -40,6 +40,7 @@ def part(name: str) -> Iterator[None]:
 def pruned(cell: Cell, evidence: Evidence) -> Masks:
     """The masks for the schedule's last target, with scores from a few examples."""
     pruning, every = cell.study.pruning, copied(evidence.masks)
+    found = every
     with part("schedule"):
         last, total = pruning.schedule[-1].density, masks.kept(every)
         if round(last * total) < 1:
@@ -47,8 +48,10 @@ def pruned(cell: Cell, evidence: Evidence) -> Masks:
     with part("criterion"):
         scores = score(pruning.criterion, evidence)
     with part("scope"):
-        for target in {target.keep: target for target in pruning.schedule}.values():
-            found = choose(pruning.scope, scores, every, replace(target, output=cell.study.recipe.output))
+        # the first has the highest density, the last the lowest
+        for target in dict.fromkeys([pruning.schedule[0], *{each.keep: each for each in pruning.schedule}.values()]):
+            with suppress(KeepsNothing):  # training may change that
+                found = choose(pruning.structured, scores, every, replace(target, output=cell.study.recipe.output))
     return found
 
 

@@ -31,8 +31,8 @@ def faults(group: str, config: CellConfig, cell: Cell) -> Iterator[str]:
         with recipe.numerics.entered():
             evidence = recipe.evidence(state, state, masks, streams.init, streams.scoring(1), rng)
             yield from criterion_faults(cell.study.pruning.criterion, evidence)
-    elif group == "scope":
-        yield from scope_faults(cell.study.pruning.scope)
+    elif group in ("scope", "structure"):
+        yield from scope_faults(cell.study.pruning.structured)
     elif group == "schedule":
         yield from schedule_faults(partial(make, "schedule", config.config["schedule"]))
     elif group == "arm":

@@ -185,7 +185,7 @@ def located(where: str, error: Exception) -> str:
     'model: no shape'
     """
     said = str(error).split("\n")[0] or type(error).__name__
-    if said.startswith((f"{where}.", f"{where}:", "numerics.")):
+    if said.startswith((f"{where}.", f"{where}:", "numerics.", "structure.", "structure:")):
         return said
     key, equals, _ = said.partition("=")
     is_key = bool(equals) and all(part.isidentifier() for part in key.split("."))

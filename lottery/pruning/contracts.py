@@ -1,4 +1,4 @@
-"""The contracts of criteria, scopes and schedules: their inputs, and checks of what they return."""
+"""The contracts of criteria, scopes, structures and schedules: their inputs, and checks of what they return."""
 
 from __future__ import annotations
 
@@ -134,6 +134,15 @@ class Target:
 
 
 Scope = Callable[[Scores, Masks, Target], Masks]
+"""Keeps the weights that score highest, by a ranking of its own; all that live if more are asked for."""
+
+
+class KeepsNothing(ValueError):
+    """A scope that judges scores by their size keeps none of these; others may be kept after training."""
+
+
+Structure = Callable[[Scope, Scores, Masks, Target], Masks]
+"""Decides which weights are pruned together, and lets a scope choose among such groups."""
 
 
 def choose(scope: Scope, scores: Scores, masks: Masks, target: Target) -> Masks:

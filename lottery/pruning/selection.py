@@ -40,6 +40,27 @@ def best(scores: Sequence[Tensor], alive: Sequence[Tensor], count: int) -> list[
     return marks
 
 
+def best_by_row(scores: Tensor, alive: Tensor, count: int) -> Tensor:
+    """Marks `count` unpruned weights, or all if there are fewer: the best of every row, then every second best, ...
+
+    A row is one index of the first dimension; a tensor of one dimension is one row. Where only some rows can have one
+    more, those do whose next weight scores highest; the first wins a tie.
+
+    >>> best_by_row(torch.tensor([[9.0, 8.0, 7.0], [1.0, 3.0, 2.0]]), torch.ones(2, 3, dtype=torch.bool), 3)
+    tensor([[ True,  True, False],
+            [False,  True, False]])
+    """
+    if alive.ndim < 2 or not alive.numel():
+        return best([scores], [alive], count)[0]
+    # in order of (alive, score, position); scores are finite
+    order = scores.masked_fill(~alive, -math.inf).flatten(1).argsort(dim=1, descending=True, stable=True)
+    ranks = torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1]).expand_as(order)).view_as(alive)
+    filled = ranks[alive].bincount(minlength=1).cumsum(0)
+    whole = int((filled <= count).count_nonzero())
+    left = count - (int(filled[whole - 1]) if whole else 0)
+    return alive & (ranks < whole) | best([scores], [alive & (ranks == whole)], left)[0]
+
+
 def _threshold(scores: Sequence[Tensor], alive: Sequence[Tensor], living: int, count: int) -> tuple[float, int]:
     """The `count`-th highest score among unpruned weights, and how many scores equal to it are to be marked.
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from lottery.foundations.seeds import Streams, drawing
-from lottery.pruning.contracts import Criterion, Schedule, Scope, Target, choose, score
+from lottery.pruning.contracts import Criterion, Schedule, Scope, Structure, Target, choose, score
 from lottery.pruning.masks import Masks
+from lottery.pruning.structures import weights
 from lottery.rounds.stopping import Stop
 from lottery.training.recipes import Recipe
 from lottery.training.states import State
@@ -14,18 +16,24 @@ from lottery.training.states import State
 
 @dataclass(frozen=True)
 class Pruning:
-    """A study's criterion, scope, schedule and stopping conditions."""
+    """A study's criterion, scope, structure, schedule and stopping conditions."""
 
     criterion: Criterion
     scope: Scope
     schedule: Schedule
+    structure: Structure = weights
     stop: Stop = field(default_factory=Stop)
+
+    @property
+    def structured(self) -> Scope:
+        """The scope, choosing among what the structure puts together."""
+        return partial(self.structure, self.scope)
 
 
 def prune(
     recipe: Recipe, pruning: Pruning, state: State, living: Masks, start: State, target: Target, seed: int, index: int
 ) -> Masks:
-    """The masks of round `index`: the criterion scores a network, the scope chooses among the unpruned weights.
+    """The masks of round `index`: the criterion scores a network, scope and structure choose among the unpruned.
 
     Gradients are always computed in 32 bits: `numerics.precision` applies to training and evaluation only.
     """
@@ -33,4 +41,4 @@ def prune(
     with recipe.numerics.entered(), drawing(streams.score(index)) as rng:
         evidence = recipe.evidence(state, start, living, streams.init, streams.scoring(index), rng)
         scores = score(pruning.criterion, evidence)
-        return choose(pruning.scope, scores, living, replace(target, output=recipe.output))
+        return choose(pruning.structured, scores, living, replace(target, output=recipe.output))

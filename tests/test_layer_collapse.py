@@ -1,0 +1,40 @@
+"""Layer collapse of VGG-16 at initialisation, against the compressions that Tanaka et al. (2020) print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from experiments.layer_collapse.collapse import collapse, main
+
+RESULTS = Path(__file__).parent.parent / "experiments" / "layer_collapse" / "results.csv"
+PUBLISHED = {"magnitude": 2.75, "random": 3.33}
+"""last log10 compression on a grid of 0.25 at which each of 14 layers keeps a weight, mean of three draws"""
+WEIGHTS = 14_710_464 + 51_200
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_one_draw_collapses_where_the_paper_s_do(name: str) -> None:
+    below, beyond = {"magnitude": (2.25, 3.25), "random": (2.5, 4.25)}[name]
+    rows = list(collapse(name, 1, 0, [], [below, beyond]))
+    assert [row.kept for row in rows] == [round(WEIGHTS * 10**-each) for each in (below, beyond)]
+    assert [row.dead > 0 for row in rows] == [False, True]
+    assert rows[0].paths > 0 == rows[1].paths
+
+
+@pytest.mark.slow
+def test_three_draws_collapse_within_a_step_of_the_grid_of_what_is_printed(tmp_path: Path) -> None:
+    main(["--first", "2", "--out", str(tmp_path / "rows.csv")])
+    found, committed = pd.read_csv(tmp_path / "rows.csv"), pd.read_csv(RESULTS)
+    pd.testing.assert_frame_equal(found, committed[committed["compression"] >= 2].reset_index(drop=True))
+    alive = found[found["dead"] == 0].groupby(["criterion", "draw"])["compression"].max().groupby("criterion").mean()
+    assert alive.to_dict() == pytest.approx(PUBLISHED, abs=0.25)
+
+
+def test_steps_score_again_what_is_left() -> None:
+    """In one step as many as in two; random scores are drawn anew, so that other weights are left."""
+    one, two = ([*collapse("random", steps, 0, [], [2.0])] for steps in (1, 2))
+    assert one[0].kept == two[0].kept == round(WEIGHTS / 100)
+    assert one[0].paths != two[0].paths
