@@ -61,6 +61,8 @@ def hessian(loss: Callable[[], Tensor], weights: Weights) -> Times:
     """
     with sdpa_kernel(SDPBackend.MATH):  # the fused kernels of attention have no second derivative
         first = gradient(loss, weights, twice=True)
+    if _ends(first.values()):
+        raise ValueError("the loss can't be differentiated twice: a function in it is marked once_differentiable")
     curved = {name: slope for name, slope in first.items() if slope.requires_grad}  # others are constant in all weights
 
     def times(vector: Weights) -> dict[str, Tensor]:
@@ -79,11 +81,28 @@ def hessian(loss: Callable[[], Tensor], weights: Weights) -> Times:
     return times
 
 
-def averaged(found: Iterable[Weights]) -> dict[str, Tensor]:
-    """The mean of tensors by name, of which one set at a time is in memory. Raises ValueError if there is none.
+def _ends(tensors: Iterable[Tensor]) -> bool:
+    """Whether the graph of a first derivative ends early, at a function whose derivative has none.
 
-    >>> averaged({"weight": torch.tensor(value)} for value in (1.0, 4.0))
-    {'weight': tensor(2.5000)}
+    PyTorch leaves an error there for `backward` to run into, but `autograd.grad` goes past it and is silently wrong.
+    """
+    seen, left = set(), [tensor.grad_fn for tensor in tensors]
+    while left:
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        if node.name() == "torch::autograd::Error":
+            return True
+        seen.add(node)
+        left += [following for following, _ in node.next_functions]
+    return False
+
+
+def summed(found: Iterable[Weights]) -> tuple[dict[str, Tensor], int]:
+    """The sum of tensors by name, and of how many, of which one set at a time is in memory. Raises ValueError if none.
+
+    >>> summed({"weight": torch.tensor(value)} for value in (1.0, 4.0))
+    ({'weight': tensor(5.)}, 2)
     """
     total: dict[str, Tensor] = {}
     count = 0
@@ -92,4 +111,14 @@ def averaged(found: Iterable[Weights]) -> dict[str, Tensor]:
         count += 1
     if not count:
         raise ValueError("there is no training batch to score with")
+    return total, count
+
+
+def averaged(found: Iterable[Weights]) -> dict[str, Tensor]:
+    """The mean of tensors by name. Raises ValueError if there are none.
+
+    >>> averaged({"weight": torch.tensor(value)} for value in (1.0, 4.0))
+    {'weight': tensor(2.5000)}
+    """
+    total, count = summed(found)
     return {name: tensor / count for name, tensor in total.items()}

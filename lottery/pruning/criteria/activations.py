@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lottery.pruning.calls import Call
-from lottery.pruning.contracts import Evidence, Scores
+from lottery.pruning.contracts import Batch, Evidence, Scores
+from lottery.pruning.derivatives import summed
 
 
 def wanda(evidence: Evidence, batches: int = 1) -> Scores:
@@ -20,17 +21,24 @@ def wanda(evidence: Evidence, batches: int = 1) -> Scores:
     layer: its scope is `per_output`. Raises ValueError for fewer than one batch, and for a weight whose inputs can't be
     seen: its layer is of another kind, or is not called itself, as the output layer of MultiheadAttention is not.
     """
-    weights, squares = evidence.weights, dict[str, Tensor]()
-    for batch in evidence.first(batches):
-        for name, calls in evidence.watch(batch, _squares).items():
-            seen = [each[id(weights[name])] for each in calls if id(weights[name]) in each]
-            if not seen or len(seen) < len(calls):
-                raise ValueError(
-                    f"the inputs that {name} multiplies can't be seen; prune.exclude leaves it out, and another "
-                    "criterion needs no inputs"
-                )
-            squares[name] = sum(seen, squares.get(name, torch.zeros((), dtype=torch.float64)).to(weights[name].device))
-    return {name: weight.detach().abs() * squares[name].sqrt().to(weight.dtype) for name, weight in weights.items()}
+    squares, _ = summed(_inputs(evidence, batch) for batch in evidence.first(batches))
+    return {
+        name: weight.detach().abs() * squares[name].sqrt().to(weight.dtype) for name, weight in evidence.weights.items()
+    }
+
+
+def _inputs(evidence: Evidence, batch: Batch) -> dict[str, Tensor]:
+    """Sums of squares of what each weight multiplies in a batch, to be broadcast to the weight."""
+    found, weights = {}, evidence.weights
+    for name, calls in evidence.watch(batch, _squares).items():
+        seen = [each[id(weights[name])] for each in calls if id(weights[name]) in each]
+        if not seen or len(seen) < len(calls):
+            raise ValueError(
+                f"the inputs that {name} multiplies can't be seen; prune.exclude leaves it out, and another criterion "
+                "needs no inputs"
+            )
+        found[name] = sum(seen[1:], seen[0])
+    return found
 
 
 def _squares(call: Call) -> dict[int, Tensor]:

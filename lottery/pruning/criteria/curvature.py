@@ -23,7 +23,7 @@ def obd(evidence: Evidence, batches: int = 1, probes: int | None = 100) -> Score
     batch or probe, and for an exact diagonal of more than 5,000 unpruned weights.
     """
     if probes is None:
-        alive = _alive(evidence, "probes=null: has {}; a number of probes has no limit")
+        alive = _alive(evidence, "probes=null: must be a number for {}; the diagonal is exact for {} at most")
         diagonal = _spread(_matrix(evidence, alive, batches).diagonal(), alive)
     elif probes < 1:
         raise ValueError(f"probes={probes}: must be at least 1, or null for the exact diagonal")
@@ -43,14 +43,17 @@ def obs(evidence: Evidence, batches: int = 1, damping: float = 1e-4) -> Scores:
     """
     if not damping >= 0:
         raise ValueError(f"damping={damping:g}: must be 0 or more")
-    alive = _alive(evidence, "has {}; prune.exclude leaves weights out")
+    alive = _alive(
+        evidence,
+        "the whole Hessian of {} is too large, over {}; prune.exclude leaves weights out",
+    )
     matrix = _matrix(evidence, alive, batches)
     factor, failed = torch.linalg.cholesky_ex(matrix + damping * torch.eye(len(matrix)).to(matrix))
     if failed:
         lowest = float(torch.linalg.eigvalsh(matrix)[0])
         raise Unscorable(
-            f"damping={damping:g}: must be above {max(0.0, -lowest):.3g}, or the Hessian of the loss in these weights "
-            "is not positive definite"
+            f"damping={damping:g}: must be above about {max(0.0, -lowest):.3g}, or the Hessian of the loss in these "
+            "weights is not positive definite"
         )
     inverse = _spread(torch.cholesky_inverse(factor).diagonal(), alive)
     return {
@@ -73,8 +76,7 @@ def _estimate(evidence: Evidence, probes: int, times: Times) -> dict[str, Tensor
 def _alive(evidence: Evidence, said: str) -> dict[str, Tensor]:
     """The masks in the order of the weights. Raises ValueError if they keep too many for a whole Hessian."""
     if (count := sum(int(mask.count_nonzero()) for mask in evidence.masks.values())) > LARGEST:
-        many = f"a Hessian of {count:,} unpruned weights, more than {LARGEST:,}"
-        raise ValueError(said.format(many))
+        raise ValueError(said.format(f"{count:,} unpruned weights", f"{LARGEST:,}"))
     return {name: evidence.masks[name] for name in evidence.weights}
 
 
