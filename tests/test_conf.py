@@ -32,6 +32,7 @@ from lottery.store.ledger import Ledger
 from lottery.training.modules import Classifier
 from tests import tiny_sets
 from tests.conftest import TINY
+from tests.evidence import UNTRAINED
 
 NEEDS_MORE = {"arm/ticket", "model/lightning", "data/lightning"}
 """options that need a file or code of one's own; see tests/test_tickets.py and test_lightning_commands.py"""
@@ -56,7 +57,7 @@ def test_all_were_found() -> None:
     """The number of options; a new one raises it, so that losing one is noticed."""
     assert {name.partition("/")[0] for name in OPTIONS} | {"experiment"} == set(GROUPS)
     found = (len(OPTIONS), len(EXPERIMENTS), len(ARMS), len(CRITERIA), len(SCOPES), len(LAUNCHERS))
-    assert all(number >= before for number, before in zip(found, (79, 18, 12, 3, 10, 3), strict=True)), found
+    assert all(number >= before for number, before in zip(found, (106, 18, 16, 18, 10, 3), strict=True)), found
     others = {f"experiment/{name}" for name in EXPERIMENTS} | {f"hydra/launcher/{name}" for name in LAUNCHERS}
     assert set(FILES) - set(OPTIONS) == others | {"config"}
 
@@ -84,11 +85,14 @@ LOOKS = ("arm.early.every=1", "arm.early.window=1")
 """settings of early-bird checks that fit into a toy run"""
 
 
-FITTING = {
-    "blocks": ["structure.shape=[2,4]"],
-    "n_of_m": ["schedule=one_shot", "schedule.density=0.5"],
+MORE = {
+    "arm/early_bird": LOOKS,
+    **dict.fromkeys(("arm/gradual", "arm/set", "arm/rigl"), ("arm.during.every=1",)),
+    "criterion/obs": ("prune.exclude=[fc1.weight,fc2.weight]",),
+    "structure/blocks": ("structure.shape=[2,4]",),
+    "structure/n_of_m": ("schedule=one_shot", "schedule.density=0.5"),
 }
-"""settings of structures that fit LeNet-300-100 on digits"""
+"""settings that an option needs in a toy run; a whole Hessian is one of few weights"""
 
 
 def paired(group: str, option: str) -> list[str]:
@@ -98,9 +102,7 @@ def paired(group: str, option: str) -> list[str]:
         return [*chosen, "model=resnet_8"]
     if group == "model":
         return [*chosen, "data=cifar10" if option in COLOUR else "data=fashion_mnist"]
-    if group == "structure":
-        return [*chosen, *FITTING.get(option, [])]
-    return [*chosen, *LOOKS] if option == "early_bird" and group == "arm" else chosen
+    return [*chosen, *MORE.get(f"{group}/{option}", ())]
 
 
 def toy(*chosen: str, data: str = "digits", folder: Path) -> list[str]:
@@ -243,10 +245,8 @@ def test_experiment_declares_a_sweep_and_leaves_the_launcher_alone(name: str) ->
 
 def test_every_arm_runs(tmp_path: Path) -> None:
     for arm in ARMS:
-        looks = LOOKS if arm == "early_bird" else ()
-        [job] = cell_configs(
-            [*TINY, *TOY, "schedule.rounds=1", f"out={tmp_path}", f"arm={arm}", "arm.rewind=1", *looks]
-        )
+        more = MORE.get(f"arm/{arm}", ())
+        [job] = cell_configs([*TINY, *TOY, "schedule.rounds=1", f"out={tmp_path}", f"arm={arm}", "arm.rewind=1", *more])
         run_cell(job)
         lines = Ledger(job.folder / NAME).lines()
         assert [line["arm"] for line in lines] == [job.label] * 2
@@ -261,7 +261,7 @@ def test_every_criterion_in_every_scope_gives_valid_masks(criterion: str, scope:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(6, 20), nn.ReLU(), nn.Linear(20, 15), nn.ReLU(), nn.Linear(15, 4))
     rank, choose = (
-        make(group, yaml.safe_load((CONF / group / f"{name}.yaml").read_text()))
+        make(group, yaml.safe_load((CONF / group / f"{name}.yaml").read_text()) | UNTRAINED.get(name, {}))
         for group, name in (("criterion", criterion), ("scope", scope))
     )
     module = Classifier(net, 4)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -19,50 +20,14 @@ from lottery.data.examples import Data, Examples
 from lottery.pruning.contracts import Criterion, Evidence, Scores, score
 from lottery.pruning.criteria import magnitude, random
 from lottery.pruning.criteria.gradients import snip
-from lottery.pruning.masks import apply_, dense, prunable
+from lottery.pruning.masks import prunable
 from lottery.training.module_recipe import ScoringBatches
-from lottery.training.states import state_of
-
-Batch = tuple[Tensor, Tensor]
-
-
-class Counted:
-    """Batches that count how many of them were drawn."""
-
-    def __init__(self, batches: list[Batch]) -> None:
-        self.batches, self.drawn = batches, 0
-
-    def __iter__(self) -> Iterator[Batch]:
-        for batch in self.batches:
-            self.drawn += 1
-            yield batch
-
-
-def convolutional() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Dropout(), nn.Linear(48, 4))
-
-
-def evidence_of(
-    net: nn.Module, batches: list[Batch], loss: Callable = functional.cross_entropy, seed: int = 0
-) -> Evidence:
-    rng = torch.Generator().manual_seed(seed)
-    run, objective = (lambda batch: net(batch[0])), (lambda batch: loss(net(batch[0]), batch[1]))
-    return Evidence(net, state_of(net), dense(prunable(net)), Counted(batches), run, objective, rng)
+from tests.evidence import UNTRAINED, condition, evidence_of, trained
 
 
 @pytest.fixture
 def evidence() -> Evidence:
-    """A small trained network with convolution, normalisation, dropout and some weights pruned."""
-    torch.manual_seed(0)
-    net = convolutional()
-    for _ in range(3):
-        net(torch.randn(8, 1, 6, 6))  # statistics of the normalisation
-    net.eval()
-    found = evidence_of(net, [(torch.randn(8, 1, 6, 6), torch.randint(4, (8,))) for _ in range(3)])
-    for mask in found.masks.values():
-        mask.view(-1)[::3] = False
-    apply_(prunable(net), found.masks)
-    return found
+    return trained()
 
 
 def test_magnitude_is_the_absolute_weight() -> None:
@@ -177,7 +142,8 @@ def test_random_is_uniform_and_drawn_anew_for_each_layer_and_round() -> None:
 @pytest.fixture(params=sorted(options("criterion")))
 def criterion(request: pytest.FixtureRequest) -> Criterion:
     """Each shipped criterion, as its yaml configures it."""
-    return instantiate(OmegaConf.load(CONF / "criterion" / f"{request.param}.yaml"))
+    node = OmegaConf.load(CONF / "criterion" / f"{request.param}.yaml")
+    return instantiate(node, **UNTRAINED.get(request.param, {}))
 
 
 def test_every_criterion_scores_each_prunable_weight(criterion: Criterion, evidence: Evidence) -> None:
@@ -186,14 +152,59 @@ def test_every_criterion_scores_each_prunable_weight(criterion: Criterion, evide
     assert all(not values.requires_grad and values.std() > 0 for values in scores.values())
 
 
-def test_every_criterion_leaves_the_network_as_it_is(criterion: Criterion, evidence: Evidence) -> None:
-    before, masks = state_of(evidence.net), {name: mask.clone() for name, mask in evidence.masks.items()}
+def test_every_criterion_leaves_everything_as_it_is(criterion: Criterion, evidence: Evidence) -> None:
+    before = condition(evidence)
     score(criterion, evidence)
-    after = state_of(evidence.net)
-    assert all(torch.equal(after[name], before[name]) for name in before)
-    assert all(torch.equal(evidence.masks[name], masks[name]) for name in masks)
-    assert all(weight.grad is None and weight.requires_grad for weight in evidence.net.parameters())
-    assert not any(module.training for module in evidence.net.modules())
+    assert condition(evidence) == before
+
+
+@pytest.mark.parametrize("calls", [0, 1])
+def test_every_criterion_leaves_everything_as_it_is_after_an_error(
+    criterion: Criterion, evidence: Evidence, calls: int
+) -> None:
+    evidence.net[0].requires_grad_(False)
+    before, asked = condition(evidence), 0
+
+    def failing(own: Callable) -> Callable:
+        def fails(batch: object) -> Tensor:
+            nonlocal asked
+            found = own(batch)  # the network has run, with all hooks
+            if (asked := asked + 1) > calls:
+                raise ZeroDivisionError
+            return found
+
+        return fails
+
+    broken = replace(evidence, objective=failing(evidence.objective), outputs=failing(evidence.outputs))
+    with suppress(ZeroDivisionError):
+        criterion(broken)
+        assert asked <= calls, "the error was swallowed"
+    assert condition(evidence) == before
+
+
+def test_every_criterion_scores_frozen_weights_like_others(criterion: Criterion, evidence: Evidence) -> None:
+    def scores() -> Scores:
+        evidence.rng.manual_seed(5)
+        return score(criterion, evidence)
+
+    expected = scores()
+    evidence.net[0].requires_grad_(False)
+    found = scores()
+    assert all(torch.equal(values, expected[name]) for name, values in found.items())
+    assert [weight.requires_grad for weight in evidence.net[0].parameters()] == [False, False]
+    evidence.net.requires_grad_(False)
+    assert all(torch.equal(values, expected[name]) for name, values in scores().items())
+
+
+ELSEWHERE = {"random", "large_initial", "movement", "magnitude_increase"}
+"""criteria whose scores of pruned weights say nothing: scopes choose among the others"""
+
+
+def test_pruned_weights_score_zero(criterion: Criterion, evidence: Evidence) -> None:
+    name = getattr(criterion, "func", criterion).__name__
+    scores = score(criterion, evidence)
+    zero = not any(scores[each][~mask].any() for each, mask in evidence.masks.items())
+    assert zero == (name not in ELSEWHERE)
 
 
 def test_every_criterion_draws_from_its_own_generator_only(criterion: Criterion, evidence: Evidence) -> None:
@@ -226,9 +237,9 @@ def wrong(change: Callable[[Scores], None]) -> Criterion:
             lambda s: s.update({"5.weight": s["5.weight"].T}),
             r"scores of 5\.weight have shape \(48, 4\), its mask \(4, 48\)",
         ),
-        (lambda s: s["5.weight"][2, 3].fill_(torch.nan), r"a score of 5\.weight is not finite"),
-        (lambda s: s["0.weight"][2].fill_(torch.inf), r"a score of 0\.weight is not finite"),
-        (lambda s: s["0.weight"][2].fill_(-torch.inf), r"a score of 0\.weight is not finite"),
+        (lambda s: s["5.weight"][2, 3].fill_(torch.nan), r"1 of 192 scores of 5\.weight are not finite"),
+        (lambda s: s["0.weight"][2].fill_(torch.inf), r"9 of 27 scores of 0\.weight are not finite"),
+        (lambda s: s["0.weight"][2].fill_(-torch.inf), r"9 of 27 scores of 0\.weight are not finite"),
         (lambda s: s.update({"0.weight": s["0.weight"].long()}), r"scores of 0\.weight are torch\.int64, not floats"),
         (lambda s: s.update({"0.weight": s["0.weight"] > 0}), r"scores of 0\.weight are torch\.bool, not floats"),
     ],

@@ -7,12 +7,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 
+import torch
+
 from lottery.config.nodes import located
 from lottery.data.examples import DataError
 from lottery.foundations.errors import Refused
 from lottery.foundations.seeds import Streams, generator
 from lottery.pruning import masks
-from lottery.pruning.contracts import Evidence, KeepsNothing, checked, checked_schedule, choose, score
+from lottery.pruning.contracts import Evidence, KeepsNothing, Unscorable, checked, checked_schedule, choose, score
 from lottery.pruning.masks import Masks
 from lottery.rounds.arms import Arm
 from lottery.rounds.rewinding import Origin
@@ -46,7 +48,10 @@ def pruned(cell: Cell, evidence: Evidence) -> Masks:
         if round(last * total) < 1:
             raise Misfit(f"schedule: its last density, {last:g}, keeps none of the {total:,} weights")
     with part("criterion"):
-        scores = score(pruning.criterion, evidence)
+        try:
+            scores = score(pruning.criterion, evidence)
+        except Unscorable:  # trained weights may have scores, which nobody knows before they are trained
+            scores = {name: torch.zeros(mask.shape) for name, mask in every.items()}
     with part("scope"):
         # the first has the highest density, the last the lowest
         for target in dict.fromkeys([pruning.schedule[0], *{each.keep: each for each in pruning.schedule}.values()]):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lottery.pruning.calls import Call, watched
+from lottery.pruning.derivatives import Times, averaged, gradient, hessian
 from lottery.pruning.masks import Masks
 
 Scores = dict[str, Tensor]
@@ -54,44 +57,55 @@ class Evidence:
             raise TypeError("evidence.loss takes a batch: write evidence.loss(batch), not loss(outputs, targets)")
         return self.objective(batch)
 
+    def first(self, batches: int) -> Iterator[Batch]:
+        """The first `batches` training batches, or all if there are fewer. Raises ValueError for fewer than one."""
+        if batches < 1:
+            raise ValueError(f"batches={batches}: must be at least 1")
+        return islice(self.batches, batches)
+
     def gradients(self, batches: int = 1) -> dict[str, Tensor]:
         """Gradient of the mean loss over the first `batches` batches, by weight, frozen weights included.
 
-        A weight without influence on the loss gets a gradient of zeros. Raises ValueError for fewer than one batch.
+        A weight without influence on the loss gets a gradient of zeros. Raises ValueError for fewer than one batch, and
+        for a loss that can't be differentiated.
         """
-        if batches < 1:
-            raise ValueError(f"batches={batches}: must be at least 1")
+        chosen = self.first(batches)
+        return gradient(lambda: torch.stack([self.loss(batch) for batch in chosen]).mean(), self.weights)
+
+    def hessians(self, batches: int = 1) -> Iterator[Times]:
+        """For each of the first `batches` batches, the product of its loss's Hessian with a vector, a function.
+
+        The Hessian is that in all weights that have a mask, and a vector has a tensor for each. Only the batch at hand
+        has its graph in memory. Raises ValueError as `gradients` does, and for a loss that can't be differentiated
+        twice.
+        """
         weights = self.weights
-        frozen = [weight for weight in weights.values() if not weight.requires_grad]
-        for weight in frozen:
-            weight.requires_grad_(True)
-        try:
-            loss = torch.stack([self.loss(batch) for batch in islice(self.batches, batches)]).mean()
-            found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True, materialize_grads=True)
-        finally:
-            for weight in frozen:
-                weight.requires_grad_(False)
-        return dict(zip(weights, found, strict=True))
+        return (hessian(partial(self.loss, batch), weights) for batch in self.first(batches))
+
+    def hessian_times(self, vector: Mapping[str, Tensor], batches: int = 1) -> dict[str, Tensor]:
+        """The Hessian of the mean loss over the first `batches` batches, times a vector. Raises as `hessians` does."""
+
+        def product(times: Times) -> dict[str, Tensor]:
+            return times(vector)
+
+        return averaged(map(product, self.hessians(batches)))  # map lets go of one graph before it asks for the next
+
+    def watch(self, batch: Batch, see: Callable[[Call], Any]) -> dict[str, list[Any]]:
+        """What `see` makes of every call of every layer with a masked weight, by the weight's name, in order."""
+        with watched(self.net, self.masks, see) as found, torch.no_grad():
+            self.run(batch)
+        return found
 
     def activations(self, batch: Batch) -> dict[str, list[Tensor]]:
         """Outputs of every layer with a masked weight, by the weight's name: one tensor per call, in order."""
-        found: dict[str, list[Tensor]] = {}
-        hooks = []
-        for layer_name, layer in self.net.named_modules():
-            for name in (f"{layer_name}.{own}".removeprefix(".") for own, _ in layer.named_parameters(recurse=False)):
-                if name in self.masks:
-                    calls = found.setdefault(name, [])
-                    hooks.append(layer.register_forward_hook(lambda _, __, output, calls=calls: calls.append(output)))
-        try:
-            with torch.no_grad():
-                self.run(batch)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return found
+        return self.watch(batch, lambda call: call.output)
 
 
 Criterion = Callable[[Evidence], Scores]
+
+
+class Unscorable(ValueError):
+    """The weights, as they are, have no scores, though they may have some once they are trained further."""
 
 
 def score(criterion: Criterion, evidence: Evidence) -> Scores:
@@ -111,8 +125,8 @@ def score(criterion: Criterion, evidence: Evidence) -> Scores:
             )
         if not values.is_floating_point():
             raise ValueError(f"criterion {who}: scores of {name} are {values.dtype}, not floats")
-        if not values.isfinite().all():
-            raise ValueError(f"criterion {who}: a score of {name} is not finite")
+        if lost := values.numel() - int(values.isfinite().sum()):
+            raise ValueError(f"criterion {who}: {lost:,} of {values.numel():,} scores of {name} are not finite")
     return scores
 
 

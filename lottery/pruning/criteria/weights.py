@@ -12,6 +12,11 @@ def magnitude(evidence: Evidence) -> Scores:
     return {name: weight.detach().abs() for name, weight in evidence.weights.items()}
 
 
+def small_final(evidence: Evidence) -> Scores:
+    """Minus the absolute value of the trained weight: the control that keeps the smallest (Zhou et al. 2019)."""
+    return {name: -weight.detach().abs() for name, weight in evidence.weights.items()}
+
+
 def random(evidence: Evidence) -> Scores:
     """Uniform noise: the baseline that every criterion must beat (Blalock et al. 2020)."""
     return {name: torch.rand(mask.shape, generator=evidence.rng) for name, mask in evidence.masks.items()}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import pytorch_lightning as pl
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from lottery.foundations.errors import Refused
 from lottery.pruning.contracts import Evidence
+from lottery.pruning.derivatives import Times
 from lottery.training.lightning.parts import ProjectData
 from lottery.training.lightning.trainers import quiet
 
@@ -130,10 +130,16 @@ class ProjectEvidence(Evidence):
     def gradients(self, batches: int = 1) -> dict[str, Tensor]:
         if self.asked is None:
             return super().gradients(batches)
-        if batches < 1:
-            raise ValueError(f"batches={batches}: must be at least 1")
-        found = [self.asked(batch) for batch in islice(self.batches, batches)]
+        found = [self.asked(batch) for batch in self.first(batches)]
         return {
             name: torch.stack([each.get(name, torch.zeros_like(weight)) for each in found]).mean(0)
             for name, weight in self.weights.items()
         }
+
+    def hessians(self, batches: int = 1) -> Iterator[Times]:
+        if self.asked is not None:
+            raise ValueError(
+                "the module optimizes by hand, so that no single loss has a Hessian; choose a criterion that reads "
+                "weights, gradients or activations"
+            )
+        return super().hessians(batches)
