@@ -25,7 +25,7 @@ from lottery.config.compose import cell_configs, composed
 from lottery.config.groups import CONF, GROUPS, options
 from lottery.config.nodes import make
 from lottery.pruning import masks
-from lottery.pruning.contracts import Evidence, Target, score
+from lottery.pruning.contracts import Evidence, KeepsNothing, Target, score
 from lottery.running.launch import run_cell
 from lottery.store.folder import NAME
 from lottery.store.ledger import Ledger
@@ -57,7 +57,7 @@ def test_all_were_found() -> None:
     """The number of options; a new one raises it, so that losing one is noticed."""
     assert {name.partition("/")[0] for name in OPTIONS} | {"experiment"} == set(GROUPS)
     found = (len(OPTIONS), len(EXPERIMENTS), len(ARMS), len(CRITERIA), len(SCOPES), len(LAUNCHERS))
-    assert all(number >= before for number, before in zip(found, (106, 18, 16, 18, 10, 3), strict=True)), found
+    assert all(number >= before for number, before in zip(found, (100, 18, 16, 18, 10, 3), strict=True)), found
     others = {f"experiment/{name}" for name in EXPERIMENTS} | {f"hydra/launcher/{name}" for name in LAUNCHERS}
     assert set(FILES) - set(OPTIONS) == others | {"config"}
 
@@ -176,7 +176,7 @@ def test_every_option_composes_builds_and_fits(name: str, tmp_path: Path) -> Non
     check(cell)
     label = option if group == "arm" else "imp"
     assert (cell.label.split(",")[0], cell.seed) == (label, 0)
-    assert cell.label == label or option == "early_bird"
+    assert cell.label == label or f"{group}/{option}" in MORE
     if group == "data" and "root" in job.config["data"]:
         read = cell.study.recipe.data
         assert [len(part) for part in (read.train, read.val, read.test)] == [30, 10, 10]
@@ -272,7 +272,11 @@ def test_every_criterion_in_every_scope_gives_valid_masks(criterion: str, scope:
         masks.apply_(masks.prunable(net), before)
         start = {name: tensor.clone() for name, tensor in net.state_dict().items()}
         asked = batches, module.batch_outputs, module.batch_loss
-        after = choose(score(rank, Evidence(net, start, before, *asked, rng)), before, target)
+        try:
+            after = choose(score(rank, Evidence(net, start, before, *asked, rng)), before, target)
+        except KeepsNothing:
+            assert scope == "threshold"  # all of these scores are negative or zero
+            return
         assert after.keys() == before.keys()
         for name, mask in after.items():
             assert (mask.dtype, mask.shape) == (torch.bool, before[name].shape)

@@ -29,11 +29,13 @@ from lottery.rounds.study import Cell
 from tests.test_criteria import evidence as evidence  # a fixture
 
 
+OTHERWISE = {"obs": {"damping": 10.0}}
+"""settings that an option needs on a network that is not trained"""
+
+
 def shipped(group: str) -> list[Any]:
-    return [
-        pytest.param(partial(make, group, yaml.safe_load((CONF / group / f"{name}.yaml").read_text())), id=name)
-        for name in sorted(options(group))
-    ]
+    nodes = {name: yaml.safe_load((CONF / group / f"{name}.yaml").read_text()) for name in sorted(options(group))}
+    return [pytest.param(partial(make, group, node | OTHERWISE.get(name, {})), id=name) for name, node in nodes.items()]
 
 
 @pytest.mark.parametrize("criterion", shipped("criterion"))
