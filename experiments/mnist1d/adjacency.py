@@ -20,10 +20,10 @@ FIRST = "fc1.weight"
 def main(study: Path, out: Path) -> None:
     """Writes a study's results with a column `adjacent_k` for each length of run, from the masks in its store."""
     frame = lottery.read(study)
-    for (ledger, index), rows in frame.groupby(["run/ledger", "round"]).groups.items():
-        mask = lottery.load(Path(str(ledger)).parent, int(index))[1][FIRST]
+    for at, line in zip(frame.index, frame.to_dict("records"), strict=True):
+        mask = lottery.load(Path(line["run/ledger"]).parent, line["round"])[1][FIRST]
         for length in RUNS:
-            frame.loc[rows, f"adjacent_{length}"] = adjacent(mask, length)
+            frame.loc[at, f"adjacent_{length}"] = adjacent(mask, length)
     frame.drop(columns=[column for column in frame if str(column).startswith("run/")]).to_csv(out, index=False)
     print(f"wrote {out}")
 

@@ -9,6 +9,7 @@ read off at 40 places. The random numbers are those of numpy's legacy generator 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -137,12 +138,18 @@ def signal(digit: Array, rng: RandomState) -> Array:
     smooth = gaussian_filter1d(_SMOOTH * rng.randn(_LENGTH), 2)
     line = np.where(line != 0, line, smooth) + _WHITE * rng.randn(_LENGTH)
     tilt = _TILT * (rng.rand() - 0.5)
-    return _resampled(line - tilt * np.linspace(-0.5, 0.5, _LENGTH), _READ)
+    return _resampled(line - tilt * _spaced(-0.5, 0.5, _LENGTH), _READ)
 
 
 def _resampled(line: Array, length: int) -> Array:
     """The line between the same ends, read off at `length` equal distances."""
-    return np.interp(np.linspace(0, 1, length), np.linspace(0, 1, len(line)), line)
+    return np.interp(_spaced(0, 1, length), _spaced(0, 1, len(line)), line)
+
+
+@cache
+def _spaced(first: float, last: float, count: int) -> Array:
+    """Equal distances, kept because thousands of signals ask for the same few."""
+    return np.linspace(first, last, count)
 
 
 def _examples(signals: Array, digits: Array) -> Examples:
