@@ -23,6 +23,7 @@ from lottery.models import lenet, resnet
 from lottery.models.conv import conv
 from lottery.models.initialisations import gaussian_glorot_, kaiming_normal_, kaiming_uniform_
 from lottery.models.lenet import lenet_5, lenet_300_100
+from lottery.models.mlp import residual_mlp
 from lottery.models.pretrained import pretrained
 from lottery.models.resnet import wide_resnet
 from lottery.models.vgg import vgg
@@ -87,6 +88,36 @@ def test_logits_are_three_affine_maps_with_two_rectifiers_between() -> None:
 
 def test_lenet_5_has_the_61_706_parameters_of_padded_digits() -> None:
     assert size(lenet_5(GREY, 10)) == (25 + 1) * 6 + (6 * 25 + 1) * 16 + 401 * 120 + 121 * 84 + 85 * 10 == 61_706
+
+
+# --- the MLP of MNIST-1D
+
+
+def test_the_mlp_adds_its_second_layer_to_what_that_reads() -> None:
+    torch.manual_seed(0)
+    net, inputs = residual_mlp([2, 3], 4, width=5), torch.randn(7, 2, 3)
+    (w1, b1), (w2, b2), (w3, b3) = (
+        (layer.weight, layer.bias) for layer in net.modules() if isinstance(layer, nn.Linear)
+    )
+    hidden = (inputs.reshape(7, 6) @ w1.T + b1).clamp(min=0)
+    added = (hidden @ w2.T + b2).clamp(min=0)
+    assert (added > 0).any()
+    torch.testing.assert_close(net(inputs), (hidden + added) @ w3.T + b3)
+
+
+def test_the_mlp_has_the_notebook_s_276_010_parameters_and_pytorch_s_own_initialisation() -> None:
+    torch.manual_seed(42)
+    net = residual_mlp([40], 10)
+    assert size(net) == 41 * 500 + 501 * 500 + 501 * 10 == 276_010
+    torch.manual_seed(42)
+    layers = nn.Linear(40, 500), nn.Linear(500, 500), nn.Linear(500, 10)
+    drawn = [parameter for layer in layers for parameter in layer.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), drawn, strict=True))
+
+
+def test_an_mlp_without_units_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^width=0: must be at least 1 unit$"):
+        residual_mlp([40], 10, width=0)
 
 
 # --- sizes of the other families
@@ -197,7 +228,8 @@ def test_vgg_19_is_the_papers_20_million(meta: None) -> None:
 
 @pytest.mark.parametrize("name", YAMLS)
 def test_yaml_names_its_size_and_its_last_prunable_layer_is_the_output(name: str, meta: None) -> None:
-    shape = [3, 224, 224] if name in TORCHVISION else [*GREY] if name.startswith("lenet") else [*COLOUR]
+    shapes = {"lenet": GREY, "mlp": (40,)}
+    shape = [3, 224, 224] if name in TORCHVISION else [*shapes.get(name.partition("_")[0], COLOUR)]
     classes = 1000 if name in TORCHVISION else 10
     for count in (classes, 7):
         [job] = cell_configs([f"model={name}", f"data.shape={shape}", f"data.classes={count}"])
@@ -208,7 +240,7 @@ def test_yaml_names_its_size_and_its_last_prunable_layer_is_the_output(name: str
         if count == classes:
             comment = (CONF / "model" / f"{name}.yaml").read_text().splitlines()[0]
             assert re.search(r"([\d,]+) parameters", comment)[1] == f"{size(net):,}"
-        own = {"lenet", "conv", "resnet", "vgg"} & set(job.config["model"]["_target_"].split("."))
+        own = {"lenet", "conv", "mlp", "resnet", "vgg"} & set(job.config["model"]["_target_"].split("."))
         spared = {n for n, p in net.named_parameters() if p.ndim > 1} - prunable(net).keys()
         assert not (own and spared), "all matrices and kernels of our own networks are prunable"
 
