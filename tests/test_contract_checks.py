@@ -28,7 +28,6 @@ from lottery.pruning.scopes import everywhere
 from lottery.rounds.study import Cell
 from tests.test_criteria import evidence as evidence  # a fixture
 
-
 OTHERWISE = {"obs": {"damping": 10.0}}
 """settings that an option needs on a network that is not trained"""
 

@@ -33,6 +33,7 @@ def test_three_draws_collapse_within_a_step_of_the_grid_of_what_is_printed(tmp_p
     assert alive.to_dict() == pytest.approx(PUBLISHED, abs=0.25)
 
 
+@pytest.mark.slow
 def test_steps_score_again_what_is_left() -> None:
     """In one step as many as in two; random scores are drawn anew, so that other weights are left."""
     one, two = ([*collapse("random", steps, 0, [], [2.0])] for steps in (1, 2))

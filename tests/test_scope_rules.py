@@ -205,6 +205,12 @@ def test_lamp_is_free_of_a_layer_s_scale_and_begins_with_the_best_of_each() -> N
     assert [mask.tolist() for mask in found4.values()] == [[True, True, False], [True, True, False]]
 
 
+def test_lamp_keeps_more_of_a_layer_whose_weights_are_alike() -> None:
+    scores = {"a": torch.tensor([10.0, 1.0, 1.0]), "b": torch.ones(3)}  # 1, 1/101, 1/102 and 1, 1/2, 1/3
+    found = lamp(scores, ONES, Target(4 / 6, 0.5))
+    assert {name: int(mask.sum()) for name, mask in found.items()} == {"a": 1, "b": 3}
+
+
 def test_lamp_takes_negative_scores_and_zeros_last() -> None:
     scores = {"a": torch.tensor([-5.0, 0.0, -1.0]), "b": torch.tensor([-2.0, 1e-30, -3e38])}
     order = []
