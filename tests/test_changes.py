@@ -23,8 +23,11 @@ from lottery.foundations.seeds import generator
 from lottery.pruning import growth
 from lottery.pruning.contracts import Evidence
 from lottery.pruning.masks import dense, density, kept
+from lottery.pruning.schedules import one_shot
+from lottery.rounds.prune import scoring_flops
 from lottery.rounds.study import Cell
 from lottery.running.cell import TrainOnce, record_cell
+from lottery.running.progress import Progress
 from lottery.store.entries import Store
 from lottery.store.folder import NAME
 from lottery.store.ledger import Ledger
@@ -415,3 +418,48 @@ def test_pruning_at_a_step_is_for_arms_that_prune_the_dense_network(
 ) -> None:
     with pytest.raises(Refused, match=said):
         short(*overrides)
+
+
+# layers that die
+
+
+def test_a_layer_that_dies_is_named_in_ledger_and_progress(
+    short: Callable[..., Cell], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cell = short("arm=at_init", "scope=everywhere")
+    cell = replace(cell, study=replace(cell.study, pruning=replace(cell.study.pruning, schedule=one_shot(1e-4))))
+    folder = tmp_path / "cell"
+    record_cell(cell, folder, Store(tmp_path / "store"), [Progress(cell, folder)])
+    dense_line, line = Ledger(folder / NAME).lines()
+    assert "collapsed" not in dense_line
+    dead = [name for name, share in line["layer_densities"].items() if not share]
+    assert dead
+    assert line["collapsed"] == f"{', '.join(dead)}: no weight is left"
+    assert f"collapsed: {dead[0]}" in capsys.readouterr().out
+
+
+def test_a_network_without_a_path_is_named_though_every_layer_lives(short: Callable[..., Cell], tmp_path: Path) -> None:
+    def one_way(scores: Mapping[str, Tensor], masks: Mapping[str, Tensor], target: object) -> dict[str, Tensor]:
+        """A weight to the first unit of a layer, and one from the last of it."""
+        found = {name: torch.zeros_like(mask) for name, mask in masks.items()}
+        found["fc1.weight"][0, 0] = found["fc2.weight"][0, 0] = found["output.weight"][0, -1] = True
+        return found
+
+    cell = short("schedule.rounds=1")
+    cell = replace(cell, study=replace(cell.study, pruning=replace(cell.study.pruning, scope=one_way)))
+    lines = shown(cell, tmp_path / "cell")
+    assert [line.get("collapsed") for line in lines] == [None, "no path of kept weights leads from input to output"]
+    assert cell.study.recipe.paths({}) is not None
+
+
+def test_what_scoring_costs_is_counted(short: Callable[..., Cell]) -> None:
+    def cost(*more: str) -> float:
+        cell = short("scope=everywhere", *more)
+        return scoring_flops(cell.study.recipe, cell.study.pruning, 0)
+
+    weights = [64 * 300, 300 * 100, 100 * 10]
+    batch = 2 * 60 * sum(weights)  # a forward pass of a batch
+    assert cost("criterion=magnitude") == 0
+    # backward: gradients of all weights, and of the inputs of all layers but the first
+    assert cost("criterion=snip") == 2 * batch + 2 * 60 * sum(weights[1:])
+    assert cost("criterion=taylor", "criterion.batches=3") == 3 * cost("criterion=snip")

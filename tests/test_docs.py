@@ -182,7 +182,7 @@ def test_every_column_of_a_ledger_is_in_its_table(played: Path) -> None:
     table = re.findall(r"^\| (`.*?) \|", (ROOT / "docs" / "concepts" / "ledger.md").read_text(), re.MULTILINE)
     named = {name for row in table for name in re.findall(r"`(\w+)`", row)}
     line = json.loads((played / STUDY / "imp" / "seed0" / "ledger.jsonl").read_text().splitlines()[0])
-    assert named - {"stopped"} == line.keys()
+    assert named - {"stopped", "collapsed"} == line.keys()
 
 
 def test_stable_keys_of_the_table_exist() -> None:

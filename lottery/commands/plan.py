@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import count
 
 from lottery.algorithm import play
 from lottery.config.build import build
 from lottery.config.cell_config import CellConfig
 from lottery.config.check import check, note
+from lottery.pruning.contracts import Unscorable
 from lottery.rounds.arms import Arm
+from lottery.rounds.prune import scoring_flops
 from lottery.rounds.round import dense_ticket
 from lottery.rounds.stopping import Stop
 from lottery.rounds.study import Cell
@@ -49,6 +52,7 @@ def show(jobs: Sequence[CellConfig]) -> None:
         planned |= new.keys()
         if new and job.study not in timed:
             timed[job.study] = probe(cell)
+            say_scoring(cell)
         own = sum(new.values())
         looks = sum(-(-length // cell.study.recipe.budget.evaluate) for length in new.values())
         steps, evaluations = steps + own, evaluations + looks
@@ -85,7 +89,7 @@ def to_train(cell: Cell, store: Store) -> dict[Key, int]:
         }
 
     def of_parent(arm: Arm, first: int) -> dict[Key, int]:
-        if pruning.stop != Stop():  # a condition is on what each round ended with
+        if pruning.stop != Stop() or arm.during:  # a condition, and changed masks, are of what each round ended with
             return pruned(arm, first, rounds)
         return pruned(arm, first, rounds - 1) if arm.iterative else {}
 
@@ -128,6 +132,15 @@ def probe(cell: Cell) -> tuple[float, float]:
     steps = max(2, min(PROBE, recipe.budget.steps, int(PROBE_SECONDS / timed(1, False))))
     plain = timed(steps, False)
     return plain / steps, max(0.0, timed(steps, True) - plain) / max(1, -(-steps // recipe.budget.evaluate))
+
+
+def say_scoring(cell: Cell) -> None:
+    """Prints what scoring the weights costs, if it takes more than looking at them."""
+    recipe = cell.study.recipe
+    with suppress(Unscorable):  # before training
+        if cell.study.pruning.schedule and (flops := scoring_flops(recipe, cell.study.pruning, cell.seed)):
+            share = flops / (recipe.flops({}).dense * recipe.budget.steps)
+            print(f"{cell.study.name}: scoring takes {flops:.2g} FLOPs a time, {share:.2g} of a dense training's")
 
 
 def _duration(seconds: float) -> str:

@@ -14,7 +14,7 @@ from lottery.store.ledger import Ledger, LedgerError, Line
 
 KEYS = ["study", "arm", "seed", "round"]
 _NAMES, _COUNTS, _NUMBERS = ("study", "arm"), ("seed", "round", "rounds"), ("density", "train_steps", "early_stop_step")
-_TEXT = {"study", "arm", "phase", "data", "setting", "stopped"}  # a digest may look like a number
+_TEXT = {"study", "arm", "phase", "data", "setting", "stopped", "collapsed"}  # a digest may look like a number
 
 
 def read(*paths: Path | str) -> pd.DataFrame:

@@ -9,7 +9,9 @@ from lottery.foundations.seeds import Streams, drawing
 from lottery.pruning.contracts import Criterion, Schedule, Scope, Structure, Target, choose, score
 from lottery.pruning.masks import Masks
 from lottery.pruning.structures import weights
+from lottery.rounds.round import dense_ticket
 from lottery.rounds.stopping import Stop
+from lottery.training.flops import of_call
 from lottery.training.recipes import Recipe
 from lottery.training.states import State
 
@@ -28,6 +30,14 @@ class Pruning:
     def structured(self) -> Scope:
         """The scope, choosing among what the structure puts together."""
         return partial(self.structure, self.scope)
+
+
+def scoring_flops(recipe: Recipe, pruning: Pruning, seed: int) -> float:
+    """Floating-point operations of scoring the dense network once, counted. Raises Unscorable if it can't be yet."""
+    ticket, streams = dense_ticket(recipe, seed), Streams(seed)
+    with recipe.numerics.entered(), drawing(streams.rehearsal) as rng:
+        asked = ticket.state, ticket.state, ticket.masks, streams.init, streams.scoring(1), rng
+        return of_call(partial(score, pruning.criterion, recipe.evidence(*asked)))
 
 
 def prune(

@@ -61,6 +61,8 @@ class Progress:
         steps = left * line["train_steps"]
         more = f", about {_clock(steps / self.rate)} left" if left and self.rate else ""
         self._show(f"{self._round(line['round'])}  density {line['density']:7.2%}  {score}  {how}{more}")
+        if lost := line.get("collapsed"):
+            self._show(f"{self._round(line['round'])}  collapsed: {lost}")
         # rounds from the store take milliseconds each, as much as writing a heartbeat
         if not reused or self.shown - self.beaten >= EVERY_SECONDS:
             step = int(rows[-1]["step"])

@@ -13,11 +13,13 @@ from torch import nn
 
 from lottery.foundations.metrics import Headline
 from lottery.pruning import masks
+from lottery.pruning.masks import Masks
+from lottery.pruning.paths import layer_death
 from lottery.rounds.round import Round
 from lottery.rounds.study import Cell
 from lottery.store.entries import Entry
 from lottery.store.ledger import Line
-from lottery.training.recipes import Row
+from lottery.training.recipes import Recipe, Row
 
 
 def line_of(cell: Cell, current: Round) -> Line:
@@ -54,7 +56,15 @@ def line_of(cell: Cell, current: Round) -> Line:
         }
         | headline.columns()
         | ({"stopped": current.ends} if current.ends else {})
+        | ({"collapsed": lost} if (lost := collapse(cell.study.recipe, entry.masks)) else {})
     )
+
+
+def collapse(recipe: Recipe, kept: Masks) -> str | None:
+    """What a network has lost with its weights: a whole layer, or every path to its output; None if neither."""
+    if dead := layer_death(kept):
+        return f"{masks.some(dead)}: no weight is left"
+    return "no path of kept weights leads from input to output" if recipe.paths(kept) == 0 else None
 
 
 def circumstances(current: Round, started: float) -> dict[str, Any]:

@@ -79,6 +79,13 @@ def at_densities(counted: Mapping[str, float], densities: Mapping[str, float]) -
     return Flops(whole, whole - saved)
 
 
+def of_call(call: Callable[[], object]) -> float:
+    """Floating-point operations of the matrix products and convolutions in a call."""
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return float(counter.get_total_flops())
+
+
 def with_dense_gradients(step: Flops) -> Flops:
     """A step that also computes the gradients of pruned weights: one of its three products is then dense (RigL)."""
     return Flops(step.dense, (2 * step.scaled + step.dense) / 3)

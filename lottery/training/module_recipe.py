@@ -16,6 +16,7 @@ from lottery.foundations.metrics import Headline
 from lottery.foundations.seeds import seeded
 from lottery.pruning.contracts import Evidence
 from lottery.pruning.masks import Masks
+from lottery.pruning.paths import connected_paths
 from lottery.training import flops, sparse
 from lottery.training.modules import Module, headline_of
 from lottery.training.recipes import Recipe
@@ -64,6 +65,14 @@ class ModuleRecipe(Recipe):
             objective=module.batch_loss,
             rng=rng,
         )
+
+    def paths(self, masks: Masks) -> float | None:
+        with closing(self.data.evaluation("train", 1)) as batches:
+            inputs, _ = next(batches)
+        try:
+            return connected_paths(self.net, masks, inputs)
+        except Exception:  # a user's network may take no inputs of ones, or compute in 32 bits only
+            return None
 
     def sparse_weights(self, masks: Masks) -> tuple[str, ...]:
         """With `numerics.sparse=auto` none on GPUs and in mixed precision, where no gain has been measured."""

@@ -122,6 +122,10 @@ class Recipe(ABC):
         """FLOPs of one optimizer step on the whole batch with each layer at a density; other layers are dense."""
         return at_densities(self.counted, densities) * self.examples
 
+    def paths(self, masks: Masks) -> float | None:
+        """Number of paths of kept weights from input to output; None where it can't be counted."""
+        return None
+
     def share(self, masks: Masks) -> float:
         """FLOPs of a step under masks over those of a dense one, in [0, 1]."""
         flops_of = self.flops(masks)
