@@ -178,6 +178,14 @@ def test_every_scope_and_structure_is_in_a_table() -> None:
     )
 
 
+def test_the_catalogue_names_every_way_to_prune() -> None:
+    text = (ROOT / "docs" / "catalogue.md").read_text()
+    for group in ("criterion", "scope", "structure", "schedule", "arm"):
+        table = text.partition(f"| {group} | source |")[2].partition("\n\n")[0]
+        named = [name for row in table.splitlines()[1:] for name in re.findall(r"`(\w+)`", f"{row}||".split("|")[1])]
+        assert sorted(named) == sorted(path.stem for path in CONF.glob(f"{group}/*.yaml"))
+
+
 def test_every_column_of_a_ledger_is_in_its_table(played: Path) -> None:
     table = re.findall(r"^\| (`.*?) \|", (ROOT / "docs" / "concepts" / "ledger.md").read_text(), re.MULTILINE)
     named = {name for row in table for name in re.findall(r"`(\w+)`", row)}
