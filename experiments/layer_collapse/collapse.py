@@ -81,6 +81,8 @@ def main(words: Sequence[str]) -> None:
 
 def last(rows: pd.DataFrame) -> str:
     """The highest compression of each draw, as their mean."""
+    if rows.empty:
+        return "none looked at"
     highest = rows.groupby("draw")["compression"].max()
     return f"{highest.mean():.2f} ({', '.join(f'{each:g}' for each in highest)})"
 
