@@ -51,6 +51,14 @@ def test_obs_lets_other_weights_make_up_for_a_removed_one() -> None:
     assert scores_of(partial(obd, probes=None), evidence) == {"weight": [[9, 8]]}
 
 
+def test_pruned_weights_add_no_noise_to_the_estimate_of_others() -> None:
+    """Of H = ((2, 2), (2, 4)) a probe (1, 1) would take 4 for h_11, and (1, -1) would take 0."""
+    batch = torch.tensor([[1.0, 1.0], [0.0, 1.0]]), torch.zeros(2, 1)
+    evidence = evidence_of(linear([3.0, 0.0]), [batch], lambda outputs, _: outputs.square().sum())
+    evidence.masks["weight"][0, 1] = False
+    assert scores_of(partial(obd, probes=1), evidence) == {"weight": [[9, 0]]}
+
+
 @pytest.mark.parametrize("batches", [1, 2])
 def test_exact_scores_are_those_of_the_whole_hessian(batches: int) -> None:
     evidence = smooth(batches)
