@@ -57,7 +57,7 @@ def start(server: Server, tmp_path: Path) -> Iterator[Callable[..., Process]]:
 def lottery(start: Callable[..., Process]) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs the command in `tmp_path`, with text output; `env` adds environment variables."""
 
-    def run(*arguments: str, timeout: float = 120, **env: str) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, timeout: float = 300, **env: str) -> subprocess.CompletedProcess[str]:
         process = start(*arguments, merged=False, **env)
         out, err = process.communicate(timeout)
         return subprocess.CompletedProcess(arguments, process.wait(), out, err)
