@@ -206,6 +206,6 @@ def _command(hydra_config: Any) -> tuple[str, ...]:
     """The arguments that run this cell alone: its overrides without those of launcher and sweeper."""
     how = ("hydra/launcher=", "hydra.launcher.", "hydra/sweeper=", "hydra.sweeper.", "hydra.mode=")
     kept = [given for given in hydra_config.overrides.hydra if not given.lstrip("+~").startswith(how)]
-    folders = [s.path for s in hydra_config.runtime.config_sources if s.provider == "command-line"]
+    folders = [s.path for s in hydra_config.runtime.config_sources if s.schema == "file" and s.path != str(CONF)]
     more = [word for folder in folders for word in ("--config-dir", folder)]
     return (*hydra_config.overrides.task, *kept, "hydra.mode=RUN", *more)

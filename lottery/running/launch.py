@@ -20,7 +20,7 @@ from lottery.config.build import build, build_analyses
 from lottery.config.cell_config import CellConfig
 from lottery.config.changes import changed
 from lottery.config.check import check
-from lottery.config.compose import VERSION, cell_config
+from lottery.config.compose import VERSION, cell_config, parsed
 from lottery.config.groups import CONF
 from lottery.config.nodes import make
 from lottery.config.projects import added
@@ -45,8 +45,11 @@ def launch(arguments: list[str]) -> None:
     """Runs a command line through Hydra, which calls `task` for each cell in the processes of its launcher."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises errors instead of printing them
     os.environ[_MAIN] = str(os.getpid())
-    sys.argv = ["lottery run", *added(arguments)]
-    hydra.main(version_base=VERSION, config_path=str(CONF), config_name="config")(task)()
+    # Hydra looks into --config-dir last, so ours is given as such: a user's option comes before ours of the same name.
+    mine = parsed(arguments).config_dir
+    sys.argv = ["lottery run", *added(arguments), *(["--config-dir", str(CONF)] if mine else [])]
+    first = str(Path(mine).resolve() if mine else CONF)
+    hydra.main(version_base=VERSION, config_path=first, config_name="config")(task)()
 
 
 def task(config: DictConfig) -> None:
