@@ -17,25 +17,32 @@ from torch.nn import functional
 from torch.optim import SGD, Adam
 
 from lottery.algorithm import play
+from lottery.commands.ticket.export import exported
 from lottery.config.check import check
+from lottery.config.compose import cell_configs
 from lottery.foundations.errors import Refused
 from lottery.foundations.seeds import generator
 from lottery.pruning import growth
 from lottery.pruning.contracts import Evidence
+from lottery.pruning.criteria import magnitude
 from lottery.pruning.masks import dense, density, kept
 from lottery.pruning.schedules import one_shot
+from lottery.pruning.scopes import layerwise
 from lottery.rounds.prune import scoring_flops
 from lottery.rounds.study import Cell
 from lottery.running.cell import TrainOnce, record_cell
+from lottery.running.launch import run_cell
 from lottery.running.progress import Progress
 from lottery.store.entries import Store
 from lottery.store.folder import NAME
 from lottery.store.ledger import Ledger
 from lottery.training import loop
 from lottery.training.changes import Changes, Gradual, Moment, Rewiring, Rule, at_the_end, cubic, straight
+from lottery.training.changing import Changing
 from lottery.training.fit import fit
 from lottery.training.recipes import Phase
 from lottery.training.states import State, state_of
+from tests.conftest import TINY
 from tests.test_training import STEPS, Killed, Memory, equal, network, phase, recipe
 
 
@@ -70,7 +77,7 @@ def test_other_curves() -> None:
 
 
 def test_gradual_pruning_prunes_the_smallest_to_the_density_of_the_step_and_revives_none() -> None:
-    rule = Gradual(every=10, begin=0, end=20, curve=straight)
+    rule = Gradual(every=10, begin=0, end=20, curve=straight, criterion=magnitude, scope=layerwise)
     at = moment([4.0, 3.0, 2.0, 1.0, 5.0, 6.0, 7.0, 8.0], [True] * 7 + [False], density=0.25)
     # after half of the way from 8 weights to 2: 5, of which the eighth, though largest, is none
     assert rule.masks(at)["weight"].tolist() == [[True, True, False, False, True, True, True, False]]
@@ -143,7 +150,7 @@ def test_a_rule_that_makes_no_sense_is_refused(make: Callable[[], Any], said: st
 
 
 RULES: dict[str, Rule] = {
-    "gradual": Gradual(every=2, begin=1, end=8),
+    "gradual": Gradual(every=2, begin=1, end=8, criterion=magnitude, scope=layerwise),
     "set": Rewiring(every=2, end=11),
     "rigl": Rewiring(
         every=2, end=11, fraction=growth.cosine, growth=growth.by_gradient, in_place_of_a_step=True
@@ -342,13 +349,26 @@ def test_a_control_gets_the_masks_that_its_parent_ended_with(short: Callable[...
         (["arm=gradual", "arm.during.end=40it"], "arm.during.end=40: must be before the last of the 40 steps"),
         (["arm=gradual", "arm.during.end=99ep"], "arm.during.end=1782: must be before the last of the 40 steps"),
         (["arm=set"], "arm.during.begin=18: must not be after"),
+        (
+            ["arm=rigl", "arm.during.in_place_of_a_step=false"],
+            "arm.during.growth: by_gradient needs in_place_of_a_step",
+        ),
+        (
+            ["arm=rigl", "arm.during.scope={_target_: lottery.pruning.scopes.everywhere, spare: [fc1.*]}"],
+            r"arm\.during\.scope: keeps [\d,]+ of [\d,]+ weights where a share of 0\.\d+ is due",
+        ),
+        (["arm=rigl", "structure=rows"], "structure: goes without dropping and growing single weights"),
+        (["arm=set", "arm.during.every=10it", "hardware.devices=2"], "hardware.devices=2: goes without arm.during"),
+        (["arm=rigl", "numerics.precision=16-mixed"], "numerics.precision=16-mixed: its loss scaling goes without"),
+        (["arm=at_init", "arm.prune_at=40it"], "arm.prune_at=40it: must be a step from 0 to 39"),
+        (["arm=at_init", "arm.prune_at=-5"], "arm.prune_at=-5: must be a step from 0 to 39"),
     ],
 )
 def test_a_rule_that_does_not_fit_is_refused_before_training(
     overrides: list[str], said: str, short: Callable[..., Cell]
 ) -> None:
     steps = ["budget.steps=20", "budget.evaluate=20"] if overrides == ["arm=set"] else []
-    every = ["arm.during.every=10it"] if overrides != ["arm=set"] else []
+    every = ["arm.during.every=10it"] if overrides[0] in ("arm=rigl", "arm=gradual") else []
     with pytest.raises(Refused, match=said):
         check(short(*overrides, *every, *steps))
 
@@ -463,3 +483,86 @@ def test_what_scoring_costs_is_counted(short: Callable[..., Cell]) -> None:
     # backward: gradients of all weights, and of the inputs of all layers but the first
     assert cost("criterion=snip") == 2 * batch + 2 * 60 * sum(weights[1:])
     assert cost("criterion=taylor", "criterion.batches=3") == 3 * cost("criterion=snip")
+
+
+# what a review found
+
+
+def test_gradual_pruning_takes_criterion_scope_and_structure_of_the_study(
+    short: Callable[..., Cell], tmp_path: Path
+) -> None:
+    common = ("arm=gradual", "arm.during.every=10it", "schedule.rounds=1", "schedule.keep=0.5")
+    phases = {}
+    for name, more in {
+        "magnitude": ["scope=everywhere"], "random": ["scope=everywhere", "criterion=random"], "rows": ["structure=rows"],
+    }.items():  # fmt: skip
+        line = shown(short(*common, *more), tmp_path / name)[1]
+        phases[name] = line["phase"]
+        entry = Store(tmp_path / "store").find(line["phase"])
+        assert entry is not None
+        if name == "rows":
+            rows = [mask.float().mean(1) for mask in entry.masks.values()]
+            assert all(((row == 0) | (row == 1)).all() for row in rows)
+    assert len(set(phases.values())) == 3
+
+
+def test_the_way_to_the_rewinding_point_is_counted(short: Callable[..., Cell], tmp_path: Path) -> None:
+    cell = short("arm=at_init", "arm.rewind=10it", "schedule.rounds=1")
+    line = shown(cell, tmp_path / "cell")[1]
+    assert line["train_steps"] == 30
+    assert line["total_flops"] == line["train_flops"] + 10 * cell.study.recipe.flops({}).dense
+
+
+@pytest.mark.parametrize("kind", ["rigl", "gradual"])
+def test_a_training_that_diverges_is_named_so_before_masks_change(kind: str) -> None:
+    wild = recipe(optimizer=partial(SGD, lr=1e18))
+    with pytest.raises(loop.Diverged, match=r"the loss became (nan|inf|-inf) at step \d+, learning rate"):
+        fit(wild, working(RULES[kind]))
+
+
+def test_each_step_of_a_descent_draws_anew(short: Callable[..., Cell]) -> None:
+    drawn: list[Tensor] = []
+
+    def watching(evidence: Evidence) -> dict[str, Tensor]:
+        scores = {name: torch.rand(mask.shape, generator=evidence.rng) for name, mask in evidence.masks.items()}
+        drawn.append(scores["fc1.weight"])
+        return scores
+
+    cell = short(
+        "arm=at_init", "scope=everywhere", "schedule.rounds=1",
+        "arm.descent={_target_: lottery.pruning.schedules.linear, rounds: 3}",
+    )  # fmt: skip
+    pruning = replace(cell.study.pruning, criterion=watching)
+    list(zip(play(cell.study.recipe, pruning, cell.arm, 0, None), range(2), strict=False))  # type: ignore[arg-type]
+    assert len(drawn) == 3
+    assert not torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[1], drawn[2])
+
+
+def test_what_a_change_drops_or_grows_has_no_momentum_after_it() -> None:
+    same, work = recipe(optimizer=partial(SGD, lr=0.05, momentum=0.9)), working(RULES["rigl"])
+    seen = []
+
+    class Watched(Changing):
+        def _change(self, step: int, gradients: Mapping[str, Tensor]) -> None:
+            before = self.holding.masks
+            super()._change(step, gradients)
+            for name, mask in self.holding.masks.items():
+                momentum = self.optimizer.state[self.holding.weights[name]]["momentum_buffer"]
+                seen.append((bool(momentum[mask != before[name]].any()), bool(momentum[mask & before[name]].any())))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "Changing", Watched)
+        fit(same, work)
+    assert len(seen) == 5 * 3
+    assert not any(changed for changed, _ in seen)
+    assert all(kept for _, kept in seen)
+
+
+def test_a_round_whose_masks_changed_gives_no_ticket(short: Callable[..., Cell], tmp_path: Path) -> None:
+    words = [*TINY, "hardware=cpu", f"out={tmp_path}", "arm=set", "arm.during.every=10it", "schedule.rounds=1"]
+    [job] = cell_configs(words)
+    run_cell(job)
+    with pytest.raises(Refused, match="masks of round 1 changed while it trained"):
+        exported(job.folder, 1, tmp_path / "t.safetensors", seed_only=False)
+    exported(job.folder, 0, tmp_path / "t.safetensors", seed_only=False).write()

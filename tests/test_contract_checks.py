@@ -14,8 +14,8 @@ import pytest
 import torch
 import yaml
 
+from lottery.config.check_contracts import arm_faults, data_faults, faults
 from lottery.config.compose import cell_configs
-from lottery.config.contract_checks import arm_faults, data_faults, faults
 from lottery.config.groups import CONF, options
 from lottery.config.nodes import make
 from lottery.data.examples import Data, Examples
@@ -28,6 +28,11 @@ from lottery.pruning.scopes import everywhere
 from lottery.rounds.study import Cell
 from tests.test_criteria import evidence as evidence  # a fixture
 
+SHAPES = {"conv.weight": (4, 4, 3, 3), "fc.weight": (32, 16), "output.weight": (12, 8)}
+TRIED = (
+    {name: torch.ones(shape, dtype=torch.bool) for name, shape in SHAPES.items()},
+    (Target(0.5, 0.5, "output.weight"), Target(0.25, 0.5, "output.weight")),
+)
 OTHERWISE = {"obs": {"damping": 10.0}}
 """settings that an option needs on a network that is not trained"""
 
@@ -44,7 +49,7 @@ def test_every_criterion_of_ours_keeps_its_contract(criterion: Callable[[], Any]
 
 @pytest.mark.parametrize("scope", shipped("scope"))
 def test_every_scope_of_ours_keeps_its_contract(scope: Callable[[], Scope]) -> None:
-    assert list(scope_faults(scope())) == []
+    assert list(scope_faults(scope(), *TRIED)) == []
 
 
 @pytest.mark.parametrize("schedule", shipped("schedule"))
@@ -166,7 +171,7 @@ def rolling_dice(scores: Scores, masks: Masks, target: Target) -> Masks:
     ],
 )
 def test_each_way_to_break_a_scope_s_contract_is_named(scope: Scope, said: str) -> None:
-    assert any(fault.startswith(said) for fault in scope_faults(scope))
+    assert any(fault.startswith(said) for fault in scope_faults(scope, *TRIED))
 
 
 @pytest.mark.parametrize(
@@ -198,7 +203,7 @@ def test_data_that_are_drawn_anew_are_named(monkeypatch: pytest.MonkeyPatch) -> 
         part = Examples(torch.tensor(numbers.random((20, 3)), dtype=torch.float32), torch.arange(20) % 2)
         return Data(part, part, part, batch_size=5, shape=(3,), classes=2)
 
-    monkeypatch.setattr("lottery.config.contract_checks.build_data", drawn)
+    monkeypatch.setattr("lottery.config.check_contracts.build_data", drawn)
     [config] = cell_configs(["data=digits"])
     assert list(data_faults(drawn(), config)) == [
         "holds other data when it is built again; it must draw from a generator of its own"

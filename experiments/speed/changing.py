@@ -12,7 +12,9 @@ from experiments.speed.pace import pace
 from experiments.speed.paired import cpu_seconds, turns
 from experiments.speed.rows import Row, at_most
 from lottery.config.build import build
+from lottery.pruning.criteria import magnitude
 from lottery.pruning.growth import by_gradient, cosine
+from lottery.pruning.scopes import layerwise
 from lottery.rounds.study import Cell
 from lottery.training.changes import Changes, Gradual, Rewiring, Rule
 from lottery.training.fit import fit
@@ -22,7 +24,7 @@ from lottery.training.recipes import Phase
 EVERY, HELD = 100, 200
 RULES: dict[str, Rule] = {
     "RigL": Rewiring(EVERY, fraction=cosine, growth=by_gradient, in_place_of_a_step=True),
-    "gradual pruning": Gradual(EVERY),
+    "gradual pruning": Gradual(EVERY, criterion=magnitude, scope=layerwise),
 }
 
 

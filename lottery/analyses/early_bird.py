@@ -26,7 +26,7 @@ class EarlyBird:
             self.when,
             dense,
             lambda on: prune(
-                recipe, pruning, on.trained.state, on.trained.masks, dense.ticket.state, target, cell.seed, 1
+                recipe, pruning, on.trained.state, on.trained.masks, dense.ticket.state, target, cell.seed, (1, 0)
             ),
         )
         return {

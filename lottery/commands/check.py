@@ -37,8 +37,8 @@ def _faults(group: str, name: str, args: argparse.Namespace) -> Iterator[str]:
     """How an option breaks its contract, as sentences; what a study would be refused for comes first."""
     from lottery.config.build import build
     from lottery.config.check import check
+    from lottery.config.check_contracts import faults
     from lottery.config.compose import cell_configs
-    from lottery.config.contract_checks import faults
 
     try:
         [config, *_] = cell_configs(["--config-dir", args.config_dir, f"{group}={name}", *args.overrides])

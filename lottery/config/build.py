@@ -11,10 +11,11 @@ from typing import Any
 
 from lottery.analyses.connectivity import Connectivity
 from lottery.config.annotations import hints_of
+from lottery.config.build_during import with_rule
 from lottery.config.cell_config import CellConfig, steady
 from lottery.config.given import given
 from lottery.config.groups import PRUNING_GROUPS, TRAINING_GROUPS, chosen
-from lottery.config.identity import node_identity, project_identity, recipe_identity
+from lottery.config.identity import project_identity, recipe_identity
 from lottery.config.nodes import as_yaml, in_steps, make, network, with_steps
 from lottery.config.patterns import patterns
 from lottery.config.projects import gives_lightning
@@ -47,8 +48,6 @@ def build(job: CellConfig) -> Cell:
         raise Refused(f"seed={as_yaml(job.seed)}: must be a whole number, 0 or more")
     recipe = build_recipe(config)
     arm = build_arm(job, recipe.data, recipe.budget.steps)
-    if isinstance(recipe, Project) and (arm.during or (arm.parent and arm.parent.during)):
-        raise Refused("arm.during: masks that change while training are for modules of ours, not for a LightningModule")
     groups = (*chosen(PRUNING_GROUPS, config), "stop")
     pruning = Pruning(**{group: _made(group, config, Pruning, recipe.data) for group in groups})
     try:
@@ -57,6 +56,8 @@ def build(job: CellConfig) -> Cell:
         raise Refused(f"schedule: {error}") from error
     if arm.given:  # its only round; nothing is pruned for it
         pruning = replace(pruning, schedule=(Target(density(arm.given.masks), keep=1.0),))
+    ruling = with_steps("arm", (job.parent.node if job.parent else config["arm"]), recipe.data.steps_per_epoch)
+    arm = with_rule(arm, ruling, pruning, recipe, config)
     study = Study(job.study, recipe, pruning, identity(config, recipe))
     return Cell(study, arm, job.label, job.seed, job.digest)
 
@@ -183,8 +184,8 @@ def build_arm(job: CellConfig, data: Contents, steps: int) -> Arm:
     node = {key: value for key, value in node.items() if key not in ("parent", "content")}
     node = with_steps("arm", node, data.steps_per_epoch)
     node |= {key: in_steps(f"arm.{key}", node[key], data.steps_per_epoch) for key in ("rewind", "first")}
-    for key in ("rewind", "first"):
-        if not 0 <= node[key] < steps:
+    for key in ("rewind", "first", "prune_at"):
+        if not 0 <= (node.get(key) or 0) < steps:
             asked = as_yaml(job.config["arm"].get(key, 0))
             raise Refused(
                 f"arm.{key}={asked}: must be a step from 0 to {steps - 1}, before the last (budget.steps={steps})"
@@ -198,12 +199,5 @@ def build_arm(job: CellConfig, data: Contents, steps: int) -> Arm:
     if job.parent:
         parent = {**job.parent.node, "name": job.parent.label, "rewind": node["rewind"]}
         parent.pop("parent", None)
-        node["parent"] = _arm("arm.parent", with_steps("arm.parent", parent, data.steps_per_epoch))
-    return _arm("arm", node | {"name": job.label})
-
-
-def _arm(where: str, node: Mapping[str, Any]) -> Arm:
-    arm = make(where, node)
-    if isinstance(arm, Arm) and arm.during:
-        return replace(arm, during_identity=node_identity(f"{where}.during", node["during"]))
-    return arm
+        node["parent"] = make("arm.parent", with_steps("arm.parent", parent, data.steps_per_epoch))
+    return make("arm", node | {"name": job.label})

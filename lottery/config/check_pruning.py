@@ -54,7 +54,9 @@ def pruned(cell: Cell, evidence: Evidence) -> Masks:
             scores = {name: torch.zeros(mask.shape) for name, mask in every.items()}
     with part("scope"):
         # the first has the highest density, the last the lowest
-        for target in dict.fromkeys([pruning.schedule[0], *{each.keep: each for each in pruning.schedule}.values()]):
+        targets = dict.fromkeys([pruning.schedule[0], *{each.keep: each for each in pruning.schedule}.values()])
+        arms = [arm for arm in (cell.arm, cell.arm.parent) if arm and not arm.parent and not arm.given]
+        for target in (step for arm in arms for each in targets for step in checked_schedule(arm.path(each))):
             with suppress(KeepsNothing):  # training may change that
                 found = choose(pruning.structured, scores, every, replace(target, output=cell.study.recipe.output))
     return found
@@ -64,9 +66,6 @@ def begin(cell: Cell, arm: Arm, start: State, found: Masks) -> None:
     """Makes what an arm begins a round with. Raises Misfit."""
     budget = cell.study.recipe.budget
     own = checked(arm.masks(copied(found), generator(Streams(cell.seed).rehearsal)), like=found)
-    if arm.descent:
-        for target in cell.study.pruning.schedule:
-            checked_schedule(arm.descent(target.density))
     fresh = partial(_fresh, cell, arm.name, start)
     begun = arm.weights(Origin(copied(start), lambda: copied(start), fresh, copied(own)))
     if differing := sorted(begun.keys() ^ start.keys()):
@@ -90,10 +89,13 @@ def change(cell: Cell, arm: Arm, evidence: Evidence, found: Masks) -> None:
         steps = [step for step in arm.during.steps(of) if step >= arm.first]
         if not steps:
             raise Misfit("arm.during: masks would never change; its first change must come before its end")
-        gradients = {name: weight.detach() for name, weight in evidence.weights.items()}  # any do to try it out
+        # any gradients do to try it out
+        asked = evidence.weights.items() if arm.during.in_place_of_a_step else ()
+        gradients = {name: weight.detach() for name, weight in asked}
         living = copied(evidence.masks if arm.during.begins_dense else found)
         moment = Moment(steps[0], of, density, replace(evidence, masks=living), gradients, recipe.output)
-        checked(arm.during.masks(moment), like=found)
+        with suppress(KeepsNothing, Unscorable):  # training may change that
+            checked(arm.during.masks(moment), like=found)
 
 
 def _fresh(cell: Cell, arm: str, start: State) -> State:

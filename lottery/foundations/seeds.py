@@ -39,13 +39,13 @@ class Streams:
         """Seed of everything drawn while training, such as dropout; `copy` counts trainings of the same ticket."""
         return derive(self.seed, "noise", round, *_copy(copy))
 
-    def scoring(self, round: int) -> int:
-        """Seed of the order of the data that the criterion reads."""
-        return derive(self.seed, "scoring", round)
+    def scoring(self, round: int, step: int = 0) -> int:
+        """Seed of the order of the data that the criterion reads, at a step on the way to the round's density."""
+        return derive(self.seed, "scoring", round, *_step(step))
 
-    def score(self, round: int) -> int:
-        """Seed of what the criterion draws itself."""
-        return derive(self.seed, "score", round)
+    def score(self, round: int, step: int = 0) -> int:
+        """Seed of what the criterion draws itself, at a step on the way to the round's density."""
+        return derive(self.seed, "score", round, *_step(step))
 
     def masks(self, arm: str, round: int) -> int:
         """Seed of what an arm draws to change the masks."""
@@ -147,6 +147,11 @@ def restore_noise(states: Mapping[str, Tensor]) -> None:
     if "python" in states:
         *words, has_gauss, gauss = states["python"].tolist()
         random.setstate((3, tuple(map(int, words)), gauss if has_gauss else None))
+
+
+def _step(step: int) -> tuple[str, int] | tuple[()]:
+    """Part of the purpose of a later step; the first has none, so that older results keep their seeds."""
+    return ("step", step) if step else ()
 
 
 def _copy(copy: int) -> tuple[str, int] | tuple[()]:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from lottery.foundations.seeds import noise
-from lottery.pruning.contracts import Criterion, Evidence, Schedule, Scope, Target, checked_schedule, choose, score
+from lottery.pruning.contracts import (
+    Criterion,
+    Evidence,
+    KeepsNothing,
+    Schedule,
+    Scope,
+    Target,
+    checked_schedule,
+    choose,
+    score,
+)
 from lottery.pruning.masks import Masks
-
-SHAPES = {"conv.weight": (4, 4, 3, 3), "fc.weight": (32, 16), "output.weight": (12, 8)}
-"""Layers on which a scope is tried."""
 
 
 def criterion_faults(criterion: Criterion, evidence: Evidence) -> Iterator[str]:
@@ -35,11 +42,10 @@ def criterion_faults(criterion: Criterion, evidence: Evidence) -> Iterator[str]:
         yield f"scores {differing[0]} otherwise when it is asked again"
 
 
-def scope_faults(scope: Scope) -> Iterator[str]:
-    """How a scope breaks its contract, as sentences; none if it keeps it."""
+def scope_faults(scope: Scope, masks: Masks, targets: Iterable[Target]) -> Iterator[str]:
+    """How a scope breaks its contract for these targets in order, as sentences; none if it keeps it."""
     rng = torch.Generator().manual_seed(0)
-    masks: Masks = {name: torch.ones(shape, dtype=torch.bool) for name, shape in SHAPES.items()}
-    for target in (Target(0.5, 0.5, "output.weight"), Target(0.25, 0.5, "output.weight")):
+    for target in targets:
         # few values, so that ties are the rule
         scores = {name: torch.randint(8, mask.shape, generator=rng).float() for name, mask in masks.items()}
         before, ranked = _copies(masks), _copies(scores)
@@ -47,14 +53,16 @@ def scope_faults(scope: Scope) -> Iterator[str]:
         try:
             found = choose(scope, scores, masks, target)
             again = choose(scope, _copies(ranked), before, target)
+        except KeepsNothing:  # no fault: these scores say nothing
+            return
         except Exception as error:  # a user's code may raise anything
             yield f"{type(error).__name__}: {error}".split("\n")[0].removeprefix("ValueError: ")
             return
-        if changed := [name for name in SHAPES if not torch.equal(scores[name], ranked[name])]:
+        if changed := [name for name in masks if not torch.equal(scores[name], ranked[name])]:
             yield f"changes the scores that it is given: {changed[0]}"
         if any(not torch.equal(state, drawn[library]) for library, state in noise().items()):
             yield "draws random numbers, which a scope must not"
-        if other := [name for name in SHAPES if not torch.equal(found[name], again[name])]:
+        if other := [name for name in masks if not torch.equal(found[name], again[name])]:
             yield f"chooses otherwise for {other[0]} when it is asked again"
         masks = found
 

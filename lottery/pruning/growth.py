@@ -34,12 +34,17 @@ Fraction = Callable[[int, int], float]
 
 
 def at_random(ground: Ground) -> Scores:
-    """Uniform noise: SET (Mocanu et al. 2018)."""
+    """Uniform noise: SET (Mocanu et al. 2018).
+
+    The authors drop the smallest positive and the largest negative weights apart; here the smallest magnitudes go.
+    """
     return {name: torch.rand(mask.shape, generator=ground.rng) for name, mask in ground.masks.items()}
 
 
 def by_gradient(ground: Ground) -> Scores:
-    """Absolute gradient: RigL (Evci et al. 2020)."""
+    """Absolute gradient: RigL (Evci et al. 2020). Raises ValueError where a change does not see gradients."""
+    if not ground.gradients:
+        raise ValueError("growth: by_gradient needs in_place_of_a_step=true, or there are no gradients to see")
     return {name: ground.gradients[name].detach().abs().cpu() for name in ground.masks}
 
 

@@ -4,6 +4,9 @@ A structure pools the scores of each group and hands them to the scope with mask
 A group that is pruned stays pruned, so that each round chooses among those that live. A scope takes a layer of groups
 for a layer of as many weights: densities are shares of groups, and one that looks at shapes (erk, isomorphic,
 per_output) sees those of the groups.
+
+Outputs are the first dimension of a weight and inputs the second, as of linear layers and convolutions. Of a transposed
+convolution it is the other way round, and the outputs of an embedding are its tokens.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from lottery.foundations.durations import Steps
-from lottery.pruning.contracts import Target
+from lottery.pruning.contracts import Schedule, Target
 from lottery.pruning.masks import Masks
 from lottery.pruning.schedules import Descent
 from lottery.rounds.early_bird import Settled
@@ -91,6 +91,12 @@ class Arm:
     def from_dense(self) -> bool:
         """Whether each round's masks are found on the dense network, whatever earlier rounds have pruned."""
         return self.early is not None or self.prune_at is not None
+
+    def path(self, target: Target) -> Schedule:
+        """The targets through which masks come to a round's, the last of them."""
+        if not self.from_dense:
+            return (target,)
+        return self.descent(target.density) if self.descent else (target.of_dense(),)
 
     def changes(self, target: Target) -> Changes | None:
         """How masks change while the round of a target trains."""

@@ -41,14 +41,22 @@ def scoring_flops(recipe: Recipe, pruning: Pruning, seed: int) -> float:
 
 
 def prune(
-    recipe: Recipe, pruning: Pruning, state: State, living: Masks, start: State, target: Target, seed: int, index: int
+    recipe: Recipe,
+    pruning: Pruning,
+    state: State,
+    living: Masks,
+    start: State,
+    target: Target,
+    seed: int,
+    which: tuple[int, int],
 ) -> Masks:
-    """The masks of round `index`: the criterion scores a network, scope and structure choose among the unpruned.
+    """The next masks: the criterion scores a network, scope and structure choose among the unpruned weights.
 
+    `which` is the round and, if several are taken to its density, the step, which draw random numbers of their own.
     Gradients are always computed in 32 bits: `numerics.precision` applies to training and evaluation only.
     """
     streams = Streams(seed)
-    with recipe.numerics.entered(), drawing(streams.score(index)) as rng:
-        evidence = recipe.evidence(state, start, living, streams.init, streams.scoring(index), rng)
+    with recipe.numerics.entered(), drawing(streams.score(*which)) as rng:
+        evidence = recipe.evidence(state, start, living, streams.init, streams.scoring(*which), rng)
         scores = score(pruning.criterion, evidence)
         return choose(pruning.structured, scores, living, replace(target, output=recipe.output))

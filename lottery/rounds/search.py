@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Protocol
 
-from lottery.pruning.contracts import Schedule, Target
+from lottery.pruning.contracts import Target
 from lottery.pruning.masks import Masks
 from lottery.rounds.arms import Arm, Given
 from lottery.rounds.early_bird import settled
@@ -64,7 +64,9 @@ class Own:
     def next(self, target: Target, last: Round) -> Found:
         on = self.trained(target, last)
         stop = partial(stop_reason, self.recipe, self.pruning.stop, self.dense)
-        return Found(self._pruned(target, last, on), on, on.cost(self.recipe), stop)
+        # an arm that prunes early rewinds to a later step of the same training, perhaps
+        whole = on if self.arm.prune_at is None else self.dense.cut(max(self.arm.prune_at, self.arm.rewind))
+        return Found(self._pruned(target, last, on), on, whole.cost(self.recipe), stop)
 
     def trained(self, target: Target, last: Round) -> Round:
         """The round whose trained network is pruned to get the masks of the round after `last`."""
@@ -79,12 +81,10 @@ class Own:
         living = on.trained.masks if on is last or self.arm.from_dense else last.ticket.masks
         if self.arm.during and self.arm.during.begins_dense:
             return living
-        path: Schedule = (target,)
-        if self.arm.from_dense:
-            path = self.arm.descent(target.density) if self.arm.descent else (target.of_dense(),)
         state = on.trained.state
-        for step in path:
-            living = prune(self.recipe, self.pruning, state, living, self.start, step, self.seed, on.index + 1)
+        for step, towards in enumerate(self.arm.path(target)):
+            which = on.index + 1, step
+            living = prune(self.recipe, self.pruning, state, living, self.start, towards, self.seed, which)
             state = Ticket.of(on.trained.state, living).state
         return living
 

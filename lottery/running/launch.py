@@ -18,9 +18,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from lottery.config.build import build, build_analyses
 from lottery.config.cell_config import CellConfig
-from lottery.config.changes import changed
 from lottery.config.check import check
 from lottery.config.compose import VERSION, cell_config, parsed
+from lottery.config.differences import changed
 from lottery.config.groups import CONF
 from lottery.config.nodes import make
 from lottery.config.projects import added

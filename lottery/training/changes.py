@@ -15,7 +15,7 @@ from lottery.pruning.contracts import Criterion, Evidence, Scope, Target, checke
 from lottery.pruning.criteria import magnitude
 from lottery.pruning.growth import Fraction, Ground, Growth, at_random, constant, regrow
 from lottery.pruning.masks import Masks, density, kept
-from lottery.pruning.scopes import layerwise, rates
+from lottery.pruning.scopes import rates
 
 LAST = 0.75
 """Share of a training after which masks no longer change, where no step is given (Evci et al. 2020)."""
@@ -103,8 +103,10 @@ class Gradual:
     initial: float = 1.0
     """density at `begin`"""
     curve: Curve = cubic
-    criterion: Criterion = magnitude
-    scope: Scope = layerwise
+    criterion: Criterion | None = None
+    """null: the study's"""
+    scope: Scope | None = None
+    """null: the study's, with its structure"""
 
     def __post_init__(self) -> None:
         _check_dates(self.every, self.begin, self.end)
@@ -125,6 +127,8 @@ class Gradual:
         living, evidence = moment.evidence.masks, moment.evidence
         wanted = min(density(living), self.density(moment.step, moment.of, moment.density))
         target = Target(wanted, wanted / max(density(living), 1e-12), moment.output)
+        assert self.criterion
+        assert self.scope
         return choose(self.scope, score(self.criterion, evidence), living, target)
 
 
@@ -163,6 +167,11 @@ class Rewiring:
             raise ValueError(f"fraction={share:g}: must lie in [0, 1]")
         target = Target(density(living) * (1 - share), 1 - share, moment.output)
         left = choose(self.scope, score(self.criterion, evidence), living, target)
+        if abs(kept(left) - (1 - share) * kept(living)) > len(living):
+            raise ValueError(
+                f"scope: keeps {kept(left):,} of {kept(living):,} weights where a share of {1 - share:.3g} is due; it "
+                "must prune a share of what lives in each layer, as `rates` does, and spare none"
+            )
         scores = self.growth(Ground(left, moment.gradients, evidence.rng))
         counts = {name: kept({name: mask}) - kept({name: left[name]}) for name, mask in living.items()}
         return checked(regrow(left, scores, counts), like=living)

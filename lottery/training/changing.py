@@ -10,17 +10,16 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lottery.foundations.seeds import derive, drawing
-from lottery.pruning.contracts import Evidence
 from lottery.pruning.masks import Masks, layer_densities, pack, unpack
 from lottery.training.changes import Moment
 from lottery.training.holding import Holding
-from lottery.training.module_recipe import ModuleRecipe, ScoringBatches
+from lottery.training.module_recipe import ModuleRecipe
 from lottery.training.modules import Module
 from lottery.training.recipes import Changed, Phase
 
 
 class Changing:
-    """Changes the masks of a phase in training, at the steps of its rule; all ranks come to the same ones."""
+    """Changes the masks of a phase in training, at the steps of its rule."""
 
     def __init__(
         self, phase: Phase, recipe: ModuleRecipe, module: Module, optimizer: Optimizer, holding: Holding
@@ -59,37 +58,36 @@ class Changing:
             self.changed = list(info["changed"])
             self.holding.hold({n: unpack(tensors[f"mask.{n}"], mask.shape) for n, mask in self.phase.masks.items()})
 
+    def due(self, step: int) -> bool:
+        """Whether masks change at a step."""
+        return step in self.before_steps or step in self.in_place
+
     def _change(self, step: int, gradients: Mapping[str, Tensor]) -> None:
         assert self.phase.changes
-        before, rule = self.holding.masks, self.phase.changes.rule
-        with drawing(derive(self.phase.noise, "change", step)) as rng:
-            evidence = self._evidence(step, before, rng)
-            self.module.eval()
-            masks = rule.masks(
-                Moment(step, self.of, self.phase.changes.density, evidence, gradients, self.recipe.output)
-            )
-            self.module.train()
+        before, rule, module = self.holding.masks, self.phase.changes.rule, self.module
+        compiled, module.net._compiled_call_impl = module.net._compiled_call_impl, None  # it has no second derivatives
+        module.eval()
+        # in 32 bits and from a generator of its own, as between rounds
+        plain = torch.autocast(module.device.type, enabled=False)
+        with plain, drawing(derive(self.phase.noise, "change", step)) as rng:
+            order = derive(self.phase.order, "change", step)
+            evidence = self.recipe.evidence_of(module, self.phase.state, before, order, str(module.device), rng)
+            moment = Moment(step, self.of, self.phase.changes.density, evidence, gradients, self.recipe.output)
+            masks = {name: mask.cpu() for name, mask in rule.masks(moment).items()}
+        module.train()
+        module.net._compiled_call_impl = compiled
         self.holding.hold(masks)
-        self._forget({name: mask & ~before[name] for name, mask in masks.items()})
+        self._forget({name: mask != before[name] for name, mask in masks.items()})
         self.changed.append(
             {"step": step, "densities": layer_densities(masks), "dense_gradients": rule.in_place_of_a_step}
         )
 
-    def _evidence(self, step: int, masks: Masks, rng: torch.Generator) -> Evidence:
-        """The network as it is; it is not built anew, because that would take longer than some steps."""
-        return Evidence(
-            self.module.net,
-            self.phase.state,
-            masks,
-            ScoringBatches(self.recipe.data, derive(self.phase.order, "change", step), str(self.module.device)),
-            self.module.batch_outputs,
-            self.module.batch_loss,
-            rng,
-        )
+    def _forget(self, changed: Masks) -> None:
+        """Deletes what an optimizer has gathered for grown weights, which begin without momentum, and for dropped ones.
 
-    def _forget(self, grown: Masks) -> None:
-        """Grown weights begin without momentum: what their pruned places have gathered is deleted."""
-        for name, mask in grown.items():
+        An optimizer that reads across weights must see nothing of those that are pruned.
+        """
+        for name, mask in changed.items():
             weight = self.holding.weights[name]
             if mask.any():
                 stays = (~mask).to(weight.device)

@@ -87,5 +87,8 @@ def of_call(call: Callable[[], object]) -> float:
 
 
 def with_dense_gradients(step: Flops) -> Flops:
-    """A step that also computes the gradients of pruned weights: one of its three products is then dense (RigL)."""
+    """A step that also computes the gradients of pruned weights: one of its three products is then dense (RigL).
+
+    A first layer has two products only, for which this is a little low.
+    """
     return Flops(step.dense, (2 * step.scaled + step.dense) / 3)

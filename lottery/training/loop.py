@@ -125,8 +125,10 @@ class Loop:
         plain = self.scaler is None and ranks.share()[1] == 1
         backward = Tensor.backward if plain else module.manual_backward
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        losses, started = [], time.monotonic()
+        losses, started = list[Tensor](), time.monotonic()
         for step in range(first, last):
+            if self.changing.due(step) and losses:  # or else masks would be chosen by what is no number
+                self._check(torch.stack(losses), first)
             self.changing.before(step)
             inputs, targets = next(self.batches)
             factor = budget.factor(step)
@@ -137,6 +139,8 @@ class Loop:
             loss = module.loss(module(inputs), targets)
             backward(loss)
             losses.append(loss.detach())
+            if self.changing.due(step):  # whose gradients a change may look at
+                self._check(loss.detach()[None], step)
             if self.scaler is not None:
                 self.scaler.unscale_(optimizer)  # before anything reads gradients
             if self.changing.takes(step):
@@ -173,12 +177,15 @@ class Loop:
         self.watch(self.step, row)
 
     def _note(self, losses: Tensor, first: int) -> None:
+        self._check(losses, first)
+        if self.evaluating:
+            self.losses += losses.tolist()
+
+    def _check(self, losses: Tensor, first: int) -> None:
         if not losses.isfinite().all():
             step = first + int(losses.isfinite().logical_not().nonzero()[0, 0])
             rate = self.rates[0] * self.budget.factor(step)
             raise Diverged(f"the loss became {float(losses[step - first])} at step {step}, learning rate {rate:g}")
-        if self.evaluating:
-            self.losses += losses.tolist()
 
     def _measure(self) -> Row:
         row: Row = {"step": self.step, "train_loss": math.fsum(self.losses) / len(self.losses)}

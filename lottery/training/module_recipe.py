@@ -52,9 +52,15 @@ class ModuleRecipe(Recipe):
     def evidence(
         self, state: State, start: State, masks: Masks, init: int, order: int, rng: torch.Generator
     ) -> Evidence:
-        device, module = self.hardware.device, self.build(init)
+        module = self.build(init)
         module.net.load_state_dict(state)
-        module.eval().to(device)
+        module.eval().to(self.hardware.device)
+        return self.evidence_of(module, start, masks, order, self.hardware.device, rng)
+
+    def evidence_of(
+        self, module: Module, start: State, masks: Masks, order: int, device: str, rng: torch.Generator
+    ) -> Evidence:
+        """What a criterion may look at of a module, which must be on its device and in evaluation mode."""
         return Evidence(
             net=module.net,
             # copies, because a criterion's changes in place must not reach the next round

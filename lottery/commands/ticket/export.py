@@ -81,6 +81,11 @@ def exported(
             f"{folder}: round {index} was measured under other code, data or library versions (phase "
             f"{line['phase'][:16]} in its ledger, {entry.key[:16]} now)"
         )
+    if current.changes:
+        raise Refused(
+            f"{folder}: masks of round {index} changed while it trained (arm.during), so that no ticket begins with "
+            "them; a control of this arm does: export one of its rounds, as of arm=random_reinit or arm=random_mask"
+        )
     draws = [draw for draw in (["init"], ["reinit", index]) if seed_only]
     draw = next((d for d in draws if digest(initial(cell.study.recipe, seed_of(d, cell.seed))) == digest(start)), None)
     if seed_only and draw is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -14,9 +15,9 @@ from lottery.config.nodes import make
 from lottery.data.examples import Data
 from lottery.foundations.seeds import Streams, generator
 from lottery.pruning.contract_checks import criterion_faults, schedule_faults, scope_faults
-from lottery.pruning.masks import Masks, dense
+from lottery.pruning.masks import Masks
 from lottery.rounds.rewinding import Origin, begun
-from lottery.rounds.round import initial
+from lottery.rounds.round import dense_ticket, initial
 from lottery.rounds.study import Cell
 from lottery.training.states import copied
 
@@ -24,15 +25,16 @@ from lottery.training.states import copied
 def faults(group: str, config: CellConfig, cell: Cell) -> Iterator[str]:
     """How the chosen option of a group breaks its contract, as sentences; none if it keeps it or has no more of one."""
     if group == "criterion":
-        recipe, streams = cell.study.recipe, Streams(cell.seed)
-        state = initial(recipe, streams.init)
-        masks = dense({name: state[name] for name in recipe.prunable(recipe.net)})
+        recipe, streams, ticket = cell.study.recipe, Streams(cell.seed), dense_ticket(cell.study.recipe, cell.seed)
         rng = generator(streams.score(1))
         with recipe.numerics.entered():
-            evidence = recipe.evidence(state, state, masks, streams.init, streams.scoring(1), rng)
+            asked = ticket.state, ticket.state, ticket.masks, streams.init, streams.scoring(1), rng
+            evidence = recipe.evidence(*asked)
             yield from criterion_faults(cell.study.pruning.criterion, evidence)
     elif group in ("scope", "structure"):
-        yield from scope_faults(cell.study.pruning.structured)
+        masks, output = dense_ticket(cell.study.recipe, cell.seed).masks, cell.study.recipe.output
+        targets = (replace(target, output=output) for target in cell.study.pruning.schedule)
+        yield from scope_faults(cell.study.pruning.structured, masks, targets)
     elif group == "schedule":
         yield from schedule_faults(partial(make, "schedule", config.config["schedule"]))
     elif group == "arm":
