@@ -291,7 +291,8 @@ def test_flops_of_a_training_are_counted_under_the_masks_of_each_step(
     def at(densities: Mapping[str, float]) -> float:
         return sum(cost * densities[name] for name, cost in costs.items())
 
-    cell = short("arm=gradual", "arm.during.every=10it", "schedule.rounds=1", "schedule.keep=0.4")
+    one = ("schedule.rounds=1", "schedule.keep=0.4", "arm.during.every=10it")
+    cell = short("arm=gradual", "scope=everywhere", *one)
     line = shown(cell, tmp_path / "gradual")[1]
     entry = Store(tmp_path / "store").find(line["phase"])
     assert entry is not None
@@ -302,7 +303,7 @@ def test_flops_of_a_training_are_counted_under_the_masks_of_each_step(
     assert line["train_flops_dense"] == 40 * whole
     assert line["total_flops"] == line["train_flops"]  # nothing was trained to find its masks
 
-    cell = short("arm=rigl", "arm.during.every=10it", "schedule.rounds=1", "schedule.keep=0.4")
+    cell = short("arm=rigl", *one)
     line = shown(cell, tmp_path / "rigl")[1]
     same = line["layer_densities"]
     # steps 10 and 20 compute the gradients of all weights: a third of a step is dense
@@ -351,11 +352,16 @@ def test_a_control_gets_the_masks_that_its_parent_ended_with(short: Callable[...
         (["arm=set"], "arm.during.begin=18: must not be after"),
         (
             ["arm=rigl", "arm.during.in_place_of_a_step=false"],
-            "arm.during.growth: by_gradient needs in_place_of_a_step",
+            "arm.during: growth: by_gradient needs in_place_of_a_step",
         ),
         (
-            ["arm=rigl", "arm.during.scope={_target_: lottery.pruning.scopes.everywhere, spare: [fc1.*]}"],
-            r"arm\.during\.scope: keeps [\d,]+ of [\d,]+ weights where a share of 0\.\d+ is due",
+            [
+                "arm=rigl",
+                "arm.during.scope._target_=lottery.pruning.scopes.everywhere",
+                "~arm.during.scope.output",
+                "+arm.during.scope.spare=[fc1.*]",
+            ],
+            r"arm\.during: scope: keeps [\d,]+ of [\d,]+ weights where a share of 0\.\d+ is due",
         ),
         (["arm=rigl", "structure=rows"], "structure: goes without dropping and growing single weights"),
         (["arm=set", "arm.during.every=10it", "hardware.devices=2"], "hardware.devices=2: goes without arm.during"),
@@ -494,8 +500,10 @@ def test_gradual_pruning_takes_criterion_scope_and_structure_of_the_study(
     common = ("arm=gradual", "arm.during.every=10it", "schedule.rounds=1", "schedule.keep=0.5")
     phases = {}
     for name, more in {
-        "magnitude": ["scope=everywhere"], "random": ["scope=everywhere", "criterion=random"], "rows": ["structure=rows"],
-    }.items():  # fmt: skip
+        "magnitude": ["scope=everywhere"],
+        "random": ["scope=everywhere", "criterion=random"],
+        "rows": ["structure=rows"],
+    }.items():
         line = shown(short(*common, *more), tmp_path / name)[1]
         phases[name] = line["phase"]
         entry = Store(tmp_path / "store").find(line["phase"])
