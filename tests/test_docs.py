@@ -237,7 +237,7 @@ def test_the_site_is_built_without_a_warning_and_fetches_nothing(tmp_path: Path)
         assert not [tag for tag in tags if re.search(r"(?:src|href)=.?(?:https?:)?//", tag)], name
         assert "&gt;&gt;&gt;" not in re.sub(r"<pre.*?</pre>", "", text, flags=re.DOTALL), name  # a doctest as prose
     pruning = pages["reference/pruning.html"]
-    for said in ("kept share of the weights alive now", 'id="lottery.pruning.scopes.rates"'):
+    for said in ("share of the currently unpruned weights to keep", 'id="lottery.pruning.scopes.rates"'):
         assert said in pruning
 
 

@@ -126,7 +126,7 @@ def one_phase(folder: Path) -> None:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
+def script(tmp_path: Path) -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
     """Starts one of the above, in a process group of its own that is gone after the test."""
     started: list[subprocess.Popen[bytes]] = []
 
@@ -158,11 +158,11 @@ SPEC = {"wanted": "by many"}
 
 @pytest.mark.slow
 def test_two_hundred_cells_by_fifty_processes_at_a_time(
-    start: Callable[[str], subprocess.Popen[bytes]], lottery: Callable[..., Any], tmp_path: Path
+    script: Callable[[str], subprocess.Popen[bytes]], lottery: Callable[..., Any], tmp_path: Path
 ) -> None:
     runs, cells, seen = tmp_path / "runs", 2 * SEEDS, Counter[str]()
     began = time.monotonic()
-    process = start("sweep")
+    process = script("sweep")
     while process.poll() is None:  # looking disturbs nobody, and is disturbed by nobody
         assert time.monotonic() < began + 60 * MINUTES, (tmp_path / "said.txt").read_text()
         with suppress(Refused):  # before there is a cell
@@ -193,9 +193,9 @@ def test_two_hundred_cells_by_fifty_processes_at_a_time(
 
 @pytest.mark.slow
 def test_of_fifty_processes_that_want_a_phase_at_once_one_trains(
-    start: Callable[[str], subprocess.Popen[bytes]], tmp_path: Path
+    script: Callable[[str], subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:
-    process = start("one_phase")
+    process = script("one_phase")
     assert process.wait(60 * MINUTES) == 0, (tmp_path / "said.txt").read_text()
     (key,) = (tmp_path / "trained.txt").read_text().split()
     got = [line.split() for line in (tmp_path / "got.txt").read_text().splitlines()]
