@@ -406,8 +406,8 @@ BESIDE = [
 ]
 """stories that do not affect other jobs, the longest first"""
 
-# Stories at a time. More would only wait for each other's imports, ten seconds of a core each, and a job with a time limit
-# would come to it before it has loaded PyTorch.
+# Stories at a time. More would only wait for each other's imports, ten seconds of a core each, and a job with a time
+# limit would come to it before it has loaded PyTorch.
 WORKERS = 3
 Story = Callable[[Login], None]
 Told = dict[Story, Future[None]]
