@@ -27,7 +27,8 @@ def by_chance(one: Masks, other: Masks) -> float:
 def compare(study: Path) -> pd.DataFrame:
     """Every pair of masks of a study in one round that differs in one thing: the seed or the arm.
 
-    Rounds of one chain need no comparison: later masks lie inside earlier ones. Reads ledgers and store alone.
+    Rounds of one chain need none: later masks lie inside earlier ones, unless training changes them. Reads ledgers and
+    store alone.
     Raises FileNotFoundError if there is no pruned round, or a phase is gone.
     """
     cells = {path.parent: Ledger(path).lines() for path in sorted(study.glob(f"*/*/{NAME}"))}
