@@ -19,6 +19,7 @@ from lottery.pruning.criteria import curvature as curvatures
 from lottery.pruning.criteria import grasp, magnitude, obd, obs
 from lottery.pruning.masks import Masks, apply_, dense, prunable
 from lottery.pruning.scopes import everywhere
+from lottery.rounds.arms import Arm
 from lottery.rounds.prune import Pruning
 from lottery.rounds.study import Cell
 from tests.evidence import condition, curvature, evidence_of, flat, linear, scores_of, smooth, trained
@@ -177,7 +178,7 @@ def test_the_check_before_training_leaves_to_training_what_only_training_can_men
     def found(error: type[Exception]) -> Masks:
         pruning = Pruning(partial(picky, error=error), everywhere, (Target(0.5, 0.5),))
         study = SimpleNamespace(pruning=pruning, recipe=SimpleNamespace(output=None))
-        return pruned(cast(Cell, SimpleNamespace(study=study)), evidence_of(nn.Linear(4, 5), []))
+        return pruned(cast(Cell, SimpleNamespace(study=study, arm=Arm("imp"))), evidence_of(nn.Linear(4, 5), []))
 
     assert int(found(Unscorable)["weight"].sum()) == 10
     with pytest.raises(Misfit, match=r"^criterion\.damping=1: must be above 2$"):

@@ -134,5 +134,7 @@ def test_scores_are_the_same_whatever_threads_others_left(cell: Callable[..., Ce
     pruning = replace(wide.pruning, scope=keep_all)
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        prune(recipe, pruning, dense, dense.ticket.masks, dense.ticket.state, pruning.schedule[0], 0)
+        prune(
+            recipe, pruning, dense.ticket.state, dense.ticket.masks, dense.ticket.state, pruning.schedule[0], 0, (1, 0)
+        )
     assert digest(seen[0]) == digest(seen[1])

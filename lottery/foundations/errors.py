@@ -48,7 +48,7 @@ def nearby(name: str, known: list[str]) -> str:
     """
     close = [k for k in known if name and k.startswith(name)][:2] or get_close_matches(name, known, n=2, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}?" if close else ""
-    if hint and len(known) > 16:
+    if hint and len(known) > 20:
         return hint
     return f"{hint} allowed: {', '.join(known)}".strip()
 

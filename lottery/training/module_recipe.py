@@ -76,7 +76,8 @@ class ModuleRecipe(Recipe):
         with closing(self.data.evaluation("train", 1)) as batches:
             inputs, _ = next(batches)
         try:
-            return connected_paths(self.net, masks, inputs)
+            with self.numerics.entered():
+                return connected_paths(self.net, masks, inputs)
         except Exception:  # a user's network may take no inputs of ones, or compute in 32 bits only
             return None
 
