@@ -53,7 +53,9 @@ def moment(weights: list[float], living: list[bool], **more: Any) -> Moment:
     masks = {"weight": torch.tensor([living])}
     evidence = Evidence(net, {}, masks, [], net, lambda batch: net(batch).sum(), generator(0))
     gradients = {"weight": torch.tensor([more.pop("gradients", [0.0] * len(weights))])}
-    return Moment(**{"step": 10, "of": 100, "density": 0.5, "evidence": evidence, "gradients": gradients, **more})
+    return Moment(
+        **{"step": 10, "of": 100, "density": 0.5, "masks": masks, "evidence": evidence, "gradients": gradients, **more}
+    )
 
 
 # by hand
@@ -117,7 +119,7 @@ def test_rewiring_leaves_the_count_of_every_layer() -> None:
     for share in (0.01, 0.3, 0.77, 0.99):
         for grow in (growth.at_random, growth.by_gradient):
             rule = Rewiring(every=1, end=9, fraction=partial(growth.constant, share=share), growth=grow)
-            found = rule.masks(Moment(3, 12, 0.5, evidence, gradients))
+            found = rule.masks(Moment(3, 12, 0.5, living, evidence, gradients))
             assert {n: int(m.sum()) for n, m in found.items()} == {n: int(m.sum()) for n, m in living.items()}
 
 

@@ -21,7 +21,7 @@ def main(args: argparse.Namespace) -> int:
     """Prints a line for each option of the folder; 1 if one of them breaks its contract. Raises Refused for none."""
     from lottery.config.groups import GROUPS, own_options
 
-    found = {(group, name): None for group in GROUPS for name in own_options(group, args.config_dir)}
+    found = [(group, name) for group in GROUPS for name in own_options(group, args.config_dir)]
     if not found:
         raise Refused(f"--config-dir {args.config_dir}: has no yaml in a folder named like a group of `lottery list`")
     broken = False

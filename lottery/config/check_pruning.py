@@ -93,7 +93,9 @@ def change(cell: Cell, arm: Arm, evidence: Evidence, found: Masks) -> None:
         asked = evidence.weights.items() if arm.during.in_place_of_a_step else ()
         gradients = {name: weight.detach() for name, weight in asked}
         living = copied(evidence.masks if arm.during.begins_dense else found)
-        moment = Moment(steps[0], of, density, replace(evidence, masks=living), gradients, recipe.output)
+        moment = Moment(
+            steps[0], of, density, living, replace(evidence, masks=copied(living)), gradients, recipe.output
+        )
         with suppress(KeepsNothing, Unscorable):  # training may change that
             checked(arm.during.masks(moment), like=found)
 

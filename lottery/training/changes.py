@@ -30,6 +30,8 @@ class Moment:
     """steps of the whole training"""
     density: float
     """the density that the round is to have"""
+    masks: Masks
+    """the masks before it, on the CPU as scopes have them; those of `evidence` are on the network's device"""
     evidence: Evidence
     gradients: Mapping[str, Tensor]
     """of every prunable weight in this training step, pruned ones included; empty if the rule does not ask for them"""
@@ -124,7 +126,7 @@ class Gradual:
         return final + (self.initial - final) * (1 - self.curve(passed))
 
     def masks(self, moment: Moment) -> Masks:
-        living, evidence = moment.evidence.masks, moment.evidence
+        living, evidence = moment.masks, moment.evidence
         wanted = min(density(living), self.density(moment.step, moment.of, moment.density))
         target = Target(wanted, wanted / max(density(living), 1e-12), moment.output)
         assert self.criterion
@@ -161,7 +163,7 @@ class Rewiring:
         return [step for step in _dates(self.every, begin, self.end, of) if step < _last(self.end, of)]
 
     def masks(self, moment: Moment) -> Masks:
-        living, evidence = moment.evidence.masks, moment.evidence
+        living, evidence = moment.masks, moment.evidence
         share = self.fraction(moment.step, _last(self.end, moment.of))
         if not 0 <= share <= 1:
             raise ValueError(f"fraction={share:g}: must lie in [0, 1]")

@@ -72,8 +72,8 @@ class Changing:
         with plain, drawing(derive(self.phase.noise, "change", step)) as rng:
             order = derive(self.phase.order, "change", step)
             evidence = self.recipe.evidence_of(module, self.phase.state, before, order, str(module.device), rng)
-            moment = Moment(step, self.of, self.phase.changes.density, evidence, gradients, self.recipe.output)
-            masks = {name: mask.cpu() for name, mask in rule.masks(moment).items()}
+            density, output = self.phase.changes.density, self.recipe.output
+            masks = rule.masks(Moment(step, self.of, density, before, evidence, gradients, output))
         module.train()
         module.net._compiled_call_impl = compiled
         self.holding.hold(masks)
