@@ -523,11 +523,14 @@ def test_the_way_to_the_rewinding_point_is_counted(short: Callable[..., Cell], t
     assert line["total_flops"] == line["train_flops"] + 10 * cell.study.recipe.flops({}).dense
 
 
-@pytest.mark.parametrize("kind", ["rigl", "gradual"])
-def test_a_training_that_diverges_is_named_so_before_masks_change(kind: str) -> None:
+LATER = replace(RULES["gradual"], begin=3)  # it has diverged two steps before a change
+
+
+@pytest.mark.parametrize("rule", [RULES["rigl"], RULES["gradual"], LATER])
+def test_a_training_that_diverges_is_named_so_before_masks_change(rule: Rule) -> None:
     wild = recipe(optimizer=partial(SGD, lr=1e18))
     with pytest.raises(loop.Diverged, match=r"the loss became (nan|inf|-inf) at step \d+, learning rate"):
-        fit(wild, working(RULES[kind]))
+        fit(wild, working(rule))
 
 
 def test_each_step_of_a_descent_draws_anew(short: Callable[..., Cell]) -> None:
