@@ -222,3 +222,9 @@ def test_a_seed_says_everything() -> None:
     tiny = replace(SMALL, neurons=40, patterns=100, small=20, small_patterns=100)
     first, second = (list(every(3, tiny)) for _ in range(2))
     assert first == second != list(every(4, tiny))
+
+
+def test_the_tables_of_the_readme_are_those_of_the_committed_results() -> None:
+    text = (HERE / "README.md").read_text()
+    for table in measured.tables(HERE).split("\n\n")[1::2]:
+        assert table in text, table
