@@ -1,4 +1,4 @@
-"""Shared by the tests of channels: networks whose parameters are none of an initialisation, and what half of them is."""
+"""Shared by the tests of channels: networks with other parameters than initial ones, and half of their channels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lottery.pruning.channels.coupling import Coupling
+from lottery.pruning.channels.coupling import Coupling, coupled
 from lottery.pruning.channels.equality import without
 from lottery.pruning.masks import Masks, dense, prunable
 
@@ -52,12 +52,10 @@ def parameters(net: nn.Module) -> int:
     return sum(parameter.numel() for parameter in net.parameters())
 
 
-def halved(net: nn.Module, run: Callable[[nn.Module], Any], tolerance: float = 1e-5) -> nn.Module:
+def halved(net: nn.Module, run: Callable[[nn.Module], Any]) -> nn.Module:
     """The network with half of the channels, after the check that it is the masked one."""
-    from lottery.pruning.channels.coupling import coupled
-
     coupling = coupled(net, run)
-    return without(net, coupling, halves(net, coupling), masks_of(net), run, tolerance)
+    return without(net, coupling, halves(net, coupling), masks_of(net), run)
 
 
 class UNet(nn.Module):

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 
 class FewerHeads(nn.MultiheadAttention):
-    """PyTorch's attention, whose weights have rows for some heads only. It gives no attention weights.
+    """PyTorch's attention, whose weights have rows for some heads only.
 
     A network's attention becomes one by its class, so that it has no constructor of its own.
     """
@@ -23,12 +23,8 @@ class FewerHeads(nn.MultiheadAttention):
         attn_mask: Tensor | None = None,
         average_attn_weights: bool = True,
         is_causal: bool = False,
-    ) -> tuple[Tensor, None]:
-        """As PyTorch's. Raises NotImplementedError for attention weights, and for a mask of each head."""
-        if need_weights:
-            raise NotImplementedError("attention with fewer heads gives no weights: call it with need_weights=False")
-        if attn_mask is not None and attn_mask.ndim > 2:
-            raise NotImplementedError("attention with fewer heads takes one attn_mask for all heads")
+    ) -> tuple[Tensor, Tensor | None]:
+        """As PyTorch's."""
         weights = self.in_proj_weight.chunk(3)
         biases = (None, None, None) if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
         inputs: tuple[Tensor, ...] = (query, key, value)
@@ -42,15 +38,24 @@ class FewerHeads(nn.MultiheadAttention):
             for each, weight, bias in zip(inputs, weights, biases, strict=True)
         )
         mask = None if attn_mask is None else _added(attn_mask, query)
+        if mask is not None and mask.ndim == 3:  # one for each head of each example
+            mask = mask.view(len(queries), self.num_heads, *mask.shape[1:])
         if key_padding_mask is not None:
             padding = _added(key_padding_mask, query)[:, None, None, :]
             mask = padding if mask is None else mask + padding
         dropout = self.dropout if self.training else 0.0
-        found = functional.scaled_dot_product_attention(queries, keys, values, mask, dropout)
+        shares = None
+        if need_weights:
+            shares = (queries * self.head_dim**-0.5) @ keys.transpose(-2, -1)
+            shares = functional.dropout((shares if mask is None else shares + mask).softmax(-1), dropout)
+            found = shares @ values
+            shares = shares.mean(1) if average_attn_weights else shares
+        else:
+            found = functional.scaled_dot_product_attention(queries, keys, values, mask, dropout)
         outputs = self.out_proj(found.transpose(1, 2).flatten(2))
         if query.ndim == 2:
-            return outputs[0], None
-        return outputs if self.batch_first else outputs.transpose(0, 1), None
+            return outputs[0], None if shares is None else shares[0]
+        return outputs if self.batch_first else outputs.transpose(0, 1), shares
 
 
 def removable(layer: nn.Module) -> bool:

@@ -21,12 +21,17 @@ def follow(flow: Carried, op: Operation) -> None:
     (rule or unknown)(flow, op)
 
 
-def unknown(flow: Carried, op: Operation) -> None:
+def unknown(flow: Carried, op: Operation, because: str = "there is no rule for this operation") -> None:
     """Fixes whatever reaches it, and what it gives."""
-    why = op.why("there is no rule for this operation")
+    why = op.why(because)
     for tensor in op.tensors:
         flow.fix(tensor, why)
     _fixed(flow, op.results, why)
+
+
+def group_norm(flow: Carried, op: Operation) -> None:
+    """Statistics over groups of channels: all of them are fixed."""
+    unknown(flow, op, "its mean is over channels")
 
 
 def made(flow: Carried, op: Operation) -> None:
@@ -197,6 +202,7 @@ RULES: dict[str, Rule] = {
         "miopen_batch_norm _batch_norm_no_update _batch_norm_with_update",
     ),
     **_named(layer_norm, "native_layer_norm"),
+    **_named(group_norm, "native_group_norm"),
     **_named(
         reduction, "mean sum amax amin max min var std var_mean std_mean argmax argmin logsumexp any all prod norm"
     ),

@@ -18,7 +18,8 @@ from lottery.foundations.errors import Refused, describe
 from lottery.foundations.seeds import seeded
 from lottery.pruning.channels.attention import removable
 from lottery.pruning.channels.carried import Carried, Operation
-from lottery.pruning.channels.rules import follow
+from lottery.pruning.channels.rules import follow, unknown
+from lottery.pruning.channels.sizes import resizable
 
 Run = Callable[[nn.Module], Any]
 """Uses a network in some way on a batch: a forward pass, a loss."""
@@ -130,7 +131,7 @@ class _Following(TorchDispatchMode):
             layer, module is not None and removable(module), self.function.called == "chunk",
         )  # fmt: skip
         try:
-            follow(self.flow, op)
+            (unknown if module is not None and not resizable(module) else follow)(self.flow, op)
         except Exception as error:
             raise Refused(f"channels: {op.why('an operation can not be followed')}: {describe(error)}") from error
         return found
