@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 from lottery.foundations.seeds import Streams, drawing
@@ -59,4 +59,4 @@ def prune(
     with recipe.numerics.entered(), drawing(streams.score(*which)) as rng:
         evidence = recipe.evidence(state, start, living, streams.init, streams.scoring(*which), rng)
         scores = score(pruning.criterion, evidence)
-        return choose(pruning.structured, scores, living, replace(target, output=recipe.output))
+        return choose(pruning.structured, scores, living, recipe.aimed(target))

@@ -14,6 +14,9 @@ from torch.optim import Optimizer
 from lottery.data.examples import Data
 from lottery.foundations.metrics import Headline
 from lottery.foundations.seeds import seeded
+from lottery.pruning import masks as _masks
+from lottery.pruning.channels.coupling import Coupling, coupled
+from lottery.pruning.channels.equality import proven
 from lottery.pruning.contracts import Evidence
 from lottery.pruning.masks import Masks
 from lottery.pruning.paths import connected_paths
@@ -80,6 +83,16 @@ class ModuleRecipe(Recipe):
                 return connected_paths(self.net, masks, inputs)
         except Exception:  # a user's network may take no inputs of ones, or compute in 32 bits only
             return None
+
+    @cached_property
+    def coupling(self) -> Coupling:
+        with self.numerics.entered(), seeded(0), closing(self.data.evaluation("train", 2)) as batches:
+            net, (inputs, _) = self.build(0).net, next(batches)
+
+            def run(net: nn.Module) -> object:
+                return net(inputs)
+
+            return proven(net, coupled(net, run), _masks.dense(self.prunable(net)), run)
 
     def sparse_weights(self, masks: Masks) -> tuple[str, ...]:
         """With `numerics.sparse=auto` none on GPUs and in mixed precision, where no gain has been measured."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol, TypedDict
 
@@ -12,8 +12,10 @@ import torch
 from torch import nn
 
 from lottery.foundations.durations import Steps
+from lottery.foundations.errors import Refused
 from lottery.foundations.metrics import Headline
-from lottery.pruning.contracts import Evidence
+from lottery.pruning.channels.coupling import Coupling
+from lottery.pruning.contracts import Evidence, Target
 from lottery.pruning.masks import Masks, layer_densities
 from lottery.pruning.prunable import Prunable
 from lottery.training.changes import Changes
@@ -141,6 +143,15 @@ class Recipe(ABC):
         weights = self.prunable.all(self.net)
         last = ([name for name, weight in weights.items() if weight.ndim > 1] or list(weights))[-1]
         return [name for name in self.counted if name][-1] if self.counted[last] else last
+
+    def aimed(self, target: Target) -> Target:
+        """A target with what scopes and structures may ask of the network."""
+        return replace(target, output=self.output, channels=lambda: self.coupling)
+
+    @cached_property
+    def coupling(self) -> Coupling:
+        """The network's channels that go together. Raises Refused if they can't be found."""
+        raise Refused("structure=channels: the channels of this kind of module can't be found")
 
 
 @dataclass(frozen=True)
