@@ -15,6 +15,7 @@ from lottery.foundations.durations import Steps
 from lottery.foundations.errors import Refused
 from lottery.foundations.metrics import Headline
 from lottery.pruning.channels.coupling import Coupling
+from lottery.pruning.channels.removal import Structure
 from lottery.pruning.contracts import Evidence, Target
 from lottery.pruning.masks import Masks, layer_densities
 from lottery.pruning.prunable import Prunable
@@ -106,6 +107,10 @@ class Recipe(ABC):
     def sparse_weights(self, masks: Masks) -> tuple[str, ...]:
         """Names of the weights that train on their kept values alone under masks."""
 
+    def structure(self, masks: Masks) -> Structure:
+        """What training leaves of the network under masks; empty if all of it."""
+        return {}
+
     @property
     @abstractmethod
     def counted(self) -> Mapping[str, float]:
@@ -172,6 +177,8 @@ class Phase:
     """seed that the network is built with: what it draws and keeps outside its state is then always the same"""
     sparse: tuple[str, ...] = ()
     """names of the weights that train on their kept values alone"""
+    structure: Structure = field(default_factory=dict)
+    """what is left of the network without its dead channels; empty: all of it"""
     budget: Budget | None = None
     """the budget, if it is not the recipe's"""
     changes: Changes | None = None
