@@ -19,7 +19,7 @@ def drawn(net: nn.Module, seed: int = 0) -> nn.Module:
     rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, tensor in (*net.named_parameters(), *net.named_buffers()):
-            if tensor.is_floating_point() and (tensor.ndim < 2 or not tensor.any()):
+            if tensor.is_floating_point() and (tensor.numel() == max(tensor.shape, default=1) or not tensor.any()):
                 values = torch.rand(tensor.shape, generator=rng).to(tensor)
                 tensor.copy_(values + 0.5 if "var" in name or tensor.mean() == 1 else values - 0.5)
     return net

@@ -5,21 +5,19 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from lottery.foundations.errors import Refused, describe
-from lottery.foundations.seeds import generator, seeded
+from lottery.foundations.seeds import generator
 from lottery.pruning.channels.coupling import Coupling, Group
+from lottery.pruning.channels.exactly import outputs
 from lottery.pruning.channels.masking import masks as channel_masks
 from lottery.pruning.channels.masking import unmasked
 from lottery.pruning.channels.removal import Kept, structure
 from lottery.pruning.channels.shrinking import shrunk
-from lottery.pruning.channels.tracing import Run, math_attention, tensors_in
+from lottery.pruning.channels.tracing import Run
 from lottery.pruning.masks import apply_
 
 ROUNDING = 1e-8
@@ -89,15 +87,15 @@ def same_function(masked: nn.Module, small: nn.Module, run: Run) -> float:
 def _difference(masked: nn.Module, small: nn.Module, run: Run, training: bool) -> float:
     mode, double, rounding = "training" if training else "evaluation", True, ROUNDING
     try:
-        first = _ran(masked, run, training, double)
+        first = outputs(masked, run, training, double)
     except Exception:
         double, rounding = False, COARSE
         try:
-            first = _ran(masked, run, training, double)
+            first = outputs(masked, run, training, double)
         except Exception as error:
             raise Refused(f"the network itself fails in {mode} mode: {describe(error)}") from error
     try:
-        second = _ran(small, run, training, double)
+        second = outputs(small, run, training, double)
     except Exception as error:
         raise Refused(f"without them the network fails in {mode} mode: {describe(error)}") from error
     whole, left = ([list(tensor.shape) for tensor in found] for found in (first, second))
@@ -117,36 +115,6 @@ def _difference(masked: nn.Module, small: nn.Module, run: Run, training: bool) -
     return largest
 
 
-class _Exactly(TorchDispatchMode):
-    """Random masks are their expectation, and what meets float64 becomes float64."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name, kwargs = func.overloadpacket.__name__, dict(kwargs or {})
-        if name == "bernoulli_":
-            chance = args[1] if len(args) > 1 else 0.5  # the default is left out
-            return args[0].copy_(chance) if isinstance(chance, Tensor) else args[0].fill_(chance)
-        if name == "native_dropout":
-            return args[0].clone(), torch.ones_like(args[0], dtype=torch.bool)
-        if any(isinstance(each, Tensor) and each.dtype == torch.float64 for each in tree_leaves((args, kwargs))):
-            args, kwargs = tree_map_only(Tensor, _widened, (args, kwargs))
-            if name == "_to_copy" and getattr(kwargs.get("dtype"), "is_floating_point", False):
-                kwargs["dtype"] = torch.float64
-        return func(*args, **kwargs)
-
-
-def _ran(net: nn.Module, run: Run, training: bool, double: bool) -> list[Tensor]:
-    net = copy.deepcopy(net).train(training)
-    if double:
-        net = net.double()
-    with seeded(0), torch.no_grad(), math_attention(), _Exactly():
-        found = [tensor.detach() for tensor in tensors_in(run(net))]
-    return [tensor.double() if tensor.is_floating_point() and double else tensor for tensor in found]
-
-
-def _widened(tensor: Tensor) -> Tensor:
-    return tensor.double() if tensor.is_floating_point() else tensor
-
-
 def _masked(net: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
     net = copy.deepcopy(net)
     apply_(dict(net.named_parameters()), masks)
@@ -154,11 +122,11 @@ def _masked(net: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
 
 
 def _perturbed(net: nn.Module) -> nn.Module:
-    """A copy with other biases and parameters of normalisation, and other weights where all are zero."""
+    """A copy with other biases, scales and parameters of normalisation, and other weights where all are zero."""
     net, rng = copy.deepcopy(net), generator(0)
     with torch.no_grad():
         for tensor in (*net.parameters(), *net.buffers()):
-            if tensor.is_floating_point() and (tensor.ndim < 2 or not tensor.any()):
+            if tensor.is_floating_point() and (tensor.numel() == max(tensor.shape, default=1) or not tensor.any()):
                 drawn = torch.rand(tensor.shape, generator=rng).to(tensor)
                 # buffers only grow: there are variances among them
                 tensor.mul_(0.75 + drawn / 2).add_(

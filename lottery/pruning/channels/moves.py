@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lottery.pruning.channels.carried import Carried, Operation, Place
+from lottery.pruning.channels.carried import Carried, Operation, Place, lone
 
 Table = Callable[[Tensor], list[Tensor]]
 """Moves a tensor of labels, or of indices, that has the shape of what is moved."""
@@ -96,6 +96,17 @@ def halved(flow: Carried, op: Operation) -> None:
         flow.labels.unite(first, second, op.why("the halves are multiplied"))
         labels = first
     flow.put(op.results[0], labels)
+
+
+def shuffled_pixels(flow: Carried, op: Operation) -> None:
+    """Channels become places: those that become one channel go together (Shi et al. 2016)."""
+    labels, square = activation(flow, op.tensors[0], op), op.given["upscale_factor"] ** 2
+    channels = flow.along(labels, labels.ndim - 3, op.why("channels lie along its image too"))
+    if len(channels) > 1:
+        parts = channels.view(-1, square)
+        flow.labels.unite(parts, parts[:, :1], op.why("they become one channel"))
+        channels = parts[:, 0]
+    flow.put(op.results[0], channels.view(lone(labels.ndim, labels.ndim - 3)))
 
 
 def activation(flow: Carried, tensor: Tensor, op: Operation) -> Tensor:

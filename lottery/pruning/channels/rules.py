@@ -181,8 +181,9 @@ RULES: dict[str, Rule] = {
     ),
     **_named(
         moves.moved,
-        "permute transpose t expand unsqueeze squeeze flip repeat pixel_shuffle pixel_unshuffle",
+        "permute transpose t expand unsqueeze squeeze flip repeat pixel_unshuffle",
     ),
+    **_named(moves.shuffled_pixels, "pixel_shuffle"),
     **_named(moves.viewed, "view _unsafe_view reshape _reshape_alias"),
     **_named(moves.cut, "slice select split split_with_sizes unbind index index_select roll unfold narrow"),
     **_named(moves.joined, "cat stack"),

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from lottery.foundations.errors import Refused, describe, nearby
 from lottery.pruning.channels.removal import Structure, gathered
-from lottery.pruning.channels.sizes import resize
+from lottery.pruning.channels.sizes import check_rows, resize
 
 
 def shrunk(net: nn.Module, structure: Structure) -> nn.Module:
@@ -29,6 +32,13 @@ def shrunk(net: nn.Module, structure: Structure) -> nn.Module:
         raise Refused(f"structure.{unknown[0]}: the network has no such tensor; {nearby(unknown[0], list(tensors))}")
     with torch.no_grad():
         small = gathered({name: tensors[name] for name in structure}, structure)
+    rows = {
+        id(tensors[name]): kept for name, axes in structure.items() for axis, kept in axes.items() if int(axis) == 0
+    }
+    for name, layer in net.named_modules():
+        if isinstance(layer, _ConvNd) and (kept := rows.get(id(layer.weight))):
+            with _named(name, layer):
+                check_rows(layer, kept)
     new = {id(tensors[name]): _as(tensors[name], tensor) for name, tensor in small.items()}
     try:
         # whatever refers to a tensor gets the gathered one, and nothing is copied only to be cut
@@ -39,11 +49,18 @@ def shrunk(net: nn.Module, structure: Structure) -> nn.Module:
     for name, layer in found.named_modules():
         own = [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]
         if any(id(tensor) in changed for tensor in own):
-            try:
+            with _named(name, layer):
                 resize(layer)
-            except ValueError as error:
-                raise Refused(f"structure: {name} ({type(layer).__name__}) can't be shrunk to it: {error}") from error
     return found
+
+
+@contextmanager
+def _named(name: str, layer: nn.Module) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        where = f"{name or 'the network'} ({type(layer).__name__})"
+        raise Refused(f"structure: {where} can't be shrunk to it: {error}") from error
 
 
 def _as(whole: Tensor, small: Tensor) -> Tensor:

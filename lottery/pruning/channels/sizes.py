@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
@@ -18,9 +21,9 @@ def resizable(layer: nn.Module) -> bool:
     >>> resizable(nn.Linear(2, 2)), resizable(nn.ReLU()), resizable(nn.LSTM(2, 2))
     (True, True, False)
     """
-    own = next(layer.parameters(recurse=False), None) is not None
-    ours = next((each for each in type(layer).__mro__ if each.__module__.startswith("torch.nn.")), nn.Module)
-    return isinstance(layer, SIZED) or not own or ours in (nn.Module, nn.ParameterList, nn.ParameterDict)
+    theirs = next(each for each in type(layer).__mro__ if each.__module__.startswith("torch.nn."))
+    contains = theirs is nn.Module or theirs.__module__ == "torch.nn.modules.container"
+    return contains or isinstance(layer, SIZED) or next(layer.parameters(recurse=False), None) is None
 
 
 def resize(layer: nn.Module) -> None:
@@ -48,15 +51,21 @@ def resize(layer: nn.Module) -> None:
         raise ValueError("there is no rule for the sizes of such a layer")
 
 
+def check_rows(layer: _ConvNd, kept: Sequence[int]) -> None:
+    """Raises ValueError unless a convolution keeps as many rows of its weight of each group, or no row of it."""
+    size = layer.weight.shape[0] // layer.groups
+    counts = Counter(row // size for row in kept)
+    depthwise = layer.groups == layer.in_channels
+    if len(set(counts.values())) > 1 or (not depthwise and len(counts) < layer.groups):
+        most, least = max(counts.values()), min(counts[group] for group in range(layer.groups))
+        raise ValueError(f"it keeps {most} rows of one group and {least} of another")
+
+
 def _resize_convolution(layer: _ConvNd) -> None:
     rows, columns = layer.weight.shape[:2]
     if layer.groups > 1 and layer.groups == layer.in_channels:  # depthwise: as many groups as inputs
         outputs = layer.out_channels // layer.in_channels
         layer.groups = rows if layer.transposed else rows // outputs
-        if not layer.transposed and rows % outputs:
-            raise ValueError(f"{rows} outputs are not {outputs} of each input")
-    if rows % layer.groups:
-        raise ValueError(f"{rows} rows can't be divided among {layer.groups} groups")
     sizes = (rows, columns * layer.groups)
     layer.in_channels, layer.out_channels = sizes if layer.transposed else sizes[::-1]
     _biases(layer.bias, layer.out_channels)

@@ -131,7 +131,10 @@ class _Following(TorchDispatchMode):
             layer, module is not None and removable(module), self.function.called == "chunk",
         )  # fmt: skip
         try:
-            (unknown if module is not None and not resizable(module) else follow)(self.flow, op)
+            if module is None or resizable(module):
+                follow(self.flow, op)
+            else:
+                unknown(self.flow, op, f"{type(module).__name__} keeps its channels")
         except Exception as error:
             raise Refused(f"channels: {op.why('an operation can not be followed')}: {describe(error)}") from error
         return found
