@@ -101,7 +101,7 @@ def test_least_squares_is_a_regression_with_an_intercept(damping: float) -> None
     net = nn.Linear(6, 2).double()
     masks = {"weight": torch.tensor([[True, False, True, True, False, True], [False, True, True, True, True, False]])}
     pruned = pruned_of(net, masks, inputs[:20], inputs[20:])  # two batches count as one
-    state = compensated(lambda pruned: least_squares(pruned, damping), pruned)
+    state = compensated(lambda pruned: least_squares(pruned, damping=damping), pruned)
     outputs = net(inputs).detach().numpy()
     weak = np.sqrt(50 * damping * inputs.var(0, correction=0).mean().item())
     for row, keep in enumerate(masks["weight"].numpy()):
@@ -118,7 +118,7 @@ def test_least_squares_without_a_bias_is_a_regression_through_the_origin() -> No
     inputs = torch.randn(50, 4, dtype=torch.float64) + 2
     net = nn.Linear(4, 1, bias=False).double()
     masks = {"weight": torch.tensor([[True, True, False, False]])}
-    state = compensated(lambda pruned: least_squares(pruned, 1e-12), pruned_of(net, masks, inputs))
+    state = compensated(lambda pruned: least_squares(pruned, damping=1e-12), pruned_of(net, masks, inputs))
     fitted = np.linalg.lstsq(inputs[:, :2].numpy(), net(inputs).detach().numpy()[:, 0], rcond=None)[0]
     assert np.allclose(state["weight"][0, :2], fitted, rtol=0, atol=1e-9)
 
@@ -127,7 +127,7 @@ def test_a_unit_that_another_one_repeats_is_made_up_for(net: nn.Module, batch: T
     with torch.no_grad():
         net[0].weight[3], net[0].bias[3] = 2 * net[0].weight[1], 2 * net[0].bias[1]
     pruned = pruned_of(net, columns(net, "2.weight", 3), batch)
-    repeated = compensated(lambda pruned: least_squares(pruned, 1e-10), pruned)["2.weight"]
+    repeated = compensated(lambda pruned: least_squares(pruned, damping=1e-10), pruned)["2.weight"]
     torch.testing.assert_close(repeated[:, 1], net[2].weight[:, 1] + 2 * net[2].weight[:, 3], rtol=0, atol=1e-8)
     torch.testing.assert_close(after(least_squares, pruned, batch), net(batch), rtol=0, atol=1e-3)
 
@@ -149,7 +149,7 @@ def test_obs_is_the_formula_of_one_weight_after_another(size: int) -> None:
     inputs = torch.randn(2 * size, size, dtype=torch.float64) @ torch.randn(size, size, dtype=torch.float64)
     net = nn.Linear(size, 2, bias=False).double()
     masks = {"weight": torch.rand(2, size) < 0.6}
-    state = compensated(lambda pruned: obs(pruned, 0.01), pruned_of(net, masks, inputs))
+    state = compensated(lambda pruned: obs(pruned, damping=0.01), pruned_of(net, masks, inputs))
     hessian = (inputs.T @ inputs / len(inputs)).numpy()
     hessian += 0.01 * hessian.diagonal().mean() * np.eye(size)
     wanted = slow_obs(net.weight.detach().numpy(), masks["weight"].numpy(), hessian)
@@ -186,10 +186,10 @@ def test_a_convolution_is_its_weight_as_a_matrix_times_rows(how: dict[str, Any])
     inputs = torch.randn(2, 4, 8, 8, dtype=torch.float64)
     masks = {"0.weight": torch.zeros_like(net[0].weight, dtype=torch.bool)}
     pruned = pruned_of(net, masks, inputs)
-    (found,) = rows(pruned, places=10**6)
+    (found,) = rows(pruned, 1, places=10**6)
     products = torch.einsum("goc,grc->rgo", matrix(layers(pruned)["0.weight"], net[0].weight), found["0.weight"])
     torch.testing.assert_close(products.flatten(1), net(inputs).movedim(1, -1).flatten(end_dim=-2))
-    (few,) = rows(pruned, places=5)
+    (few,) = rows(pruned, 1, places=5)
     assert few["0.weight"].shape[1] == 2 * 5
 
 
@@ -203,7 +203,13 @@ def test_a_weight_that_two_layers_share_is_left_alone(batch: Tensor) -> None:
 @pytest.mark.parametrize("compensation", [least_squares, obs])
 def test_damping_must_be_positive(compensation: Any, net: nn.Module, batch: Tensor) -> None:
     with pytest.raises(ValueError, match=r"compensation\.damping=0: must be above 0"):
-        compensation(pruned_of(net, columns(net, "2.weight", 1), batch), 0)
+        compensation(pruned_of(net, columns(net, "2.weight", 1), batch), damping=0)
+
+
+@pytest.mark.parametrize("compensation", [mean, least_squares, obs, batch_norm])
+def test_there_must_be_a_batch(compensation: Any, net: nn.Module, batch: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"compensation\.batches=0: must be at least 1"):
+        compensation(pruned_of(net, columns(net, "2.weight", 1), batch), batches=0)
 
 
 @pytest.mark.parametrize(
@@ -233,7 +239,7 @@ def test_a_layer_is_the_closer_the_more_may_move(seed: int, wide: int, outputs: 
     def error(compensation: Compensation) -> float:
         return (after(compensation, pruned, inputs) - net(inputs).detach()).square().sum().item()
 
-    exact = error(lambda pruned: least_squares(pruned, 1e-10))
+    exact = error(lambda pruned: least_squares(pruned, damping=1e-10))
     assert exact <= error(mean) + 1e-9
     assert error(mean) <= error(none) + 1e-9
     assert not compensated(obs, pruned)["weight"][~masks["weight"]].any()

@@ -30,6 +30,7 @@ from lottery.pruning.masks import density
 from lottery.pruning.prunable import Prunable
 from lottery.rounds.arms import Arm
 from lottery.rounds.prune import Pruning
+from lottery.rounds.rewinding import keeps_trained
 from lottery.rounds.study import Asked, Cell, Study
 from lottery.store.tickets import read
 from lottery.training.lightning.parts import ProjectData, data_module
@@ -54,6 +55,13 @@ def build(job: CellConfig) -> Cell:
         pruning = replace(pruning, schedule=checked_schedule(pruning.schedule))
     except ValueError as error:
         raise Refused(f"schedule: {error}") from error
+    if pruning.compensation and not keeps_trained(arm.weights):
+        raise Refused(
+            f"compensation: makes up for what is pruned of trained weights, and arm={job.label} does not train those "
+            "on; arm=finetune does, and null leaves it out"
+        )
+    if pruning.compensation and isinstance(recipe, Project):
+        raise Refused("compensation: is for modules of ours, not for a Lightning project; null leaves it out")
     if arm.given:  # its only round; nothing is pruned for it
         pruning = replace(pruning, schedule=(Target(density(arm.given.masks), keep=1.0),))
     ruling = with_steps("arm", (job.parent.node if job.parent else config["arm"]), recipe.data.steps_per_epoch)

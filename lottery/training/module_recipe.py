@@ -19,6 +19,7 @@ from lottery.pruning.channels.coupling import Coupling, coupled
 from lottery.pruning.channels.equality import proven
 from lottery.pruning.channels.masking import alive
 from lottery.pruning.channels.removal import Structure, structure
+from lottery.pruning.compensation.contracts import Pruned
 from lottery.pruning.contracts import Evidence
 from lottery.pruning.masks import Masks
 from lottery.pruning.paths import connected_paths
@@ -76,6 +77,12 @@ class ModuleRecipe(Recipe):
             objective=module.batch_loss,
             rng=rng,
         )
+
+    def calibration(self, state: State, masks: Masks, init: int, order: int) -> Pruned:
+        module, device = self.build(init), self.hardware.device
+        module.net.load_state_dict(state)
+        module.eval().to(device)
+        return Pruned(module.net, masks, ScoringBatches(self.data, order, device), lambda net, batch: net(batch[0]))
 
     def paths(self, masks: Masks) -> float | None:
         with closing(self.data.evaluation("train", 1)) as batches:

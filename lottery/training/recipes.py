@@ -16,6 +16,7 @@ from lottery.foundations.errors import Refused
 from lottery.foundations.metrics import Headline
 from lottery.pruning.channels.coupling import Coupling
 from lottery.pruning.channels.removal import Structure
+from lottery.pruning.compensation.contracts import Pruned
 from lottery.pruning.contracts import Evidence, Target
 from lottery.pruning.masks import Masks, layer_densities
 from lottery.pruning.prunable import Prunable
@@ -148,6 +149,12 @@ class Recipe(ABC):
         weights = self.prunable.all(self.net)
         last = ([name for name, weight in weights.items() if weight.ndim > 1] or list(weights))[-1]
         return [name for name in self.counted if name][-1] if self.counted[last] else last
+
+    def calibration(self, state: State, masks: Masks, init: int, order: int) -> Pruned:
+        """What a compensation may look at of a trained state that is put under masks. Raises Refused if it can't."""
+        raise Refused(
+            "compensation: is for modules of ours, whose networks run on a batch's inputs; null leaves it out"
+        )
 
     def aimed(self, target: Target) -> Target:
         """A target with what scopes and structures may ask of the network."""

@@ -12,22 +12,22 @@ from lottery.pruning.compensation.contracts import Pruned
 from lottery.pruning.compensation.inputs import layers, matrix, rows
 
 
-def mean(pruned: Pruned) -> dict[str, Tensor]:
+def mean(pruned: Pruned, batches: int = 16) -> dict[str, Tensor]:
     """The mean of what pruned weights contributed goes into the next bias (mean replacement, Molchanov et al. 2017).
 
     Exact where their inputs do not vary. At padded borders of a convolution they do, since zeros stand there; the mean
     is over all positions. A layer without a bias hands the mean to the BatchNorm that reads it, in whose running mean
-    it is subtracted; one with neither stays as it is.
+    it is subtracted; one with neither stays as it is. Raises ValueError for fewer than one batch.
     """
-    means = input_means(pruned)
+    means = input_means(pruned, batches)
     return shifted(pruned, {name: lost_part(pruned, name) @ mean for name, mean in means.items()})
 
 
-def input_means(pruned: Pruned) -> dict[str, Tensor]:
-    """Mean input of each layer over the batches, (groups, columns), by the weight's name, in float64."""
+def input_means(pruned: Pruned, batches: int) -> dict[str, Tensor]:
+    """Mean input of each layer over the first batches, (groups, columns), by the weight's name, in float64."""
     totals: dict[str, Tensor] = {}
     counts: Counter[str] = Counter()
-    for batch in rows(pruned):
+    for batch in rows(pruned, batches):
         for name, given in batch.items():
             total = given.double().sum(1)
             totals[name] = totals[name] + total if name in totals else total
@@ -82,7 +82,7 @@ def batch_norms(pruned: Pruned) -> dict[str, str]:
     hooks = [module.register_forward_hook(see) for module in pruned.net.modules()]
     try:
         with torch.no_grad():
-            pruned.outputs(pruned.net, next(iter(pruned.batches)))
+            pruned.outputs(pruned.net, next(pruned.first(1)))
     finally:
         for hook in hooks:
             hook.remove()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ class Pruned:
     masks: Masks
     """what is kept of each prunable weight"""
     batches: Iterable[Batch]
-    """calibration batches; every iteration yields the same ones"""
+    """training batches to calibrate on; every iteration yields the same ones"""
     outputs: Callable[[nn.Module, Batch], Any]
     """runs a network on a batch"""
 
@@ -31,6 +32,12 @@ class Pruned:
         """The weights of which something is pruned, by name, as they were before."""
         named = dict(self.net.named_parameters())
         return {name: named[name].detach() for name, mask in self.masks.items() if not mask.all()}
+
+    def first(self, batches: int) -> Iterator[Batch]:
+        """The first `batches` batches, or all if there are fewer. Raises ValueError for fewer than one."""
+        if batches < 1:
+            raise ValueError(f"compensation.batches={batches}: must be at least 1")
+        return islice(self.batches, batches)
 
     @property
     def state(self) -> dict[str, Tensor]:

@@ -40,13 +40,14 @@ def matrix(layer: nn.Linear | nn.Conv2d, weight: Tensor) -> Tensor:
     return weight.reshape(groups, weight.shape[0] // groups, -1)
 
 
-def rows(pruned: Pruned, places: int = PLACES) -> Iterator[dict[str, Tensor]]:
-    """For each batch, what each layer's weight multiplies: (groups, rows, columns of `matrix`), by the weight's name.
+def rows(pruned: Pruned, batches: int, places: int = PLACES) -> Iterator[dict[str, Tensor]]:
+    """For each of the first batches, what each layer's weight multiplies, by its name: (groups, rows, columns).
 
-    A row is an example at a position of the output; borders that are padded are zeros, as the convolution sees them.
+    The columns are those of `matrix`. A row is an example at a position of the output; borders that are padded are
+    zeros, as the convolution sees them.
     """
     chosen = layers(pruned)
-    for batch in pruned.batches:
+    for batch in pruned.first(batches):
         with watched(pruned.net, chosen, lambda call: _rows(call, places)) as seen, torch.no_grad():
             pruned.outputs(pruned.net, batch)
         yield {name: torch.cat(calls, 1) for name, calls in seen.items() if calls}

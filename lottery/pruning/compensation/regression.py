@@ -15,19 +15,19 @@ BLOCK = 128
 """columns that are pruned before those behind them are updated, in one product"""
 
 
-def least_squares(pruned: Pruned, damping: float = DAMPING) -> dict[str, Tensor]:
+def least_squares(pruned: Pruned, batches: int = 16, damping: float = DAMPING) -> dict[str, Tensor]:
     """The weights and bias that come closest to the layer's former outputs (He et al. 2017), the exact solution.
 
     Inputs are those of the network before pruning. Outputs of a layer that keep the same inputs, as where channels are
     removed, are solved together. Damping pulls towards the former weights, not towards zero. The bias may be the
     running mean of the BatchNorm behind it; a layer with neither is fitted without. Raises ValueError for damping that
-    is not positive.
+    is not positive, and for fewer than one batch.
     """
     _positive(damping)
     free = intercepts(pruned)
     found: dict[str, Tensor] = {}
     shifts: dict[str, Tensor] = {}
-    for name, (mean, covariance) in _moments(pruned).items():
+    for name, (mean, covariance) in _moments(pruned, batches).items():
         layer, weight = layers(pruned)[name], pruned.weights[name]
         before = matrix(layer, weight.double())
         kept = matrix(layer, pruned.masks[name].to(weight.device))
@@ -38,15 +38,16 @@ def least_squares(pruned: Pruned, damping: float = DAMPING) -> dict[str, Tensor]
     return found | shifted(pruned, shifts)
 
 
-def obs(pruned: Pruned, damping: float = 1e-2) -> dict[str, Tensor]:
+def obs(pruned: Pruned, batches: int = 16, damping: float = 1e-2) -> dict[str, Tensor]:
     """Weights are pruned column by column, and those after it make up (OBS, Hassibi & Stork 1992; SparseGPT 2023).
 
     The Hessian is that of the layer's squared error on the inputs before pruning, with the damping of Frantar &
-    Alistarh (2023). Columns before it stay as they are. Raises ValueError for damping that is not positive.
+    Alistarh (2023). Columns before it stay as they are. Raises ValueError for damping that is not
+    positive, and for fewer than one batch.
     """
     _positive(damping)
     found: dict[str, Tensor] = {}
-    for name, (mean, covariance) in _moments(pruned).items():
+    for name, (mean, covariance) in _moments(pruned, batches).items():
         layer, weight = layers(pruned)[name], pruned.weights[name]
         after = matrix(layer, weight.double()).clone()
         kept = matrix(layer, pruned.masks[name].to(weight.device))
@@ -57,11 +58,11 @@ def obs(pruned: Pruned, damping: float = 1e-2) -> dict[str, Tensor]:
     return found
 
 
-def _moments(pruned: Pruned) -> dict[str, tuple[Tensor, Tensor]]:
-    """Mean and covariance of each layer's inputs over all batches, by group, in float64."""
+def _moments(pruned: Pruned, batches: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """Mean and covariance of each layer's inputs over the first batches, by group, in float64."""
     origins: dict[str, Tensor] = {}
     sums: dict[str, tuple[int, Tensor, Tensor]] = {}
-    for batch in rows(pruned):
+    for batch in rows(pruned, batches):
         for name, given in batch.items():
             # squares of what is left of a first mean, since large means would cancel in the inputs' own precision
             origin = origins.setdefault(name, given.mean(1, keepdim=True))

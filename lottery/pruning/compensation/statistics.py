@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from lottery.pruning.compensation.contracts import Pruned
 
 
-def batch_norm(pruned: Pruned) -> dict[str, Tensor]:
-    """BatchNorm's running mean and variance of the pruned network, measured anew over the batches (Li et al. 2020).
+def batch_norm(pruned: Pruned, batches: int = 16) -> dict[str, Tensor]:
+    """BatchNorm's running mean and variance, measured anew under the masks over the first batches (Li et al. 2020).
 
     Means are over all batches, each with the same weight. Nothing else of the network moves, dropout least of all.
+    Raises ValueError for fewer than one batch.
     """
     net = copy.deepcopy(pruned.net).eval()
     net.load_state_dict(pruned.state)
@@ -27,7 +28,7 @@ def batch_norm(pruned: Pruned) -> dict[str, Tensor]:
         layer.momentum = None  # an average of all batches
         layer.train()
     with torch.no_grad():
-        for batch in pruned.batches:
+        for batch in pruned.first(batches):
             pruned.outputs(net, batch)
     return {
         f"{name}.{statistic}".removeprefix("."): getattr(layer, statistic)
