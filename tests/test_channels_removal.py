@@ -215,7 +215,7 @@ def forgets_a_group(flow: Any, op: Any) -> None:
 @pytest.mark.parametrize(
     ("rule", "wrong", "layers", "message"),
     [
-        ("native_layer_norm", norm_that_lets_go, [nn.LayerNorm(6)], "is another function: in evaluation mode its outputs"),
+        ("native_layer_norm", norm_that_lets_go, [nn.LayerNorm(6)], "another function: in evaluation mode its outputs"),
         ("_softmax", forgets_a_group, [nn.Softmax(1)], "is another function: in evaluation mode its outputs"),
         ("native_batch_norm", forgets_a_group, [nn.BatchNorm1d(6)], "fails in evaluation mode: RuntimeError: "),
     ],

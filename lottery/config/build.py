@@ -49,12 +49,7 @@ def build(job: CellConfig) -> Cell:
         raise Refused(f"seed={as_yaml(job.seed)}: must be a whole number, 0 or more")
     recipe = build_recipe(config)
     arm = build_arm(job, recipe.data, recipe.budget.steps)
-    groups = (*chosen(PRUNING_GROUPS, config), "stop")
-    pruning = Pruning(**{group: _made(group, config, Pruning, recipe.data) for group in groups})
-    try:
-        pruning = replace(pruning, schedule=checked_schedule(pruning.schedule))
-    except ValueError as error:
-        raise Refused(f"schedule: {error}") from error
+    pruning = build_pruning(config, recipe)
     if pruning.compensation and not keeps_trained(arm.weights):
         raise Refused(
             f"compensation: makes up for what is pruned of trained weights, and arm={job.label} does not train those "
@@ -68,6 +63,16 @@ def build(job: CellConfig) -> Cell:
     arm = with_rule(arm, ruling, pruning, recipe, config)
     study = Study(job.study, recipe, pruning, identity(config, recipe))
     return Cell(study, arm, job.label, job.seed, job.digest)
+
+
+def build_pruning(config: Mapping[str, Any], recipe: Recipe) -> Pruning:
+    """How a configured study prunes. Raises Refused."""
+    groups = (*chosen(PRUNING_GROUPS, config), "stop")
+    pruning = Pruning(**{group: _made(group, config, Pruning, recipe.data) for group in groups})
+    try:
+        return replace(pruning, schedule=checked_schedule(pruning.schedule))
+    except ValueError as error:
+        raise Refused(f"schedule: {error}") from error
 
 
 def build_recipe(config: Mapping[str, Any]) -> Recipe:
