@@ -12,6 +12,7 @@ from lottery.rounds.prune import Pruning
 from lottery.rounds.rewinding import Origin, begun
 from lottery.rounds.round import Round, Ticket, Train, initial
 from lottery.rounds.search import Found, search_for
+from lottery.rounds.survivors import survivors
 from lottery.training.recipes import Recipe
 from lottery.training.states import State, copied
 
@@ -30,7 +31,7 @@ def play(recipe: Recipe, pruning: Pruning, arm: Arm, seed: int, train: Train) ->
         if current.ends:
             return
         found = search.next(target, current)
-        ticket = rewound(recipe, arm, found, search.start, seed, index)
+        ticket = rewound(recipe, pruning, arm, found, search.start, seed, index)
         budget = arm.length(recipe.budget, recipe.share(ticket.masks))
         current = Round(
             index, ticket, arm.first, budget, train, changes=arm.changes(target), before=found.cost, stop=found.ends
@@ -38,14 +39,18 @@ def play(recipe: Recipe, pruning: Pruning, arm: Arm, seed: int, train: Train) ->
         yield current
 
 
-def rewound(recipe: Recipe, arm: Arm, found: Found, start: State, seed: int, index: int) -> Ticket:
+def rewound(recipe: Recipe, pruning: Pruning, arm: Arm, found: Found, start: State, seed: int, index: int) -> Ticket:
     """The ticket that an arm makes from the masks found for round `index`.
 
     The arm gets copies, because changes in place must not reach its parent's rounds or later ones.
     """
     streams = Streams(seed)
     fresh = partial(initial, recipe, streams.reinit(index))
+
+    def trained() -> State:
+        return survivors(recipe, pruning, found.on.trained.state, masks, seed, index)
+
     with recipe.numerics.entered(), drawing(streams.masks(arm.name, index)) as rng:
         masks = checked(arm.masks(copied(found.masks), rng), like=found.masks)
-        origin = Origin(copied(start), lambda: copied(found.on.trained.state), fresh, copied(masks))
+        origin = Origin(copied(start), trained, fresh, copied(masks))
         return Ticket.of(begun(arm.weights, origin, recipe.net), masks)

@@ -12,12 +12,12 @@ import sys
 from collections.abc import Sequence
 
 import lottery
-from lottery.commands import check, overlap, process, report, run, status, store, verdict
+from lottery.commands import check, compress, overlap, process, report, run, status, store, verdict
 from lottery.commands import list as listing
 from lottery.commands.ticket import actions as ticket
 from lottery.foundations.errors import describe
 
-COMMANDS = (run, listing, check, status, report, verdict, overlap, ticket, store)
+COMMANDS = (run, listing, check, status, report, verdict, overlap, ticket, compress, store)
 
 
 def main() -> None:

@@ -30,6 +30,7 @@ from lottery.pruning.masks import density
 from lottery.pruning.prunable import Prunable
 from lottery.rounds.arms import Arm
 from lottery.rounds.prune import Pruning
+from lottery.rounds.rewinding import keeps_trained
 from lottery.rounds.study import Asked, Cell, Study
 from lottery.store.tickets import read
 from lottery.training.lightning.parts import ProjectData, data_module
@@ -48,18 +49,30 @@ def build(job: CellConfig) -> Cell:
         raise Refused(f"seed={as_yaml(job.seed)}: must be a whole number, 0 or more")
     recipe = build_recipe(config)
     arm = build_arm(job, recipe.data, recipe.budget.steps)
-    groups = (*chosen(PRUNING_GROUPS, config), "stop")
-    pruning = Pruning(**{group: _made(group, config, Pruning, recipe.data) for group in groups})
-    try:
-        pruning = replace(pruning, schedule=checked_schedule(pruning.schedule))
-    except ValueError as error:
-        raise Refused(f"schedule: {error}") from error
+    pruning = build_pruning(config, recipe)
+    if pruning.compensation and not keeps_trained(arm.weights):
+        raise Refused(
+            f"compensation: makes up for what is pruned of trained weights, and arm={job.label} does not train those "
+            "on; arm=finetune does, and null leaves it out"
+        )
+    if pruning.compensation and isinstance(recipe, Project):
+        raise Refused("compensation: is for modules of ours, not for a Lightning project; null leaves it out")
     if arm.given:  # its only round; nothing is pruned for it
         pruning = replace(pruning, schedule=(Target(density(arm.given.masks), keep=1.0),))
     ruling = with_steps("arm", (job.parent.node if job.parent else config["arm"]), recipe.data.steps_per_epoch)
     arm = with_rule(arm, ruling, pruning, recipe, config)
     study = Study(job.study, recipe, pruning, identity(config, recipe))
     return Cell(study, arm, job.label, job.seed, job.digest)
+
+
+def build_pruning(config: Mapping[str, Any], recipe: Recipe) -> Pruning:
+    """How a configured study prunes. Raises Refused."""
+    groups = (*chosen(PRUNING_GROUPS, config), "stop")
+    pruning = Pruning(**{group: _made(group, config, Pruning, recipe.data) for group in groups})
+    try:
+        return replace(pruning, schedule=checked_schedule(pruning.schedule))
+    except ValueError as error:
+        raise Refused(f"schedule: {error}") from error
 
 
 def build_recipe(config: Mapping[str, Any]) -> Recipe:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -32,8 +31,8 @@ def faults(group: str, config: CellConfig, cell: Cell) -> Iterator[str]:
             evidence = recipe.evidence(*asked)
             yield from criterion_faults(cell.study.pruning.criterion, evidence)
     elif group in ("scope", "structure"):
-        masks, output = dense_ticket(cell.study.recipe, cell.seed).masks, cell.study.recipe.output
-        targets = (replace(target, output=output) for target in cell.study.pruning.schedule)
+        masks = dense_ticket(cell.study.recipe, cell.seed).masks
+        targets = map(cell.study.recipe.aimed, cell.study.pruning.schedule)
         yield from scope_faults(cell.study.pruning.structured, masks, targets)
     elif group == "schedule":
         yield from schedule_faults(partial(make, "schedule", config.config["schedule"]))

@@ -58,7 +58,7 @@ def pruned(cell: Cell, evidence: Evidence) -> Masks:
         arms = [arm for arm in (cell.arm, cell.arm.parent) if arm and not arm.parent and not arm.given]
         for target in (step for arm in arms for each in targets for step in checked_schedule(arm.path(each))):
             with suppress(KeepsNothing):  # training may change that
-                found = choose(pruning.structured, scores, every, replace(target, output=cell.study.recipe.output))
+                found = choose(pruning.structured, scores, every, cell.study.recipe.aimed(target))
     return found
 
 

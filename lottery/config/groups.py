@@ -32,7 +32,7 @@ SETTINGS = {part: tuple(key for key in _MAIN[part] if key[0] != "_") for part in
 """The settings of the parts that are no group."""
 SCIENCE_GROUPS = tuple(g for g in GROUPS if g not in ("arm", "hardware", "tracking", "analysis", "experiment"))
 """The groups that can change a number, except arm. New groups count as such, the safe default."""
-PRUNING_GROUPS = ("criterion", "scope", "structure", "schedule")
+PRUNING_GROUPS = ("criterion", "scope", "structure", "compensation", "schedule")
 """The groups that say which weights are pruned, on which training a given ticket does not depend."""
 TRAINING_GROUPS = tuple(g for g in SCIENCE_GROUPS if g not in PRUNING_GROUPS)
 """The groups that training a given ticket depends on. New groups count as such, the safe default."""

@@ -13,6 +13,9 @@ from lottery.config.user_code import user_code
 from lottery.foundations.digests import canonical, file_digest
 from lottery.foundations.rooms import named
 
+OF_PHASES = ("sparse", "shrink")
+"""settings of numerics that a phase itself says: which of its layers are sparse, and whether channels are gone"""
+
 
 def recipe_identity(config: Mapping[str, Any], content: str) -> dict[str, Any]:
     """What training depends on, except ticket, steps and seeds; `content` is the digest of the data.
@@ -24,7 +27,8 @@ def recipe_identity(config: Mapping[str, Any], content: str) -> dict[str, Any]:
     read = {key: value for key, value in config["data"].items() if key not in PLACES}
     nodes = {group: _node(group, node) for group, node in (of | {"data": read}).items()}
     nodes["data"] |= {"root": None, "content": content}
-    nodes["numerics"].pop("sparse", None)  # each phase says which of its layers are sparse
+    for key in OF_PHASES:
+        nodes["numerics"].pop(key, None)
     return {**named(nodes), "code": user_code(list(of.values()))}
 
 
@@ -40,7 +44,8 @@ def project_identity(config: Mapping[str, Any], content: str, steps: int, free_o
     of = {"model": config["model"], "data": read, "numerics": config["numerics"]}
     nodes = {group: _node(group, node) for group, node in of.items()}
     nodes["data"] |= {"content": content}
-    nodes["numerics"].pop("sparse", None)
+    for key in OF_PHASES:
+        nodes["numerics"].pop(key, None)
     more = {"trainer": trainer, "budget": {"steps": steps}}
     return {**named(nodes), **more, "code": user_code([config["model"], config["data"]])}
 

@@ -24,12 +24,17 @@ class Damaged(Exception):
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
     """Writes tensors and plain data atomically to one safetensors file, with a digest of both."""
+    write_whole(path, tensor_file(tensors, info))
+
+
+def tensor_file(tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> bytes:
+    """The bytes of a file of `write_tensors`."""
     import safetensors.torch  # imports PyTorch, which reading plain files should not
 
     text = canonical(info)
     # one entry only: safetensors writes several in no fixed order, and equal content should be equal bytes
     metadata = canonical({"info": text, "sha256": digest_of([digest(tensors), text])})
-    write_whole(path, safetensors.torch.save(dict(tensors), {"lottery": metadata}))
+    return safetensors.torch.save(dict(tensors), {"lottery": metadata})
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

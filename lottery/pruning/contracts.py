@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lottery.pruning.calls import Call, watched
+from lottery.pruning.channels.coupling import Coupling
 from lottery.pruning.derivatives import Times, averaged, gradient, hessian
 from lottery.pruning.masks import Masks
 
@@ -141,6 +142,8 @@ class Target:
     output: str | None = None
     """name of the output layer's weight, which has no mask if `prune.exclude` matches it; None if no network was
     available, in which case scopes take the last mask"""
+    channels: Callable[[], Coupling] | None = field(default=None, repr=False)
+    """finds the network's coupled channels, by running it; None if no network was available"""
 
     def of_dense(self) -> Target:
         """The same density for a network in which nothing is pruned yet."""

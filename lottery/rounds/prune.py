@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 from lottery.foundations.seeds import Streams, drawing
+from lottery.pruning.compensation.contracts import Compensation
 from lottery.pruning.contracts import Criterion, Schedule, Scope, Structure, Target, choose, score
 from lottery.pruning.masks import Masks
 from lottery.pruning.structures import weights
@@ -18,12 +19,14 @@ from lottery.training.states import State
 
 @dataclass(frozen=True)
 class Pruning:
-    """A study's criterion, scope, structure, schedule and stopping conditions."""
+    """A study's criterion, scope, structure, compensation, schedule and stopping conditions."""
 
     criterion: Criterion
     scope: Scope
     schedule: Schedule
     structure: Structure = weights
+    compensation: Compensation | None = None
+    """how trained weights make up for what is pruned, in arms that train them on"""
     stop: Stop = field(default_factory=Stop)
 
     @property
@@ -59,4 +62,4 @@ def prune(
     with recipe.numerics.entered(), drawing(streams.score(*which)) as rng:
         evidence = recipe.evidence(state, start, living, streams.init, streams.scoring(*which), rng)
         scores = score(pruning.criterion, evidence)
-        return choose(pruning.structured, scores, living, replace(target, output=recipe.output))
+        return choose(pruning.structured, scores, living, recipe.aimed(target))

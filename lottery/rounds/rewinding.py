@@ -43,6 +43,16 @@ def to_trained(origin: Origin) -> State:
     return origin.trained()
 
 
+def keeps_trained(rewinding: Rewinding) -> bool:
+    """Whether a rewinding may keep trained weights; all but ours may.
+
+    >>> keeps_trained(to_trained), keeps_trained(to_start)
+    (True, False)
+    """
+    function = getattr(rewinding, "func", rewinding)
+    return function is to_trained or getattr(function, "__module__", "") != __name__
+
+
 def to_fresh_same_sign(origin: Origin) -> State:
     """A new initialisation with the signs of the start weights (Zhou et al. 2019)."""
     fresh = origin.fresh()

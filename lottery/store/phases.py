@@ -20,6 +20,7 @@ def phase_of(recipe: Recipe, seed: int, current: Round) -> Phase:
     """The phase that trains a round; its data order is the same for every arm."""
     ticket = current.ticket
     streams, which = Streams(seed), (current.index, current.copy)
+    structure = {} if current.changes else recipe.structure(ticket.masks)
     return Phase(
         ticket.state,
         ticket.masks,
@@ -28,7 +29,8 @@ def phase_of(recipe: Recipe, seed: int, current: Round) -> Phase:
         order=streams.order(*which),
         noise=streams.noise(*which),
         build=streams.init,
-        sparse=() if current.changes else recipe.sparse_weights(ticket.masks),
+        sparse=() if current.changes or structure else recipe.sparse_weights(ticket.masks),
+        structure=structure,
         budget=current.budget,
         changes=current.changes,
     )
@@ -44,6 +46,8 @@ def specification(recipe: Recipe, identity: Mapping[str, Any], phase: Phase) -> 
     if phase.last < budget.steps:
         return passing(specification(recipe, identity, replace(phase, last=budget.steps)), phase.last)
     how: dict[str, Any] = {"sparse": list(phase.sparse)} if phase.sparse else {}
+    if phase.structure:
+        how["shrunk"] = True  # to what, the masks say
     if recipe.hardware.devices > 1:
         how["devices"] = recipe.hardware.devices
     if budget != recipe.budget:  # training reads only these two of a budget, whatever made it

@@ -9,6 +9,8 @@ from contextlib import closing, suppress
 import torch
 
 from lottery.foundations.seeds import seeded
+from lottery.pruning.channels.removal import gathered
+from lottery.pruning.channels.shrinking import shrunk
 from lottery.training import ranks, sparse
 from lottery.training.exits import interrupts
 from lottery.training.hardware import trainer_for
@@ -17,7 +19,6 @@ from lottery.training.lightning.project import Project
 from lottery.training.loop import Diverged, Keeper, Loop
 from lottery.training.module_recipe import ModuleRecipe
 from lottery.training.recipes import Phase, Recipe, Row, Trained
-from lottery.training.states import state_of
 
 
 def fit(
@@ -41,7 +42,9 @@ def fit(
         waypoints = list(waypoints)
         ranks.agree((phase, waypoints, evaluate))
     module = recipe.build(phase.build)
-    module.net.load_state_dict(phase.state)
+    if phase.structure:
+        module.net = shrunk(module.net, phase.structure)
+    module.net.load_state_dict(gathered(phase.state, phase.structure))
     sparse.install(module.net, phase.masks, phase.sparse)
     if recipe.numerics.channels_last:
         module.net.to(memory_format=torch.channels_last)
@@ -65,7 +68,7 @@ def fit(
                 raise ranks.Broken(f"training with {count} processes broke off: {error}") from error
         if trainer.interrupted or loop.step < phase.last:
             raise KeyboardInterrupt
-    return Trained(state_of(module.net), loop.holding.masks, loop.rows, changed=loop.changing.changed)
+    return Trained(*loop.result(), loop.rows, changed=loop.changing.changed)
 
 
 def assist(recipe: Recipe) -> None:

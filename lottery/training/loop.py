@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from lottery.foundations.errors import Said
-from lottery.pruning.masks import Masks
+from lottery.pruning.channels.removal import gathered, spread
+from lottery.pruning.masks import Masks, apply_
 from lottery.training import checkpoints, ranks, sparse
 from lottery.training.changing import Changing
 from lottery.training.evaluation import evaluate
@@ -79,7 +80,8 @@ class Loop:
         self._take_signals_back()
         self.scaler = getattr(self.module.trainer.precision_plugin, "scaler", None)
         across = sparse.reads_across(self.optimizer)
-        self.holding = Holding(self.module.net, self.phase.masks, across, elsewhere=self.phase.sparse)
+        masks = gathered(self.phase.masks, self.phase.structure)
+        self.holding = Holding(self.module.net, masks, across, elsewhere=self.phase.sparse)
         self.changing = Changing(self.phase, self.recipe, self.module, self.optimizer, self.holding)
         self._resume()
         self._begin_reading()
@@ -166,7 +168,7 @@ class Loop:
             row = self._measure()
             self.rows.append(row)
         if self.keeper and self.step in self.waypoints:
-            self.keeper.pass_by(self.step, state_of(self.module.net), self.holding.masks)
+            self.keeper.pass_by(self.step, *self.result())
         if ranks.agree(time.monotonic() - self.saved_at >= self.recipe.hardware.checkpoint_seconds):
             tensors, info = checkpoints.taken(self.module, self.optimizer, self.scaler, self.module.device)
             masks, changed = self.changing.taken()
@@ -175,6 +177,17 @@ class Loop:
                 self.keeper.save({**tensors, **masks}, info)
             self.saved_at = time.monotonic()
         self.watch(self.step, row)
+
+    def result(self) -> tuple[State, Masks]:
+        """State and masks at this step, in the dense shapes: removed channels are as they began, their masks empty."""
+        phase, state, masks = self.phase, state_of(self.module.net), self.holding.masks
+        if not phase.structure:
+            return state, masks
+        state, masks = (
+            spread(state, phase.state, phase.structure), spread(masks, phase.masks, phase.structure, zeros=True)
+        )  # fmt: skip
+        apply_(state, masks)
+        return state, masks
 
     def _note(self, losses: Tensor, first: int) -> None:
         self._check(losses, first)

@@ -14,6 +14,12 @@ from torch.optim import Optimizer
 from lottery.data.examples import Data
 from lottery.foundations.metrics import Headline
 from lottery.foundations.seeds import seeded
+from lottery.pruning import masks as _masks
+from lottery.pruning.channels.coupling import Coupling, coupled
+from lottery.pruning.channels.equality import proven
+from lottery.pruning.channels.masking import alive
+from lottery.pruning.channels.removal import Structure, structure
+from lottery.pruning.compensation.contracts import Pruned
 from lottery.pruning.contracts import Evidence
 from lottery.pruning.masks import Masks
 from lottery.pruning.paths import connected_paths
@@ -72,6 +78,12 @@ class ModuleRecipe(Recipe):
             rng=rng,
         )
 
+    def calibration(self, state: State, masks: Masks, init: int, order: int) -> Pruned:
+        module, device = self.build(init), self.hardware.device
+        module.net.load_state_dict(state)
+        module.eval().to(device)
+        return Pruned(module.net, masks, ScoringBatches(self.data, order, device), lambda net, batch: net(batch[0]))
+
     def paths(self, masks: Masks) -> float | None:
         with closing(self.data.evaluation("train", 1)) as batches:
             inputs, _ = next(batches)
@@ -80,6 +92,24 @@ class ModuleRecipe(Recipe):
                 return connected_paths(self.net, masks, inputs)
         except Exception:  # a user's network may take no inputs of ones, or compute in 32 bits only
             return None
+
+    @cached_property
+    def coupling(self) -> Coupling:
+        with self.numerics.entered(), seeded(0), closing(self.data.evaluation("train", 2)) as batches:
+            net, (inputs, _) = self.build(0).net, next(batches)
+
+            def run(net: nn.Module) -> object:
+                return net(inputs)
+
+            return proven(net, coupled(net, run), _masks.dense(self.prunable(net)), run)
+
+    def structure(self, masks: Masks) -> Structure:
+        """With `numerics.shrink=auto`, what is left without the channels that nothing reads any more."""
+        if self.numerics.shrink == "off" or all(mask.all() for mask in masks.values()):
+            return {}
+        # a collapsed group keeps one dead channel, since a layer of none can't run
+        kept = {name: channels or [0] for name, channels in alive(self.coupling, masks).items()}
+        return structure(self.coupling, kept)
 
     def sparse_weights(self, masks: Masks) -> tuple[str, ...]:
         """With `numerics.sparse=auto` none on GPUs and in mixed precision, where no gain has been measured."""

@@ -11,6 +11,7 @@ import torch
 
 PRECISIONS = ("32", "bf16-mixed", "16-mixed")
 SPARSE = ("auto", "on", "off")
+SHRINK = ("auto", "off")
 ROUNDING = "highest", True
 """PyTorch's defaults: products of 32-bit floats are exact to 32 bits, cuDNN's convolutions may be rounded to TF32."""
 
@@ -26,6 +27,8 @@ class Numerics:
     deterministic: bool = True
     sparse: str = "auto"
     """whether thin linear layers train on their kept values alone: `auto` where that is faster, `on`, `off`"""
+    shrink: str = "off"
+    """`auto`: a round trains the network without its dead channels, and has the dense shapes again at its end"""
     compile: bool = False
     """whether the network goes through `torch.compile`"""
     channels_last: bool = False
@@ -35,6 +38,10 @@ class Numerics:
         object.__setattr__(self, "precision", str(self.precision))
         if isinstance(self.sparse, bool):  # yaml reads on and off as booleans
             object.__setattr__(self, "sparse", "on" if self.sparse else "off")
+        if self.shrink is False:
+            object.__setattr__(self, "shrink", "off")
+        if self.shrink not in SHRINK:
+            raise ValueError(f"shrink={self.shrink}: must be one of {', '.join(SHRINK)}")
         if self.sparse not in SPARSE:
             raise ValueError(f"sparse={self.sparse}: must be one of {', '.join(SPARSE)}")
         if self.sparse == "on" and self.precision != "32":

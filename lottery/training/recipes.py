@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol, TypedDict
 
@@ -12,8 +12,12 @@ import torch
 from torch import nn
 
 from lottery.foundations.durations import Steps
+from lottery.foundations.errors import Refused
 from lottery.foundations.metrics import Headline
-from lottery.pruning.contracts import Evidence
+from lottery.pruning.channels.coupling import Coupling
+from lottery.pruning.channels.removal import Structure
+from lottery.pruning.compensation.contracts import Pruned
+from lottery.pruning.contracts import Evidence, Target
 from lottery.pruning.masks import Masks, layer_densities
 from lottery.pruning.prunable import Prunable
 from lottery.training.changes import Changes
@@ -104,6 +108,10 @@ class Recipe(ABC):
     def sparse_weights(self, masks: Masks) -> tuple[str, ...]:
         """Names of the weights that train on their kept values alone under masks."""
 
+    def structure(self, masks: Masks) -> Structure:
+        """What training leaves of the network under masks; empty if all of it."""
+        return {}
+
     @property
     @abstractmethod
     def counted(self) -> Mapping[str, float]:
@@ -142,6 +150,21 @@ class Recipe(ABC):
         last = ([name for name, weight in weights.items() if weight.ndim > 1] or list(weights))[-1]
         return [name for name in self.counted if name][-1] if self.counted[last] else last
 
+    def calibration(self, state: State, masks: Masks, init: int, order: int) -> Pruned:
+        """What a compensation may look at of a trained state that is put under masks. Raises Refused if it can't."""
+        raise Refused(
+            "compensation: is for modules of ours, whose networks run on a batch's inputs; null leaves it out"
+        )
+
+    def aimed(self, target: Target) -> Target:
+        """A target with what scopes and structures may ask of the network."""
+        return replace(target, output=self.output, channels=lambda: self.coupling)
+
+    @cached_property
+    def coupling(self) -> Coupling:
+        """The network's channels that go together. Raises Refused if they can't be found."""
+        raise Refused("structure=channels: the channels of this kind of module can't be found")
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -161,6 +184,8 @@ class Phase:
     """seed that the network is built with: what it draws and keeps outside its state is then always the same"""
     sparse: tuple[str, ...] = ()
     """names of the weights that train on their kept values alone"""
+    structure: Structure = field(default_factory=dict)
+    """what is left of the network without its dead channels; empty: all of it"""
     budget: Budget | None = None
     """the budget, if it is not the recipe's"""
     changes: Changes | None = None

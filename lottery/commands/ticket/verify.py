@@ -112,9 +112,19 @@ def _phase(saved: Saved, ticket: Ticket, recipe: Recipe) -> Phase:
         listed = partial(_listed, saved.rates.tolist(), how["first"])
         budget = Budget(how["last"], how["last"], how["evaluate"], listed)
     same = recipe.hardware.device == saved.info["made"]["device"]
-    sparse = tuple(how["sparse"]) if same else recipe.sparse_weights(saved.masks)
+    structure = recipe.structure(saved.masks)
+    sparse = tuple(how["sparse"]) if same or structure else recipe.sparse_weights(saved.masks)
     seeds = {key: how[key] for key in ("order", "noise", "build")}
-    return Phase(ticket.state, ticket.masks, how["first"], how["last"], **seeds, sparse=sparse, budget=budget)
+    return Phase(
+        ticket.state,
+        ticket.masks,
+        how["first"],
+        how["last"],
+        **seeds,
+        sparse=sparse,
+        structure=structure,
+        budget=budget,
+    )
 
 
 def _listed(factors: Sequence[float], first: int, step: float, steps: int) -> float:

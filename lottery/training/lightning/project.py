@@ -46,6 +46,8 @@ class Project(Recipe):
                 raise ValueError(f"numerics.{name}=true: is for modules of ours; a LightningModule does it itself")
         if self.numerics.sparse == "on":
             raise ValueError("numerics.sparse=on: is for modules of ours; a LightningModule's layers stay dense")
+        if self.numerics.shrink != "off":
+            raise ValueError("numerics.shrink=auto: is for modules of ours; a LightningModule keeps its channels")
         if self.hardware.devices > 1:
             raise ValueError(f"hardware.devices={self.hardware.devices}: a Lightning project trains on one; use 1")
 

@@ -1,0 +1,1 @@
+"""What an operating point costs: bytes, multiply-adds, memory, time; and its export."""

@@ -1,0 +1,125 @@
+"""What files of a network hold: its whole state, its kept values alone, or its weights in eight bits."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lottery.foundations.digests import digest_of
+from lottery.foundations.files import tensor_file
+from lottery.pruning.contracts import checked
+from lottery.pruning.masks import LAYERS, Masks, apply_, pack, some
+
+
+def state_once(net: nn.Module) -> dict[str, Tensor]:
+    """Weights and buffers on the CPU; a tensor that several layers share is there once, under its first name.
+
+    Raises ValueError for a state that is not made of dense tensors.
+
+    >>> net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    >>> net[1].weight = net[0].weight
+    >>> list(state_once(net))
+    ['0.weight', '0.bias', '1.bias']
+    """
+    state = net.state_dict()
+    own = {name for name, _ in net.named_parameters()} | {name for name, _ in net.named_buffers()}
+    aliases = {name for name, _ in _named(net)} - own
+    found = {name: tensor for name, tensor in state.items() if name not in aliases}
+    if odd := [name for name, tensor in found.items() if not _plain(tensor)]:
+        raise ValueError(f"the network's state holds {some(odd)}, which is no dense tensor, so no file can hold it")
+    return {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in found.items()}
+
+
+def kept_values(tensors: Mapping[str, Tensor], masks: Masks) -> dict[str, Tensor]:
+    """The same with each masked tensor as its kept values alone, and its mask at one bit a weight.
+
+    A ticket's file has the same masks, but the start values of pruned weights too, since controls need them.
+
+    >>> kept_values({"weight": torch.tensor([3.0, 0.0, 4.0])}, {"weight": torch.tensor([True, False, True])})
+    {'weight': tensor([3., 4.]), 'mask.weight': tensor([5], dtype=torch.uint8)}
+    """
+    values = {name: tensor[masks[name].cpu()] if name in masks else tensor for name, tensor in tensors.items()}
+    return values | {f"mask.{name}": pack(mask.cpu()) for name, mask in masks.items()}
+
+
+def eight_bits(net: nn.Module) -> dict[str, Tensor]:
+    """The state with weights of linear and convolutional layers as int8, one scale for each output.
+
+    Symmetric rounding: a weight is about its integer times its scale. Nothing is calibrated or trained, and what
+    accuracy is left is not known: this says how many bytes there would be. Grouped transposed convolutions have a scale
+    for each output of a group. A tensor that is no weight of such a layer, and every bias, keeps its type.
+    """
+    tensors = state_once(net)
+    for path, layer in net.named_modules():
+        name = f"{path}.weight".removeprefix(".")
+        if isinstance(layer, LAYERS) and name in tensors and tensors[name].is_floating_point():
+            weight = tensors[name]
+            others = [axis for axis in range(weight.ndim) if axis != int(getattr(layer, "transposed", False))]
+            scale = weight.abs().amax(others, keepdim=True).float() / 127
+            tensors[name] = (weight / scale.where(scale > 0, 1)).round().to(torch.int8)
+            tensors[f"{name}.scale"] = scale.flatten()
+    return tensors
+
+
+def content(tensors: Mapping[str, Tensor], structure: Mapping[str, Any] | None = None) -> bytes:
+    """A safetensors file with a digest of the structure of the network that the tensors are of."""
+    return tensor_file(tensors, {"structure": digest_of(structure or {})})
+
+
+def restore_(net: nn.Module, tensors: Mapping[str, Tensor], where: str) -> nn.Module:
+    """Gives a network the tensors of `state_once`, all of them. Raises ValueError if names, shapes or types differ."""
+    own = state_once(net)
+    if names := sorted(own.keys() ^ tensors.keys()):
+        raise ValueError(f"{where}: does not fit this network; only one of the two has {some(names)}")
+    for name, tensor in tensors.items():
+        if (tensor.shape, tensor.dtype) != (own[name].shape, own[name].dtype):
+            raise ValueError(
+                f"{where}: does not fit this network; {name} is {_kind(tensor)} in the file and {_kind(own[name])} here"
+            )
+    net.load_state_dict(dict(tensors), strict=False)  # other names of shared tensors are not there
+    return net
+
+
+def masked(net: nn.Module, masks: Masks | None) -> nn.Module:
+    """A copy in evaluation mode whose pruned weights are zero. Raises ValueError for masks of another network."""
+    weights = dict(net.named_parameters())
+    if unknown := sorted((masks or {}).keys() - weights.keys()):
+        raise ValueError(f"masks: the network has no parameter {some(unknown)}; it has {some(weights)}")
+    checked(masks or {}, {name: weights[name] for name in masks or {}})
+    twin = copy.deepcopy(net).eval()
+    apply_(dict(twin.named_parameters()), masks or {})
+    return twin
+
+
+def batch_of(example: Tensor) -> Tensor:
+    """The batch itself. Raises ValueError if it is none."""
+    if not isinstance(example, Tensor) or example.ndim < 1 or not len(example):
+        found = f"a tensor of shape {tuple(example.shape)}" if isinstance(example, Tensor) else type(example).__name__
+        raise ValueError(f"example: must be a batch, a tensor with at least one example, not {found}")
+    return example
+
+
+def rows_of(example: Tensor, count: int) -> Tensor:
+    """The first `count` examples of a batch, which begins anew where it has fewer.
+
+    >>> rows_of(torch.tensor([[1], [2]]), 3).tolist()
+    [[1], [2], [1]]
+    """
+    return example[torch.arange(count, device=example.device) % len(batch_of(example))]
+
+
+def _named(net: nn.Module) -> list[tuple[str, Tensor]]:
+    both = (net.named_parameters(remove_duplicate=False), net.named_buffers(remove_duplicate=False))
+    return [pair for pairs in both for pair in pairs]
+
+
+def _plain(tensor: object) -> bool:
+    return isinstance(tensor, Tensor) and tensor.layout == torch.strided
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"

@@ -1,0 +1,99 @@
+"""Sizes of a network: parameters and multiply-adds as Blalock et al. 2020 count them, bytes on disk and in memory."""
+
+from __future__ import annotations
+
+import gzip
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from lottery.compress.contents import batch_of, content, eight_bits, kept_values, masked, state_once
+from lottery.compress.memory import peak_bytes
+from lottery.pruning.masks import Masks
+from lottery.pruning.prunable import Prunable
+from lottery.training.flops import at_densities, by_weight
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a network, under its masks if it has some, costs where it is stored and run."""
+
+    parameters: int
+    """all of them, biases and normalisation too, zero or not; a shared one once"""
+    nonzeros: int
+    """parameters that are not zero, counted in the tensors: a kept weight or a bias that is zero is not one"""
+    multiply_adds: int
+    """of a forward pass of one example, zeros included: convolutions and matrix products, without biases"""
+    kept_multiply_adds: int
+    """the same with each linear and convolutional layer times the share of its weights that are not zero"""
+    bytes: int
+    """of a safetensors file with weights and buffers, zeros included: what a mask alone saves is nothing"""
+    masked_bytes: int
+    """of one with kept values alone and masks at one bit a weight"""
+    gzip_bytes: int
+    """of that file after gzip"""
+    int8_bytes: int
+    """of one with each linear and convolutional weight in a byte, zeros included, and a 32-bit scale for each output"""
+    batch: int
+    """examples in the forward pass whose memory is given"""
+    peak_bytes: int | None
+    """the most that weights, buffers, inputs, activations and kernels' workspace take at once; None if not on a CPU"""
+
+    def compression(self, dense: Sizes | None = None) -> float:
+        """Parameters of the dense network over nonzeros of this one (Blalock et al. 2020).
+
+        `dense` is the network that this one was made of; without it, this one with all its weights.
+        """
+        return _ratio((dense or self).parameters, self.nonzeros, "nonzero parameter")
+
+    def speedup(self, dense: Sizes | None = None) -> float:
+        """Multiply-adds of the dense network over those kept in this one: theoretical (Blalock et al. 2020)."""
+        return _ratio((dense or self).multiply_adds, self.kept_multiply_adds, "multiply-add")
+
+
+def sizes(net: nn.Module, example: Tensor, masks: Masks | None = None) -> Sizes:
+    """Counts a network, in evaluation mode, as it runs on a batch; the network stays as it is.
+
+    Pruned weights count as zero, whatever they hold. Multiply-adds are those of `lottery.training.flops`: linear and
+    convolutional layers, and other matrix products, such as those of attention, which cost the same at every density;
+    as do weights of recurrent layers and of classes of one's own. A convolution that is called as a function is not
+    counted. Normalisation, activations and pooling are small beside them.
+    Raises ValueError for masks of another network, and for a batch that the network can't take.
+
+    >>> import torch
+    >>> net = nn.Sequential(nn.Linear(4, 2, bias=False))
+    >>> _ = nn.init.ones_(net[0].weight)
+    >>> half = sizes(net, torch.zeros(1, 4), {"0.weight": torch.tensor([[True, True, False, False]] * 2)})
+    >>> half.parameters, half.nonzeros, half.multiply_adds, half.kept_multiply_adds, half.speedup()
+    (8, 4, 8, 4, 2.0)
+    """
+    batch = batch_of(example)
+    twin = masked(net, masks).requires_grad_(False)  # so that a forward pass alone is counted
+    tensors = state_once(twin)
+    try:
+        counted = by_weight(twin, lambda: twin(batch), Prunable(), len(batch))
+        peak = peak_bytes(twin, batch)
+    except Exception as error:
+        raise ValueError(f"example: the network fails on a batch of shape {tuple(batch.shape)}: {error}") from error
+    nonzeros = {name: int(weight.count_nonzero()) for name, weight in twin.named_parameters()}
+    densities = {name: nonzeros[name] / max(1, weight.numel()) for name, weight in Prunable()(twin).items()}
+    flops = at_densities(counted, densities)
+    compact = content(kept_values(tensors, masks or {}))
+    return Sizes(
+        parameters=sum(weight.numel() for weight in twin.parameters()),
+        nonzeros=sum(nonzeros.values()),
+        multiply_adds=round(flops.dense / 2),
+        kept_multiply_adds=round(flops.scaled / 2),
+        bytes=len(content(tensors)),
+        masked_bytes=len(compact),
+        gzip_bytes=len(gzip.compress(compact, mtime=0)),
+        int8_bytes=len(content(eight_bits(twin))),
+        batch=len(batch),
+        peak_bytes=peak,
+    )
+
+
+def _ratio(dense: int, kept: int, what: str) -> float:
+    if not kept:
+        raise ValueError(f"there is no {what} left, so that nothing can be divided by it")
+    return dense / kept

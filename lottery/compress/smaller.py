@@ -1,0 +1,110 @@
+"""Smaller networks of a trained one: channels go, survivors make up for them and, if asked, train on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor, nn
+
+from lottery.foundations.seeds import Streams, seeded
+from lottery.pruning import masks as _masks
+from lottery.pruning.channels.equality import without
+from lottery.pruning.channels.masking import alive
+from lottery.pruning.channels.removal import Structure, structure
+from lottery.pruning.contracts import Target
+from lottery.pruning.masks import Masks
+from lottery.rounds.prune import Pruning, prune
+from lottery.rounds.round import Ticket
+from lottery.rounds.survivors import survivors
+from lottery.training.evaluation import evaluate
+from lottery.training.fit import fit
+from lottery.training.hardware import trainer_for
+from lottery.training.module_recipe import ModuleRecipe
+from lottery.training.recipes import Budget, Phase
+from lottery.training.states import State
+
+
+@dataclass(frozen=True)
+class Smaller:
+    """A network without some channels, and the masked one that computes the same."""
+
+    net: nn.Module
+    masked: nn.Module
+    masks: Masks
+    structure: Structure
+    """the positions kept of each parameter and buffer: what `shrunk` makes the network's definition into"""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network of a recipe, to be made smaller."""
+
+    recipe: ModuleRecipe
+    state: State
+    seed: int
+
+    @cached_property
+    def dense(self) -> Masks:
+        return _masks.dense(self.recipe.prunable(self.recipe.net))
+
+    @cached_property
+    def example(self) -> Tensor:
+        """Training inputs, at least two of them, that networks are traced and timed with."""
+        with closing(self.recipe.data.evaluation("train", 2)) as batches:
+            inputs: Tensor = next(batches)[0]
+        return inputs
+
+    def network(self, state: State) -> nn.Module:
+        net = self.recipe.build(Streams(self.seed).init).net
+        net.load_state_dict(state)
+        return net.eval()
+
+    def smaller(self, pruning: Pruning, density: float, tune: Budget | None = None) -> Smaller:
+        """The network at a density of its prunable weights, trained on for the budget `tune`.
+
+        Raises Refused if the channels that masks leave dead can't be removed, or the density can't be reached.
+        """
+        recipe, streams = self.recipe, Streams(self.seed)
+        target = Target(density, density)
+        masks = prune(recipe, pruning, self.state, self.dense, self.state, target, self.seed, (1, 0))
+        kept = {name: channels or [0] for name, channels in alive(recipe.coupling, masks).items()}
+        left = structure(recipe.coupling, kept)
+        ticket = Ticket.of(survivors(recipe, pruning, self.state, masks, self.seed, 1), masks)
+        state = ticket.state
+        if tune:
+            seeds = {"order": streams.order(1, 0), "noise": streams.noise(1, 0), "build": streams.init}
+            phase = Phase(state, masks, 0, tune.steps, **seeds, budget=tune, structure=left)
+            state = fit(recipe, phase, evaluate=False).state
+        masked = self.network(state)
+        with recipe.numerics.entered(), seeded(streams.init):
+            small = without(masked, recipe.coupling, kept, self.dense, lambda net: net(self.example))
+        return Smaller(small.eval(), masked, masks, left)
+
+    def scores(self, net: nn.Module) -> Mapping[str, float | None]:
+        """Loss and metrics of a network on validation and test data, by name after `val_` and `test_`."""
+        recipe = self.recipe
+        with recipe.numerics.entered(), seeded(0):
+            module = recipe.build(Streams(self.seed).init)
+            module.net = net
+            module.trainer = trainer_for(recipe.hardware, recipe.numerics)
+            module.to(recipe.hardware.device)
+            found = {
+                f"{part}_{name}": value
+                for part in ("val", "test")
+                for name, value in evaluate(module, recipe.data, part).items()
+            }
+        net.eval().to("cpu")
+        return found
+
+
+def going(trained: Trained, masks: Masks) -> list[list[str]]:
+    """Under a header, the groups of channels: how many of how many each keeps, and all that goes with one."""
+    rows = [["channels of", "kept", "of", "what goes with one"]]
+    lives = alive(trained.recipe.coupling, masks)
+    for group in trained.recipe.coupling.groups:
+        members = ", ".join(dict.fromkeys(f"{member.name}[{member.axis}]" for member in group.members))
+        rows.append([group.name, str(len(lives[group.name])), str(group.size), members])
+    return rows

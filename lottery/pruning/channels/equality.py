@@ -1,0 +1,153 @@
+"""The proof by example: the masked network and the one without the channels compute the same."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from lottery.foundations.errors import Refused, describe
+from lottery.foundations.seeds import generator
+from lottery.pruning.channels.coupling import Coupling, Group
+from lottery.pruning.channels.exactly import outputs
+from lottery.pruning.channels.masking import masks as channel_masks
+from lottery.pruning.channels.masking import unmasked
+from lottery.pruning.channels.removal import Kept, structure
+from lottery.pruning.channels.shrinking import shrunk
+from lottery.pruning.channels.tracing import Run
+from lottery.pruning.masks import apply_
+
+ROUNDING = 1e-8
+"""The largest relative difference that is taken for rounding in float64."""
+
+COARSE = 1e-4
+"""The same in a network's own precision, for what can't run in float64."""
+
+
+def without(net: nn.Module, coupling: Coupling, kept: Kept, masks: Mapping[str, Tensor], run: Run) -> nn.Module:
+    """The network without the channels that its groups do not keep, after a proof that it is the masked network.
+
+    Both are compared by `same_function`, as they are and once more with other biases and parameters of normalisation:
+    zeros, as at an initialisation, would hide that they are read. `masks` are those of all weights that may have one.
+
+    Raises Refused if they are not the same function, with the group of channels that is at fault.
+    """
+    masked = _masked(net, channel_masks(coupling, kept, masks))
+    small = shrunk(masked, structure(coupling, kept))
+    try:
+        same_function(masked, small, run)
+        _tried(net, coupling, kept, masks, run)
+    except Refused as error:
+        at = next((name for name in kept if _fault(net, coupling, {name: kept[name]}, masks, run)), None)
+        raise Refused(f"channels{f'.{at}' if at else ''}: can't be removed: {error}") from error
+    return small
+
+
+def proven(net: nn.Module, coupling: Coupling, masks: Mapping[str, Tensor], run: Run) -> Coupling:
+    """The coupling without the groups that can not be removed after all, as where code has their number written down.
+
+    Half of each group is removed and compared, all at once and, unless they are the same function, group by group.
+
+    Raises Refused if groups that can be removed alone can't be together.
+    """
+    groups = [group for group in coupling.groups if not unmasked(group, masks)]
+    why = {
+        group.name: f"its consumer {unmasked(group, masks)[0]} has no mask"
+        for group in coupling.groups
+        if group not in groups
+    }
+    if _fault(net, coupling, _half(groups), masks, run):
+        found = {group.name: _fault(net, coupling, _half([group]), masks, run) for group in groups}
+        why |= {name: fault for name, fault in found.items() if fault}
+        groups = [group for group in groups if not found[group.name]]
+        if fault := _fault(net, coupling, _half(groups), masks, run):
+            raise Refused(f"channels: groups that can be removed alone can't be together: {fault}")
+    fixed = {name: dict(axes) for name, axes in coupling.fixed.items()}
+    for group in coupling.groups:
+        for member in group.members if group.name in why else ():
+            fixed.setdefault(member.name, {}).setdefault(member.axis, why[group.name])
+    return replace(coupling, groups=tuple(groups), fixed=fixed)
+
+
+def same_function(masked: nn.Module, small: nn.Module, run: Run) -> float:
+    """The largest difference between what a run gives for two networks, in evaluation and in training mode.
+
+    It is relative to the largest output, or absolute if that is below one. Both are computed in float64, or in their
+    own precision if the run can't be. Random masks, as of dropout, are replaced by their expectation, and other random
+    numbers are the same as long as their number is. Both networks are left unchanged.
+
+    Raises Refused if one differs from the other by more than rounding, or fails.
+    """
+    return max(_difference(masked, small, run, training) for training in (False, True))
+
+
+def _difference(masked: nn.Module, small: nn.Module, run: Run, training: bool) -> float:
+    mode, double, rounding = "training" if training else "evaluation", True, ROUNDING
+    try:
+        first = outputs(masked, run, training, double)
+    except Exception:
+        double, rounding = False, COARSE
+        try:
+            first = outputs(masked, run, training, double)
+        except Exception as error:
+            raise Refused(f"the network itself fails in {mode} mode: {describe(error)}") from error
+    try:
+        second = outputs(small, run, training, double)
+    except Exception as error:
+        raise Refused(f"without them the network fails in {mode} mode: {describe(error)}") from error
+    whole, left = ([list(tensor.shape) for tensor in found] for found in (first, second))
+    if whole != left:
+        raise Refused(f"without them the network's outputs in {mode} mode have the shapes {left}, not {whole}")
+    largest = 0.0
+    for one, other in zip(first, second, strict=True):
+        if one.is_floating_point() and one.numel():
+            scale = max(1.0, float(one.abs().max()))
+            difference = float((one - other).abs().max()) / scale
+            if not difference <= rounding:  # nor if it is none at all
+                raise Refused(
+                    f"without them the network is another function: in {mode} mode its outputs differ by "
+                    f"{difference:.2g} of the largest, and at most {rounding:g} is rounding"
+                )
+            largest = max(largest, difference)
+    return largest
+
+
+def _masked(net: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
+    net = copy.deepcopy(net)
+    apply_(dict(net.named_parameters()), masks)
+    return net
+
+
+def _perturbed(net: nn.Module) -> nn.Module:
+    """A copy with other biases, scales and parameters of normalisation, and other weights where all are zero."""
+    net, rng = copy.deepcopy(net), generator(0)
+    with torch.no_grad():
+        for tensor in (*net.parameters(), *net.buffers()):
+            if tensor.is_floating_point() and (tensor.numel() == max(tensor.shape, default=1) or not tensor.any()):
+                drawn = torch.rand(tensor.shape, generator=rng).to(tensor)
+                # buffers only grow: there are variances among them
+                tensor.mul_(0.75 + drawn / 2).add_(
+                    0.2 * drawn - 0.1 if isinstance(tensor, nn.Parameter) else 0.1 * drawn
+                )
+    return net
+
+
+def _tried(net: nn.Module, coupling: Coupling, kept: Kept, masks: Mapping[str, Tensor], run: Run) -> None:
+    masked = _masked(_perturbed(net), channel_masks(coupling, kept, masks))
+    same_function(masked, shrunk(masked, structure(coupling, kept)), run)
+
+
+def _fault(net: nn.Module, coupling: Coupling, kept: Kept, masks: Mapping[str, Tensor], run: Run) -> str | None:
+    try:
+        _tried(net, coupling, kept, masks, run)
+    except Refused as error:
+        return str(error)
+    return None
+
+
+def _half(groups: list[Group]) -> dict[str, list[int]]:
+    """Every second channel of each group: not the first half, which code with numbers might spare."""
+    return {group.name: list(range(0, group.size, 2)) for group in groups}

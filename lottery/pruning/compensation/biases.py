@@ -1,0 +1,89 @@
+"""Compensations that move biases: what is pruned is replaced by its mean contribution."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+from torch import Tensor, nn
+
+from lottery.pruning.calls import holders
+from lottery.pruning.compensation.contracts import Pruned
+from lottery.pruning.compensation.inputs import layers, matrix, rows
+
+
+def mean(pruned: Pruned, batches: int = 16) -> dict[str, Tensor]:
+    """The mean of what pruned weights contributed goes into the next bias (mean replacement, Molchanov et al. 2017).
+
+    Exact where their inputs do not vary. At padded borders of a convolution they do, since zeros stand there; the mean
+    is over all positions. A layer without a bias hands the mean to the BatchNorm that reads it, in whose running mean
+    it is subtracted; one with neither stays as it is. Raises ValueError for fewer than one batch.
+    """
+    means = input_means(pruned, batches)
+    return shifted(pruned, {name: lost_part(pruned, name) @ mean for name, mean in means.items()})
+
+
+def input_means(pruned: Pruned, batches: int) -> dict[str, Tensor]:
+    """Mean input of each layer over the first batches, (groups, columns), by the weight's name, in float64."""
+    totals: dict[str, Tensor] = {}
+    counts: Counter[str] = Counter()
+    for batch in rows(pruned, batches):
+        for name, given in batch.items():
+            total = given.double().sum(1)
+            totals[name] = totals[name] + total if name in totals else total
+            counts[name] += given.shape[1]
+    return {name: (total / counts[name])[..., None] for name, total in totals.items()}
+
+
+def lost_part(pruned: Pruned, name: str) -> Tensor:
+    """What is pruned of a weight, as a matrix in float64, with zeros where it is kept."""
+    layer, weight = layers(pruned)[name], pruned.weights[name]
+    return matrix(layer, (weight * ~pruned.masks[name].to(weight.device)).double())
+
+
+def shifted(pruned: Pruned, shifts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """New biases, or running means of BatchNorm, that add a shift to each output of the layers that have either."""
+    state, places = pruned.net.state_dict(), intercepts(pruned)
+    return {
+        place: state[place] + (sign * shifts[name].flatten()).to(state[place])
+        for name, (place, sign) in places.items()
+        if name in shifts
+    }
+
+
+def intercepts(pruned: Pruned) -> dict[str, tuple[str, int]]:
+    """What shifts a layer's outputs, by its weight: its bias (+1), or the running mean (-1) of a BatchNorm after it."""
+    state, readers, found = pruned.net.state_dict(), batch_norms(pruned), {}
+    for name in layers(pruned):
+        bias = f"{name.rpartition('.')[0]}.bias".removeprefix(".")
+        if bias in state:
+            found[name] = bias, 1
+        elif name in readers:
+            found[name] = f"{readers[name]}.running_mean", -1
+    return found
+
+
+def batch_norms(pruned: Pruned) -> dict[str, str]:
+    """The BatchNorm that reads a layer's output, by the layer's weight; none where several modules read it."""
+    chosen = dict(holders(pruned.net, pruned.weights))
+    made: dict[int, str] = {}
+    alive: list[Tensor] = []  # so that no identity is used twice
+    found: dict[str, str] = {}
+    names = {module: name for name, module in pruned.net.named_modules()}
+    written = {layer: name for name, layer in chosen.items()}
+
+    def see(module: nn.Module, args: tuple[object, ...], output: object) -> None:
+        if args and isinstance(module, nn.modules.batchnorm._BatchNorm) and id(args[0]) in made:
+            found[made[id(args[0])]] = names[module]
+        if module in written and isinstance(output, Tensor):
+            made[id(output)] = written[module]
+            alive.append(output)
+
+    hooks = [module.register_forward_hook(see) for module in pruned.net.modules()]
+    try:
+        with torch.no_grad():
+            pruned.outputs(pruned.net, next(pruned.first(1)))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found

@@ -1,0 +1,148 @@
+"""The structure of channels: how many go, which, and that a smaller network computes what the masks leave."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from lottery.foundations.errors import Refused
+from lottery.models.resnet import resnet
+from lottery.pruning.channels.coupling import Coupling, coupled
+from lottery.pruning.channels.equality import without
+from lottery.pruning.channels.masking import alive
+from lottery.pruning.channelwise import channels
+from lottery.pruning.contracts import Scores, Target, choose
+from lottery.pruning.masks import Masks, dense, density, prunable
+from lottery.pruning.scopes import everywhere, layerwise
+
+
+def mlp() -> nn.Module:
+    """4 -> 4 -> 3 -> 2, whose rows have lengths that can be read."""
+    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    with torch.no_grad():
+        for layer, lengths in ((net[0], [1.0, 4.0, 3.0, 2.0]), (net[2], [9.0, 7.0, 8.0])):
+            layer.weight.copy_(torch.tensor(lengths)[:, None].expand_as(layer.weight))
+    return net
+
+
+def magnitudes(net: nn.Module) -> Scores:
+    return {name: weight.detach().abs() for name, weight in prunable(net).items()}
+
+
+def target(share: float, found: Coupling) -> Target:
+    return Target(share, share, channels=lambda: found)
+
+
+@pytest.fixture
+def net() -> nn.Module:
+    return mlp()
+
+
+@pytest.fixture
+def found(net: nn.Module) -> Coupling:
+    return coupled(net, lambda net: net(torch.zeros(1, 4)))
+
+
+def test_half_of_the_channels_of_each_layer(net: nn.Module, found: Coupling) -> None:
+    structure = partial(channels, layerwise, budget="channels")
+    masks = choose(structure, magnitudes(net), dense(prunable(net)), target(0.5, found))
+    assert alive(found, masks) == {"0.weight": [1, 2], "2.weight": [0, 2]}  # of 4 and 3: 2 and round(1.5) = 2
+    assert {name: int(mask.sum()) for name, mask in masks.items()} == {"0.weight": 8, "2.weight": 4, "4.weight": 4}
+
+
+def test_the_longest_rows_of_all_layers_live(net: nn.Module, found: Coupling) -> None:
+    structure = partial(channels, everywhere, budget="channels", pool="mean")
+    masks = choose(structure, magnitudes(net), dense(prunable(net)), target(4 / 7, found))
+    assert alive(found, masks) == {"0.weight": [1], "2.weight": [0, 1, 2]}
+
+
+def test_the_last_channel_of_a_group_lives(net: nn.Module, found: Coupling) -> None:
+    structure = partial(channels, everywhere, budget="channels")
+    masks = choose(structure, magnitudes(net), dense(prunable(net)), target(1 / 7, found))
+    assert alive(found, masks) == {"0.weight": [1], "2.weight": [0]}
+
+
+def test_a_density_is_one_of_weights_that_is_reached_from_below(net: nn.Module, found: Coupling) -> None:
+    structure = partial(channels, layerwise)
+    every = dense(prunable(net))  # 16 + 12 + 6 = 34 weights
+    masks = choose(structure, magnitudes(net), every, target(0.5, found))
+    assert {name: int(mask.sum()) for name, mask in masks.items()} == {"0.weight": 8, "2.weight": 4, "4.weight": 4}
+    assert density(masks) == 16 / 34
+    fewer = choose(structure, magnitudes(net), masks, target(15.9 / 34, found))
+    assert fewer["0.weight"].sum() < 8 or fewer["4.weight"].sum() < 4
+    assert all((fewer[name] <= masks[name]).all() for name in masks)
+
+
+def test_what_can_not_be_reached_is_said_with_what_can(net: nn.Module, found: Coupling) -> None:
+    # one neuron in each layer: 4 + 1 + 2 weights of 34
+    with pytest.raises(Refused, match=r"keeps 0\.2059 of the weights at the least, and the schedule asks for 0\.2:"):
+        channels(layerwise, magnitudes(net), dense(prunable(net)), target(0.2, found))
+
+
+@pytest.mark.parametrize(
+    ("multiple", "least", "kept"), [(2, 1, [2, 2]), (1, 3, [3, 3]), (4, 1, [4, 3]), (3, 1, [3, 3])]
+)
+def test_numbers_of_channels_are_rounded(
+    multiple: int, least: int, kept: list[int], net: nn.Module, found: Coupling
+) -> None:
+    structure = partial(channels, layerwise, budget="channels", multiple=multiple, least=least)
+    masks = choose(structure, magnitudes(net), dense(prunable(net)), target(0.5, found))
+    assert [len(each) for each in alive(found, masks).values()] == kept
+
+
+@pytest.mark.parametrize("pool", ["mean", "sum", "max", "norm", "first"])
+def test_pools_of_coupled_rows(pool: str) -> None:
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.out = nn.Linear(2, 3), nn.Linear(2, 3), nn.Linear(3, 1)
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return self.out(self.one(inputs) + self.two(inputs))
+
+    net = Sum()
+    rows = {"one": [[3.0, 3.0], [4.0, 0.0], [1.0, 1.0]], "two": [[0.0, 0.0], [0.0, 4.0], [5.0, 0.0]]}
+    with torch.no_grad():
+        for name, values in rows.items():
+            net.get_submodule(name).weight.copy_(torch.tensor(values))  # type: ignore[operator]  # a parameter
+    best = {"mean": 1, "sum": 1, "max": 2, "norm": 1, "first": 0}
+    # sums 6, 8, 7; largest 3, 4, 5; 2-norms sqrt 18, sqrt 32, sqrt 27; of `one` alone 6, 4, 2
+    found = coupled(net, lambda net: net(torch.zeros(1, 2)))
+    structure = partial(channels, everywhere, budget="channels", pool=pool)
+    masks = choose(structure, magnitudes(net), dense(prunable(net)), target(1 / 3, found))
+    assert alive(found, masks) == {"one.weight": [best[pool]]}
+
+
+def test_a_resnet_becomes_smaller_round_after_round() -> None:
+    torch.manual_seed(0)
+    net = resnet(8, 1, [3, 32, 32], 10).eval()
+
+    def run(net: nn.Module) -> torch.Tensor:
+        result: torch.Tensor = net(torch.ones(2, 3, 32, 32))
+        return result
+
+    found = coupled(net, run)
+    masks: Masks = dense(prunable(net))
+    for share in (0.6, 0.3, 0.1):
+        masks = choose(partial(channels, everywhere), magnitudes(net), masks, target(share, found))
+        assert 0.9 * share < density(masks) <= share
+    small = without(net, found, alive(found, masks), dense(prunable(net)), run)
+    weights = sum(weight.numel() for weight in prunable(small).values())
+    assert weights == sum(int(mask.sum()) for mask in masks.values())
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"pool": "median"}, "structure.pool=median: must be one of mean, sum, max, norm, first"),
+        ({"budget": "flops"}, "structure.budget=flops: must be one of weights, channels"),
+        ({"least": 0}, "structure.least=0: must be at least 1"),
+        ({"multiple": 0}, "structure.multiple=0: must be at least 1"),
+    ],
+)
+def test_settings_that_can_not_be(setting: dict[str, object], message: str, net: nn.Module, found: Coupling) -> None:
+    with pytest.raises(ValueError, match=message):
+        channels(layerwise, magnitudes(net), dense(prunable(net)), target(0.5, found), **setting)  # type: ignore[arg-type]  # on purpose
