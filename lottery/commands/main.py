@@ -15,9 +15,10 @@ import lottery
 from lottery.commands import check, overlap, process, report, run, status, store, verdict
 from lottery.commands import list as listing
 from lottery.commands.ticket import actions as ticket
+from lottery.commands.wandb import actions as wandb
 from lottery.foundations.errors import describe
 
-COMMANDS = (run, listing, check, status, report, verdict, overlap, ticket, store)
+COMMANDS = (run, listing, check, status, report, verdict, overlap, ticket, store, wandb)
 
 
 def main() -> None:
