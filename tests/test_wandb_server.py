@@ -27,6 +27,7 @@ from tests.wandb_standin import ENTITY, Standin
 __all__ = ["_afresh", "_no_account", "command"]
 
 ONLINE = "tracking.mode=online"
+OLD = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # that wandb-workspaces calls forth
 
 
 @pytest.fixture
@@ -116,6 +117,7 @@ def test_offline_then_sync_sends_everything_once(server: Standin, tmp_path: Path
     assert (server.asked, len(server.history(of(job)))) == (before, views)
 
 
+@pytest.mark.slow
 def test_what_matches_dense_is_said_of_each_cell_and_of_the_study(
     server: Standin, tmp_path: Path, command: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,6 +131,7 @@ def test_what_matches_dense_is_said_of_each_cell_and_of_the_study(
     assert server.summary(run_id(job.study, STUDY, 0))["final/matching_density/imp"] == 0.8
 
 
+@pytest.mark.slow
 def test_several_starts_become_one_run(server: Standin, tmp_path: Path, command: Callable[..., Said]) -> None:
     job = tiny(tmp_path, "schedule.rounds=1")
     interrupted(job, "advanced", 2)
@@ -140,6 +143,7 @@ def test_several_starts_become_one_run(server: Standin, tmp_path: Path, command:
     assert len(marks(job)) == 2
 
 
+@pytest.mark.slow
 def test_a_cell_that_was_not_tracked_gets_its_run_from_the_ledger(
     server: Standin, tmp_path: Path, command: Callable[..., Said]
 ) -> None:
@@ -158,6 +162,7 @@ def test_a_cell_that_was_not_tracked_gets_its_run_from_the_ledger(
     assert command("wandb", "backfill", tmp_path).out == "nothing to make: every round of these ledgers is in a run\n"
 
 
+@pytest.mark.slow
 def test_what_a_full_disk_did_not_keep_is_made_from_the_ledger(
     server: Standin, tmp_path: Path, command: Callable[..., Said]
 ) -> None:
@@ -175,6 +180,8 @@ def test_what_a_full_disk_did_not_keep_is_made_from_the_ledger(
     arrived(server, job)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of a client given up
 @pytest.mark.parametrize(("event", "number"), [("advanced", 2), ("finished", 2)])
 def test_a_server_that_goes_down_loses_nothing(
     event: str,
@@ -203,6 +210,7 @@ def test_a_server_that_goes_down_loses_nothing(
     arrived(server, job)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codes", [[429], [500, 500]])
 def test_a_server_that_is_overloaded_for_a_while_gets_everything_once(
     codes: list[int], server: Standin, tmp_path: Path, command: Callable[..., Said]
@@ -214,6 +222,7 @@ def test_a_server_that_is_overloaded_for_a_while_gets_everything_once(
     arrived(server, job)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [400, 500])
 def test_what_a_server_does_not_take_is_not_noted_as_sent(
     code: int, server: Standin, tmp_path: Path, command: Callable[..., Said]
@@ -230,6 +239,7 @@ def test_what_a_server_does_not_take_is_not_noted_as_sent(
     arrived(server, job)
 
 
+@pytest.mark.slow
 def test_a_server_that_is_not_there_and_a_key_that_is_missing_are_said_in_one_sentence(
     server: Standin, tmp_path: Path, command: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,6 +259,7 @@ def test_a_server_that_is_not_there_and_a_key_that_is_missing_are_said_in_one_se
     assert (said.code, marks(job)) == (1, [])
 
 
+@pytest.mark.slow
 def test_a_ticket_arrives_with_its_lineage(server: Standin, tmp_path: Path, command: Callable[..., Said]) -> None:
     job = tiny(tmp_path, "schedule.rounds=1", "tracking.mode=disabled")
     run_cell(job)
@@ -285,6 +296,7 @@ def test_a_run_of_three_processes_that_were_killed_is_one(
     arrived(server, job)
 
 
+@OLD
 def test_the_view_is_as_it_was(tmp_path: Path, command: Callable[..., Said]) -> None:
     pytest.importorskip("wandb_workspaces")
     from lottery.running.workspace import Overview
@@ -306,6 +318,8 @@ def nameless(value: Any) -> Any:
     return [nameless(item) for item in value] if isinstance(value, list) else value
 
 
+@pytest.mark.slow
+@OLD
 def test_view_and_report_are_saved_with_the_verdicts(
     server: Standin, tmp_path: Path, command: Callable[..., Said]
 ) -> None:

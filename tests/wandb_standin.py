@@ -203,8 +203,31 @@ class Standin:
         self.views.append({key: value for key, value in of.items() if value is not None})
         project = {"id": "UHJvamVjdA==", "name": of.get("projectName"), "entityName": of.get("entityName")}
         view = {"id": "Vmlldzox", "name": of.get("name"), "displayName": of.get("displayName"), "project": project}
-        view |= {"spec": of.get("spec"), "type": of.get("type"), "description": "", "updatedAt": "", "createdAt": ""}
+        view |= {"spec": of.get("spec"), "type": of.get("type"), "description": "", "updatedAt": "2026-01-01T00:00:00"}
         return {"upsertView": {"view": view, "inserted": True}}
+
+    _upsertview = _upsertview2
+
+    def _getdefaultentity(self, of: dict[str, Any]) -> Any:
+        return {"viewer": {"id": "VXNlcjox", "entity": ENTITY}}
+
+    def _getprojects(self, of: dict[str, Any]) -> Any:
+        return {"models": {"edges": [], "pageInfo": {"endCursor": None, "hasNextPage": False}}}
+
+    def _createproject(self, of: dict[str, Any]) -> Any:
+        return {"result": {"project": {"id": "UHJvamVjdA=="}, "model": None, "inserted": True}}
+
+    def _artifactbyid(self, of: dict[str, Any]) -> Any:
+        given, project = self.artifacts[of["id"]], {"id": "p", "internalId": "p", "entity": {"name": ENTITY}}
+        sequence = {"name": given["artifactCollectionName"], "project": {**project, "name": given["projectName"]}}
+        artifact = {
+            "id": of["id"], "artifactSequence": sequence, "versionIndex": 0, "description": None, "tags": [],
+            "artifactType": {"name": given["artifactTypeName"]}, "metadata": given["metadata"], "size": 1,
+            "ttlDurationSeconds": 0, "ttlIsInherited": False, "historyStep": 0, "digest": given["digest"],
+            "state": "COMMITTED" if given["committed"] else "PENDING", "commitHash": "c", "fileCount": 1,
+            "createdAt": "2026-01-01T00:00:00", "updatedAt": None, "aliases": [],
+        }  # fmt: skip
+        return {"artifact": artifact}
 
     def _projectinternalid(self, of: dict[str, Any]) -> Any:
         return {"project": {"internalId": base64.b64encode(b"ProjectInternalId:1").decode()}}

@@ -15,7 +15,7 @@ from typing import Any
 from lottery.foundations.errors import Said
 from lottery.running.segments import Logged, logged, mark, segments
 from lottery.running.view import chain, of_chain
-from lottery.running.wandb_runs import Place, Told, cause, forget, open_run
+from lottery.running.wandb_runs import Place, Told, arrived, cause, forget, open_run
 from lottery.store import leases
 
 
@@ -41,7 +41,7 @@ def send(told: Told, folder: Path, place: Place, seconds: float, more: Mapping[s
         summary = {**(of_chain(lines[-1]) if ended else {}), **more}
         with tempfile.TemporaryDirectory() as own:  # in the cell's folder it would look like one more start
             run = opened(told, Path(own), place, seconds)
-            before = run.step
+            before = arrived(run)
             try:
                 for values in every.after(before, folder):
                     run.log(values)
@@ -49,7 +49,7 @@ def send(told: Told, folder: Path, place: Place, seconds: float, more: Mapping[s
             finally:
                 _finish(run, code)
             confirmed = opened(told, Path(own), place, seconds)
-            there = confirmed.step
+            there = arrived(confirmed)
             _finish(confirmed, code)
         if there < len(every.rows):
             raise Unsent(

@@ -6,7 +6,7 @@ from typing import Any
 
 from lottery.running.segments import logged
 from lottery.running.view import View, chain, say
-from lottery.running.wandb_runs import ROUNDS, Place, cause, forget, open_run, table, whence
+from lottery.running.wandb_runs import ROUNDS, Place, arrived, cause, forget, open_run, table, whence
 
 MODES = ("offline", "online", "disabled")
 
@@ -45,8 +45,8 @@ class Tracker(View):
 
     def _catch_up(self, run: Any) -> None:
         """Logs again what an earlier process logged and the server does not have, as after it was killed."""
-        if run.step < self.shown["rows"]:
-            for values in logged(self.folder).after(run.step, self.folder):
+        if (there := arrived(run)) < self.shown["rows"]:
+            for values in logged(self.folder).after(there, self.folder):
                 run.log(values)
 
     def _conclude(self) -> None:

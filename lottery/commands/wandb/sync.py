@@ -17,7 +17,7 @@ from lottery.reports.tables import pictures
 from lottery.running.segments import segments, unsent
 from lottery.running.sending import Unreachable, Unsent, opened, send
 from lottery.running.view import chain
-from lottery.running.wandb_runs import STUDY, Place, Told, picture, run_id, table
+from lottery.running.wandb_runs import STUDY, Place, Told, arrived, picture, run_id, table
 from lottery.store import leases
 
 if TYPE_CHECKING:
@@ -105,12 +105,12 @@ def _study(study: Path, frame: pd.DataFrame, matching: dict[str, float], place: 
         for file, draw in pictures(frame).items():
             draw(frame, Path(own) / file)
             drawn[f"figures/{Path(file).stem}"] = picture(Path(own) / file)
-        step = run.step
+        step = arrived(run)
         run.log({**drawn, "arms": table(arms), "means": table(means)})
         run.summary.update({f"final/matching_density/{arm}": density for arm, density in matching.items()})
         run.finish(exit_code=0)
         again = opened(Told(name, STUDY, 0, {}), Path(own), place, seconds)
-        there = again.step
+        there = arrived(again)
         again.finish(exit_code=0)
     if there <= step:
         raise Unsent(f"{study}: its run {run_id(name, STUDY, 0)} has not arrived; the same command sends it again")
