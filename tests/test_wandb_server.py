@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 import wandb
 
+from lottery.commands.main import parser
 from lottery.config.cell_config import CellConfig
 from lottery.config.compose import cell_configs
 from lottery.running import wandb_runs
@@ -301,7 +303,7 @@ def test_the_view_is_as_it_was(tmp_path: Path, command: Callable[..., Said]) -> 
     pytest.importorskip("wandb_workspaces")
     from lottery.running.workspace import Overview
 
-    golden = Path(__file__).parent / "then" / "workspace.json"
+    golden = Path(__file__).parent / "wandb_view.json"
     made = nameless(json.loads(Overview("demo-digits-c50a07ad", "test_accuracy", "lottery", ENTITY).specification()))
     assert made == json.loads(golden.read_text())
     curve = made["section"]["panelBankConfig"]["sections"][0]["panels"][0]
@@ -341,6 +343,12 @@ def test_view_and_report_are_saved_with_the_verdicts(
     assert "it learns" in report["spec"]
     assert "Test accuracy" in report["spec"]
     assert server.unknown == []
+
+
+def test_the_commands_of_the_page_parse() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "tracking.md").read_text()
+    shown = [shlex.split(line, comments=True)[1:] for line in page.splitlines() if line.startswith("lottery wandb")]
+    assert [parser().parse_args(words).action for words in shown] == ["sync", "workspace", "backfill", "ticket"]
 
 
 def test_without_the_extra_the_view_is_refused_in_one_sentence(

@@ -144,7 +144,7 @@ def table(lines: Sequence[Mapping[str, Any]]) -> Any:
 
     plain = [{key: value for key, value in line.items() if isinstance(value, str | float | int)} for line in lines]
     keys: list[str | int] = list(dict.fromkeys(key for line in plain for key in line))
-    rows = [[line.get(str(key)) for key in keys] for line in plain]
+    rows: list[Any] = [[line.get(str(key)) for key in keys] for line in plain]
     return wandb.Table(columns=keys, data=rows, allow_mixed_types=True)
 
 
