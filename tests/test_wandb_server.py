@@ -18,6 +18,7 @@ import wandb
 from lottery.commands.main import parser
 from lottery.config.cell_config import CellConfig
 from lottery.config.compose import cell_configs
+from lottery.running import segments as held
 from lottery.running import wandb_runs
 from lottery.running.launch import run_cell
 from lottery.running.progress import Progress
@@ -281,6 +282,23 @@ def test_a_ticket_arrives_with_its_lineage(server: Standin, tmp_path: Path, comm
     assert "has not arrived" in said.err
 
 
+def test_rows_that_an_online_start_logged_again_count_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An offline start counts its steps from 0; an online one from what the server has, here 1 row of 3."""
+    starts = {"run-20260101_000000-a": [0, 1], "offline-run-20260101_000001-a": [0], "run-20260101_000002-a": [1, 2, 3]}
+    values = {"run-20260101_000000-a": [10, 20], "offline-run-20260101_000001-a": [30]}
+    values["run-20260101_000002-a"] = [20, 30, 40]
+    for name in starts:
+        (tmp_path / "wandb" / name).mkdir(parents=True)
+
+    def read(segment: Path) -> list[dict[str, Any]]:
+        rows = zip(starts[segment.name], values[segment.name], strict=True)
+        return [{"type": "history", "history": {"item": {"_step": step, "train/step": at}}} for step, at in rows]
+
+    monkeypatch.setattr(held, "_read", read)
+    assert [row["train/step"] for row in held.logged(tmp_path).rows] == [10, 20, 30, 40]
+    assert held.logged(tmp_path).exit_code == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["offline", "online"])
 def test_a_run_of_three_processes_that_were_killed_is_one(
@@ -290,7 +308,7 @@ def test_a_run_of_three_processes_that_were_killed_is_one(
     job = cell_configs(overrides)[0]
     for number in (3, 4):
         script = KILLED.replace("== 6", f"== {number}")
-        killed = subprocess.run([sys.executable, "-c", script, *overrides], capture_output=True, timeout=120)
+        killed = subprocess.run([sys.executable, "-c", script, *overrides], capture_output=True, timeout=300)
         assert killed.returncode == -signal.SIGKILL, killed.stderr
     run_cell(job)
     said = sync(command, job)

@@ -55,16 +55,18 @@ class Logged:
 
 
 def logged(folder: Path) -> Logged:
-    """What all starts of a cell have logged. Raises Said where W&B can't read what it has written."""
+    """What all starts of a cell have logged. Raises Said where W&B can't read what it has written.
+
+    An online start first logs again what the server lacked; W&B's own step says from which row on.
+    """
     rows, code = list[dict[str, Any]](), 1
     for segment in segments(folder):
-        code = 1
-        for record in _read(segment):
-            if record.get("type") == "history":
-                item = record["history"]["item"]
-                rows.append({key: value for key, value in item.items() if not key.startswith("_")})
-            elif record.get("type") == "exit":
-                code = record["exit"].get("exit_code", 0)
+        read = _read(segment)
+        items = [record["history"]["item"] for record in read if record.get("type") == "history"]
+        if items and not segment.name.startswith("offline-"):
+            del rows[int(items[0].get("_step", len(rows))) :]
+        rows += [{key: value for key, value in item.items() if not key.startswith("_")} for item in items]
+        code = next((record["exit"].get("exit_code", 0) for record in read if record.get("type") == "exit"), 1)
     return Logged(rows, code)
 
 
