@@ -1,6 +1,6 @@
 """Runs of W&B: how they are named, opened, and what tables and pictures in them are. The one module that knows wandb.
 
-What it costs a cell is measured in `docs/tracking.md`; whoever calls it goes on without W&B where it raises.
+Whoever trains goes on without W&B where this raises.
 """
 
 from __future__ import annotations
