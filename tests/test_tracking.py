@@ -22,10 +22,11 @@ from hypothesis import strategies as st
 from lottery.config.cell_config import CellConfig
 from lottery.config.compose import cell_configs
 from lottery.running import cell as study
-from lottery.running import tracking
+from lottery.running import wandb_runs
 from lottery.running.launch import run_cell
 from lottery.running.progress import Progress
-from lottery.running.tracking import Tracker, run_id
+from lottery.running.tracking import Tracker
+from lottery.running.wandb_runs import run_id
 from lottery.store.folder import BEAT, NAME
 from lottery.store.ledger import Ledger, Line
 
@@ -87,7 +88,8 @@ def _read(segment: Path, files: tuple[tuple[Path, int], ...], *flags: str) -> li
 def history(job: CellConfig) -> list[dict[str, float]]:
     """The rows of all segments of a cell's run, without W&B's own columns."""
     items = [r["history"]["item"] for s in segments(job) for r in records(s) if r["type"] == "history"]
-    return [{key: value for key, value in item.items() if not key.startswith("_")} for item in items]
+    rows = [{key: value for key, value in item.items() if not key.startswith("_")} for item in items]
+    return [row for row in rows if "rounds._type" not in row]  # a table
 
 
 def runs(job: CellConfig) -> list[dict[str, Any]]:
@@ -103,6 +105,7 @@ def expected(job: CellConfig) -> list[dict[str, float]]:
         first = phase["spec"]["steps"][0]
         for row in phase["rows"]:
             values = {f"train/{key}": value for key, value in row.items() if key != "step"}
+            assert {"train/train_loss", "train/learning_rate", "train/gradient_norm"} <= values.keys()
             rows.append({**values, "train/step": before + row["step"] - first})
         before += line["train_steps"]
         numbers = {f"round/{key}": value for key, value in line.items() if isinstance(value, int | float)}
@@ -151,6 +154,7 @@ def test_one_run_a_cell_named_grouped_and_configured(shown: CellConfig) -> None:
     (run,), read = runs(shown), records(segment)
     assert run["run_id"] == run_id(shown.study, *CELL)
     assert (run["run_group"], run["job_type"], run["display_name"]) == (shown.study, "imp", "imp/seed3")
+    assert run["tags"] == ["lenet_300_100", "digits", "imp"]
     assert run["resume"] is True  # without it `wandb sync` would count the steps of a second segment from 0 again
     config = {key: value for key, value in run["config"]["update"].items() if key != "_wandb"}
     assert config == {**shown.config, "study": shown.study, "arm_label": "imp"}
@@ -180,6 +184,8 @@ def test_summary_holds_the_last_round(shown: CellConfig) -> None:
         "test_loss",
         "early_stop_step",
         "early_stop_test_accuracy",
+        "total_flops",
+        "total_flops_dense",
     }
     assert final.keys() >= wanted
 
@@ -193,6 +199,7 @@ def test_summary_holds_the_last_round_of_a_chain_that_a_condition_ended(tmp_path
     final = {key[6:]: value for key, value in summary["summary"].items() if key.startswith("final/")}
     assert final["test_accuracy"] == last["test_accuracy"]
     assert final["density"] == last["density"]
+    assert final["stopped"] == last["stopped"]
 
 
 def test_what_is_no_number_is_not_shown(tmp_path: Path) -> None:
@@ -209,11 +216,11 @@ def test_what_is_no_number_is_not_shown(tmp_path: Path) -> None:
 
 
 def test_a_long_label_is_shortened_to_a_job_type_of_its_own() -> None:
-    assert tracking.job_type("imp,rewind=500it") == "imp,rewind=500it"
-    assert tracking.job_type("a" * 64) == "a" * 64
-    assert tracking.job_type("a" * 65) == f"{'a' * 55}~7db9df37"
-    assert tracking.job_type("a" * 66) != tracking.job_type("a" * 65)
-    assert len(tracking.job_type("b" * 150)) == 64
+    assert wandb_runs.job_type("imp,rewind=500it") == "imp,rewind=500it"
+    assert wandb_runs.job_type("a" * 64) == "a" * 64
+    assert wandb_runs.job_type("a" * 65) == f"{'a' * 55}~7db9df37"
+    assert wandb_runs.job_type("a" * 66) != wandb_runs.job_type("a" * 65)
+    assert len(wandb_runs.job_type("b" * 150)) == 64
 
 
 @pytest.mark.parametrize("name", ["a/b", "a\\b", "a#b", "a?b", "a%b", "a:b", "", "x" * 129])
@@ -241,9 +248,9 @@ def test_variables_of_wandb_count_where_nothing_is_configured(monkeypatch: pytes
 
 
 def test_variables_of_wandb_that_do_not_count_are_named() -> None:
-    assert tracking.unheeded({"WANDB_MODE": "offline", "WANDB_RUN_ID": ""}) == ""
+    assert wandb_runs.unheeded({"WANDB_MODE": "offline", "WANDB_RUN_ID": ""}) == ""
     said = "not heeded: a cell's W&B run lies in its folder, named and grouped by study and arm"
-    assert tracking.unheeded({"WANDB_RUN_GROUP": "g", "WANDB_DIR": "d"}) == f"WANDB_DIR and WANDB_RUN_GROUP {said}"
+    assert wandb_runs.unheeded({"WANDB_RUN_GROUP": "g", "WANDB_DIR": "d"}) == f"WANDB_DIR and WANDB_RUN_GROUP {said}"
 
 
 def test_phases_from_the_store_give_all_rows(shown: CellConfig, tmp_path: Path) -> None:
@@ -357,7 +364,7 @@ def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
 def test_online_without_a_server_goes_on_offline(
     server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(tracking, "INIT_SECONDS", 1)
+    monkeypatch.setattr(wandb_runs, "INIT_SECONDS", 1)
     real, waits = wandb.init, []
 
     def init(**arguments: Any) -> Any:
@@ -371,7 +378,7 @@ def test_online_without_a_server_goes_on_offline(
         run_cell(job)
     said = [line for line in capfd.readouterr().err.splitlines() if "W&B" in line]
     assert len(said) == 1, said
-    assert "kept offline, `wandb sync` sends it later" in said[0]
+    assert "kept offline, `lottery wandb sync` sends it later" in said[0]
     assert waits == [1, 1]
     assert [line["round"] for line in lines(job)] == [0, 1]
     assert history(job) == expected(job)
@@ -396,7 +403,9 @@ class Run:
     ) -> None:
         self.rows, self.broken, self.summary, self.stop = rows, broken, Summary(broken == "summary"), stop
 
-    def log(self, values: dict[str, float]) -> None:
+    def log(self, values: dict[str, Any]) -> None:
+        if "rounds" in values:  # a table
+            return
         if self.stop():
             raise KeyboardInterrupt
         if self.broken == "log" and len(self.rows) == 2:

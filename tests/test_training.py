@@ -29,6 +29,7 @@ from lottery.training.hardware import INSTEAD, Hardware, Numerics, trainer_for
 from lottery.training.loop import Diverged
 from lottery.training.module_recipe import ModuleRecipe
 from lottery.training.modules import Classifier
+from lottery.training.optimizers import sgd
 from lottery.training.recipes import Budget, Phase
 from lottery.training.states import State, state_of
 
@@ -374,6 +375,21 @@ def test_train_loss_is_the_mean_since_the_last_row() -> None:
     rows = fit(recipe(module=partial(Noting, classes=3)), phase()).rows
     parts = (losses[:5], losses[5:10], losses[10:])
     assert [row["train_loss"] for row in rows] == [math.fsum(part) / len(part) for part in parts]
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.01])
+def test_rows_hold_learning_rate_and_gradient_norm_of_the_last_step(clip_norm: float | None) -> None:
+    """Of kept weights alone: plain SGD moves these by the product of the two."""
+    work, keeper = phase(), Memory()
+    given = recipe(optimizer=partial(sgd, lr=0.5, momentum=0, clip_norm=clip_norm))
+    trained = fit(given, work, keeper, range(1, STEPS))
+    states = {**keeper.passed, STEPS: trained.state}
+    for row in trained.rows:
+        step, weights = row["step"], dict(network().named_parameters())
+        assert row["learning_rate"] == pytest.approx(0.25 * (1 + math.cos(math.pi * (step - 1) / STEPS)), rel=1e-12)
+        moved = [(states[step][name].double() - states[step - 1][name]).square().sum() for name in weights]
+        assert row["gradient_norm"] == pytest.approx(float(sum(moved)) ** 0.5 / row["learning_rate"], rel=1e-3)
+        assert clip_norm is None or row["gradient_norm"] == pytest.approx(clip_norm, rel=1e-3)
 
 
 def test_without_evaluation_there_are_no_rows_and_the_same_weights() -> None:

@@ -15,9 +15,10 @@ import lottery
 from lottery.commands import check, compress, overlap, process, report, run, status, store, verdict
 from lottery.commands import list as listing
 from lottery.commands.ticket import actions as ticket
+from lottery.commands.wandb import actions as wandb
 from lottery.foundations.errors import describe
 
-COMMANDS = (run, listing, check, status, report, verdict, overlap, ticket, compress, store)
+COMMANDS = (run, listing, check, status, report, verdict, overlap, ticket, compress, store, wandb)
 
 
 def main() -> None:

@@ -148,7 +148,7 @@ def _check(cells: Sequence[CellConfig]) -> None:
     from lottery.config.build import build, build_analyses
     from lottery.config.check import check, note
     from lottery.config.nodes import make
-    from lottery.running.tracking import unheeded
+    from lottery.running.wandb_runs import unheeded
 
     noted: set[str] = set()
     try:

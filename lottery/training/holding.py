@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,12 @@ class Holding:
             for weight, factor in zip(self._pruned, self._factors, strict=True):
                 if weight.grad is not None:
                     weight.grad.mul_(factor)
+
+    def kept_gradients(self, parameters: Iterable[nn.Parameter]) -> list[Tensor]:
+        """The gradients of some parameters, with zeros for pruned weights; left out where there is none."""
+        factors = {id(weight): factor for weight, factor in zip(self._pruned, self._factors, strict=True)}
+        found = ((id(parameter), parameter.grad) for parameter in parameters)
+        return [grad * factors[key] if key in factors else grad for key, grad in found if grad is not None]
 
     def mask_weights(self) -> None:
         """After an optimizer step: sets pruned weights to zero again, all layers in one call."""

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 
 from lottery.foundations.errors import Said
 from lottery.pruning.channels.removal import gathered, spread
@@ -202,6 +203,7 @@ class Loop:
 
     def _measure(self) -> Row:
         row: Row = {"step": self.step, "train_loss": math.fsum(self.losses) / len(self.losses)}
+        row |= {"learning_rate": self.rates[0] * self.budget.factor(self.step - 1), "gradient_norm": self._gradient()}
         self.losses.clear()
         for part in ("val", "test"):
             measured = evaluate(self.module, self.data, part)
@@ -212,3 +214,9 @@ class Loop:
                 )
             row |= {f"{part}_{name}": value for name, value in measured.items()}
         return row
+
+    def _gradient(self) -> float | None:
+        """The L2 norm of the kept weights' gradients in the last step, as clipped; None if it is not finite."""
+        gradients = self.holding.kept_gradients([p for group in self.optimizer.param_groups for p in group["params"]])
+        norm = float(get_total_norm(gradients))
+        return norm if math.isfinite(norm) else None

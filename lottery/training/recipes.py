@@ -28,8 +28,9 @@ from lottery.training.numerics import Numerics
 from lottery.training.states import State
 
 Row = dict[str, Any]
-"""What one evaluation measured: `step`, `train_loss`, and loss and metrics by name after `val_` and `test_`. All are
-numbers, except for metrics that are not finite, which are None."""
+"""What one evaluation measured: `step`, `train_loss`, and loss and metrics by name after `val_` and `test_`; of our own
+loop also `learning_rate` and `gradient_norm` of the last step. All are numbers, except for those that are not finite,
+which are None."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,116 @@
+"""`lottery wandb sync`: sends what cells' runs hold, then a run for each study as a whole, made from its ledgers."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lottery.commands.wandb.cells import found, place, told
+from lottery.foundations.digests import digest_of
+from lottery.foundations.errors import Refused, Said, describe
+from lottery.foundations.files import plain, write_whole
+from lottery.reports.intervals import sparsest_match, summary
+from lottery.reports.results import missing, read
+from lottery.reports.tables import pictures
+from lottery.running.segments import segments, unsent
+from lottery.running.sending import Unreachable, Unsent, opened, send
+from lottery.running.view import chain
+from lottery.running.wandb_runs import STUDY, Place, Told, arrived, picture, run_id, table
+from lottery.store import leases
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SENT = "wandb.json"
+"""The file in a study's folder that says which results its run shows."""
+
+
+def sync(paths: Sequence[Path], project: str | None, entity: str | None, seconds: float) -> int:
+    """Sends everything that is not known to be sent; returns the exit code: 1 if some of it is not.
+
+    Raises Refused if no run is there at all, Unreachable without a key or a server.
+    """
+    every = found(paths)
+    tracked = [cell for cell in every if segments(cell)]
+    if not tracked:
+        untracked = "; `lottery wandb backfill` makes those of cells that were not tracked" if every else ""
+        raise Refused(f"{', '.join(map(str, paths))}: there is no W&B run to send{untracked}")
+    sent = failed = running = 0
+    for study in dict.fromkeys(cell.parent.parent for cell in tracked):
+        cells = [cell for cell in tracked if cell.parent.parent == study]
+        frame, matching = _judged(study)
+        now = digest_of([frame.to_csv(index=False) if frame is not None else "", project, entity])
+        changed = plain(study / SENT).get("results") != now
+        whole = frame is not None and not missing(frame)
+        for cell in cells:
+            if leases.held(cell):
+                print(f"{cell}: is running, and left for later")
+                running += 1
+            elif unsent(cell) or (changed and whole):
+                try:
+                    rows = _send(cell, project, entity, seconds, matching if whole else {})
+                except Unreachable:
+                    raise
+                except (Said, OSError) as error:
+                    print(f"{cell}: not sent: {describe(error)}")
+                    failed += 1
+                else:
+                    sent += 1
+                    print(f"{cell}: {rows} rows sent", flush=True)
+        if changed and whole and not failed and not running and frame is not None:
+            _study(study, frame, matching, place(told(cells[0]), project, entity), seconds)
+            write_whole(study / SENT, f'{{"results": "{now}"}}'.encode())
+            print(f"{study}: its run sent", flush=True)
+            sent += 1
+    if not (sent or failed or running):
+        print("nothing to send: the server has all of it")
+    return int(failed > 0)
+
+
+def _send(cell: Path, project: str | None, entity: str | None, seconds: float, matching: dict[str, float]) -> int:
+    of = told(cell)
+    more = {"final/matching_density": matching[of.label]} if of.label in matching else {}
+    rows, all_of = send(of, cell, place(of, project, entity), seconds, more)
+    every = {line["round"] for line in chain(cell)}
+    if lost := every - all_of.rounds:
+        made = "`lottery wandb backfill` makes them from the ledger"
+        print(f"{cell}: its run lacks {len(lost)} of {len(every)} rounds; {made}")
+    return rows
+
+
+def _judged(study: Path) -> tuple[pd.DataFrame | None, dict[str, float]]:
+    """A study's results, and the sparsest density at which each arm matches dense, of those that do."""
+    try:
+        frame = read(study)
+        frame = frame[[column for column in frame if not str(column).startswith("run/")]]
+        found = {arm: sparsest_match(frame, arm) for arm in map(str, frame["arm"].unique())}
+    except FileNotFoundError:
+        return None, {}
+    except ValueError:  # a metric for which no margin is defined
+        return frame, {}
+    return frame, {arm: match[0] for arm, match in found.items() if match}
+
+
+def _study(study: Path, frame: pd.DataFrame, matching: dict[str, float], place: Place, seconds: float) -> None:
+    """Sends the run that shows a study as a whole: figures, all means with their intervals, and what matches dense."""
+    name = str(frame["study"].iloc[0])
+    means: list[dict[str, Any]] = [{str(k): v for k, v in row.items()} for row in summary(frame).to_dict("records")]
+    arms = [{"arm": str(arm), "sparsest density that matches dense": matching.get(str(arm), "none shown")}
+            for arm in frame["arm"].unique()]  # fmt: skip
+    with tempfile.TemporaryDirectory() as own:
+        run = opened(Told(name, STUDY, 0, {}), Path(own), place, seconds)
+        drawn = {}
+        for file, draw in pictures(frame).items():
+            draw(frame, Path(own) / file)
+            drawn[f"figures/{Path(file).stem}"] = picture(Path(own) / file)
+        step = arrived(run)
+        run.log({**drawn, "arms": table(arms), "means": table(means)})
+        run.summary.update({f"final/matching_density/{arm}": density for arm, density in matching.items()})
+        run.finish(exit_code=0)
+        again = opened(Told(name, STUDY, 0, {}), Path(own), place, seconds)
+        there = arrived(again)
+        again.finish(exit_code=0)
+    if there <= step:
+        raise Unsent(f"{study}: its run {run_id(name, STUDY, 0)} has not arrived; the same command sends it again")

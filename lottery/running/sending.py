@@ -1,0 +1,80 @@
+"""Sending: what a cell's W&B run holds here and the server lacks, row by row, so that nothing is sent twice.
+
+The server says how many rows of a run it has; what comes after these is sent, and counted there again before any of it
+is noted as sent. So an upload that broke off goes on, and segments that several starts have left become one run.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from lottery.foundations.errors import Said
+from lottery.running.segments import Logged, logged, mark, segments
+from lottery.running.view import chain, of_chain
+from lottery.running.wandb_runs import Place, Told, arrived, cause, forget, open_run
+from lottery.store import leases
+
+
+class Unsent(Said):
+    """A run did not arrive whole; what arrived stays, and the same command sends the rest."""
+
+
+class Unreachable(Unsent):
+    """No run can be sent now: there is no key, or no server that answers."""
+
+
+def send(told: Told, folder: Path, place: Place, seconds: float, more: Mapping[str, Any]) -> tuple[int, Logged]:
+    """Sends the rows of a cell's run that the server lacks, and its summary with `more`; returns how many, and all.
+
+    `seconds` is the longest that sending them may take. Raises Unsent, and notes nothing as sent, where the server does
+    not confirm all of it.
+    """
+    with leases.hold(folder):  # the cell does not start meanwhile, and another process does not send it too
+        known, every = segments(folder), logged(folder)
+        lines = chain(folder)
+        ended = bool(lines) and lines[-1].is_last
+        code = 0 if ended else every.exit_code
+        summary = {**(of_chain(lines[-1]) if ended else {}), **more}
+        with tempfile.TemporaryDirectory() as own:  # in the cell's folder it would look like one more start
+            run = opened(told, Path(own), place, seconds)
+            before = arrived(run)
+            try:
+                for values in every.after(before, folder):
+                    run.log(values)
+                run.summary.update(summary)
+            finally:
+                _finish(run, code)
+            confirmed = opened(told, Path(own), place, seconds)
+            there = arrived(confirmed)
+            _finish(confirmed, code)
+        if there < len(every.rows):
+            raise Unsent(
+                f"{told.study} {told.label} seed {told.seed}: {there} of {len(every.rows)} rows have arrived within "
+                f"{seconds:g} s; the same command sends the rest"
+            )
+        for segment in known:
+            mark(segment)
+    leases.clear(folder)
+    return max(len(every.rows) - before, 0), every
+
+
+def opened(told: Told, own: Path, place: Place, seconds: float) -> Any:
+    """A run that is online. Raises Unreachable, in one sentence."""
+    try:
+        return open_run(told, own, "online", place, seconds)
+    except Exception as error:
+        with suppress(Exception):
+            forget()
+        said = cause(error)
+        if "API key" in said:
+            raise Unreachable("no W&B key: set WANDB_API_KEY, or call `wandb login` once; nothing was sent") from error
+        raise Unreachable(f"the W&B server does not answer ({said}); nothing is lost, try again later") from error
+
+
+def _finish(run: Any, code: int) -> None:
+    with suppress(Exception):  # what has arrived is asked for afterwards
+        run.finish(exit_code=code)
