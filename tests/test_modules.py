@@ -22,7 +22,8 @@ from lottery.data.examples import Data, Examples
 from lottery.foundations.errors import Refused
 from lottery.foundations.metrics import Headline, headline
 from lottery.reports.results import read
-from lottery.reports.tables import render, write
+from lottery.reports.folder import write
+from lottery.reports.tables import render
 from lottery.rounds.study import Cell
 from lottery.running.cell import record_cell
 from lottery.running.progress import Progress

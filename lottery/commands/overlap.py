@@ -27,7 +27,7 @@ def main(args: argparse.Namespace) -> int:
 
 def publish(study: Path) -> None:
     """Writes every pair into the study's folder and prints the mean over pairs of each kind."""
-    from lottery.reports.intervals import mean_interval
+    from lottery.reports.statistics import mean_interval
     from lottery.reports.overlap import compare
     from lottery.reports.tables import table
 
