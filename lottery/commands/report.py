@@ -57,9 +57,9 @@ def publish(paths: Iterable[Path], out: Path | None = None) -> list[str]:
         raise Refused(f"{written[0]}: say with --out where the report of a results file shall go")
     frame, problems = gather(*paths)
     cells = {str(study): Path(part["run/ledger"].iloc[0]) for study, part in frame.groupby("study", sort=True)}
-    order = sorted(cells, key=lambda study: [_below(cells[study], path) for path in paths].index(True))
+    order = sorted(cells, key=lambda study: [cells[study].is_relative_to(path) for path in paths].index(True))
     for path in paths:
-        if not any(_below(Path(ledger), path) for ledger in frame["run/ledger"].unique()):
+        if not any(Path(ledger).is_relative_to(path) for ledger in frame["run/ledger"].unique()):
             problems += [] if any(str(path) in problem for problem in problems) else [f"no finished round under {path}"]
     unlike = differing({study: cells[study].parent for study in order})
     studies, folders = {}, {}
@@ -101,10 +101,6 @@ def publish(paths: Iterable[Path], out: Path | None = None) -> list[str]:
     return problems
 
 
-def _below(path: Path, folder: Path) -> bool:
-    return path.is_relative_to(folder)
-
-
 def _of_study(ledger: Path, row: pd.Series) -> Path:
     """The folder of a study, from a cell's ledger in it. Raises Refused for a ledger that lies elsewhere."""
     seed, arm, study, *_ = ledger.resolve().parents
@@ -138,7 +134,7 @@ def compare(
     text = "# Studies compared\n\n" + "".join(_line(study, name, unlike[study]) for study, name in names.items())
     text += "".join(f"\n## {arm}\n\n{tables(view)}" for arm, view in views.items())
     folder = folder / f"comparison-{digest_of(list(studies))[:8]}"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "comparison.md", text.encode())
     print(f"table   {folder / 'comparison.md'}")
     if len(studies) <= MOST:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
@@ -17,8 +18,21 @@ COSTS = ["train_steps", "train_flops", "train_flops_dense", "total_flops", "tota
 
 def by_seed(frame: pd.DataFrame, column: str) -> pd.DataFrame:
     """A column of one study with a row per arm and round, and a column per seed; NaN where there is none."""
+    return all_by_seed(frame, [column])[column]
+
+
+def all_by_seed(frame: pd.DataFrame, columns: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """`by_seed` of several columns."""
     one_study(frame)
-    return frame.pivot(index=["arm", "round"], columns="seed", values=column).astype(float).sort_index()
+    groups = frame.groupby(["arm", "round"], sort=True)
+    row, index = groups.ngroup().to_numpy(), groups.size().index
+    seeds, at = np.unique(frame["seed"].to_numpy(), return_inverse=True)
+    found = {}
+    for column in columns:
+        cells = np.full((len(index), len(seeds)), np.nan)
+        cells[row, at] = frame[column].to_numpy(dtype=float)
+        found[column] = pd.DataFrame(cells, index=index, columns=pd.Index(seeds, name="seed"))
+    return found
 
 
 def densities(frame: pd.DataFrame) -> pd.Series:
@@ -156,14 +170,17 @@ def compared(frame: pd.DataFrame) -> pd.DataFrame:
     effect. A difference is first minus second.
     """
     scores, at = by_seed(frame, f"test_{headline(frame).name}"), densities(frame)
+    arms = list(frame["arm"].unique())
+    cells = {arm: scores.loc[arm] for arm in arms}
     rows, apart = list[tuple[str, str, int, float]](), list[Floats]()
-    for first, second in combinations(frame["arm"].unique(), 2):
-        one, other = scores.loc[first], scores.loc[second]
-        for index in one.index.intersection(other.index).drop(0, errors="ignore"):
-            if abs(at[first, index] / at[second, index] - 1) <= NEAR if at[second, index] else False:
-                rows.append((first, second, int(index), float(at[first, index])))
-                apart.append(one.loc[index].to_numpy() - other.loc[index].to_numpy())
+    for first, second in combinations(arms, 2):
+        shared = np.intersect1d(cells[first].index[cells[first].index > 0], cells[second].index)
+        left, right = (at[arm].reindex(shared).to_numpy() for arm in (first, second))
+        near = np.abs(left - right) <= NEAR * right
+        rows += [(first, second, int(r), float(d)) for r, d in zip(shared[near], left[near], strict=True)]
+        one, other = (cells[arm].reindex(shared[near]).to_numpy() for arm in (first, second))
+        apart.append(one - other)
     table = pd.DataFrame(rows, columns=["first", "second", "round", "density"])
-    found = compare(np.array(apart).reshape(len(rows), scores.shape[1]))
+    found = compare(np.concatenate([*apart, np.empty((0, scores.shape[1]))]))
     numbers = {"mean": found.spread.mean, "half": found.spread.half, "n": found.spread.n}
     return table.assign(**numbers, p=found.p, holm=holm(found.p), effect=found.effect)

@@ -90,7 +90,7 @@ def missing(frame: pd.DataFrame) -> list[str]:
     """What an unfinished study lacks, as far as its ledgers show: cells not begun, rounds not yet played."""
     lacking = []
     for study, part in frame.groupby("study", sort=True):
-        lines = part.sort_values("round").to_dict("records")
+        lines = part.loc[part.groupby(["arm", "seed"])["round"].idxmax()].to_dict("records")
         last = {(line["arm"], line["seed"]): Line({str(key): value for key, value in line.items()}) for line in lines}
         for arm in sorted(set(part["arm"])):
             for seed in sorted(set(part["seed"])):

@@ -155,6 +155,21 @@ def iqm(values: ArrayLike) -> Floats:
     return np.asarray(values[..., cut : values.shape[-1] - cut].mean(axis=-1))
 
 
+def iqm_intervals(rows: ArrayLike, seed: int = 0) -> Floats:
+    """`iqm_interval` of each row, without what is NaN, as one stratum; columns are the mean and both ends."""
+    rows = np.asarray(rows, dtype=float)
+    n = rows.shape[-1]
+    found = np.full((len(rows), 3), np.nan)
+    whole = ~np.isnan(rows).any(axis=-1)
+    if n >= FEW:  # all at once, with the same draws
+        drawn = np.random.default_rng(seed).integers(n, size=(RESAMPLES, n))
+        found[whole, 0] = iqm(rows[whole])
+        found[whole, 1:] = np.quantile(iqm(rows[whole][:, drawn]), [0.025, 0.975], axis=-1).T
+    for row in np.flatnonzero(~whole if n >= FEW else np.ones(len(rows), dtype=bool)):
+        found[row] = iqm_interval([rows[row][~np.isnan(rows[row])]], seed)
+    return found
+
+
 def iqm_interval(strata: Sequence[ArrayLike], seed: int = 0) -> tuple[float, float, float]:
     """The interquartile mean of all values with its 95 % percentile interval from a stratified bootstrap.
 

@@ -9,15 +9,16 @@ from lottery.reports.intervals import (
     COSTS,
     NEAR,
     analysed,
+    by_seed,
     compared,
     cost,
-    difference,
     matching,
     sparsest,
     summary,
 )
 from lottery.reports.layout import digits_of, plus_minus, table
 from lottery.reports.results import missing
+from lottery.reports.statistics import spread
 
 
 def render(frame: pd.DataFrame) -> str:
@@ -60,6 +61,7 @@ def accuracy_rows(frame: pd.DataFrame, stops: bool = True) -> list[list[str]]:
     numbers, arms = summary(frame), list(frame["arm"].unique())
     digits = 4 if metric.share else digits_of(numbers[score])
     seeds = frame.groupby("arm")["seed"].nunique()
+    cells = by_seed(frame, score)
     rows = [["density", *(column for arm in arms for column in ((arm, "early stop") if stops else (arm,)))]]
     rows[0] += [f"{arms[0]} - {other}" for other in arms[1:]]
     for index in sorted(set(numbers["round"])):
@@ -76,25 +78,27 @@ def accuracy_rows(frame: pd.DataFrame, stops: bool = True) -> list[list[str]]:
                     plus_minus(stop, stop_half, seeds[arm], 0),
                 ]
             row += values if stops else values[:1]
-        row += [_apart(frame, at, (arms[0], other), index, digits) for other in arms[1:]]
+        row += [_apart(cells, at, (arms[0], other), index, seeds, digits) for other in arms[1:]]
         rows.append(row)
     return rows
 
 
-def _apart(frame: pd.DataFrame, at: pd.DataFrame, arms: tuple[str, str], index: int, digits: int) -> str:
+def _apart(
+    cells: pd.DataFrame, at: pd.DataFrame, arms: tuple[str, str], index: int, seeds: pd.Series, digits: int
+) -> str:
     """The paired difference of two arms in a round, where they can be compared."""
     first, other = arms
     if not {first, other} <= set(at.index):
         return "-"
-    mean, half, pairs = difference(frame, (first, index), (other, index))
+    apart = spread(cells.loc[(first, index)].to_numpy() - cells.loc[(other, index)].to_numpy())
+    mean, half, pairs = float(apart.mean), float(apart.half), int(apart.n)
     if not pairs:
         return "no seed in common"
     if (index == 0 and mean == 0 and half in (0, float("inf"))) or (  # the same dense network
         abs(at["density"][first] / at["density"][other] - 1) > NEAR
     ):
         return "-"
-    most = max(frame[frame["arm"] == arm]["seed"].nunique() for arm in arms)
-    return plus_minus(mean, half, pairs, digits, most, sign=True)
+    return plus_minus(mean, half, pairs, digits, max(seeds[first], seeds[other]), sign=True)
 
 
 def matches(frame: pd.DataFrame) -> list[str]:

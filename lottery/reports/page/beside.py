@@ -37,12 +37,16 @@ def beside(frame: pd.DataFrame, room: int = MOST_PHASES) -> dict[str, Any]:
         ]
     try:
         config = recorded(cell)
+    except FileNotFoundError:
+        return found | {"lacks": "No configuration lies beside the ledgers, so that training curves are not found."}
     except (OSError, LedgerError) as error:
         return found | {"lacks": f"The configuration can't be read ({error}), so that training curves are not found."}
     text = (cell / CONFIG).read_text()
     command = next((line[2:] for line in text.splitlines() if line.startswith("# lottery run ")), "")
     found |= {"config": text, "command": command}
-    found["settings"] = {key: yaml.safe_dump(value).split("\n...")[0].strip() for key, value in settings(science(config))}
+    found["settings"] = {
+        key: yaml.safe_dump(value).split("\n...")[0].strip() for key, value in settings(science(config))
+    }
     with suppress(OSError, ValueError):
         pairs = pd.read_csv(study / "overlap.csv")
         means = pairs.groupby(["round", "between"])[["density", "shared", "chance"]].mean().reset_index()

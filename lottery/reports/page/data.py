@@ -12,9 +12,9 @@ import pandas as pd
 from lottery.foundations.metrics import headline
 from lottery.reports.answers import answer
 from lottery.reports.comparison import comparable
-from lottery.reports.intervals import NEAR, by_seed, compared, densities, matching, sparsest
+from lottery.reports.intervals import NEAR, all_by_seed, by_seed, compared, densities, matching, sparsest
 from lottery.reports.results import KEYS, missing
-from lottery.reports.statistics import FEW, iqm_interval, spread
+from lottery.reports.statistics import FEW, Floats, iqm_interval, iqm_intervals, spread
 
 Data = dict[str, Any]
 _ASIDE = {*KEYS, "rounds"}
@@ -28,25 +28,23 @@ def study_data(frame: pd.DataFrame, name: str) -> Data:
     judged = matching(frame) if metric.margin is not None else None
     found = sparsest(judged).set_index("arm") if judged is not None else pd.DataFrame()
     columns = numeric(frame)
-    wide = {column: by_seed(frame, column) for column in columns}
+    wide = all_by_seed(frame, columns)
     of_layers = [str(column) for column in frame if str(column).startswith("density/")]
     layers = frame.groupby(["arm", "round"])[of_layers].mean()
     arms = []
     for arm, cells in frame.groupby("arm", sort=False):
-        there = wide[score].loc[arm]
+        there, own = wide[score].loc[arm], [int(seed) for seed in sorted(cells["seed"].unique())]
         data: Data = {
             "name": arm,
-            "seeds": [int(seed) for seed in sorted(cells["seed"].unique())],
+            "seeds": own,
             "rounds": [int(index) for index in there.index],
-            "columns": {column: _column(wide[column].loc[arm], set(cells["seed"])) for column in columns},
+            "columns": {column: _column(wide[column].loc[arm][own].to_numpy()) for column in columns},
             "layers": {
                 layer.removeprefix("density/"): numbers(layers.loc[arm][layer])
                 for layer in of_layers
                 if layers.loc[arm][layer].notna().any()
             },
-            "iqm": [numbers(iqm_interval([row.dropna()]), 5) for _, row in there.iterrows()]
-            if cells["seed"].nunique() >= FEW
-            else [],
+            "iqm": [numbers(row, 5) for row in iqm_intervals(there[own])] if len(own) >= FEW else [],
             "ended": _ended(cells),
         }
         if judged is not None:
@@ -125,14 +123,14 @@ def numbers(values: Any, digits: int = 6) -> list[float | int | None]:
     ]
 
 
-def _column(cells: pd.DataFrame, seeds: set[int]) -> Data:
+def _column(cells: Floats) -> Data:
     """By round: mean, half-width, n where seeds lack it, and the seeds' own values where they differ."""
-    of = cells[[seed for seed in cells.columns if seed in seeds]]
-    found = spread(of)
+    found, seeds = spread(cells), cells.shape[1]
     data: Data = {"mean": numbers(found.mean)}
-    if (of.nunique(axis="columns") > 1).any() or (found.n < len(seeds)).any():
-        data |= {"half": numbers(found.half, 4), "seeds": [numbers(of[seed], 5) for seed in of.columns]}
-    if (found.n < len(seeds)).any():
+    lacking = bool((found.n < seeds).any())
+    if lacking or (seeds > 1 and (cells != cells[:, :1]).any()):
+        data |= {"half": numbers(found.half, 4), "seeds": [numbers(values, 5) for values in cells.T]}
+    if lacking:
         data["n"] = [int(n) for n in found.n]
     return data
 

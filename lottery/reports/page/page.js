@@ -19,7 +19,7 @@ function number(value, digits = 4) {
   if (value === null || value === undefined) return "no number";
   const size = Math.abs(value);
   if (Number.isInteger(value) && size < 1e6 && size >= 10) return minus(value.toLocaleString("en-US"));
-  if (size && (size >= 1e6 || size < 1e-3)) return minus(value.toExponential(2).replace("e+", "e"));
+  if (size && (size >= 1e6 || size < 1e-4)) return minus(value.toExponential(2).replace("e+", "e"));
   return minus(size >= 100 ? value.toFixed(1) : value.toFixed(digits));
 }
 const percent = (value) => value === null || value === undefined ? "–" : `${Number((100 * value).toPrecision(3))} %`;
@@ -51,7 +51,7 @@ function fill(table, head, rows, caption) {
   })));
   table.replaceChildren(
     ...(caption ? [element("caption", {}, caption)] : []),
-    element("thead", {}, element("tr", {}, ...head.map((text) => cell("th", text, { scope: "col" })))),
+    element("thead", {}, element("tr", {}, ...head.map((text, at) => cell("th", text, { scope: "col", ...(rows[0]?.[at]?.class === "text" ? { class: "text" } : {}) })))),
     element("tbody", {}, ...body));
   return table;
 }
@@ -114,14 +114,17 @@ function rows_of(found) {
   const dense = found.length && state.y === found[0].study.metric && found[0].arm.rounds[0] === 0 ? [{ y: found[0].arm.columns[state.y].mean[0] }] : [];
   return { means, bands: $("band").checked ? means : [], seeds, paper, dense };
 }
-function figure(name, width, height, x, y, layers, reverse) {
+const TICKS = [2, 1, 0, -1, -2, -3, -4].flatMap((power) => [1, 0.5, 0.2].map((of) => Number((of * 10 ** power).toPrecision(1))));
+async function figure(box, name, width, height, x, y, layers, reverse) {
   const axis = { labelColor: "currentColor", titleColor: "currentColor", tickColor: "currentColor", domainColor: "currentColor", gridColor: "currentColor", gridOpacity: 0.13, labelFontSize: 12, titleFontSize: 12, titleFontWeight: 500 };
-  const scaled = { field: "x", type: "quantitative", title: x.title, scale: { type: x.log ? "log" : "linear", reverse: !!reverse, nice: false, zero: false, padding: 8 }, axis: { format: x.log && !reverse ? "~s" : "~g", labelOverlap: true, ...(x.log ? { tickCount: 8 } : {}) } };
+  const scaled = { field: "x", type: "quantitative", title: x.title, scale: { type: x.log ? "log" : "linear", reverse: !!reverse, nice: false, padding: 8, ...(x.log ? {} : { zero: false }) }, axis: { format: x.log && !reverse ? "~s" : "~g", labelOverlap: true, ...(reverse ? { values: TICKS } : x.log ? { tickCount: 8 } : {}) } };
   const spec = {
     $schema: "https://vega.github.io/schema/vega-lite/v6.json", description: name, width, height, background: null, padding: 4, autosize: { type: "fit", contains: "padding" },
     config: { axis, view: { stroke: null }, font: "system-ui, sans-serif" }, layer: layers(scaled, (field) => ({ field, type: "quantitative", title: y, scale: { zero: false }, axis: { format: "~g" } })),
   };
-  return new vega.View(vega.parse(vegaLite.compile(spec).spec), { renderer: "svg" });
+  const inside = element("div");  // Vega makes its own box as narrow as the figure
+  box.replaceChildren(inside);
+  return (await vegaEmbed(inside, spec, { mode: "vega-lite", renderer: "svg", actions: false, tooltip: false, hover: false, logLevel: 1 })).view;
 }
 const plain = (field, extra = {}) => ({ field, type: "nominal", scale: null, legend: null, ...extra });
 function layers(x, y) {
@@ -141,6 +144,13 @@ const y_title = () => {
   const measured = D.studies.find((study) => study.metric === state.y);
   return label(state.y) + (measured && !measured.higher ? " (lower is better)" : "");
 };
+function show() {
+  if (!view) return;
+  const found = series();
+  if (!found.length) return;
+  for (const [name, rows] of Object.entries(rows_of(found))) view.data(name, rows);
+  view.data("here", here(found)).resize().run();
+}
 function draw() {
   const found = series(), data = rows_of(found);
   if (!found.length) {
@@ -148,17 +158,16 @@ function draw() {
     $("chart").replaceChildren(element("p", { class: "note" }, "Nothing to draw: choose a study and an arm that measured both quantities."));
   } else {
     const width = Math.max(280, Math.min($("chart").clientWidth, 1100)), now = [state.x, state.y, width].join(" ");
-    if (now !== shape) {
-      view?.finalize();
-      $("chart").replaceChildren();
-      view = figure(`${label(state.y)} against ${label(state.x)}; the table below has its numbers`, width, Math.min(420, Math.max(270, width * 0.5)),
-        { title: label(state.x), log: true }, y_title(), layers, state.x === "density");
-      view.initialize($("chart"));
-      shape = now;
+    if (now === shape) show();
+    else {
+      view?.finalize(); view = null; shape = now;
+      figure($("chart"), `${label(state.y)} against ${label(state.x)}; the table below has its numbers`, width, Math.min(420, Math.max(270, width * 0.5)),
+        { title: label(state.x), log: true }, y_title(), layers, state.x === "density").then((made) => {
+        if (shape !== now) { made.finalize(); return; }
+        view = made;
+        show();
+      });
     }
-    for (const [name, rows] of Object.entries(data)) view.data(name, rows);
-    view.data("here", here(found));
-    view.run();
   }
   const notes = [];
   if (data.paper.length) notes.push("Open diamonds: a paper's numbers, with their tolerance.");
@@ -232,6 +241,8 @@ function point(event) {
     if (apart < least) { hovered = one.key; least = apart; }
   }
   if (at === state.at && hovered === state.hovered) return;
+  const again = hovered !== state.hovered;
   Object.assign(state, { at, hovered });
-  draw();
+  if (again) draw();
+  else { view.data("here", here(found)).run(); numbers(found); }
 }

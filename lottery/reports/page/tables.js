@@ -40,7 +40,7 @@ function changed() { draw(); keys(); }
 
 function answers() {
   $("title").textContent = D.studies.length === 1 ? first.name : `${D.studies.length} studies`;
-  const shown = D.studies.slice(0, 4).map((study) => element("p", { class: "answer" }, ...(D.studies.length > 1 ? [element("strong", {}, study.short)] : []), study.answer));
+  const shown = D.studies.slice(0, 4).map((study) => element("p", { class: "answer" }, ...(D.studies.length > 1 ? [element("strong", {}, study.short)] : []), study.answer.replace(/ %/g, "\u00a0%").replace(/n = /g, "n\u00a0=\u00a0")));
   if (D.studies.length > 4) shown.push(element("p", { class: "note" }, `The table of matches below holds all ${D.studies.length} studies.`));
   if (D.problems.length) shown.push(element("p", { class: "warn" }, `${D.problems.length} left out since they can't be read or shown; the last part but one says which.`));
   $("answers").replaceChildren(...shown);
@@ -137,7 +137,7 @@ function cost(study, arm) {
   const columns = ["train_steps", "train_flops", "total_flops", "early_stop_step", "run/seconds", ...D.columns.filter((column) => /bytes|latency/.test(column))].filter((column) => arm.columns[column]);
   fill($("cost"), ["density", ...columns.map(label)], arm.rounds.map((_, at) => [percent(arm.columns.density.mean[at]), ...columns.map((column) => number(arm.columns[column].mean[at]))]), `${arm.name}, mean over seeds`);
 }
-let curve_view = null;
+let curve_view = null, curve_turn = 0;
 function training(study, arm) {
   curve_view?.finalize(); curve_view = null;
   const curves = study.curves?.[arm.name], column = $("curve-y").value;
@@ -146,7 +146,7 @@ function training(study, arm) {
   if (!curves || !column) { $("curves-note").textContent = study.lacks ?? "No training of this arm is in the store."; return; }
   const rounds = Object.keys(curves), rows = rounds.flatMap((round) => curves[round].step.map((step, at) => ({ round: Number(round), x: step, y: curves[round][column]?.[at] ?? null })).filter((row) => row.y !== null));
   const width = Math.max(280, Math.min($("curves").clientWidth, 1100));
-  curve_view = figure(`Training curves of ${arm.name}: ${label(column)} by step, a line for each round`, width, 280, { title: "step", log: false }, label(column), (x, y) => [
+  const turn = curve_turn += 1, drawn = figure($("curves"), `Training curves of ${arm.name}: ${label(column)} by step, a line for each round`, width, 280, { title: "step", log: false }, label(column), (x, y) => [
     { data: { name: "rows" }, mark: { type: "line", strokeWidth: 1.6, clip: true }, encoding: { x, y: y("y"), detail: { field: "round" },
       color: { field: "round", type: "quantitative", scale: { scheme: "viridis", domain: [0, Math.max(1, ...rounds.map(Number))] }, legend: { title: "round", labelColor: "currentColor", titleColor: "currentColor" } } } },
     { data: { name: "stops" }, mark: { type: "tick", orient: "vertical", thickness: 2, size: 10, color: "currentColor" }, encoding: { x, y: y("y") } },
@@ -158,7 +158,10 @@ function training(study, arm) {
     const y = curves[round][column]?.[near];
     return y === null || y === undefined ? [] : [{ x: step, y }];
   });
-  curve_view.data("rows", rows).data("stops", stops).initialize($("curves")).run();
+  drawn.then((made) => {
+    if (turn !== curve_turn) { made.finalize(); return; }
+    curve_view = made.data("rows", rows).data("stops", stops).resize().run();
+  });
   $("curves-note").textContent = `Mean over seeds, at most 40 evaluations of each round; a tick marks the early stop. ${study.lacks ?? ""}`;
 }
 function configuration(study) {
