@@ -117,10 +117,10 @@ class Browser:
             raise RuntimeError(json.dumps(found["exceptionDetails"]))
         return found["result"].get("value")
 
-    def until(self, text: str, seconds: float = 20) -> Any:
-        """The value of an expression as soon as it is true."""
+    def until(self, text: str, seconds: float = 20) -> bool:
+        """Waits until an expression is true."""
         end = time.monotonic() + seconds
-        while not (value := self.evaluate(text)):
+        while not (value := self.evaluate(f"!!({text})")):
             if time.monotonic() > end:
                 raise TimeoutError(f"never true: {text}; errors: {self.errors}")
             time.sleep(0.05)

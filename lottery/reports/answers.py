@@ -70,7 +70,7 @@ def screen(frame: pd.DataFrame) -> str:
 
 def overview(studies: Mapping[str, pd.DataFrame], names: Mapping[str, str]) -> str:
     """Several studies on a terminal: one row per study and arm, as many as a screen holds."""
-    rows: list[Sequence[str]] = [["study", "arm", "n", "dense", "matches dense down to"]]
+    rows: list[Sequence[str]] = [["study", "arm", "n", "dense", "matches down to"]]
     for study, frame in studies.items():
         metric, numbers = headline(frame), summary(frame)
         score = f"test_{metric.name}"
@@ -91,6 +91,6 @@ def overview(studies: Mapping[str, pd.DataFrame], names: Mapping[str, str]) -> s
     return "\n".join([*lines, *([f"{lacking} cells are unfinished"] if lacking else [])]) + "\n"
 
 
-def _short(name: str, most: int = 24) -> str:
+def _short(name: str, most: int = 20) -> str:
     """A name cut in its middle, so that its digest stays."""
     return name if len(name) <= most else f"{name[: most - 11]}…{name[-10:]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
 from lottery.foundations.metrics import headline
@@ -64,41 +65,38 @@ def accuracy_rows(frame: pd.DataFrame, stops: bool = True) -> list[list[str]]:
     cells = by_seed(frame, score)
     rows = [["density", *(column for arm in arms for column in ((arm, "early stop") if stops else (arm,)))]]
     rows[0] += [f"{arms[0]} - {other}" for other in arms[1:]]
-    for index in sorted(set(numbers["round"])):
-        at = numbers[numbers["round"] == index].set_index("arm")
-        shown = [f"{at['density'][arm]:.2%}" if arm in at.index else "-" for arm in arms]
+    rounds = sorted(set(numbers["round"]))
+    of_round: dict[tuple[str, int], dict[str, float]] = numbers.set_index(["arm", "round"]).to_dict("index")
+    by_arm = {arm: cells.loc[arm].reindex(rounds).to_numpy() for arm in arms}
+    apart = {other: spread(by_arm[arms[0]] - by_arm[other]) for other in arms[1:]}
+    for place, index in enumerate(rounds):
+        there = {arm: of_round[arm, index] for arm in arms if (arm, index) in of_round}
+        shown = [f"{there[arm]['density']:.2%}" if arm in there else "-" for arm in arms]
         row = [" / ".join(shown if len({*shown} - {"-"}) > 1 else {*shown} - {"-"})]
         for arm in arms:
             values = ["-", "-"]
-            if arm in at.index:
-                of = at.loc[arm]
+            if of := there.get(arm):
                 stop, stop_half = of["early_stop_step"], of["early_stop_step_half"]
                 values = [
                     plus_minus(of[score], of[f"{score}_half"], of["n"], digits, seeds[arm]),
                     plus_minus(stop, stop_half, seeds[arm], 0),
                 ]
             row += values if stops else values[:1]
-        row += [_apart(cells, at, (arms[0], other), index, seeds, digits) for other in arms[1:]]
+        for other, found in apart.items():
+            mean, half, pairs = (float(each[place]) for each in (found.mean, found.half, found.n))
+            one = index == 0 and mean == 0 and half in (0, np.inf)  # the same dense network
+            both = {arms[0], other} <= set(there)
+            if not both or (pairs and (one or not _near(there[arms[0]]["density"], there[other]["density"]))):
+                row.append("-")
+            else:
+                most = max(seeds[arms[0]], seeds[other])
+                row.append(plus_minus(mean, half, pairs, digits, most, sign=True) if pairs else "no seed in common")
         rows.append(row)
     return rows
 
 
-def _apart(
-    cells: pd.DataFrame, at: pd.DataFrame, arms: tuple[str, str], index: int, seeds: pd.Series, digits: int
-) -> str:
-    """The paired difference of two arms in a round, where they can be compared."""
-    first, other = arms
-    if not {first, other} <= set(at.index):
-        return "-"
-    apart = spread(cells.loc[(first, index)].to_numpy() - cells.loc[(other, index)].to_numpy())
-    mean, half, pairs = float(apart.mean), float(apart.half), int(apart.n)
-    if not pairs:
-        return "no seed in common"
-    if (index == 0 and mean == 0 and half in (0, float("inf"))) or (  # the same dense network
-        abs(at["density"][first] / at["density"][other] - 1) > NEAR
-    ):
-        return "-"
-    return plus_minus(mean, half, pairs, digits, max(seeds[first], seeds[other]), sign=True)
+def _near(one: float, other: float) -> bool:
+    return abs(one - other) <= NEAR * other
 
 
 def matches(frame: pd.DataFrame) -> list[str]:

@@ -20,7 +20,7 @@ function number(value, digits = 4) {
   const size = Math.abs(value);
   if (Number.isInteger(value) && size < 1e6 && size >= 10) return minus(value.toLocaleString("en-US"));
   if (size && (size >= 1e6 || size < 1e-4)) return minus(value.toExponential(2).replace("e+", "e"));
-  return minus(size >= 100 ? value.toFixed(1) : value.toFixed(digits));
+  return minus(size >= 10 ? value.toFixed(1) : value.toFixed(digits));
 }
 const percent = (value) => value === null || value === undefined ? "–" : `${Number((100 * value).toPrecision(3))} %`;
 function spread(column, at, seeds, signed = "") {
@@ -119,12 +119,16 @@ async function figure(box, name, width, height, x, y, layers, reverse) {
   const axis = { labelColor: "currentColor", titleColor: "currentColor", tickColor: "currentColor", domainColor: "currentColor", gridColor: "currentColor", gridOpacity: 0.13, labelFontSize: 12, titleFontSize: 12, titleFontWeight: 500 };
   const scaled = { field: "x", type: "quantitative", title: x.title, scale: { type: x.log ? "log" : "linear", reverse: !!reverse, nice: false, padding: 8, ...(x.log ? {} : { zero: false }) }, axis: { format: x.log && !reverse ? "~s" : "~g", labelOverlap: true, ...(reverse ? { values: TICKS } : x.log ? { tickCount: 8 } : {}) } };
   const spec = {
-    $schema: "https://vega.github.io/schema/vega-lite/v6.json", description: name, width, height, background: null, padding: 4, autosize: { type: "fit", contains: "padding" },
-    config: { axis, view: { stroke: null }, font: "system-ui, sans-serif" }, layer: layers(scaled, (field) => ({ field, type: "quantitative", title: y, scale: { zero: false }, axis: { format: "~g" } })),
+    $schema: "https://vega.github.io/schema/vega-lite/v6.json", width, height, background: null, padding: 4, autosize: { type: "fit", contains: "padding" },
+    config: { aria: false, axis, view: { stroke: null }, font: "system-ui, sans-serif" }, layer: layers(scaled, (field) => ({ field, type: "quantitative", title: y, scale: { zero: false }, axis: { format: "~g" } })),
   };
+  box.setAttribute("role", "img");
+  box.setAttribute("aria-label", name);
   const inside = element("div");  // Vega makes its own box as narrow as the figure
   box.replaceChildren(inside);
-  return (await vegaEmbed(inside, spec, { mode: "vega-lite", renderer: "svg", actions: false, tooltip: false, hover: false, logLevel: 1 })).view;
+  const made = await vegaEmbed(inside, spec, { mode: "vega-lite", renderer: "svg", actions: false, tooltip: false, hover: false, logLevel: 1 });
+  inside.querySelector("svg").setAttribute("aria-hidden", "true");  // the box has its name, the table its numbers
+  return made.view;
 }
 const plain = (field, extra = {}) => ({ field, type: "nominal", scale: null, legend: null, ...extra });
 function layers(x, y) {
