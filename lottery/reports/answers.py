@@ -78,7 +78,10 @@ def overview(studies: Mapping[str, pd.DataFrame], names: Mapping[str, str]) -> s
         found = sparsest(matching(frame)).set_index("arm") if judged else pd.DataFrame()
         for arm in frame["arm"].unique():
             dense = numbers[(numbers["arm"] == arm) & (numbers["round"] == 0)]
-            value = plus_minus(*dense.iloc[0][[score, f"{score}_half", "n"]], 4) if len(dense) else "-"
+            value = "-"
+            if len(dense):
+                mean, half, n = dense.iloc[0][[score, f"{score}_half", "n"]]
+                value = plus_minus(mean, half, n, 4)
             down = "not judged" if not judged else "none shown"
             if arm in found.index and found.loc[arm, "matching"]:
                 down = percent(found.loc[arm, "density"])

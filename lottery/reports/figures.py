@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -136,7 +136,7 @@ def _figure(path: Path, height: float, lines: int) -> Iterator[Figure]:
 
     column = path.suffix in (".svg", ".pdf")
     width, size, scale = (3.35, 7, 0.62) if column else (6.4, 10, 1.0)
-    looks: dict[str, object] = {
+    looks: dict[Any, Any] = {
         "lines.markersize": 5,
         "font.size": size,
         "axes.spines.top": False,
@@ -157,7 +157,7 @@ def _figure(path: Path, height: float, lines: int) -> Iterator[Figure]:
 
 def _name(figure: Figure, axes: Axes, frame: pd.DataFrame) -> None:
     """Adds title and legend, with long names wrapped, since they would leave the axes no room."""
-    small = axes.figure.get_size_inches()[0] < 5
+    small = figure.get_size_inches()[0] < 5
     name = fill(frame["study"].iloc[0], 50 if small else 70)
     axes.set_title(f"{name}\nmean and 95 % interval over seeds", fontsize=7 if small else 10)
     handles, labels = axes.get_legend_handles_labels()

@@ -170,7 +170,8 @@ def _checked(where: str, row: dict[str, Any]) -> dict[str, Any]:
         if not _usable(row.get(key)):
             raise LedgerError(f"{where}: no {key}, so it is no round's result")
     for key in _COUNTS:
-        if not _is_number(value := row.get(key)) or value != int(value) or value < 0:
+        value: Any = row.get(key)
+        if not _is_number(value) or value != int(value) or value < 0:
             raise LedgerError(f"{where}: no {key}, so it is no round's result")
     scores, measured, numbers = _measured(tuple(row))
     if not scores:

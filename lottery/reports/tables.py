@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -66,7 +68,7 @@ def accuracy_rows(frame: pd.DataFrame, stops: bool = True) -> list[list[str]]:
     rows = [["density", *(column for arm in arms for column in ((arm, "early stop") if stops else (arm,)))]]
     rows[0] += [f"{arms[0]} - {other}" for other in arms[1:]]
     rounds = sorted(set(numbers["round"]))
-    of_round: dict[tuple[str, int], dict[str, float]] = numbers.set_index(["arm", "round"]).to_dict("index")
+    of_round: dict[Any, dict[Any, Any]] = numbers.set_index(["arm", "round"]).to_dict("index")
     by_arm = {arm: cells.loc[arm].reindex(rounds).to_numpy() for arm in arms}
     apart = {other: spread(by_arm[arms[0]] - by_arm[other]) for other in arms[1:]}
     for place, index in enumerate(rounds):
@@ -111,6 +113,7 @@ def matches(frame: pd.DataFrame) -> list[str]:
     lines = ["", f"Sparsest density that matches dense ({margin}):", ""]
     found = sparsest(matching(frame)).set_index("arm")
     for arm, cells in frame.groupby("arm", sort=False):
+        arm = str(arm)
         text = "none shown" if cells["seed"].nunique() > 1 else "takes two seeds at least"
         if arm in found.index and found.loc[arm, "matching"]:
             of = found.loc[arm]
@@ -123,11 +126,12 @@ def comparison_rows(frame: pd.DataFrame) -> list[list[str]]:
     """One row for each two arms at each density: paired difference, n, p, p after Holm's correction, effect."""
     found, digits = compared(frame), 4 if headline(frame).share else 6
     rows = [["density", "first", "second", "first - second", "n", "p", "p (Holm)", "effect g"]]
-    for one in found.itertuples(index=False):
-        p, corrected = (f"{value:.2g}" if pd.notna(value) else "-" for value in (one.p, one.holm))
-        effect = f"{one.effect:.2f}" if pd.notna(one.effect) else "-"
-        apart = plus_minus(one.mean, one.half, one.n, digits, sign=True) if one.n else "no seed in common"
-        rows.append([f"{one.density:.2%}", one.first, one.second, apart, str(one.n), p, corrected, effect])
+    for one in found.to_dict("records"):
+        p, corrected = (f"{one[key]:.2g}" if pd.notna(one[key]) else "-" for key in ("p", "holm"))
+        effect = f"{one['effect']:.2f}" if pd.notna(one["effect"]) else "-"
+        n = one["n"]
+        apart = plus_minus(one["mean"], one["half"], n, digits, sign=True) if n else "no seed in common"
+        rows.append([f"{one['density']:.2%}", one["first"], one["second"], apart, str(n), p, corrected, effect])
     return rows
 
 

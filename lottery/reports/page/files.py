@@ -100,7 +100,7 @@ def library() -> str:
     kept = top / "lottery" / f"vega-{version('vl-convert-python')}.js"
     with suppress(OSError):
         return kept.read_text()
-    text = vl_convert.javascript_bundle()
+    text = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     with suppress(OSError):  # best effort: a home may be read-only
         kept.parent.mkdir(parents=True, exist_ok=True)
         write_whole(kept, text.encode())
