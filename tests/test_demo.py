@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lottery.reports.intervals import difference, mean_interval
+from lottery.reports.intervals import difference
 from lottery.reports.results import read
+from lottery.reports.statistics import mean_interval
 
 COMMITTED = Path(__file__).parent.parent / "experiments" / "demo" / "results.csv"
 

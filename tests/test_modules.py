@@ -21,8 +21,9 @@ from lottery.config.check import check
 from lottery.data.examples import Data, Examples
 from lottery.foundations.errors import Refused
 from lottery.foundations.metrics import Headline, headline
+from lottery.reports.folder import write
 from lottery.reports.results import read
-from lottery.reports.tables import render, write
+from lottery.reports.tables import render
 from lottery.rounds.study import Cell
 from lottery.running.cell import record_cell
 from lottery.running.progress import Progress

@@ -19,7 +19,8 @@ from lottery.foundations.errors import Refused
 from lottery.reports import results
 from lottery.reports import tables as report
 from lottery.reports.claims import COLUMNS, Bound, Claim, Point, read_claims
-from lottery.reports.verdicts import estimate, judge, judged, quantity_of, table, verdicts
+from lottery.reports.statistics import judge
+from lottery.reports.verdicts import estimate, judged, quantity_of, table, verdicts
 from lottery.store.ledger import LedgerError
 from tests.test_results import ACCURACY, ledgers
 

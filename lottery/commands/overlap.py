@@ -27,8 +27,8 @@ def main(args: argparse.Namespace) -> int:
 
 def publish(study: Path) -> None:
     """Writes every pair into the study's folder and prints the mean over pairs of each kind."""
-    from lottery.reports.intervals import mean_interval
     from lottery.reports.overlap import compare
+    from lottery.reports.statistics import mean_interval
     from lottery.reports.tables import table
 
     frame = compare(study)

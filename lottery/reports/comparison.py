@@ -13,7 +13,7 @@ from lottery.foundations.metrics import headline
 from lottery.store.ledger import LedgerError
 
 MOST = 7
-"""The most studies in one comparison; a table or figure of more is unreadable."""
+"""The most studies in one printed figure; the page lets choose among more."""
 
 
 def differing(cells: Mapping[str, Path]) -> dict[str, list[str] | None]:

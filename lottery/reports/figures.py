@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,8 @@ import pandas as pd
 from lottery.foundations.digests import digest_of
 from lottery.foundations.files import write_whole
 from lottery.foundations.metrics import headline
-from lottery.reports.intervals import mean_interval, summary
+from lottery.reports.intervals import summary
+from lottery.reports.statistics import mean_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -126,26 +127,50 @@ def barriers(frame: pd.DataFrame) -> pd.DataFrame:
 
 @contextmanager
 def _figure(path: Path, height: float, lines: int) -> Iterator[Figure]:
-    """A figure with room for the legend of its lines, saved atomically on exit."""
+    """A figure with room for the legend of its lines, saved atomically on exit, in the format of its suffix.
+
+    A vector format is as wide as a column of a paper, with letters that can be read there.
+    """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
+    column = path.suffix in (".svg", ".pdf")
+    width, size, scale = (3.35, 7, 0.62) if column else (6.4, 10, 1.0)
+    looks: dict[Any, Any] = {
+        "lines.markersize": 5,
+        "font.size": size,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "svg.hashsalt": "lottery",
+    }
+    if column:
+        looks |= {"lines.linewidth": 1.0, "lines.markersize": 3, "axes.titlesize": 7, "legend.fontsize": 6}
+    with mpl.rc_context({**looks, "pdf.fonttype": 42}):
         below = 0.11 * lines if lines > _INSIDE else 0.0
-        figure = Figure(figsize=(6.4, height + below), layout="constrained")
+        figure = Figure(figsize=(width, scale * (height + below)), layout="constrained")
         yield figure
-        picture = BytesIO()
-        figure.savefig(picture, dpi=160, format="png")
+        picture, kind = BytesIO(), path.suffix.removeprefix(".")
+        dated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
+        figure.savefig(picture, dpi=160, format=kind, metadata=dated)
     write_whole(path, picture.getvalue())
 
 
 def _name(figure: Figure, axes: Axes, frame: pd.DataFrame) -> None:
     """Adds title and legend, with long names wrapped, since they would leave the axes no room."""
-    axes.set_title(f"{fill(frame['study'].iloc[0], 70)}\nmean and 95 % interval over seeds", fontsize=10)
+    small = figure.get_size_inches()[0] < 5
+    name = fill(frame["study"].iloc[0], 50 if small else 70)
+    axes.set_title(f"{name}\nmean and 95 % interval over seeds", fontsize=7 if small else 10)
     handles, labels = axes.get_legend_handles_labels()
-    labels = [fill(label, 60) for label in labels]
+    labels = [fill(label, 45 if small else 60) for label in labels]
     if len(labels) > _INSIDE:  # they would cover the curves
-        figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+        figure.legend(
+            handles,
+            labels,
+            loc="outside lower center",
+            ncols=1 if small else 2,
+            fontsize=6 if small else 8,
+            frameon=False,
+        )
     else:
         axes.legend(handles, labels, frameon=False)
 
@@ -194,7 +219,7 @@ def _band(axes: Axes, x: pd.Series, y: pd.Series, half: pd.Series, look: int, la
     colour, marker, dash = _LOOKS[number]
     face = "white" if lap % 2 else colour
     half = half.replace(np.inf, 0)
-    axes.plot(x, y, color=colour, marker=marker, markerfacecolor=face, linestyle=dash, markersize=5, label=label)
+    axes.plot(x, y, color=colour, marker=marker, markerfacecolor=face, linestyle=dash, label=label)
     axes.fill_between(x, y - half, y + half, color=colour, alpha=0.18, linewidth=0)
     if len(x) == 1:  # a band of one point can't be seen
         axes.vlines(x, y - half, y + half, color=colour, linewidth=1)

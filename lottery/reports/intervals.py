@@ -1,32 +1,43 @@
-"""Statistics over seeds: means with 95 % t-intervals and n, paired differences, and what matches dense."""
+"""Statistics of a study over its seeds: means with intervals, paired differences, what matches dense, arms compared."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Sequence
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from lottery.foundations.metrics import headline
 from lottery.reports.results import one_study
+from lottery.reports.statistics import Floats, Match, compare, holm, match, mean_interval, spread
 
 NEAR = 0.03  # relative difference up to which two densities count as the same, since papers round
 COSTS = ["train_steps", "train_flops", "train_flops_dense", "total_flops", "total_flops_dense"]
 
 
-def mean_interval(values: Iterable[float]) -> tuple[float, float]:
-    """Mean and half the width of its 95 % t-interval, which is infinite for fewer than two values; NaN for none.
+def by_seed(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+    """A column of one study with a row per arm and round, and a column per seed; NaN where there is none."""
+    return all_by_seed(frame, [column])[column]
 
-    >>> mean, half = mean_interval([1.0, 2.0, 3.0])
-    >>> round(mean, 3), round(half, 3)
-    (2.0, 2.484)
-    """
-    values = np.asarray(list(values), dtype=float)
-    if len(values) < 2:
-        return float(values.mean()) if len(values) else float("nan"), float("inf")
-    return float(values.mean()), float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+
+def all_by_seed(frame: pd.DataFrame, columns: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """`by_seed` of several columns."""
+    one_study(frame)
+    groups = frame.groupby(["arm", "round"], sort=True)
+    row, index = groups.ngroup().to_numpy(), groups.size().index
+    seeds, at = np.unique(frame["seed"].to_numpy(), return_inverse=True)
+    found = {}
+    for column in columns:
+        cells = np.full((len(index), len(seeds)), np.nan)
+        cells[row, at] = frame[column].to_numpy(dtype=float)
+        found[column] = pd.DataFrame(cells, index=index, columns=pd.Index(seeds, name="seed"))
+    return found
+
+
+def densities(frame: pd.DataFrame) -> pd.Series:
+    """The mean density of each arm and round of one study."""
+    return frame.groupby(["arm", "round"], sort=True)["density"].mean()
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
@@ -34,26 +45,18 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
 
     The headline is averaged over the n seeds where it is a finite number, the early-stopping step over all.
     """
-    one_study(frame)
     score = f"test_{headline(frame).name}"
-    rows = []
-    for (arm, index), cells in frame.groupby(["arm", "round"], sort=True):
-        values = cells[score].dropna()
-        mean, half = mean_interval(values)
-        stop, stop_half = mean_interval(cells["early_stop_step"])
-        rows.append(
-            {
-                "arm": arm,
-                "round": index,
-                "n": len(values),
-                "density": cells["density"].mean(),
-                score: mean,
-                f"{score}_half": half,
-                "early_stop_step": stop,
-                "early_stop_step_half": stop_half,
-            }
-        )
-    return pd.DataFrame(rows)
+    cells = by_seed(frame, score)
+    scores, stops = spread(cells), spread(by_seed(frame, "early_stop_step"))
+    columns = {
+        "n": scores.n,
+        "density": densities(frame).to_numpy(),
+        score: scores.mean,
+        f"{score}_half": scores.half,
+        "early_stop_step": stops.mean,
+        "early_stop_step_half": stops.half,
+    }
+    return pd.DataFrame(columns, index=cells.index).reset_index()
 
 
 def analysed(frame: pd.DataFrame) -> pd.DataFrame:
@@ -92,27 +95,41 @@ def difference(frame: pd.DataFrame, first: tuple[str, int], second: tuple[str, i
     return *mean_interval(paired), len(paired)
 
 
-def matches_dense(
-    frame: pd.DataFrame, arm: str, index: int, margin: float | None = None
-) -> Literal["yes", "no", "undecided"]:
-    """Whether an arm is worse than the dense network by less than the margin, by the paired difference's 95 % interval.
+def matching(frame: pd.DataFrame, margin: float | None = None) -> pd.DataFrame:
+    """Per arm and round of one study: density, the paired gain over dense with its interval, and whether it matches.
 
-    *yes* if the whole interval says so, *no* if none of it does, *undecided* if it straddles the margin, or if a seed
-    lacks the round or its score: the chains that ended early may be the worst. The metric's direction is respected.
+    A gain is signed so that higher is better. A round is *undecided*, too, if a seed lacks it or its score, for the
+    chains that ended early may be the worst.
     Raises ValueError without a margin for a metric that is no share in [0, 1], where half a point has no meaning.
     """
     metric = headline(frame)
     if (margin := metric.margin if margin is None else margin) is None:
         raise ValueError(f"{metric.name} is no share in [0, 1], so no margin is defined for it: give one")
-    mean, half, pairs = difference(frame, (arm, index), (arm, 0))
-    if index == 0:
-        return "yes"
-    if pairs < len(frame[(frame["arm"] == arm) & (frame["round"] == 0)]):
-        return "undecided"
-    gain = metric.gain(mean)
-    if gain - half > -margin:
-        return "yes"
-    return "no" if gain + half < -margin else "undecided"
+    scores = by_seed(frame, f"test_{metric.name}")
+    arms, rounds = (scores.index.get_level_values(level) for level in ("arm", "round"))
+    dense = scores[rounds == 0].droplevel("round").reindex(arms)
+    found = spread(scores.to_numpy() - dense.to_numpy())
+    seeds = frame[frame["round"] == 0].groupby("arm")["seed"].size().reindex(arms, fill_value=0)
+    gains = np.array([metric.gain(float(mean)) for mean in found.mean])
+    whole = found.n >= seeds.to_numpy()
+    verdicts: list[Match] = [
+        "yes" if index == 0 else match(gain, half, margin) if all_there else "undecided"
+        for index, gain, half, all_there in zip(rounds, gains, found.half, whole, strict=True)
+    ]
+    columns = {"gain": gains, "half": found.half, "n": found.n, "match": verdicts}
+    return pd.DataFrame({"density": densities(frame).to_numpy(), **columns}, index=scores.index).reset_index()
+
+
+def matches_dense(frame: pd.DataFrame, arm: str, index: int, margin: float | None = None) -> Match:
+    """Whether an arm is worse than the dense network by less than the margin, by the paired difference's 95 % interval.
+
+    *yes* if the whole interval says so, *no* if none of it does, *undecided* if it straddles the margin, or as
+    `matching` says, which this looks up; *undecided* for a round that is not there.
+    """
+    one_study(frame)
+    found = matching(frame[frame["arm"] == arm], margin)
+    here = found[found["round"] == index]["match"]
+    return here.iloc[0] if len(here) else "undecided"
 
 
 def sparsest_match(frame: pd.DataFrame, arm: str, margin: float | None = None) -> tuple[float, int, int] | None:
@@ -120,9 +137,50 @@ def sparsest_match(frame: pd.DataFrame, arm: str, margin: float | None = None) -
 
     Each round is tested by itself, so that a single match among many rounds may be chance.
     """
-    rounds = frame[(frame["arm"] == arm) & (frame["round"] > 0)].groupby("round")["density"].mean()
-    matching = {i: float(rounds[i]) for i in rounds.index if matches_dense(frame, arm, int(i), margin) == "yes"}
-    if not matching:
+    one_study(frame)
+    found = sparsest(matching(frame[frame["arm"] == arm], margin))
+    if not len(found) or np.isnan(found["density"].iloc[0]):
         return None
-    density = min(matching.values())
-    return density, len(matching), int((rounds >= density).sum())
+    return float(found["density"].iloc[0]), int(found["matching"].iloc[0]), int(found["rounds"].iloc[0])
+
+
+def sparsest(found: pd.DataFrame) -> pd.DataFrame:
+    """Per arm of `matching`: the sparsest density that matches dense, with what the other rounds leave open.
+
+    `density`, or NaN; `matching` of the `rounds` down to it; `surely`, the end of the unbroken run of matches from
+    dense on; `possibly`, the sparsest density that is not shown to be worse.
+    """
+    rows = []
+    for arm, part in found[found["round"] > 0].groupby("arm", sort=False):
+        by_density = part.sort_values("density", ascending=False)
+        yes = by_density["match"] == "yes"
+        density = by_density["density"][yes].min()
+        run = by_density["density"][yes.cummin()]
+        row = {"arm": arm, "density": density, "matching": int(yes.sum())}
+        row |= {"rounds": int((by_density["density"] >= density).sum()), "surely": run.min()}
+        rows.append({**row, "possibly": by_density["density"][by_density["match"] != "no"].min()})
+    columns = ["arm", "density", "matching", "rounds", "surely", "possibly"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def compared(frame: pd.DataFrame) -> pd.DataFrame:
+    """Every two arms of one study at every pruned density that both have: the paired t-test of the test headline.
+
+    One row each: first, second, round, density, mean difference, half, n, p, `holm` (p corrected for all rows) and
+    effect. A difference is first minus second.
+    """
+    scores, at = by_seed(frame, f"test_{headline(frame).name}"), densities(frame)
+    arms = list(frame["arm"].unique())
+    cells = {arm: scores.loc[arm] for arm in arms}
+    rows, apart = list[tuple[str, str, int, float]](), list[Floats]()
+    for first, second in combinations(arms, 2):
+        shared = np.intersect1d(cells[first].index[cells[first].index > 0], cells[second].index)
+        left, right = (at[arm].reindex(shared).to_numpy() for arm in (first, second))
+        near = np.abs(left - right) <= NEAR * right
+        rows += [(first, second, int(r), float(d)) for r, d in zip(shared[near], left[near], strict=True)]
+        one, other = (cells[arm].reindex(shared[near]).to_numpy() for arm in (first, second))
+        apart.append(one - other)
+    table = pd.DataFrame(rows, columns=["first", "second", "round", "density"])
+    found = compare(np.concatenate([*apart, np.empty((0, scores.shape[1]))]))
+    numbers = {"mean": found.spread.mean, "half": found.spread.half, "n": found.spread.n}
+    return table.assign(**numbers, p=found.p, holm=holm(found.p), effect=found.effect)

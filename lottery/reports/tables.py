@@ -1,35 +1,27 @@
-"""The report of a study: its tables, figures and frame, made from ledgers alone."""
+"""The tables of a study's report, made from ledgers alone: as rows, and with their words as Markdown."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from lottery.foundations.files import write_whole
 from lottery.foundations.metrics import headline
-from lottery.reports.figures import BARRIER, draw, draw_barriers
-from lottery.reports.intervals import COSTS, NEAR, analysed, cost, difference, sparsest_match, summary
+from lottery.reports.intervals import (
+    COSTS,
+    NEAR,
+    analysed,
+    by_seed,
+    compared,
+    cost,
+    matching,
+    sparsest,
+    summary,
+)
+from lottery.reports.layout import digits_of, plus_minus, table
 from lottery.reports.results import missing
-
-
-def write(frame: pd.DataFrame, folder: Path) -> None:
-    """Writes `report.md`, `results.csv`, `curve.png` and, if measured, `barrier.png`, each atomically."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "report.md", render(frame).encode())
-    columns = [column for column in frame if not str(column).startswith("run/")]
-    write_whole(folder / "results.csv", frame[columns].to_csv(index=False).encode())
-    for name, drawn in pictures(frame).items():
-        drawn(frame, folder / name)
-
-
-def pictures(frame: pd.DataFrame) -> Mapping[str, Callable[[pd.DataFrame, Path], None]]:
-    """The figures of a study: file names and the functions that draw them."""
-    measured = BARRIER in frame and frame[BARRIER].notna().any()
-    return {"curve.png": draw} | ({"barrier.png": draw_barriers} if measured else {})
+from lottery.reports.statistics import spread
 
 
 def render(frame: pd.DataFrame) -> str:
@@ -52,43 +44,61 @@ def accuracies(frame: pd.DataFrame) -> str:
     """
     metric = headline(frame)
     score = f"test_{metric.name}"
-    numbers, arms = summary(frame), list(frame["arm"].unique())
-    digits = 4 if metric.share else _digits(numbers[score])
-    seeds = {arm: sorted(set(frame[frame["arm"] == arm]["seed"])) for arm in arms}
-    lines = [f"- {arm}: n = {len(seeds[arm])} (seeds {', '.join(map(str, seeds[arm]))})" for arm in arms]
+    lines = []
+    for arm, cells in frame.groupby("arm", sort=False):
+        seeds = sorted(set(cells["seed"]))
+        lines.append(f"- {arm}: n = {len(seeds)} (seeds {', '.join(map(str, seeds))})")
     way = "" if metric.higher_is_better else "lower is better; "
     lines += ["", f"Test {metric.name} ({way}mean and 95 % interval over seeds) and early-stopping step:", ""]
-    rows = [["density", *(column for arm in arms for column in (arm, "early stop"))]]
-    if len(arms) > 1:
-        rows[0] += [f"{arms[0]} - {other}" for other in arms[1:]]
-    for index in sorted(set(numbers["round"])):
-        at = numbers[numbers["round"] == index].set_index("arm")
-        densities = [f"{at['density'][arm]:.2%}" if arm in at.index else "-" for arm in arms]
-        row = [" / ".join(densities if len({*densities} - {"-"}) > 1 else {*densities} - {"-"})]
-        for arm in arms:
-            if arm in at.index:
-                mean, half, n = at.loc[arm, [score, f"{score}_half", "n"]]
-                row.append(_plus_minus(mean, half, digits) + _fewer(n, len(seeds[arm])))
-                stop, stop_half = at.loc[arm, ["early_stop_step", "early_stop_step_half"]]
-                row.append(_plus_minus(stop, stop_half, 0))
-            else:
-                row += ["-", "-"]
-        for other in arms[1:]:
-            mean, half, pairs = difference(frame, (arms[0], index), (other, index))
-            most = max(len(seeds[arms[0]]), len(seeds[other]))
-            one = index == 0 and mean == 0 and half in (0, np.inf)  # the same dense network
-            both = {arms[0], other} <= set(at.index)
-            if not both or one or (pairs and abs(at["density"][arms[0]] / at["density"][other] - 1) > NEAR):
-                row.append("-")
-            else:
-                paired = _plus_minus(mean, half, digits, sign=True) + _fewer(pairs, most)
-                row.append(paired if pairs else "no seed in common")
-        rows.append(row)
-    lines += table(rows)
+    lines += table(accuracy_rows(frame))
     if lost := int(frame[score].isna().sum()):
         of = f"{lost} of the {len(frame)} rounds of all seeds"
         lines += ["", f"In {of} test {metric.name} is no finite number; means and differences leave them out."]
     return "\n".join([*lines, *matches(frame)]) + "\n"
+
+
+def accuracy_rows(frame: pd.DataFrame, stops: bool = True) -> list[list[str]]:
+    """The table of `accuracies`: density, each arm (with its early stop), and the first arm minus each other."""
+    metric = headline(frame)
+    score = f"test_{metric.name}"
+    numbers, arms = summary(frame), list(frame["arm"].unique())
+    digits = 4 if metric.share else digits_of(numbers[score])
+    seeds = frame.groupby("arm")["seed"].nunique()
+    cells = by_seed(frame, score)
+    rows = [["density", *(column for arm in arms for column in ((arm, "early stop") if stops else (arm,)))]]
+    rows[0] += [f"{arms[0]} - {other}" for other in arms[1:]]
+    rounds = sorted(set(numbers["round"]))
+    of_round: dict[Any, dict[Any, Any]] = numbers.set_index(["arm", "round"]).to_dict("index")
+    by_arm = {arm: cells.loc[arm].reindex(rounds).to_numpy() for arm in arms}
+    apart = {other: spread(by_arm[arms[0]] - by_arm[other]) for other in arms[1:]}
+    for place, index in enumerate(rounds):
+        there = {arm: of_round[arm, index] for arm in arms if (arm, index) in of_round}
+        shown = [f"{there[arm]['density']:.2%}" if arm in there else "-" for arm in arms]
+        row = [" / ".join(shown if len({*shown} - {"-"}) > 1 else {*shown} - {"-"})]
+        for arm in arms:
+            values = ["-", "-"]
+            if of := there.get(arm):
+                stop, stop_half = of["early_stop_step"], of["early_stop_step_half"]
+                values = [
+                    plus_minus(of[score], of[f"{score}_half"], of["n"], digits, seeds[arm]),
+                    plus_minus(stop, stop_half, seeds[arm], 0),
+                ]
+            row += values if stops else values[:1]
+        for other, found in apart.items():
+            mean, half, pairs = (float(each[place]) for each in (found.mean, found.half, found.n))
+            one = index == 0 and mean == 0 and half in (0, np.inf)  # the same dense network
+            both = {arms[0], other} <= set(there)
+            if not both or (pairs and (one or not _near(there[arms[0]]["density"], there[other]["density"]))):
+                row.append("-")
+            else:
+                most = max(seeds[arms[0]], seeds[other])
+                row.append(plus_minus(mean, half, pairs, digits, most, sign=True) if pairs else "no seed in common")
+        rows.append(row)
+    return rows
+
+
+def _near(one: float, other: float) -> bool:
+    return abs(one - other) <= NEAR * other
 
 
 def matches(frame: pd.DataFrame) -> list[str]:
@@ -101,53 +111,61 @@ def matches(frame: pd.DataFrame) -> list[str]:
         return ["", f"Which densities match dense is not judged: {why}."]
     margin = f"margin {metric.margin * 100:g} points, paired over seeds"
     lines = ["", f"Sparsest density that matches dense ({margin}):", ""]
+    found = sparsest(matching(frame)).set_index("arm")
     for arm, cells in frame.groupby("arm", sort=False):
-        none = "none shown" if cells["seed"].nunique() > 1 else "takes two seeds at least"
-        found = sparsest_match(frame, str(arm))
-        lines.append(f"- {arm}: " + ("{:.2%}, as {} of the {} rounds down to it".format(*found) if found else none))
+        arm = str(arm)
+        text = "none shown" if cells["seed"].nunique() > 1 else "takes two seeds at least"
+        if arm in found.index and found.loc[arm, "matching"]:
+            of = found.loc[arm]
+            text = f"{of['density']:.2%}, as {of['matching']:.0f} of the {of['rounds']:.0f} rounds down to it"
+        lines.append(f"- {arm}: {text}")
     return lines
+
+
+def comparison_rows(frame: pd.DataFrame) -> list[list[str]]:
+    """One row for each two arms at each density: paired difference, n, p, p after Holm's correction, effect."""
+    found, digits = compared(frame), 4 if headline(frame).share else 6
+    rows = [["density", "first", "second", "first - second", "n", "p", "p (Holm)", "effect g"]]
+    for one in found.to_dict("records"):
+        p, corrected = (f"{one[key]:.2g}" if pd.notna(one[key]) else "-" for key in ("p", "holm"))
+        effect = f"{one['effect']:.2f}" if pd.notna(one["effect"]) else "-"
+        n = one["n"]
+        apart = plus_minus(one["mean"], one["half"], n, digits, sign=True) if n else "no seed in common"
+        rows.append([f"{one['density']:.2%}", one["first"], one["second"], apart, str(n), p, corrected, effect])
+    return rows
 
 
 def analyses(frame: pd.DataFrame) -> str:
     """One row per arm and density, with mean and 95 % interval of what analyses found; empty if none ran."""
+    rows, metric = analysis_rows(frame), headline(frame)
+    points = f"; of {metric.name}, 0.01 is one point" if metric.share else ""
+    head = f"What analyses found (mean and 95 % interval over seeds{points}):"
+    return "\n".join([head, "", *table(rows)]) + "\n" if rows else ""
+
+
+def analysis_rows(frame: pd.DataFrame) -> list[list[str]]:
+    """The table of `analyses`."""
     numbers = analysed(frame)
     if not len(numbers):
-        return ""
+        return []
     names = [column for column in map(str, frame) if column in set(numbers["what"])]
-    rows, metric = [["arm", "density", "n", *names]], headline(frame)
-    points = f"; of {metric.name}, 0.01 is one point" if metric.share else ""
-    digits = {what: _digits(part["mean"]) for what, part in numbers.groupby("what")}
+    rows = [["arm", "density", "n", *names]]
+    digits = {what: digits_of(part["mean"]) for what, part in numbers.groupby("what")}
     counts = {what for what in names if (frame[what].dropna() % 1 == 0).all()}
     for arm in frame["arm"].unique():
         for _, found in numbers[numbers["arm"] == arm].groupby("round"):
             most, cells = found["n"].max(), dict.fromkeys(names, "-")
             for what, n, mean, half in found[["what", "n", "mean", "half"]].itertuples(index=False):
-                cells[what] = _plus_minus(
-                    mean, half, 0 if what in counts and abs(mean) >= 10 else digits[what]
-                ) + _fewer(n, most)
+                whole = 0 if what in counts and abs(mean) >= 10 else digits[what]
+                cells[what] = plus_minus(mean, half, n, whole, most)
             rows.append([arm, f"{found['density'].iloc[0]:.2%}", str(most), *cells.values()])
-    return (
-        "\n".join(
-            [
-                f"What analyses found (mean and 95 % interval over seeds{points}):",
-                "",
-                *table(rows),
-            ]
-        )
-        + "\n"
-    )
+    return rows
 
 
 def costs(frame: pd.DataFrame) -> str:
     """One row per arm and density: steps and FLOPs of the round and of finding it; empty if not counted."""
-    numbers = cost(frame)
-    if not len(numbers):
+    if not (rows := cost_rows(frame)):
         return ""
-    rows = [["arm", "density", "steps", "FLOPs", "were it dense", "FLOPs with finding", "were it all dense"]]
-    for arm in frame["arm"].unique():
-        for _, row in numbers[numbers["arm"] == arm].iterrows():
-            flops = [f"{row[column]:.2e}".replace("e+", "e") for column in COSTS[1:]]
-            rows.append([arm, f"{row['density']:.2%}", f"{row['train_steps']:,.0f}", *flops])
     lines = [
         "Training cost, mean over seeds: a round alone, and with all training that was needed to find its ticket.",
         "FLOPs are in proportion to each layer's density; were it dense: of the same steps with every weight.",
@@ -157,26 +175,14 @@ def costs(frame: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _plus_minus(mean: float, half: float, digits: int, sign: bool = False) -> str:
-    if np.isnan(mean):
-        return "no number"
-    plus = "+" if sign else ""
-    return f"{mean:{plus},.{digits}f}" + (f" ± {half:,.{digits}f}" if np.isfinite(half) else " (n = 1)")
-
-
-def _digits(means: pd.Series) -> int:
-    """Four decimals; where the largest mean is below 0.001, as many as show four digits of it."""
-    largest = means.abs().max()
-    return 3 - math.floor(math.log10(largest)) if 0 < largest < 1e-3 else 4
-
-
-def _fewer(n: float, seeds: int) -> str:
-    """The number of seeds, if not every seed of an arm has a value; n = 1 is already printed by _plus_minus."""
-    return f" (n = {n:.0f})" if 1 < n < seeds else ""
-
-
-def table(rows: list[list[str]]) -> list[str]:
-    """Rows of numbers as a right-aligned Markdown table; the first row is the header."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    lines = ["| " + " | ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in rows]
-    return [lines[0], "|" + "|".join("-" * (w + 1) + ":" for w in widths) + "|", *lines[1:]]
+def cost_rows(frame: pd.DataFrame) -> list[list[str]]:
+    """The table of `costs`."""
+    numbers = cost(frame)
+    if not len(numbers):
+        return []
+    rows = [["arm", "density", "steps", "FLOPs", "were it dense", "FLOPs with finding", "were it all dense"]]
+    for arm in frame["arm"].unique():
+        for _, row in numbers[numbers["arm"] == arm].iterrows():
+            flops = [f"{row[column]:.2e}".replace("e+", "e") for column in COSTS[1:]]
+            rows.append([arm, f"{row['density']:.2%}", f"{row['train_steps']:,.0f}", *flops])
+    return rows

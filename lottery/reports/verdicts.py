@@ -11,31 +11,16 @@ import numpy as np
 import pandas as pd
 
 from lottery.foundations.errors import Refused, nearby
-from lottery.reports.claims import EXPECTED, Bound, Claim, Point, read_claims
-from lottery.reports.intervals import NEAR, mean_interval
+from lottery.reports.claims import EXPECTED, Claim, Point, read_claims
+from lottery.reports.intervals import NEAR
 from lottery.reports.results import one_study, read
+from lottery.reports.statistics import judge, mean_interval
 
 Verdict = Literal["holds", "does not hold", "undecided", "not run here"]
 
 
 class Unmeasured(Exception):
     """The results lack what a claim is about; the message says what."""
-
-
-def judge(interval: tuple[float, float], value: float, bound: Bound) -> Verdict:
-    """Whether an interval, ends included, lies wholly on the claimed side of a value or within its tolerance.
-
-    >>> judge((0.1, 0.3), 0, ">="), judge((-0.1, 0.3), 0, ">="), judge((-0.3, -0.1), 0, ">=")
-    ('holds', 'undecided', 'does not hold')
-    """
-    low, high = interval
-    least = -math.inf if bound == "<=" else value if bound == ">=" else value - bound
-    most = math.inf if bound == ">=" else value if bound == "<=" else value + bound
-    if not low <= high or low == math.inf or high == -math.inf:  # NaN, or no number at all
-        return "undecided"
-    if least <= low and high <= most:
-        return "holds"
-    return "does not hold" if high < least or most < low else "undecided"
 
 
 def quantity_of(claim: Claim, frame: pd.DataFrame) -> pd.Series:

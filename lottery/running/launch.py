@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -117,7 +118,8 @@ def _told(job: CellConfig) -> Iterator[None]:
 
     Lines that are there may come from another configuration, which is replaced once all were played again.
     """
-    saved = OmegaConf.to_yaml(OmegaConf.create({**job.config, "store": str(Path(job.config["store"]).resolve())}))
+    saved = f"# lottery run {shlex.join(job.command)}\n"
+    saved += OmegaConf.to_yaml(OmegaConf.create({**job.config, "store": str(Path(job.config["store"]).resolve())}))
     (job.folder / ERROR).unlink(missing_ok=True)
     if not Ledger(job.folder / NAME).lines():
         write_whole(job.folder / CONFIG, saved.encode())

@@ -43,7 +43,7 @@ def folders(top: Path) -> Iterator[Path]:
         yield folder
         for entry in inside:
             of_wandb = entry.name == "wandb" and _CELL.fullmatch(folder.name)
-            if not _PHASE.fullmatch(entry.name) and not of_wandb and Path(entry).is_dir():
+            if not _PHASE.fullmatch(entry.name) and not of_wandb and entry.is_dir():
                 # links come last, so that a folder is found by its own path where it has one
                 (todo.append if entry.is_symlink() else todo.appendleft)(Path(entry))
 

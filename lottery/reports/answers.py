@@ -1,0 +1,99 @@
+"""What a study shows, in a sentence, and what a terminal shows of it: at most a screen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from lottery.foundations.metrics import headline
+from lottery.reports.intervals import matching, sparsest, summary
+from lottery.reports.layout import percent, plus_minus, table
+from lottery.reports.results import missing
+from lottery.reports.statistics import FEW
+from lottery.reports.tables import accuracy_rows
+
+COLUMNS, ROUNDS, STUDIES = 79, 22, 24
+"""The most that a terminal shows: columns of text, rounds of one study, arms of several."""
+_ARMS, _LACKING = 4, 3
+
+
+def answer(frame: pd.DataFrame) -> str:
+    """How far down each arm of a study matches dense, or why that can't be said."""
+    metric, arms = headline(frame), list(frame["arm"].unique())
+    seeds = frame.groupby("arm")["seed"].nunique()
+    n = f"n = {seeds.min()}" + (f" to {seeds.max()}" if seeds.nunique() > 1 else "")
+    if not frame["round"].any():
+        numbers = summary(frame)
+        dense = numbers[numbers["arm"] == arms[0]].iloc[0]
+        score = f"test_{metric.name}"
+        value = plus_minus(dense[score], dense[f"{score}_half"], dense["n"], 4)
+        return f"Nothing has been pruned yet; dense test {metric.name} is {value}; {n}."
+    if metric.margin is None:
+        return f"Which densities match dense is not judged, since {metric.name} has no margin; {n}."
+    found = sparsest(matching(frame)).set_index("arm")
+    said = [f"{arm} {_reach(found.loc[arm]) if arm in found.index else 'has no pruned round'}" for arm in arms[:_ARMS]]
+    more = f", and {len(arms) - _ARMS} more arms" if len(arms) > _ARMS else ""
+    return f"{', '.join(said)}{more}; {n}, margin {100 * metric.margin:g} points.{_caution(int(seeds.min()))}"
+
+
+def _reach(of: pd.Series) -> str:
+    if not of["matching"]:
+        return "is nowhere shown to match dense"
+    if of["surely"] == of["density"]:
+        return f"matches dense down to {percent(of['density'])} of the weights"
+    return f"matches dense at {percent(of['density'])} ({of['matching']:.0f} of the {of['rounds']:.0f} rounds to there)"
+
+
+def _caution(n: int) -> str:
+    if n == 1:
+        return " With one seed nothing can be shown: run more seeds."
+    return f" With {n} seeds the intervals are wide, and much stays undecided." if n < FEW else ""
+
+
+def screen(frame: pd.DataFrame) -> str:
+    """One study on a terminal: the answer, its table of accuracies as far as a screen holds it, what is missing."""
+    rows = accuracy_rows(frame, stops=False)
+    if (of := len(rows) - 1) > ROUNDS:  # first and last always
+        rows = [rows[0], *(rows[1 + round(place * (of - 1) / (ROUNDS - 1))] for place in range(ROUNDS))]
+    widths = [max(len(row[column]) for row in rows) + 3 for column in range(len(rows[0]))]
+    shown = next(count for count in range(len(widths), 1, -1) if sum(widths[:count]) < COLUMNS or count == 2)
+    hidden = [f"{len(widths) - shown} columns"] if shown < len(widths) else []
+    hidden += [f"{of - ROUNDS} rounds"] if of > ROUNDS else []
+    lines = [str(frame["study"].iloc[0]), answer(frame), "", *table([row[:shown] for row in rows])]
+    lines += [f"{' and '.join(hidden)} more are in the report"] if hidden else []
+    lacking = missing(frame)
+    lines += ["", "Unfinished; missing:", "", *(f"- {what}" for what in lacking[:_LACKING])] if lacking else []
+    lines += [f"- and {len(lacking) - _LACKING} more"] if len(lacking) > _LACKING else []
+    return "\n".join(lines) + "\n"
+
+
+def overview(studies: Mapping[str, pd.DataFrame], names: Mapping[str, str]) -> str:
+    """Several studies on a terminal: one row per study and arm, as many as a screen holds."""
+    rows: list[Sequence[str]] = [["study", "arm", "n", "dense", "matches down to"]]
+    for study, frame in studies.items():
+        metric, numbers = headline(frame), summary(frame)
+        score = f"test_{metric.name}"
+        judged = metric.margin is not None and frame["round"].any()
+        found = sparsest(matching(frame)).set_index("arm") if judged else pd.DataFrame()
+        for arm in frame["arm"].unique():
+            dense = numbers[(numbers["arm"] == arm) & (numbers["round"] == 0)]
+            value = "-"
+            if len(dense):
+                mean, half, n = dense.iloc[0][[score, f"{score}_half", "n"]]
+                value = plus_minus(mean, half, n, 4)
+            down = "not judged" if not judged else "none shown"
+            if arm in found.index and found.loc[arm, "matching"]:
+                down = percent(found.loc[arm, "density"])
+                down += "" if found.loc[arm, "surely"] == found.loc[arm, "density"] else " (with gaps)"
+            seeds = str(frame[frame["arm"] == arm]["seed"].nunique())
+            rows.append([_short(names[study]), _short(arm), seeds, value, down])
+    lines = table(rows[: STUDIES + 1])
+    lacking = sum(len(missing(frame)) for frame in studies.values())
+    lines += [f"{len(rows) - 1 - STUDIES} more arms are on the page"] if len(rows) - 1 > STUDIES else []
+    return "\n".join([*lines, *([f"{lacking} cells are unfinished"] if lacking else [])]) + "\n"
+
+
+def _short(name: str, most: int = 20) -> str:
+    """A name cut in its middle, so that its digest stays."""
+    return name if len(name) <= most else f"{name[: most - 11]}…{name[-10:]}"

@@ -1,0 +1,48 @@
+"""The files of a study's report, made from ledgers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from lottery.foundations.files import write_whole
+from lottery.reports.figures import BARRIER, draw, draw_barriers
+from lottery.reports.layout import Rows, comma_separated, latex, table
+from lottery.reports.tables import accuracy_rows, analysis_rows, comparison_rows, cost_rows, render
+
+TABLES: Mapping[str, Callable[[pd.DataFrame], Rows]] = {
+    "accuracy": accuracy_rows, "comparisons": comparison_rows, "analyses": analysis_rows, "cost": cost_rows,
+}  # fmt: skip
+FORMATS: Mapping[str, Callable[[Rows], str]] = {
+    "csv": comma_separated,
+    "md": lambda rows: "\n".join(table(rows)) + "\n",
+    "tex": latex,
+}
+WIDE, COLUMN = (".png",), (".svg", ".pdf")
+"""A figure as wide as a page of the documentation, and as wide as a column of a paper."""
+
+
+def write(frame: pd.DataFrame, folder: Path, figures: bool = True) -> None:
+    """Writes `report.md`, `results.csv`, `tables/` and the figures as PNG, SVG and PDF, each atomically."""
+    text = render(frame)  # raises for several studies, before anything is written
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / "report.md", text.encode())
+    columns = [column for column in frame if not str(column).startswith("run/")]
+    write_whole(folder / "results.csv", frame[columns].to_csv(index=False).encode())
+    for name, rows_of in TABLES.items():
+        if len(rows := rows_of(frame)) > 1:
+            (folder / "tables").mkdir(exist_ok=True)
+            for suffix, formatted in FORMATS.items():
+                write_whole(folder / "tables" / f"{name}.{suffix}", formatted(rows).encode())
+    for name, drawn in pictures(frame).items() if figures else ():
+        drawn(frame, folder / name)
+        for suffix in COLUMN:
+            drawn(frame, (folder / name).with_suffix(suffix))
+
+
+def pictures(frame: pd.DataFrame) -> Mapping[str, Callable[[pd.DataFrame, Path], None]]:
+    """The figures of a study: file names and the functions that draw them."""
+    measured = BARRIER in frame and frame[BARRIER].notna().any()
+    return {"curve.png": draw} | ({"barrier.png": draw_barriers} if measured else {})

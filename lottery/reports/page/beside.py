@@ -1,0 +1,108 @@
+"""What lies beside ledgers and is shown on the page: configuration, training curves, failures, a paper's claims."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from lottery.config.cell_config import recorded, science, settings
+from lottery.foundations.errors import Refused
+from lottery.reports.claims import EXPECTED, Claim, read_claims
+from lottery.reports.page.data import numbers
+from lottery.reports.verdicts import judged
+from lottery.store.evaluations import evaluations
+from lottery.store.folder import CONFIG, cells, error_left
+from lottery.store.ledger import LedgerError
+
+MOST_PHASES, MOST_POINTS, MOST_PAIRS = 2500, 40, 2000
+"""The most trainings whose curves one page holds, points of each curve, and pairs of overlapping masks."""
+
+
+def beside(frame: pd.DataFrame, room: int = MOST_PHASES) -> dict[str, Any]:
+    """All of it for one study; what is not there is left out. `room` is how many trainings there is room for."""
+    ledger = Path(frame["run/ledger"].iloc[0])
+    found: dict[str, Any] = {"claims": list(claims(frame, ledger)), "failed": [], "settings": {}, "config": ""}
+    if ledger.suffix == ".csv":
+        return found | {"lacks": "This is a results file: configuration and training curves lie beside ledgers alone."}
+    cell, study = ledger.parent, ledger.parent.parent.parent
+    with suppress(OSError):
+        found["failed"] = [
+            f"{folder.parent.name} {folder.name}: {said}" for folder in cells(study) if (said := error_left(folder))
+        ]
+    try:
+        config = recorded(cell)
+    except FileNotFoundError:
+        return found | {"lacks": "No configuration lies beside the ledgers, so that training curves are not found."}
+    except (OSError, LedgerError) as error:
+        return found | {"lacks": f"The configuration can't be read ({error}), so that training curves are not found."}
+    text = (cell / CONFIG).read_text()
+    command = next((line[2:] for line in text.splitlines() if line.startswith("# lottery run ")), "")
+    found |= {"config": text, "command": command}
+    found["settings"] = {
+        key: yaml.safe_dump(value).split("\n...")[0].strip() for key, value in settings(science(config))
+    }
+    with suppress(OSError, ValueError):
+        pairs = pd.read_csv(study / "overlap.csv")
+        means = pairs.groupby(["round", "between"])[["density", "shared", "chance"]].mean().reset_index()
+        found["overlap"] = means.head(MOST_PAIRS).values.tolist()
+    hosts = Counter(frame["run/host"].dropna()) if "run/host" in frame else Counter()
+    found["hosts"] = [f"{host} ({n} rounds)" for host, n in hosts.most_common(8)]
+    if len(frame) > room:
+        at_most = f"for at most {MOST_PHASES} trainings in one page"
+        return found | {"lacks": f"Training curves are shown {at_most}: report this study alone, or fewer with it."}
+    roots = [Path(config["store"]), study.parent / "store"]
+    found["curves"], found["versions"] = curves(frame, [root for root in roots if root.is_dir()])
+    return found if found["curves"] else found | {"lacks": "The store that held the training curves is not there."}
+
+
+def curves(frame: pd.DataFrame, roots: Sequence[Path]) -> tuple[dict[str, Any], list[str]]:
+    """Mean over seeds of each evaluated number by step: arm -> round -> column; and the versions that trained."""
+    found, versions = dict[str, Any](), Counter[str]()
+    if not roots or "phase" not in frame:
+        return {}, []
+    for (arm, index), part in frame.groupby(["arm", "round"], sort=False):
+        told = []
+        for key in part["phase"].dropna():
+            rows, spec = evaluations(roots, key)
+            told += rows
+            if "torch" in spec:
+                versions[f"torch {spec['torch']} on {spec.get('device', 'cpu')}"] += 1
+        if not told:
+            continue
+        by_step = pd.DataFrame(told).groupby("step").mean(numeric_only=True)
+        thin = by_step.iloc[:: max(1, len(by_step) // MOST_POINTS)]
+        columns = {str(column): numbers(thin[column], 4) for column in thin}
+        found.setdefault(str(arm), {})[str(index)] = {"step": numbers(thin.index), **columns}
+    return found, [f"{what} ({n} trainings)" for what, n in versions.most_common()]
+
+
+def claims(frame: pd.DataFrame, ledger: Path) -> Iterator[dict[str, Any]]:
+    """The claims of an `expected.csv` beside the results, their verdicts, and the points that a figure can show."""
+    near = [ledger.parent, *list(ledger.parents)[2:4]]
+    for path in dict.fromkeys(folder / EXPECTED for folder in near):
+        if path.is_file():
+            try:
+                told = read_claims(path)
+            except Refused as error:
+                yield {"id": "-", "claim": str(error), "verdict": "not read"}
+                return
+            about = [claim for claim in told if ledger.suffix != ".csv" or claim.results == ledger.stem]
+            yield from (_said(claim, frame) for claim in about)
+            return
+
+
+def _said(claim: Claim, frame: pd.DataFrame) -> dict[str, Any]:
+    (row,) = judged([claim], {claim.results: frame}).to_dict("records")
+    said = {key: row[key] for key in ("id", "claim", "quantity", "claimed", "measured", "n", "verdict", "reason")}
+    if claim.operator == "":
+        (point,) = claim.points
+        tolerance = claim.bound if isinstance(claim.bound, float) else None
+        at = {"arm": point.arm, "density": point.density, "column": claim.column}
+        said["point"] = {**at, "value": claim.value, "tolerance": tolerance}
+    return {str(key): value for key, value in said.items()}

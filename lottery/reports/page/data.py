@@ -1,0 +1,156 @@
+"""What the page shows, as plain data: each number is in the frame, or a statistic of numbers that are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lottery.foundations.metrics import headline
+from lottery.reports.answers import answer
+from lottery.reports.comparison import comparable
+from lottery.reports.intervals import NEAR, all_by_seed, by_seed, compared, densities, matching, sparsest
+from lottery.reports.results import KEYS, missing
+from lottery.reports.statistics import FEW, Floats, iqm_interval, iqm_intervals, spread
+
+Data = dict[str, Any]
+_ASIDE = {*KEYS, "rounds"}
+_WAYS = ("density", "compression_ratio", "train_flops", "total_flops")
+"""Columns that a figure can have on its horizontal axis, besides bytes and latencies."""
+
+
+def study_data(frame: pd.DataFrame, name: str) -> Data:
+    """One study: its answer, the statistics of each arm by round, and every two arms compared."""
+    metric, score = headline(frame), f"test_{headline(frame).name}"
+    judged = matching(frame) if metric.margin is not None else None
+    found = sparsest(judged).set_index("arm") if judged is not None else pd.DataFrame()
+    columns = numeric(frame)
+    wide = all_by_seed(frame, columns)
+    of_layers = [str(column) for column in frame if str(column).startswith("density/")]
+    layers = frame.groupby(["arm", "round"])[of_layers].mean()
+    arms = []
+    for arm, cells in frame.groupby("arm", sort=False):
+        there, own = wide[score].loc[arm], [int(seed) for seed in sorted(cells["seed"].unique())]
+        data: Data = {
+            "name": arm,
+            "seeds": own,
+            "rounds": [int(index) for index in there.index],
+            "columns": {column: _column(wide[column].loc[arm][own].to_numpy()) for column in columns},
+            "layers": {
+                layer.removeprefix("density/"): numbers(layers.loc[arm][layer])
+                for layer in of_layers
+                if layers.loc[arm][layer].notna().any()
+            },
+            "iqm": [numbers(row, 5) for row in iqm_intervals(there[own])] if len(own) >= FEW else [],
+            "ended": _ended(cells),
+        }
+        if judged is not None:
+            mine = judged[judged["arm"] == arm]
+            data |= {"match": mine["match"].tolist(), "gain": numbers(mine["gain"]), "half": numbers(mine["half"])}
+        if arm in found.index:
+            data["sparsest"] = dict(zip(found.columns, numbers(found.loc[arm]), strict=True))
+        arms.append(data)
+    return {
+        "name": str(frame["study"].iloc[0]),
+        "short": name,
+        "answer": answer(frame),
+        "metric": score,
+        "higher": metric.higher_is_better,
+        "share": metric.share,
+        "margin": metric.margin,
+        "missing": missing(frame),
+        "unknown": int(frame[score].isna().sum()),
+        "arms": arms,
+        "pairs": _pairs(frame),
+    }
+
+
+def numeric(frame: pd.DataFrame) -> list[str]:
+    """The measured columns that hold numbers; seconds stand for themselves."""
+    found = []
+    for column in map(str, frame):
+        aside = column in _ASIDE or column.startswith("density/") or (column[:4] == "run/" and column != "run/seconds")
+        if not aside and pd.api.types.is_numeric_dtype(frame[column]) and not pd.api.types.is_bool_dtype(frame[column]):
+            found.append(column)
+    return found
+
+
+def ways(columns: Sequence[str]) -> list[str]:
+    """The columns that may be horizontal axes: what a ticket is, and what it costs."""
+    costs = [column for column in columns if any(word in column for word in ("bytes", "latency", "seconds"))]
+    return [*(column for column in _WAYS if column in columns), *costs]
+
+
+def together(studies: Mapping[str, pd.DataFrame]) -> list[Data]:
+    """For each arm that comparable studies share, at each density: interquartile mean over all runs of the gain.
+
+    The gain is the difference to dense of the same study and seed, and the bootstrap is stratified by study.
+    """
+    rows = []
+    for group in comparable(studies):
+        arms = dict.fromkeys(arm for study in group for arm in studies[study]["arm"]) if len(group) > 1 else {}
+        for arm in arms:
+            points = []
+            for study in group:
+                part = studies[study][studies[study]["arm"] == arm]
+                if len(part):
+                    metric = headline(part)
+                    scores = by_seed(part, f"test_{metric.name}").loc[arm]
+                    apart = (scores - scores.loc[0]).drop(0) if 0 in scores.index else scores.iloc[:0]
+                    at = densities(part).loc[arm]
+                    gains = apart if metric.higher_is_better else -apart
+                    points += [(float(at[index]), study, row.dropna().to_numpy()) for index, row in gains.iterrows()]
+            points.sort(key=lambda point: -point[0])
+            while points:
+                near = [point for point in points if abs(point[0] / points[0][0] - 1) <= NEAR] if points[0][0] else []
+                points = points[max(1, len(near)) :]
+                if len({study for _, study, _ in near}) > 1:
+                    strata = [values for _, _, values in near]
+                    n = sum(map(len, strata))
+                    told = numbers(iqm_interval(strata), 5)
+                    rows.append({"arm": arm, "studies": len(near), "n": n, "density": near[0][0], "iqm": told})
+    return rows
+
+
+def numbers(values: Any, digits: int = 6) -> list[float | int | None]:
+    """Numbers as JSON has them, with so many digits that count; None for what is no finite number."""
+    return [
+        None if not math.isfinite(value) else int(value) if value == int(value) else float(f"{value:.{digits}g}")
+        for value in np.asarray(values, dtype=float).tolist()
+    ]
+
+
+def _column(cells: Floats) -> Data:
+    """By round: mean, half-width, n where seeds lack it, and the seeds' own values where they differ."""
+    found, seeds = spread(cells), cells.shape[1]
+    data: Data = {"mean": numbers(found.mean)}
+    lacking = bool((found.n < seeds).any())
+    if lacking or (seeds > 1 and (cells != cells[:, :1]).any()):
+        data |= {"half": numbers(found.half, 4), "seeds": [numbers(values, 5) for values in cells.T]}
+    if lacking:
+        data["n"] = [int(n) for n in found.n]
+    return data
+
+
+def _ended(cells: pd.DataFrame) -> list[str]:
+    """Why chains of an arm ended early, and what of a network collapsed, each with its seeds."""
+    said: dict[str, list[str]] = {}
+    for column, words in (("stopped", "stopped"), ("collapsed", "collapsed")):
+        for row in cells.dropna(subset=[column]).itertuples() if column in cells else ():
+            said.setdefault(f"{words}: {getattr(row, column)}", []).append(f"seed {row.seed} in round {row.round}")
+    return [f"{what} ({', '.join(who)})" for what, who in said.items()]
+
+
+def _pairs(frame: pd.DataFrame) -> list[list[Any]]:
+    """Rows of `compared`, with arms by their place; two equal pairs have no p, and say so by it."""
+    found, arms = compared(frame), {arm: place for place, arm in enumerate(frame["arm"].unique())}
+    told = ["density", "mean", "half", "p", "holm", "effect"]
+    numbered = zip(*(numbers(found[column], 4) for column in told), strict=True)
+    sides = zip(found["first"], found["second"], found["round"], found["n"], strict=True)
+    return [
+        [arms[first], arms[second], int(index), int(n), *rest]
+        for (first, second, index, n), rest in zip(sides, numbered, strict=True)
+    ]

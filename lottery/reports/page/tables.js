@@ -1,0 +1,219 @@
+// The rest of the page, in the same scope as page.js: switches, tables, one study in depth, and what happens on input.
+
+// switches
+
+function switches() {
+  options($("y"), D.columns, state.y, label);
+  options($("x"), D.ways, state.x, label);
+  const group = (box, names, chosen, text) => {
+    const all = names.length > 2 ? ["all", "none"].map((what) => {
+      const button = element("button", { type: "button" }, what);
+      button.addEventListener("click", () => {
+        chosen.clear();
+        if (what === "all") names.forEach((name) => chosen.add(name));
+        box.querySelectorAll("input").forEach((input) => { input.checked = what === "all"; });
+        changed();
+      });
+      return button;
+    }) : [];
+    box.append(...names.map((name) => {
+      const input = element("input", { type: "checkbox" });
+      input.checked = chosen.has(name);
+      input.addEventListener("change", () => { input.checked ? chosen.add(name) : chosen.delete(name); changed(); });
+      return element("label", {}, input, element("span", { class: "key", "data-name": name }), text(name));
+    }), ...all);
+  };
+  group($("studies"), D.studies.map((study) => study.name), on.studies, (name) => D.studies.find((study) => study.name === name).short);
+  group($("arms"), arms, on.arms, (name) => name);
+  if (D.studies.length < 2) $("studies").hidden = true;
+}
+function keys() {
+  const found = series();
+  document.querySelectorAll("#arms .key").forEach((key) => {
+    const mine = found.filter((one) => one.arm.name === key.dataset.name);
+    key.replaceChildren(...(mine.length === 1 ? [swatch(looks.get(mine[0].key))] : []));
+  });
+}
+function changed() { draw(); keys(); }
+
+// all studies
+
+function answers() {
+  $("title").textContent = D.studies.length === 1 ? first.name : `${D.studies.length} studies`;
+  const shown = D.studies.slice(0, 4).map((study) => element("p", { class: "answer" }, ...(D.studies.length > 1 ? [element("strong", {}, study.short)] : []), study.answer.replace(/ %/g, "\u00a0%").replace(/n = /g, "n\u00a0=\u00a0")));
+  if (D.studies.length > 4) shown.push(element("p", { class: "note" }, `The table of matches below holds all ${D.studies.length} studies.`));
+  if (D.problems.length) shown.push(element("p", { class: "warn" }, `${D.problems.length} left out since they can't be read or shown; the last part but one says which.`));
+  $("answers").replaceChildren(...shown);
+}
+function matches() {
+  const judged = D.studies.filter((study) => study.margin !== null);
+  const seeds = D.studies.flatMap((study) => study.arms.map((arm) => arm.seeds.length));
+  $("matches-note").textContent = [judged.length ? `A density matches dense where the whole 95 % interval of the paired difference lies above minus ${number(100 * judged[0].margin, 1)} points. ` +
+    "“Without a gap” ends the unbroken run of matches from dense on; “perhaps” is the sparsest density not shown to be worse. Each density is tested by itself, so that one match far below the others may be chance." : "",
+  D.studies.length > judged.length ? "A metric that is no share has no margin, and is not judged." : "", seeds.length ? few(Math.min(...seeds)) : ""].join(" ");
+  const rows = D.studies.flatMap((study) => study.arms.map((arm) => {
+    const of = arm.sparsest, dense = arm.rounds[0] === 0 ? spread(arm.columns[study.metric], 0, arm.seeds.length) : "–";
+    const down = !of ? "not judged" : of.density === null ? "none shown" : percent(of.density);
+    return [study.short, { text: arm.name, class: "text" }, String(arm.seeds.length), dense, { text: down, class: "yes" },
+      of?.matching ? `${of.matching} of ${of.rounds}` : "–", of ? percent(of.surely) : "–", of ? percent(of.possibly) : "–"];
+  }));
+  fill($("matches-table"), ["study", "arm", "n", "dense", "matches down to", "rounds to there", "without a gap", "perhaps"], rows);
+  if (D.together.length) $("together").append(element("h3", {}, "Studies taken together"),
+    element("p", { class: "note" }, "Interquartile mean over all runs of the gain over dense, with a 95 % bootstrap interval stratified by study; none below five runs."),
+    wide("Studies taken together", ["arm", "density", "studies", "runs", "gain over dense"], D.together.map((row) => [row.arm, percent(row.density), String(row.studies), String(row.n), quartile(row.iqm)])));
+  const claims = D.studies.flatMap((study) => (study.claims || []).map((claim) => ({ study, ...claim })));
+  if (claims.length) $("claims").append(element("h3", {}, "A paper's claims"), wide("A paper's claims", ["claim", "quantity", "claimed", "measured", "n", "verdict"],
+    claims.map((claim) => [{ text: `${claim.id}: ${claim.claim}`, class: "text" }, { text: claim.quantity ?? "", class: "text" }, claim.claimed ?? "", claim.measured ?? "", String(claim.n ?? ""), { text: claim.verdict + (claim.reason ? `: ${claim.reason}` : ""), class: "text" }])));
+}
+const quartile = ([middle, low, high]) => number(middle) + (low === null ? " (too few)" : ` [${number(low)}, ${number(high)}]`);
+function results() {
+  $("results-tables").replaceChildren(...D.studies.map((study, index) => {
+    const box = element("details", {}, element("summary", {}, study.short));
+    const open = () => {
+      const there = study.arms.filter((arm) => arm.columns[state.y]);
+      const rounds = [...new Set(there.flatMap((arm) => arm.rounds))].sort((a, b) => a - b);
+      const rows = rounds.map((round) => {
+        const densities = there.map((arm) => arm.rounds.includes(round) ? percent(arm.columns.density.mean[arm.rounds.indexOf(round)]) : null);
+        return [[...new Set(densities.filter(Boolean))].join(" / "), ...there.map((arm) => {
+          const at = arm.rounds.indexOf(round);
+          if (at < 0) return "–";
+          const yes = state.y === study.metric && arm.match?.[at] === "yes" && round > 0;
+          return { text: spread(arm.columns[state.y], at, arm.seeds.length) + (yes ? " ✓" : ""), class: yes ? "yes" : "" };
+        })];
+      });
+      box.querySelector(".wide")?.remove();
+      box.append(wide(`${study.short}: ${label(state.y)}${state.y === study.metric ? "; ✓ matches dense" : ""}`, ["density", ...there.map((arm) => arm.name)], rows));
+    };
+    box.addEventListener("toggle", () => { if (box.open) open(); });
+    box.open = index === 0;
+    return box;
+  }));
+}
+
+// one study
+
+const chosen = () => D.studies.find((study) => study.name === $("study").value);
+function one_study() {
+  const study = chosen(), names = study.arms.map((arm) => arm.name);
+  options($("arm"), names, $("arm").value);
+  options($("other"), names.filter((name) => name !== $("arm").value), $("other").value);
+  configuration(study);
+  in_depth();
+}
+function in_depth() {
+  const study = chosen(), arm = study.arms.find((one) => one.name === $("arm").value);
+  pairs(study, arm);
+  heat(arm);
+  cost(study, arm);
+  const curves = study.curves?.[arm.name];
+  options($("curve-y"), curves ? Object.keys(Object.values(curves)[0]).filter((column) => column !== "step") : [], $("curve-y").value || study.metric.replace("test_", "val_"), label);
+  training(study, arm);
+}
+function pairs(study, arm) {
+  const mine = study.arms.indexOf(arm), other = study.arms.findIndex((one) => one.name === $("other").value);
+  const rows = study.pairs.filter(([a, b]) => (a === mine && b === other) || (a === other && b === mine)).map(([a, , , n, density, mean, half, p, holm, effect]) => {
+    const turn = a === mine ? 1 : -1, value = mean === null ? "no seed in common" : `${turn * mean > 0 ? "+" : ""}${number(turn * mean)}`;
+    const level = iqm_of(arm, density, study);
+    return [percent(density), mean === null ? value : half === null ? `${value} (n = ${n}${n === 2 ? ", equal" : ""})` : `${value} ± ${number(half)}`, String(n), p === null ? "–" : number(p, 3),
+      { text: holm === null ? "–" : number(holm, 3), class: holm !== null && holm < 0.05 ? "yes" : "" }, effect === null ? "–" : number(turn * effect, 2), level];
+  });
+  const tests = study.pairs.filter((pair) => pair[7] !== null).length, n = Math.min(...study.arms.map((one) => one.seeds.length));
+  $("pairs-note").textContent = other < 0 ? "This study has one arm alone." : `${arm.name} minus ${$("other").value}, ${label(study.metric)}, paired over seeds: t-test, p after Holm's correction for all ${tests} tests of this study, Hedges' g. ${few(n)}`;
+  fill($("pairs"), ["density", "difference", "n", "p", "p (Holm)", "effect g", "interquartile mean of the arm"], other < 0 ? [] : rows);
+}
+function iqm_of(arm, density) {
+  if (!arm.iqm.length) return "takes 5 seeds";
+  const at = arm.columns.density.mean.findIndex((value) => Math.abs(value / density - 1) <= 0.03);
+  return at < 0 ? "–" : quartile(arm.iqm[at]);
+}
+function heat(arm) {
+  const layers = Object.keys(arm.layers);
+  fill($("layers"), ["layer", ...arm.rounds.map(String)], layers.map((layer) => [layer, ...arm.layers[layer].map((value) => {
+    const depth = value > 0 ? Math.max(0, Math.min(1, 1 + Math.log10(value) / 3)) : 0;
+    return { text: value === null ? "–" : percent(value), style: `background: rgba(var(--heat), ${(0.42 * depth).toFixed(3)})` };
+  })]), `${arm.name}: per cent of each layer's weights that are kept, mean over seeds; rounds across`);
+}
+function cost(study, arm) {
+  const columns = ["train_steps", "train_flops", "total_flops", "early_stop_step", "run/seconds", ...D.columns.filter((column) => /bytes|latency/.test(column))].filter((column) => arm.columns[column]);
+  fill($("cost"), ["density", ...columns.map(label)], arm.rounds.map((_, at) => [percent(arm.columns.density.mean[at]), ...columns.map((column) => number(arm.columns[column].mean[at]))]), `${arm.name}, mean over seeds`);
+}
+let curve_view = null, curve_turn = 0;
+function training(study, arm) {
+  curve_view?.finalize(); curve_view = null;
+  const curves = study.curves?.[arm.name], column = $("curve-y").value;
+  $("curve-y").closest(".controls").hidden = !curves;
+  $("curves").replaceChildren();
+  if (!curves || !column) { $("curves-note").textContent = study.lacks ?? "No training of this arm is in the store."; return; }
+  const rounds = Object.keys(curves), rows = rounds.flatMap((round) => curves[round].step.map((step, at) => ({ round: Number(round), x: step, y: curves[round][column]?.[at] ?? null })).filter((row) => row.y !== null));
+  const width = Math.max(280, Math.min($("curves").clientWidth, 1100));
+  const turn = curve_turn += 1, drawn = figure($("curves"), `Training curves of ${arm.name}: ${label(column)} by step, a line for each round`, width, 280, { title: "step", log: false }, label(column), (x, y) => [
+    { data: { name: "rows" }, mark: { type: "line", strokeWidth: 1.6, clip: true }, encoding: { x, y: y("y"), detail: { field: "round" },
+      color: { field: "round", type: "quantitative", scale: { scheme: "viridis", domain: [0, Math.max(1, ...rounds.map(Number))] }, legend: { title: "round", labelColor: "currentColor", titleColor: "currentColor" } } } },
+    { data: { name: "stops" }, mark: { type: "tick", orient: "vertical", thickness: 2, size: 10, color: "currentColor" }, encoding: { x, y: y("y") } },
+  ]);
+  const stops = rounds.flatMap((round) => {
+    const at = arm.rounds.indexOf(Number(round)), step = arm.columns.early_stop_step?.mean[at], steps = curves[round].step;
+    if (step === undefined || step === null) return [];
+    const near = steps.reduce((best, value, index) => Math.abs(value - step) < Math.abs(steps[best] - step) ? index : best, 0);
+    const y = curves[round][column]?.[near];
+    return y === null || y === undefined ? [] : [{ x: step, y }];
+  });
+  drawn.then((made) => {
+    if (turn !== curve_turn) { made.finalize(); return; }
+    curve_view = made.data("rows", rows).data("stops", stops).resize().run();
+  });
+  $("curves-note").textContent = `Mean over seeds, at most 40 evaluations of each round; a tick marks the early stop. ${study.lacks ?? ""}`;
+}
+function configuration(study) {
+  const parts = [], others = D.studies.filter((one) => Object.keys(one.settings || {}).length);
+  const unlike = [...new Set(others.flatMap((one) => Object.keys(one.settings)))].filter((key) => new Set(others.map((one) => one.settings[key])).size > 1);
+  if (others.length > 1) parts.push(unlike.length ? wide("Settings in which the studies differ", ["setting", ...others.map((one) => one.short)], unlike.map((key) => [key, ...others.map((one) => one.settings[key] ?? "not there")]))
+    : element("p", { class: "note" }, "The studies that have a configuration do not differ in it."));
+  if (study.command) parts.push(element("p", {}, "One cell of it again:"), element("pre", { tabindex: "0" }, study.command));
+  const where = [...(study.versions ?? []), ...(study.hosts ?? []).map((host) => `host ${host}`)];
+  if (where.length) parts.push(element("p", { class: "note" }, `Trained with ${where.join("; ")}.`));
+  if (study.config) parts.push(element("details", {}, element("summary", {}, `The whole configuration of ${study.arms[0].name}, seed ${study.arms[0].seeds[0]}`), element("pre", { tabindex: "0" }, study.config)));
+  else parts.push(element("p", { class: "note" }, study.lacks ?? "No configuration lies beside the ledgers."));
+  $("config").replaceChildren(...parts);
+  $("overlap").replaceChildren(...(study.overlap ? [element("h3", {}, "Overlap of masks"), wide("Kept weights in common over those of the sparser mask, mean over pairs", ["between", "round", "density", "in common", "by chance"],
+    study.overlap.map(([round, between, density, shared, chance]) => [between, String(round), percent(density), number(shared), number(chance)]))] : []));
+}
+
+// the end
+
+function list(items) { return element("ul", {}, ...items.map((item) => element("li", {}, item))); }
+function open_and_made() {
+  const parts = D.problems.length ? [element("h3", {}, "Left out"), list(D.problems)] : [];
+  for (const study of D.studies) {
+    const said = [...(study.failed ?? []).map((what) => `failed: ${what}`), ...study.arms.flatMap((arm) => arm.ended.map((what) => `${arm.name} ${what}`)), ...study.missing.map((what) => `missing: ${what}`)];
+    if (study.unknown) said.push(`in ${study.unknown} rounds ${label(study.metric)} is no finite number; means and differences leave them out`);
+    if (said.length) parts.push(element("h3", {}, study.short), list(said.slice(0, 200)), ...(said.length > 200 ? [element("p", {}, `and ${said.length - 200} more`)] : []));
+  }
+  $("open-list").replaceChildren(...(parts.length ? parts : [element("p", {}, "Nothing: every cell of every study ended as planned.")]));
+  $("made-list").replaceChildren(element("p", {}, `This page: ${D.versions.join(", ")}.`),
+    element("p", { class: "note" }, "Intervals are 95 % t-intervals over seeds. Two seeds that agree have none, since that may be chance. Curves join means over seeds; every number is in results.csv of its study."));
+}
+
+// input
+
+function start() {
+  answers(); switches(); matches(); results(); open_and_made();
+  options($("study"), D.studies.map((study) => study.name), first.name, (name) => D.studies.find((study) => study.name === name).short);
+  changed(); one_study();
+  $("y").addEventListener("change", () => { state.y = $("y").value; state.hovered = null; changed(); results(); });
+  $("x").addEventListener("change", () => { state.x = $("x").value; changed(); });
+  for (const id of ["band", "seeds"]) $(id).addEventListener("change", draw);
+  $("at").addEventListener("input", () => { state.at = Number($("at").value); state.hovered = null; draw(); });
+  $("chart").addEventListener("pointermove", point);
+  $("chart").addEventListener("pointerdown", point);
+  $("chart").addEventListener("pointerleave", () => { if (state.hovered) { state.hovered = null; draw(); } });
+  $("study").addEventListener("change", one_study);
+  $("arm").addEventListener("change", one_study);
+  $("other").addEventListener("change", in_depth);
+  $("curve-y").addEventListener("change", () => training(chosen(), chosen().arms.find((arm) => arm.name === $("arm").value)));
+  let turn = 0;
+  window.addEventListener("resize", () => { cancelAnimationFrame(turn); turn = requestAnimationFrame(() => { draw(); in_depth(); }); });
+  document.documentElement.dataset.ready = "true";
+}
+if (first) start();
+else document.querySelector("main").replaceChildren(element("p", { class: "warn" }, "No study could be shown:"), list(D.problems));

@@ -1,0 +1,244 @@
+"""The page of a report: what it is made of, and how it behaves in a browser."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from lottery.commands import report as publishing
+from lottery.reports import results
+from lottery.reports.page import files
+from lottery.reports.page.beside import claims, curves
+from lottery.reports.page.data import numbers, study_data, together
+from tests.browser import CHROMIUM, LAPTOP, PHONE, Browser
+from tests.test_results import ACCURACY, STUDY, half, ledgers
+
+AXE = Path(os.environ.get("AXE", "axe.min.js"))
+"""Of npm's package axe-core, which is nobody's dependency here."""
+NAMES = {STUDY: STUDY}
+
+
+@pytest.fixture
+def frame(tmp_path: Path) -> pd.DataFrame:
+    return results.read(ledgers(tmp_path / "runs", ACCURACY))
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page without the plotting library, which takes seconds to bundle."""
+    monkeypatch.setattr(files, "library", lambda: "")
+
+
+def within(page: Path) -> dict[str, Any]:
+    """The data of a page, as its script reads them."""
+    (text,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.DOTALL)
+    return json.loads(text)
+
+
+def test_numbers_of_the_page_are_those_of_the_frame(frame: pd.DataFrame) -> None:
+    (ticket, control) = study_data(frame, STUDY)["arms"]
+    assert (ticket["name"], control["name"]) == ("imp", "random_reinit")
+    scores = ticket["columns"]["test_accuracy"]
+    assert scores["seeds"] == [list(ACCURACY["imp"][seed]) for seed in (0, 1, 2)]
+    by_round = list(zip(*ACCURACY["imp"].values(), strict=True))
+    assert scores["mean"] == pytest.approx([sum(scores) / 3 for scores in by_round])
+    assert scores["half"] == pytest.approx([half(list(scores)) for scores in by_round], rel=1e-3)
+    assert ticket["columns"]["density"] == {"mean": [1, 0.5, 0.125]}  # the same for all seeds
+    assert ticket["layers"] == {"fc.weight": [1, 0.5, 0.125]}
+    assert ticket["match"] == ["yes", "undecided", "no"]
+
+
+def test_two_seeds_that_agree_have_no_interval(tmp_path: Path) -> None:
+    frame = results.read(ledgers(tmp_path, {"imp": {0: (0.9, 0.9, 0.8), 1: (0.9, 0.9, 0.7)}}))
+    (arm,) = study_data(frame, STUDY)["arms"]
+    assert arm["columns"]["test_accuracy"]["half"][:2] == [None, None]
+    assert arm["match"][1] == "undecided"
+
+
+def test_rounded_numbers_and_none() -> None:
+    assert numbers([1.0, 0.1234567, float("nan"), float("inf"), 6.76e11]) == [1, 0.123457, None, None, 676000000000]
+
+
+def test_studies_taken_together_are_resampled_apart(frame: pd.DataFrame) -> None:
+    same = frame.assign(data="d")
+    found = together({"a": same.assign(study="a"), "b": same.assign(study="b")})
+    assert [(row["arm"], row["density"], row["studies"], row["n"]) for row in found] == [
+        ("imp", 0.5, 2, 6), ("imp", 0.125, 2, 6), ("random_reinit", 0.5, 2, 6), ("random_reinit", 0.125, 2, 6),
+    ]  # fmt: skip
+    # gains of imp at 50 %: 0.02, 0.01, 0.00, each twice; a quarter of six is one whole value
+    assert found[0]["iqm"][0] == pytest.approx(0.01)
+
+
+def test_a_paper_s_numbers_lie_over_the_curve(frame: pd.DataFrame, tmp_path: Path) -> None:
+    frame.to_csv(tmp_path / "mine.csv", index=False)
+    head = "id,claim,results,quantity,value,bound,where,not_run"
+    lines = ["A,a,mine,test_accuracy: imp@0.5,0.95,0.1,x,", "B,b,other,test_accuracy: imp@0.5,0.95,0.1,x,",
+             "C,c,mine,test_accuracy: imp@0.5 - imp@1,0,>=,x,"]  # fmt: skip
+    (tmp_path / "expected.csv").write_text("\n".join([head, *lines]) + "\n")
+    found = list(claims(frame, tmp_path / "mine.csv"))
+    assert [(claim["id"], claim["verdict"]) for claim in found] == [("A", "holds"), ("C", "undecided")]
+    assert found[0]["point"] == {
+        "arm": "imp", "density": 0.5, "column": "test_accuracy", "value": 0.95, "tolerance": 0.1,
+    }  # fmt: skip
+    assert "point" not in found[1]
+
+
+def test_training_curves_are_means_over_seeds(frame: pd.DataFrame, tmp_path: Path) -> None:
+    for key, loss in (("a", 0.5), ("b", 0.7)):
+        (tmp_path / key).mkdir()
+        phase = {"rows": [{"step": 10, "val_loss": loss}], "spec": {"torch": "2.9", "device": "cpu"}}
+        (tmp_path / key / "phase.json").write_text(json.dumps({"phase": phase}))
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "phase.json").write_text("{")
+    dense = frame[(frame["arm"] == "imp") & (frame["round"] == 0)].assign(phase=["a", "b", "torn"])
+    found, versions = curves(dense, [tmp_path / "gone", tmp_path])
+    assert found == {"imp": {"0": {"step": [10], "val_loss": [0.6]}}}
+    assert versions == ["torch 2.9 on cpu (2 trainings)"]
+
+
+@pytest.mark.usefixtures("small")
+def test_what_cannot_be_read_is_said_and_the_rest_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = ledgers(tmp_path / "runs", ACCURACY)
+    (study / "imp" / "seed1" / "ledger.jsonl").write_text("no line\n")
+    (study / "imp" / "seed2" / "error.txt").write_text("the loss became nan\n")
+    (tmp_path / "empty").mkdir()
+    words = tmp_path / "words.csv"
+    words.write_text(
+        "study,arm,seed,round,rounds,density,train_steps,early_stop_step,test_accuracy,early_stop_test_accuracy,val_loss\n"
+        "s,imp,0,0,0,1,600,300,0.9,0.9,small\n"
+    )
+    problems = publishing.publish([study, words, tmp_path / "empty"], tmp_path / "out")
+    assert [problem.partition(": ")[0] for problem in problems[1:]] == [
+        f"{words}, line 2", f"no finished round under {tmp_path / 'empty'}",
+    ]  # fmt: skip
+    assert problems[0].startswith(f"{study / 'imp' / 'seed1' / 'ledger.jsonl'}, line 1 is damaged")
+    assert "val_loss=small is no number" in problems[1]
+    data = within(tmp_path / "out" / "report.html")
+    assert data["problems"] == problems
+    (told,) = data["studies"]
+    assert told["failed"] == ["imp seed2: the loss became nan"]
+    assert told["missing"] == [f"{STUDY} imp seed 1: not begun"]
+    assert "n = 2 to 3" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("small")
+def test_a_study_that_breaks_the_page_is_named(frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    good, said = study_data, list[str]()
+
+    def broken(part: pd.DataFrame, name: str) -> dict[str, Any]:
+        return good(part, name) if name == "a" else 1 / 0  # type: ignore[return-value]
+
+    monkeypatch.setattr(files, "study_data", broken)
+    parts = {study: frame.assign(study=study) for study in ("a", "b")}
+    data = files.page_data(parts, dict.fromkeys(parts), {study: study for study in parts}, said)
+    assert [study["name"] for study in data["studies"]] == ["a"]
+    assert len(said) == 1
+    assert said[0].startswith("b can't be shown: ")
+
+
+@pytest.mark.usefixtures("small")
+def test_names_cannot_leave_the_data(frame: pd.DataFrame) -> None:
+    evil = "</script><script>alert(1)</script>"
+    data = files.page_data({STUDY: frame}, {STUDY: None}, {STUDY: evil}, [])
+    text = files.page(data)
+    assert evil not in text
+    assert "&lt;/script&gt;" in text  # in the title
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page of two studies with the same arms, the second of one seed."""
+    top = tmp_path_factory.mktemp("page")
+    for study, seeds in (("one", (0, 1, 2)), ("two", (0,))):
+        played = {arm: {seed: scores[seed] for seed in seeds} for arm, scores in ACCURACY.items()}
+        ledgers(top / "runs", played, study)
+    frame = results.read(top / "runs")
+    frames = {str(study): part for study, part in frame.groupby("study")}
+    files.write_page(
+        frames, top / "report.html", dict.fromkeys(frames), {study: study for study in frames}, ["left: out"]
+    )
+    return top / "report.html"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium here")
+class TestInABrowser:
+    """One page, opened from its file."""
+
+    @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+    @pytest.mark.parametrize("size", [LAPTOP, PHONE], ids=["laptop", "phone"])
+    def test_it_opens_without_a_complaint_or_a_request(
+        self, report: Path, size: tuple[int, int], dark: bool, tmp_path: Path
+    ) -> None:
+        with Browser() as browser:
+            browser.open(report, size, dark)
+            browser.until("document.querySelector('#chart svg path') && document.documentElement.dataset.ready")
+            assert browser.errors == []
+            assert [url for url in browser.requests if not url.startswith(("file:", "data:"))] == []
+            assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")  # nothing sticks out
+            assert browser.evaluate("document.body.innerText").count("left: out") == 1
+            browser.picture(tmp_path / "page.png")
+            assert (tmp_path / "page.png").stat().st_size > 20_000
+            browser.printed(tmp_path / "page.pdf")
+            assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
+
+    def test_switches_pointer_and_keys(self, report: Path) -> None:
+        with Browser() as browser:
+            browser.open(report)
+            browser.until("document.querySelector('#chart svg path')")
+            rows = "[...document.querySelectorAll('#readout tbody tr')].map(row => row.innerText.split('\\t'))"
+            assert len(browser.evaluate(rows)) == 4
+            browser.evaluate("document.querySelectorAll('#studies input')[1].focus()")
+            browser.key(" ", " ")  # the second study, off
+            shown = browser.evaluate(rows)
+            assert [row[0].strip() for row in shown] == ["imp", "random_reinit"]
+            browser.evaluate("document.querySelector('#at').focus()")
+            browser.key("ArrowRight")
+            assert browser.evaluate("document.querySelector('#at-said').textContent") == "round 1: 50 %"
+            first = browser.evaluate(rows)[0]
+            assert [cell.strip() for cell in first[1:]] == [
+                "50 %", "0.9500 ± 0.0745", "3", "undecided", "0.9200, 0.9500, 0.9800",
+            ]  # fmt: skip
+            lines = "document.querySelectorAll('#chart .mark-line path').length"
+            before = browser.evaluate(lines)
+            x, y, width, height = browser.evaluate(
+                "(() => { document.querySelector('#chart').scrollIntoView();"
+                " const box = document.querySelector('#chart svg').getBoundingClientRect();"
+                " return [box.x, box.y, box.width, box.height]; })()"
+            )
+            browser.move(x + width - 20, y + height / 2)
+            assert browser.evaluate("document.querySelector('#at-said').textContent") == "round 2: 12.5 %"
+            browser.until(f"{lines} === {before} + 3")  # the three seeds of the curve under the pointer
+            browser.evaluate("document.querySelector('#y').value = 'early_stop_step'")
+            browser.evaluate("document.querySelector('#y').dispatchEvent(new Event('change'))")
+            assert browser.evaluate(rows)[0][2].strip() == "210 ± 24.8"
+            assert browser.errors == []
+
+    def test_every_control_is_reached_by_the_tabulator(self, report: Path) -> None:
+        with Browser() as browser:
+            browser.open(report)
+            browser.until("document.documentElement.dataset.ready")
+            seen = set()
+            for _ in range(40):
+                browser.key("Tab")
+                seen.add(browser.evaluate("document.activeElement.id || document.activeElement.textContent.trim()"))
+            assert {"y", "x", "band", "seeds", "at", "study", "arm", "other", "Skip to the figure"} <= seen
+
+    @pytest.mark.skipif(not AXE.exists(), reason="AXE names no axe.min.js")
+    @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+    def test_axe_finds_nothing_serious(self, report: Path, dark: bool) -> None:
+        with Browser() as browser:
+            browser.open(report, LAPTOP, dark)
+            browser.until("document.querySelector('#chart svg path')")
+            browser.evaluate(f"{AXE.read_text()}; 0")
+            found = browser.evaluate(
+                "axe.run().then(found => found.violations.filter(one => ['serious', 'critical'].includes(one.impact))"
+                ".map(one => one.id + ': ' + one.nodes.map(node => node.html).join(' ')))"
+            )
+            assert found == []
