@@ -11,6 +11,7 @@ from lottery.config.build import build
 from lottery.config.compose import cell_configs
 from lottery.pruning.contracts import Criterion, Evidence, Target, choose, score
 from lottery.pruning.criteria import (
+    corrupted,
     inverted,
     large_initial,
     magnitude,
@@ -78,3 +79,61 @@ def test_another_criterion_is_a_node_of_its_own() -> None:
     words = ("criterion=inverted", "criterion.of._target_=lottery.criteria.snip", "+criterion.of.batches=3")
     found = build(cell_configs([*TINY, *words])[0]).study.pruning.criterion
     assert (found.func, found.keywords["of"].func, found.keywords["of"].keywords) == (inverted, snip, {"batches": 3})
+
+
+def pictures() -> Evidence:
+    """Two batches of four pictures of three numbers each, with labels 0 to 3."""
+    batches = [(torch.arange(12.0).view(4, 1, 1, 3) + 12 * index, torch.arange(4)) for index in range(2)]
+    return evidence_of(linear([1.0, 1.0]), batches)
+
+
+class Seen:
+    """A criterion that keeps the batches of two readings."""
+
+    def __init__(self) -> None:
+        self.batches: list[list] = []
+
+    def __call__(self, evidence: Evidence) -> dict[str, torch.Tensor]:
+        self.batches = [[tuple(part.clone() for part in batch) for batch in evidence.batches] for _ in range(2)]
+        return {name: weight.detach() for name, weight in evidence.weights.items()}
+
+
+@pytest.mark.parametrize("data", ["random_labels", "shuffled_pixels", "half"])
+def test_corrupted_data_are_what_they_are_called_and_the_same_in_every_reading(data: str) -> None:
+    seen, evidence = Seen(), pictures()
+    corrupted(evidence, of=seen, data=data)
+    first, second = seen.batches
+    assert all(torch.equal(a, b) for one, two in zip(first, second, strict=True) for a, b in zip(one, two, strict=True))
+    for (inputs, targets), (own, labels) in zip(first, evidence.batches, strict=True):
+        whole = 2 if data == "half" else 4
+        assert torch.equal(inputs, own[:whole]) == (data != "shuffled_pixels")
+        assert torch.equal(inputs.flatten(1).sort(1).values, own.flatten(1)[:whole])  # no number leaves its picture
+        assert sorted(targets.tolist()) == list(range(whole))
+        assert data == "random_labels" or torch.equal(targets, labels[:whole])
+    if data == "random_labels":
+        assert [targets.tolist() for _, targets in first] != [[0, 1, 2, 3]] * 2
+    if data == "shuffled_pixels":  # pictures have orders of their own
+        assert max(len(inputs.view(4, 3).argsort(1).unique(dim=0)) for inputs, _ in first) > 1
+
+
+def test_corruption_is_drawn_from_the_evidence_and_leaves_its_own_batches() -> None:
+    found = []
+    for seed in (0, 0, 1):
+        evidence = pictures()
+        evidence.rng.manual_seed(seed)
+        corrupted(evidence, of=(seen := Seen()), data="random_labels")
+        found.append([targets.tolist() for _, targets in seen.batches[0]])
+        assert [targets.tolist() for _, targets in evidence.batches] == [[0, 1, 2, 3]] * 2
+    assert found[0] == found[1] != found[2]
+
+
+@pytest.mark.parametrize(
+    ("data", "batches", "said"),
+    [
+        ("noise", [], "^data=noise: must be random_labels, shuffled_pixels, half$"),
+        ("half", [{"x": torch.ones(1)}], r"^only pairs \(inputs, targets\) of tensors can be corrupted, not a dict$"),
+    ],
+)
+def test_what_can_not_be_corrupted_is_said(data: str, batches: list, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        corrupted(evidence_of(linear([1.0, 1.0]), batches), of=snip, data=data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -144,6 +145,18 @@ def test_torchvisions_downloader_ends_in_the_same_tensors(
     assert load(dataset, tmp_path / "new").digest == fetched
     assert len(urls) == 4, "what has been downloaded is downloaded again"
     assert load(dataset, lay(tmp_path / "old", lambda file: True)).digest == fetched
+
+
+@pytest.mark.parametrize(("name", "dataset"), SETS)
+def test_fewer_training_images_leave_validation_and_test_as_they_are(
+    tmp_path: Path, name: str, dataset: Callable[..., Data]
+) -> None:
+    lay(tmp_path)
+    whole, few = load(dataset, tmp_path), load(partial(dataset, train_size=7), tmp_path)
+    assert torch.equal(few.train.inputs, whole.train.inputs[:7])
+    assert all(torch.equal(getattr(few, part).inputs, getattr(whole, part).inputs) for part in ("val", "test"))
+    with pytest.raises(DataError, match=r"^data\.train_size=40: must be at least 1 and leave some of the 40 examples"):
+        load(partial(dataset, train_size=40), tmp_path)
 
 
 @pytest.mark.parametrize(("name", "dataset"), SETS)

@@ -23,7 +23,7 @@ from lottery.models import lenet, resnet
 from lottery.models.conv import conv
 from lottery.models.initialisations import gaussian_glorot_, kaiming_normal_, kaiming_uniform_
 from lottery.models.lenet import lenet_5, lenet_300_100
-from lottery.models.mlp import residual_mlp
+from lottery.models.mlp import mlp, residual_mlp
 from lottery.models.pretrained import pretrained
 from lottery.models.resnet import wide_resnet
 from lottery.models.vgg import vgg
@@ -90,7 +90,23 @@ def test_lenet_5_has_the_61_706_parameters_of_padded_digits() -> None:
     assert size(lenet_5(GREY, 10)) == (25 + 1) * 6 + (6 * 25 + 1) * 16 + 401 * 120 + 121 * 84 + 85 * 10 == 61_706
 
 
-# --- the MLP of MNIST-1D
+# --- MLPs
+
+
+def test_an_mlp_of_three_layers_has_the_sizes_of_set_s_and_dropout_only_where_asked_for() -> None:
+    net = mlp(GREY, 10, widths=[1000, 1000, 1000], dropout=0.2)
+    assert sum(weight.numel() for weight in prunable(net).values()) == 784_000 + 2_000_000 + 10_000
+    kinds = [type(layer).__name__ for layer in net]
+    assert kinds == ["Flatten", *["Linear", "ReLU", "Dropout"] * 3, "Linear"]
+    assert [type(layer).__name__ for layer in mlp(GREY, 10, widths=[3])] == ["Flatten", "Linear", "ReLU", "Linear"]
+
+
+@pytest.mark.parametrize("widths", [[], [300, 0]])
+def test_an_mlp_without_layers_or_units_is_refused(widths: list[int]) -> None:
+    with pytest.raises(
+        ValueError, match=r"^widths=\[.*\]: must name at least one hidden layer, each of at least 1 unit$"
+    ):
+        mlp(GREY, 10, widths=widths)
 
 
 def test_the_mlp_adds_its_second_layer_to_what_that_reads() -> None:
@@ -228,8 +244,8 @@ def test_vgg_19_is_the_papers_20_million(meta: None) -> None:
 
 @pytest.mark.parametrize("name", YAMLS)
 def test_yaml_names_its_size_and_its_last_prunable_layer_is_the_output(name: str, meta: None) -> None:
-    shapes = {"lenet": GREY, "mlp": (40,)}
-    shape = [3, 224, 224] if name in TORCHVISION else [*shapes.get(name.partition("_")[0], COLOUR)]
+    shapes = {"lenet_300_100": GREY, "lenet_5": GREY, "mlp": GREY, "mlp_mnist1d": (40,)}
+    shape = [3, 224, 224] if name in TORCHVISION else [*shapes.get(name, COLOUR)]
     classes = 1000 if name in TORCHVISION else 10
     for count in (classes, 7):
         [job] = cell_configs([f"model={name}", f"data.shape={shape}", f"data.classes={count}"])

@@ -23,7 +23,7 @@ from lottery.pruning.schedules import geometric
 from lottery.pruning.scopes import everywhere
 from lottery.rounds.arms import Arm
 from lottery.rounds.prune import Pruning
-from lottery.rounds.rewinding import Origin, Rewinding, to_constant, to_fresh, to_fresh_same_sign
+from lottery.rounds.rewinding import Origin, Rewinding, to_constant, to_fresh, to_fresh_same_sign, to_scaled
 from lottery.rounds.round import Round, initial
 from lottery.training.fit import fit
 from lottery.training.hardware import Hardware
@@ -379,3 +379,18 @@ def test_constant_of_a_single_weight_is_its_size() -> None:
     found = to_constant(Origin(start, dict, dict, _masks.dense(start)))
     assert found["one.weight"].tolist() == [[-3.0]]
     assert found["two.weight"].tolist() == [[pytest.approx(18**0.5), pytest.approx(-(18**0.5))]]
+
+
+def test_scaled_weights_are_those_of_the_start_over_the_root_of_each_layer_s_density() -> None:
+    start = {
+        "a": torch.tensor([3.0, -1.0, 2.0, 5.0]),
+        "b": torch.tensor([4.0]),
+        "c": torch.tensor([7.0]),
+        "bias": torch.ones(1),
+    }
+    masks = {"a": torch.tensor([True, False, False, False]), "b": torch.tensor([True]), "c": torch.tensor([False])}
+    found = to_scaled(Origin(start, dict, dict, masks))
+    assert {name: values.tolist() for name, values in found.items()} == {
+        "a": [6.0, -2.0, 4.0, 10.0], "b": [4.0], "c": [7.0], "bias": [1.0],
+    }  # fmt: skip
+    assert start["a"].tolist() == [3.0, -1.0, 2.0, 5.0]

@@ -210,7 +210,9 @@ def test_the_command_exports(
     folder = str(runs / found().info["line"]["study"] / "imp" / "seed0")
     assert command("export", folder, "--round", "1", "--seed-only") == 0
     assert command("export", folder, "--round", "1", "-o", "t.safetensors") == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["imp_seed0_r1.safetensors", "t.safetensors"]
+    assert command("export", folder, "--round", "1", "-o", "found/of_seeds/t.safetensors") == 0
+    files = sorted(path.name for path in tmp_path.rglob("*.safetensors"))
+    assert files == ["imp_seed0_r1.safetensors", "t.safetensors", "t.safetensors"]
     assert read("t.safetensors").info["digests"] == read("imp_seed0_r1.safetensors").info["digests"]
 
 

@@ -75,8 +75,10 @@ class Trained:
         ticket = Ticket.of(survivors(recipe, pruning, self.state, masks, self.seed, 1), masks)
         state = ticket.state
         if tune:
-            seeds = {"order": streams.order(1, 0), "noise": streams.noise(1, 0), "build": streams.init}
-            phase = Phase(state, masks, 0, tune.steps, **seeds, budget=tune, structure=left)
+            phase = Phase(
+                state, masks, 0, tune.steps, order=streams.order(1, 0), noise=streams.noise(1, 0), build=streams.init,
+                budget=tune, structure=left,
+            )  # fmt: skip
             state = fit(recipe, phase, evaluate=False).state
         masked = self.network(state)
         with recipe.numerics.entered(), seeded(streams.init):

@@ -34,21 +34,49 @@ _FASHION_MNIST = Published(
 
 
 def mnist(
-    root: str, batch_size: int, val_size: int, shape: Sequence[int], classes: int, mean: float, std: float, pad: int = 0
+    root: str,
+    batch_size: int,
+    val_size: int,
+    shape: Sequence[int],
+    classes: int,
+    mean: float,
+    std: float,
+    pad: int = 0,
+    train_size: int | None = None,
 ) -> Data:
-    """Handwritten digits (LeCun et al. 1998), padded by `pad` black pixels."""
+    """Handwritten digits (LeCun et al. 1998), padded by `pad` black pixels.
+
+    With `train_size`, so many of the images that validation leaves train, the same ones for every replicate.
+    """
     train, test = _read(_MNIST, root, mean, std, pad)
-    val, train = split(train, (val_size,), settings=("data.val_size",))
+    train, val = _divided(train, val_size, train_size)
     return Data(train, val, test, batch_size, shape, classes)
 
 
 def fashion_mnist(
-    root: str, batch_size: int, val_size: int, shape: Sequence[int], classes: int, mean: float, std: float, pad: int = 0
+    root: str,
+    batch_size: int,
+    val_size: int,
+    shape: Sequence[int],
+    classes: int,
+    mean: float,
+    std: float,
+    pad: int = 0,
+    train_size: int | None = None,
 ) -> Data:
-    """Articles of clothing (Xiao et al. 2017), padded by `pad` black pixels."""
+    """Articles of clothing (Xiao et al. 2017), padded by `pad` black pixels; `train_size` as in `mnist`."""
     train, test = _read(_FASHION_MNIST, root, mean, std, pad)
-    val, train = split(train, (val_size,), settings=("data.val_size",))
+    train, val = _divided(train, val_size, train_size)
     return Data(train, val, test, batch_size, shape, classes)
+
+
+def _divided(train: Examples, val_size: int, train_size: int | None) -> tuple[Examples, Examples]:
+    """The training and the validation part of the published training images."""
+    if train_size is None:
+        val, rest = split(train, (val_size,), settings=("data.val_size",))
+        return rest, val
+    val, rest, _ = split(train, (val_size, train_size), settings=("data.val_size", "data.train_size"))
+    return rest, val
 
 
 def _read(published: Published, root: str, mean: float, std: float, pad: int) -> tuple[Examples, Examples]:

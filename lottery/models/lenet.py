@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -10,6 +9,7 @@ from torch import nn
 
 from lottery.models.images import image
 from lottery.models.initialisations import gaussian_glorot_
+from lottery.models.mlp import mlp
 
 
 def lenet_300_100(shape: Sequence[int], classes: int) -> nn.Module:
@@ -17,15 +17,7 @@ def lenet_300_100(shape: Sequence[int], classes: int) -> nn.Module:
 
     Takes images of `shape` (C, H, W), gives logits (N, classes).
     """
-    layers = [
-        ("flatten", nn.Flatten()),
-        ("fc1", nn.Linear(math.prod(shape), 300)),
-        ("relu1", nn.ReLU()),
-        ("fc2", nn.Linear(300, 100)),
-        ("relu2", nn.ReLU()),
-        ("output", nn.Linear(100, classes)),
-    ]
-    return gaussian_glorot_(nn.Sequential(OrderedDict(layers)))
+    return mlp(shape, classes, widths=(300, 100))
 
 
 def lenet_5(shape: Sequence[int], classes: int) -> nn.Module:

@@ -100,8 +100,8 @@ def _pooled(group: Group, scores: Scores, pool: str) -> Tensor:
     if pool == "first":
         return rows[0].sum(1)
     together = torch.cat(rows, 1)
-    pools = {"mean": together.mean, "sum": together.sum, "max": together.amax, "norm": together.norm}
-    return pools[pool](dim=1)
+    pools = {"mean": torch.mean, "sum": torch.sum, "max": torch.amax, "norm": torch.linalg.vector_norm}
+    return pools[pool](together, dim=1)
 
 
 def _rounded(count: int, least: int, multiple: int) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from lottery.pruning.masks import Masks
+from lottery.pruning.masks import Masks, density
 from lottery.training.states import State, position
 
 
@@ -36,6 +36,16 @@ def to_start(origin: Origin) -> State:
 def to_fresh(origin: Origin) -> State:
     """A new initialisation: the random-reinitialisation control of Frankle & Carbin (2019)."""
     return origin.fresh()
+
+
+def to_scaled(origin: Origin) -> State:
+    """The start weights, each layer's over the square root of its density, as if drawn for the inputs that are left.
+
+    Signals then keep their size through layers that lost most of their weights (Evci et al. 2022 draw them so, unit by
+    unit). A layer without weights stays as it is.
+    """
+    shares = {name: density({name: mask}) for name, mask in origin.masks.items()}
+    return origin.start | {name: origin.start[name] / share**0.5 for name, share in shares.items() if share}
 
 
 def to_trained(origin: Origin) -> State:

@@ -49,6 +49,7 @@ class Saved:
         tensors |= {f"start.{name}": tensor.contiguous() for name, tensor in self.start.items()}
         if self.rates is not None:
             tensors["rates"] = self.rates
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         write_tensors(self.path, tensors, self.info)
 
 

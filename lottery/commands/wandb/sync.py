@@ -13,7 +13,7 @@ from lottery.foundations.errors import Refused, Said, describe
 from lottery.foundations.files import plain, write_whole
 from lottery.reports.intervals import sparsest_match, summary
 from lottery.reports.results import missing, read
-from lottery.reports.tables import pictures
+from lottery.reports.folder import pictures
 from lottery.running.segments import segments, unsent
 from lottery.running.sending import Unreachable, Unsent, opened, send
 from lottery.running.view import chain

@@ -1,5 +1,6 @@
 """Criteria: functions from evidence to a score for each weight; the highest scores are kept."""
 
+from lottery.pruning.criteria.ablations import corrupted as corrupted
 from lottery.pruning.criteria.ablations import inverted as inverted
 from lottery.pruning.criteria.activations import wanda as wanda
 from lottery.pruning.criteria.curvature import obd as obd
