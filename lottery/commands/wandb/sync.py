@@ -11,9 +11,9 @@ from lottery.commands.wandb.cells import found, place, told
 from lottery.foundations.digests import digest_of
 from lottery.foundations.errors import Refused, Said, describe
 from lottery.foundations.files import plain, write_whole
+from lottery.reports.folder import pictures
 from lottery.reports.intervals import sparsest_match, summary
 from lottery.reports.results import missing, read
-from lottery.reports.folder import pictures
 from lottery.running.segments import segments, unsent
 from lottery.running.sending import Unreachable, Unsent, opened, send
 from lottery.running.view import chain
