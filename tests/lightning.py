@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Any
 
+import pytest
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
@@ -29,6 +30,9 @@ HEADLINES = {
 }  # fmt: skip
 KINDS = [kind for kind in PROJECTS if kind != "bert"]
 """What needs nothing but what is installed for all tests."""
+QUICK = ("series", "gan")
+EACH = [pytest.param(kind, marks=() if kind in QUICK else pytest.mark.slow) for kind in KINDS]
+"""All kinds as parameters: one with automatic and one with manual optimization in every run, the others are slow."""
 
 
 def words(kind: str, *more: str) -> list[str]:

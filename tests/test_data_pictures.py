@@ -130,6 +130,7 @@ def targets_of(root: Path, workers: int) -> list[int]:
     return [target for _, targets in load(root, workers=workers).batches(0, 0, 3) for target in targets.tolist()]
 
 
+@pytest.mark.slow
 def test_a_process_of_a_sweep_may_have_workers(root: Path) -> None:
     try:
         [found] = joblib.Parallel(2, backend="loky")([joblib.delayed(targets_of)(root, 1)])

@@ -111,6 +111,7 @@ def test_the_study_that_the_pages_name_is_the_demo_s() -> None:
         assert set(re.findall(r"demo-digits-[0-9a-f]+", page.read_text())) <= {STUDY.name}, page
 
 
+@pytest.mark.slow
 def test_other_commands_run(played: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs them in order, as a reader would: a ticket is exported before it is shown."""
     monkeypatch.chdir(played)
@@ -139,6 +140,7 @@ def test_examples_in_python_run(page: Path, played: Path, monkeypatch: pytest.Mo
         assert namespace["density"] == json.loads(lines[7])["density"]
 
 
+@pytest.mark.slow
 def test_extensions_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = ROOT / "docs" / "extending.md"
     files = [text.partition("\n") for text in blocks(page, "python", "yaml")]

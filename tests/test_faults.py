@@ -61,6 +61,7 @@ def mount(tmp_path: Path) -> Iterator[Callable[..., Path]]:
 # two processes at once
 
 
+@pytest.mark.slow
 def test_two_processes_on_one_study_train_each_phase_once(server: Server, tmp_path: Path) -> None:
     for arm in ("imp", "random_reinit"):
         assert server.run(tmp_path / "one", *CELL, f"arm={arm}")[0] == 0
@@ -94,6 +95,7 @@ def test_a_phase_whose_process_is_killed_is_taken_over_by_the_one_that_waits(ser
 # damage
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "content",
     [
@@ -203,6 +205,7 @@ def test_a_line_damaged_in_the_middle_is_refused_and_kept(cell: Callable[..., Ce
 SERIAL = (*CELL, "hardware.checkpoint_seconds=1e-9", "seed=0,1", "-m")
 
 
+@pytest.mark.slow
 def test_a_damaged_ledger_fails_its_own_cell_alone(server: Server, undisturbed: Path, tmp_path: Path) -> None:
     assert server.run(tmp_path, *CELL)[0] == 0
     [path] = (tmp_path / "runs").glob(f"*/*/*/{NAME}")
@@ -226,6 +229,7 @@ def test_a_damaged_ledger_fails_its_own_cell_alone(server: Server, undisturbed: 
     assert ledgers(undisturbed).items() <= ledgers(tmp_path / "runs").items()
 
 
+@pytest.mark.slow
 def test_gc_beside_a_running_cell_removes_nothing(server: Server, tmp_path: Path) -> None:
     command = (*CELL, "arm=random_reinit", "schedule.rounds=2", "hardware.checkpoint_seconds=1e-9")
     store = tmp_path / "runs" / "store"
@@ -306,6 +310,7 @@ def test_a_full_disk_is_named_and_the_command_goes_on_when_there_is_room(
     assert same(out, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_read_only_folder_is_named_and_left_alone(
     server: Server, undisturbed: Path, mount: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -356,6 +361,7 @@ def test_a_stopped_cell_says_how_to_go_on(
 SWEEP = (*SERIAL[:-1], "hydra/launcher=local", "hydra.launcher.n_jobs=2", "-m")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code", "word"),
     [
@@ -399,6 +405,7 @@ def test_a_terminated_worker_ends_the_sweep_with_a_word(server: Server, tmp_path
 # divergence
 
 
+@pytest.mark.slow
 def test_a_diverging_cell_stops_alone_and_is_named(server: Server, tmp_path: Path) -> None:
     code, said = server.run(tmp_path, *CELL, "optimizer=sgd", "optimizer.lr=1e30,0.1", "seed=3", "-m")
     assert code == 1

@@ -21,7 +21,7 @@ from lottery.training.hardware import Hardware
 from lottery.training.lightning.order import seed_all
 from lottery.training.lightning.project import Project
 from lottery.training.states import State, position, weights
-from tests.lightning import KINDS, Kept, differing, every, phase_of, plainly, recipe_of, some_masks, words
+from tests.lightning import EACH, Kept, differing, every, phase_of, plainly, recipe_of, some_masks, words
 from tests.server import Server
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Lightning's, of plain runs
@@ -32,7 +32,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # one of the projects writes a file
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EACH)
 def test_an_unpruned_training_is_that_of_plain_lightning(kind: str) -> None:
     recipe = recipe_of(kind)
     phase = phase_of(recipe)
@@ -46,7 +46,7 @@ def test_an_unpruned_training_is_that_of_plain_lightning(kind: str) -> None:
     assert all(f"test_{recipe.headline.name}" in row for row in ours.rows)
 
 
-@pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.slow if k == "finetune" else ()) for k in KINDS])
+@pytest.mark.parametrize("kind", EACH)
 def test_pruned_weights_are_zero_and_every_checkpoint_goes_on_to_the_same_end(kind: str) -> None:
     recipe = recipe_of(kind)
     recipe = replace(recipe, hardware=Hardware(accelerator="cpu", checkpoint_seconds=1e-9))
@@ -239,7 +239,7 @@ def test_gradients_of_two_optimizers_are_what_each_would_have_seen() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EACH)
 @pytest.mark.parametrize("dies", [2, 5])
 def test_killed_for_real_it_ends_with_the_same_ledger(server: Server, tmp_path: Path, kind: str, dies: int) -> None:
     _killed(server, tmp_path, kind, dies)
@@ -296,6 +296,7 @@ def test_the_module_s_own_hooks_are_part_of_what_a_checkpoint_holds() -> None:
         assert not differing(again.state, whole.state), f"from step {begin[1]['step']}"
 
 
+@pytest.mark.slow
 def test_the_training_loss_of_a_row_is_that_of_whole_steps() -> None:
     rows = {}
     for batches in (1, 2):

@@ -39,6 +39,7 @@ def assert_close(one: Path, other: Path, rounds: int) -> None:
             assert torch.equal(tensor != 0, theirs[name] != 0), name
 
 
+@pytest.mark.slow
 def test_lenet_is_that_of_one_process(lottery: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
     # the last round is sparse enough to train on kept values alone
     for out, more in (("one", TWO[1:]), ("two", TWO)):

@@ -11,6 +11,8 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"), ROOT / "slurm" / "README.md"]
@@ -44,6 +46,7 @@ def test_paths_of_the_code_that_contributing_names_exist() -> None:
         assert (ROOT / name).exists() or (ROOT / "lottery" / name).exists(), name
 
 
+@pytest.mark.slow
 def test_example_criterion_runs(lottery: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
     python, yaml, command = re.findall(
         r"```(?:python|yaml|)\n((?:# mine|# conf_of_mine|lottery run --config-dir).*?)```", README, re.DOTALL

@@ -117,6 +117,7 @@ def drawn_data(batch_size: int, val_size: int, test_size: int, shape: Sequence[i
     return Data(examples[:60], examples[60:80], examples[80:], batch_size, shape, classes)
 
 
+@pytest.mark.slow
 def test_data_that_are_drawn_are_the_same_in_every_process(cell: Callable[..., Cell]) -> None:
     found = []
     for seed in (1, 2):

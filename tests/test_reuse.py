@@ -149,6 +149,7 @@ class Permuted(nn.Sequential):
         return super().forward(inputs.flatten(1)[:, self.order])
 
 
+@pytest.mark.slow
 def test_what_a_network_draws_outside_its_state_is_the_same_each_time(
     cell: Callable[..., Cell], tmp_path: Path
 ) -> None:

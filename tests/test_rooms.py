@@ -130,6 +130,7 @@ for path in (roomed("lottery.optimizers.sgd"), "lottery.optimizers.sgd"):
 """
 
 
+@pytest.mark.slow
 def test_a_move_changes_no_name_key_or_digest(tmp_path: Path) -> None:
     """The optimizers are moved into another room, in a copy of the package."""
     source = modules()["lottery"].parent

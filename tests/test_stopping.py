@@ -135,6 +135,7 @@ def test_one_shot_ends_too(job: Callable[..., CellConfig]) -> None:
     assert chain.finished()
 
 
+@pytest.mark.slow
 def test_a_chain_that_falls_behind_ends(job: Callable[..., CellConfig], no_training: Callable) -> None:
     whole = job("schedule.keep=0.2")  # down to 0.2 %
     control = job("schedule.keep=0.2", "arm=random_mask")

@@ -661,6 +661,7 @@ def test_gc_keeps_what_a_control_drew_on(tmp_path: Path, lottery: Callable[..., 
     assert executed(Store(tmp_path / "runs" / "store")) == executed_so_far
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("later", [False, True])
 def test_gc_keeps_what_an_analysis_trained(tmp_path: Path, lottery: Callable[..., Any], later: bool) -> None:
     command = ("run", *TINY, "arm=imp", "schedule.rounds=1")

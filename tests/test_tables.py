@@ -47,6 +47,7 @@ def test_every_claim_is_in_the_table_of_all(tree: Path) -> None:
         ] == ids
 
 
+@pytest.mark.slow
 def test_another_result_changes_the_table_and_a_second_run_nothing(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page, file = tree / "demo" / "README.md", tree / "demo" / "results.csv"
     before = page.read_text()

@@ -309,6 +309,7 @@ run_cell(cell_configs(sys.argv[1:])[0])
 """
 
 
+@pytest.mark.slow
 def test_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     overrides = [*OFFLINE, f"out={tmp_path}"]
     killed = subprocess.run([sys.executable, "-c", KILLED, *overrides], capture_output=True, timeout=120)
