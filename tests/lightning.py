@@ -30,7 +30,7 @@ HEADLINES = {
 }  # fmt: skip
 KINDS = [kind for kind in PROJECTS if kind != "bert"]
 """What needs nothing but what is installed for all tests."""
-QUICK = ("series", "gan")
+QUICK = ("forecast", "gan")
 EACH = [pytest.param(kind, marks=() if kind in QUICK else pytest.mark.slow) for kind in KINDS]
 """All kinds as parameters: one with automatic and one with manual optimization in every run, the others are slow."""
 
