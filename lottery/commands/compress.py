@@ -116,6 +116,8 @@ def _asked(args: argparse.Namespace) -> tuple[Trained, Pruning, Budget | None]:
             raise Refused(f"{wrong[0]}: is the run's own; of a finished run {', '.join(GROUPS)} may be chosen")
         state = phase(Path(folders[0]), _round(args, Path(folders[0]))).state
         config = {**recorded(Path(folders[0])), **{group: config.get(group) for group in GROUPS}}
+    if not str((config.get("structure") or {}).get("_target_")).endswith(".channels"):
+        raise Refused("compress: needs structure=channels, since what is left by others is no smaller network")
     recipe = build_recipe(config)
     if not isinstance(recipe, ModuleRecipe):
         raise Refused("compress: is for modules of ours so far, not for a Lightning project")

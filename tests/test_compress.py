@@ -1,0 +1,142 @@
+"""`lottery compress`: a finished round, or a file of weights, becomes smaller networks, a table and files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import safetensors.torch
+import torch
+
+from lottery.commands.main import dispatch
+from lottery.compress.export import read_point
+from lottery.config.compose import cell_configs
+from lottery.config.recorded import load
+from lottery.foundations.errors import Refused
+from lottery.pruning.channels.shrinking import shrunk
+from lottery.rounds.study import Cell
+from lottery.running.cell import record_cell
+from lottery.store.entries import Store
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cell of two rounds."""
+    from lottery.config.build import build
+    from tests.conftest import TINY
+
+    out = tmp_path_factory.mktemp("runs")
+    (job,) = cell_configs([*TINY, f"out={out}", "budget.steps=200"])
+    cell: Cell = build(job)
+    folder = out / "study" / "imp" / "seed0"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(json.dumps(dict(job.config)))  # JSON is yaml
+    record_cell(cell, folder, Store(out / "store"))
+    return folder
+
+
+def compress(*words: str) -> int:
+    return dispatch(["compress", *words])
+
+
+def test_a_round_becomes_smaller_networks_with_a_table_and_files(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "small"
+    settings = ["compensation=least_squares", "compensation.batches=2"]
+    assert not compress(str(runs), *settings, "--round", "0", "--keep", "0.5,0.2", "--export", "0.2", "--out", str(out))
+    frame = pd.read_csv(out / "points.csv").set_index("point")
+    assert list(frame.index) == ["dense", "0.5", "0.2", "0.5 masked", "0.2 masked"]
+    assert frame["parameters"]["dense"] == 64 * 300 + 300 + 300 * 100 + 100 + 1000 + 10
+    for share in ("0.5", "0.2"):
+        # of the prunable 50,200 weights, and with biases a little more
+        assert 0.9 * float(share) * 50_200 < frame["parameters"][share] < float(share) * 50_200 + 410
+    assert frame["test_accuracy"]["dense"] > 0.9
+    assert frame["test_accuracy"]["0.2"] > 0.5
+    assert frame["bytes"]["0.2"] == (out / "network" / "model.safetensors").stat().st_size
+    assert "test_accuracy" in capsys.readouterr().out
+
+    net, _ = load(runs, 0)
+    again = read_point(out / "network", lambda structure: shrunk(net, structure))
+    inputs = torch.randn(3, 1, 8, 8)
+    program = torch.export.load(out / "network" / "model.pt2").module()
+    torch.testing.assert_close(again.eval()(inputs), program(inputs))
+
+
+def test_explain_writes_nothing(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "small"
+    assert not compress(str(runs), "--keep", "0.5", "--explain", "--out", str(out))
+    said = capsys.readouterr().out
+    assert "fc1.weight[0], fc1.bias[0], fc2.weight[1]" in said
+    assert not out.exists()
+
+
+def test_weights_from_a_file(runs: Path, tmp_path: Path) -> None:
+    net, _ = load(runs, 0)
+    safetensors.torch.save_file(net.state_dict(), tmp_path / "net.safetensors")
+    words = [
+        "data=digits",
+        "--weights",
+        str(tmp_path / "net.safetensors"),
+        "--keep",
+        "0.3",
+        "--out",
+        str(tmp_path / "o"),
+    ]
+    assert not compress(*words)
+    frame = pd.read_csv(tmp_path / "o" / "points.csv").set_index("point")
+    assert frame["test_accuracy"]["dense"] > 0.9
+
+
+def test_training_on_helps(runs: Path, tmp_path: Path) -> None:
+    for steps in ("0", "100"):
+        compress(str(runs), "--round", "0", "--keep", "0.05", "--tune", steps, "--out", str(tmp_path / steps))
+    raw, tuned = (pd.read_csv(tmp_path / steps / "points.csv")["val_loss"][1] for steps in ("0", "100"))
+    assert tuned < raw / 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["RUNS", "--keep", "0.5", "--export", "0.2"], r"--export 0\.2: must be one of --keep 0\.5"),
+        (["RUNS", "--tune", "-1"], "--tune -1: must be at least 0"),
+        (["RUNS", "data=mnist"], "data=mnist: is the run's own; of a finished run criterion, scope"),
+        (["RUNS", "--out", "."], r"--out \.: exists already; name a new folder"),
+        (["data=digits"], "compress: needs one finished cell's folder, or --weights"),
+        (["data=digits", "--weights", "none.safetensors"], "--weights=none.safetensors: there is no such file"),
+        (["RUNS", "--keep", "0.001"], r"keeps 0\.0\d+ of the weights at the least, and the schedule asks for 0\.001"),
+        (["RUNS", "structure=rows"], "compress: needs structure=channels"),
+    ],
+)
+def test_mistakes_are_one_sentence(
+    words: list[str], message: str, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Refused, match=message):
+        compress(*(str(runs) if word == "RUNS" else word for word in words))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("arm", ["imp", "random_reinit"])
+def test_compensation_goes_with_trained_weights(arm: str, cell: Callable[..., Cell]) -> None:
+    with pytest.raises(Refused, match=f"compensation: makes up for what is pruned of trained weights, and arm={arm} "):
+        cell(f"arm={arm}", "compensation=mean")
+
+
+@pytest.mark.parametrize("option", ["mean", "norm", "least_squares", "obs", "batch_norm"])
+def test_fine_tuning_begins_with_compensated_weights(option: str, cell: Callable[..., Cell], tmp_path: Path) -> None:
+    from lottery.store.folder import NAME
+    from lottery.store.ledger import Ledger
+
+    lines = []
+    for more in ([], [f"compensation={option}"]):
+        folder = tmp_path / str(len(more)) / "finetune" / "seed0"
+        of = cell("arm=finetune", "schedule.rounds=1", "schedule.keep=0.3", *more)
+        record_cell(of, folder, Store(tmp_path / "store"))
+        lines.append(Ledger(folder / NAME).lines())
+    assert lines[0][0]["phase"] == lines[1][0]["phase"]
+    changed = lines[0][1]["phase"] != lines[1][1]["phase"]
+    assert changed is (option != "batch_norm")  # LeNet has none
