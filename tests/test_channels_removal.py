@@ -102,8 +102,8 @@ def test_channels_that_cannot_be_kept(kept: dict[str, list[int]], message: str) 
             "structure: 0 (Bilinear) can't be shrunk to it: there is no rule for the sizes of such a layer",
         ),
         (
-            nn.MultiheadAttention(4, 2), {"in_proj_weight": {0: [0, 1, 4, 5, 8]}},
-            "structure: the network (MultiheadAttention) can't be shrunk to it: 5 rows of in_proj_weight are not whole",
+            nn.MultiheadAttention(4, 2), {"in_proj_weight": {0: [0, 1, 4, 5, 10, 11]}},
+            "structure: the network (MultiheadAttention) can't be shrunk to it: rows of in_proj_weight must go",
         ),
     ],
 )  # fmt: skip
@@ -127,6 +127,18 @@ def test_ties_plain_attributes_and_what_is_frozen() -> None:
     assert small.counts.shape == (1,)
     assert "counts" not in small.state_dict()
     assert net.plain[0] is net[0].bias
+
+
+def test_a_parametrized_layer_is_fixed_and_not_read() -> None:
+    torch.manual_seed(0)
+    middle = nn.utils.parametrizations.spectral_norm(nn.Linear(6, 6))
+    net = nn.Sequential(nn.Linear(4, 6), middle, nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2)).train()
+    before = copy.deepcopy(net.state_dict())
+    coupling = coupled(net, RUN)
+    assert [group.name for group in coupling.groups] == ["2.weight"]
+    without(net, coupling, {"2.weight": [0, 3]}, masks_of(net), RUN)
+    shrunk(net, structure(coupling, {"2.weight": [0, 3]}))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
 
 
 def test_moments_are_gathered_and_spread_again() -> None:
