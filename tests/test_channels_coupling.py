@@ -19,6 +19,7 @@ from lottery.foundations.errors import Refused
 from lottery.models.resnet import resnet
 from lottery.pruning.channels.coupling import Coupling, coupled
 from lottery.pruning.channels.equality import without
+from lottery.pruning.channels.labels import Labels
 from lottery.pruning.masks import dense
 from tests.channels import drawn, forward, halved, halves, masks_of, parameters
 
@@ -320,6 +321,12 @@ FIXED = {
         Net(lambda n, x: n.out(n.r(n.a(x))[0]), a=nn.Linear(6, 8), r=nn.GRU(8, 8), out=head(8)),
         WORDS, "a.weight", None,
     ),
+    "positions, and not channels": (
+        Net(lambda n, x: n.out(n.t(n.a(x).flatten(2)).relu().mean(2)), a=c(3, 8), t=nn.Linear(64, 10), out=head(8)),
+        IMAGE,
+        "t.weight",
+        "it mixes positions, and not channels (addmm in t)",
+    ),
     "computed weight": (
         Net(
             lambda n, x: n.out(pooled(n.b(n.a(x)))), a=c(3, 8), out=head(8),
@@ -359,10 +366,26 @@ def test_what_is_fixed_and_why(case: str) -> None:
     net, shape, name, why = FIXED[case]
     net, inputs = drawn(copy.deepcopy(net)), torch.randn(3, *shape)
     coupling = coupled(net, forward(inputs))
-    assert not coupling.groups or case == "shuffle"
+    assert not coupling.groups or case in ("shuffle", "positions, and not channels")
     assert why is None or coupling.fixed[name][0] == why
     assert 0 in coupling.fixed[name]
     halved(net, forward(inputs))
+
+
+def test_what_is_united_with_something_fixed_is_fixed_for_the_first_reason() -> None:
+    labels = Labels()
+    one, two, three = labels.fresh(2), labels.fresh(2), labels.fresh(2)
+    labels.fix(three, "first")
+    labels.fix(two[:1], "second")
+    labels.unite(three, two, "they are added")
+    labels.unite(two, one, "they are added")
+    assert labels.roots(torch.cat([one, two, three])).tolist() == [0] * 6
+    assert [labels.reason(int(label)) for label in (*one, *two)] == ["first"] * 4
+    chain = labels.fresh(2000)  # more than there is room for at first, united at once
+    labels.unite(chain[:-1], chain[1:], "")
+    labels.unite(chain[-1:], torch.tensor([0]), "it meets what has none")
+    assert not labels.roots(chain).any()
+    assert labels.reason(int(chain[0])) == "it meets what has none"
 
 
 def test_any_run_will_do_such_as_a_loss() -> None:

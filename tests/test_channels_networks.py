@@ -36,7 +36,7 @@ NETWORKS = [
     pytest.param(lambda: conv(6, CIFAR, 10), CIFAR, 2_262_602, 567_082, 8, id="conv_6"),
     pytest.param(lambda: resnet(8, 1, CIFAR, 10), CIFAR, 78_042, 19_954, 6, id="resnet_8"),
     pytest.param(lambda: resnet(20, 1, CIFAR, 10), CIFAR, 272_474, 68_786, 12, id="resnet_20"),
-    pytest.param(lambda: vgg(16, CIFAR, 10), CIFAR, 14_724_042, 3_684_842, 13, id="vgg_16"),
+    pytest.param(lambda: vgg(16, CIFAR, 10), CIFAR, 14_724_042, 3_684_842, 13, id="vgg_16", marks=pytest.mark.slow),
     pytest.param(vision("mobilenet_v2"), CIFAR, 2_236_682, 587_178, 25, id="mobilenet_v2"),
     # by hand: 12 convolutions of 3x3 and two of 2x2, all of which halve both sides but the first and the last
     pytest.param(UNet, (1, 16, 16), 117_107, 29_499, 12, id="unet"),

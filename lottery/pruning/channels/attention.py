@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -68,16 +70,19 @@ def removable(layer: nn.Module) -> bool:
     )
 
 
-def with_heads(layer: nn.MultiheadAttention) -> None:
-    """Gives attention whose weights have lost heads the number that is left.
+def check_heads(layer: nn.MultiheadAttention, kept: Sequence[int]) -> None:
+    """Raises ValueError unless these rows of its first weight are the same whole heads of queries, keys and values."""
+    third, width = len(layer.in_proj_weight) // 3, layer.head_dim
+    heads = sorted({row // width for row in kept if row < third})
+    whole = [part * third + head * width + i for part in range(3) for head in heads for i in range(width)]
+    if sorted(kept) != whole:
+        raise ValueError(f"rows of in_proj_weight must go as whole heads of {width}, the same of each third")
 
-    Raises ValueError unless queries, keys and values have lost the same whole ones.
-    """
-    rows = layer.in_proj_weight.shape[0]
-    if rows % (3 * layer.head_dim):
-        raise ValueError(f"{rows} rows of in_proj_weight are not whole heads of 3 x {layer.head_dim}")
+
+def with_heads(layer: nn.MultiheadAttention) -> None:
+    """Gives attention whose weights have lost heads the number that is left."""
     layer.__class__ = FewerHeads
-    layer.num_heads = rows // (3 * layer.head_dim)
+    layer.num_heads = layer.in_proj_weight.shape[0] // (3 * layer.head_dim)
     # PyTorch's encoder layers ask for this before they take a short cut, which knows no fewer heads
     layer._qkv_same_embed_dim = False
 

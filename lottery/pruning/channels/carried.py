@@ -93,17 +93,17 @@ class Carried:
         self._places[tensor] = Place(place.name, tuple(map(compact, place.index)))
 
     def axis(self, name: str, axis: int, role: str) -> Tensor:
-        """The labels of a parameter's axis. An only channel can't go, so that it is fixed."""
-        size = self.shapes[name][axis]
+        """The labels of a parameter's axis."""
         if (name, axis) not in self.axes:
-            self.axes[name, axis] = self.labels.fresh(size)
-            if size == 1:
-                self.labels.fix(self.axes[name, axis], "it is the only one")
+            self.axes[name, axis] = self.labels.fresh(self.shapes[name][axis])
         self.roles[name, axis].add(role)
         return self.axes[name, axis]
 
     def row(self, place: Place, dim: int, role: str) -> Tensor | None:
-        """The labels along one dimension of a view; None if they are not those of one axis alone."""
+        """The labels along one dimension of a view; `NONE` where it has size 1, since an only channel can't go.
+
+        None if they are not those of one axis alone.
+        """
         axes = [axis for axis, index in enumerate(place.index) if index.shape[dim] > 1]
         if not axes:
             return torch.full((1,), NONE)

@@ -22,12 +22,14 @@ def structure(coupling: Coupling, kept: Kept) -> dict[str, dict[int, list[int]]]
 
     Raises Refused for a group that is unknown or keeps nothing, and for a channel that is out of range or given twice.
     """
-    found: dict[str, dict[int, list[int]]] = {}
+    lost: dict[tuple[str, int, int], set[int]] = {}
     for group, gone in removed(coupling, kept):
         for member in group.members:
-            left = found.setdefault(member.name, {}).get(member.axis, range(member.length))
-            lost = set(member.positions[gone].flatten().tolist())
-            found[member.name][member.axis] = [position for position in left if position not in lost]
+            positions = member.positions[gone].flatten().tolist()
+            lost.setdefault((member.name, member.axis, member.length), set()).update(positions)
+    found: dict[str, dict[int, list[int]]] = {}
+    for (name, axis, length), gone_from in lost.items():
+        found.setdefault(name, {})[axis] = [position for position in range(length) if position not in gone_from]
     return found
 
 

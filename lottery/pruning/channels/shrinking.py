@@ -8,7 +8,6 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from lottery.foundations.errors import Refused, describe, nearby
 from lottery.pruning.channels.removal import Structure, gathered
@@ -36,7 +35,9 @@ def shrunk(net: nn.Module, structure: Structure) -> nn.Module:
         id(tensors[name]): kept for name, axes in structure.items() for axis, kept in axes.items() if int(axis) == 0
     }
     for name, layer in net.named_modules():
-        if isinstance(layer, _ConvNd) and (kept := rows.get(id(layer.weight))):
+        # not by its attribute: a parametrized weight is computed when it is read, which may change buffers
+        weight = layer._parameters.get("in_proj_weight" if isinstance(layer, nn.MultiheadAttention) else "weight")
+        if kept := rows.get(id(weight)):
             with _named(name, layer):
                 check_rows(layer, kept)
     new = {id(tensors[name]): _as(tensors[name], tensor) for name, tensor in small.items()}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from lottery.pruning.channels.attention import with_heads
+from lottery.pruning.channels.attention import check_heads, with_heads
 
 SIZED = (_ConvNd, _NormBase, nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.PReLU, nn.Embedding, nn.MultiheadAttention)
 """The layers of PyTorch with parameters whose sizes can be changed."""
@@ -51,8 +51,19 @@ def resize(layer: nn.Module) -> None:
         raise ValueError("there is no rule for the sizes of such a layer")
 
 
-def check_rows(layer: _ConvNd, kept: Sequence[int]) -> None:
-    """Raises ValueError unless a convolution keeps as many rows of its weight of each group, or no row of it."""
+def check_rows(layer: nn.Module, kept: Sequence[int]) -> None:
+    """Raises ValueError unless a layer can keep these rows of its weight.
+
+    Of a grouped convolution these are as many of each group, in a depthwise one of each that is left; of attention
+    whole heads.
+    """
+    if isinstance(layer, nn.MultiheadAttention):
+        check_heads(layer, kept)
+    elif isinstance(layer, _ConvNd):
+        _check_groups(layer, kept)
+
+
+def _check_groups(layer: _ConvNd, kept: Sequence[int]) -> None:
     size = layer.weight.shape[0] // layer.groups
     counts = Counter(row // size for row in kept)
     depthwise = layer.groups == layer.in_channels

@@ -28,7 +28,7 @@ Run = Callable[[nn.Module], Any]
 def traced(net: nn.Module, run: Run) -> Carried:
     """The labels after one run of a copy of the network in evaluation mode; what the run returns is fixed.
 
-    The network, its hooks' and the global random states are left as they are; a hook that keeps what it sees sees this
+    The network, its hooks and the global random states are left as they are; a hook that keeps what it sees sees this
     run too. Memory is that of a forward pass, and of few labels: a batch of one or two is enough.
 
     Raises Refused if the network can't be copied, or an operation can't be followed.
