@@ -91,6 +91,7 @@ LOOKS = ("arm.early.every=1", "arm.early.window=1")
 MORE = {
     "arm/early_bird": LOOKS,
     **dict.fromkeys(("arm/gradual", "arm/set", "arm/rigl"), ("arm.during.every=1",)),
+    **{name: ("arm=finetune",) for name in OPTIONS if name.startswith("compensation/")},
     "criterion/obs": ("prune.exclude=[fc1.weight,fc2.weight]",),
     "structure/blocks": ("structure.shape=[2,4]",),
     "structure/n_of_m": ("schedule=one_shot", "schedule.density=0.5"),
@@ -177,7 +178,7 @@ def test_every_option_composes_builds_and_fits(name: str, tmp_path: Path) -> Non
     assert job.choices[group] == option
     cell = build(job)
     check(cell)
-    label = option if group == "arm" else "imp"
+    label = {"arm": option, "compensation": "finetune"}.get(group, "imp")
     assert (cell.label.split(",")[0], cell.seed) == (label, 0)
     assert cell.label == label or f"{group}/{option}" in MORE
     if group == "data" and "root" in job.config["data"]:

@@ -177,7 +177,7 @@ def test_the_check_before_training_leaves_to_training_what_only_training_can_men
 
     def found(error: type[Exception]) -> Masks:
         pruning = Pruning(partial(picky, error=error), everywhere, (Target(0.5, 0.5),))
-        study = SimpleNamespace(pruning=pruning, recipe=SimpleNamespace(output=None))
+        study = SimpleNamespace(pruning=pruning, recipe=SimpleNamespace(aimed=lambda target: target))
         return pruned(cast(Cell, SimpleNamespace(study=study, arm=Arm("imp"))), evidence_of(nn.Linear(4, 5), []))
 
     assert int(found(Unscorable)["weight"].sum()) == 10

@@ -31,7 +31,10 @@ def evidence_of(kind: str) -> Evidence:
     return recipe.evidence(state, state, masks, init=5, order=11, rng=torch.Generator().manual_seed(1))
 
 
+PAIRS = r"^only pairs \(inputs, targets\) of tensors can be corrupted, not a "
 REFUSED = {
+    ("language", "corrupted"): PAIRS,
+    ("gan", "corrupted"): PAIRS,
     ("language", "synflow"): "^the network's inputs have no floating-point tensor to put ones into",
     ("language", "wanda"): r"^the inputs that attention\.out_proj\.weight multiplies can't be seen",
     (

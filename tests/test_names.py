@@ -285,7 +285,7 @@ def test_a_new_group_is_named_in_one_place(tmp_path: Path) -> None:
     name = "lenet_300_100-digits-f4003c6b"
     expected = [
         "growth",
-        ["structure", "analysis", "experiment", "growth"],
+        ["structure", "compensation", "analysis", "experiment", "growth"],
         "growth",
         "growth",
         {"regrow": "Grows"},

@@ -292,7 +292,8 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
          "be taken; `lottery run --help` lists the arguments"),
         (["run", "--experimental-rerun", "x"], "--experimental-rerun: is not supported, as it unpickles a file; "
          "the same command resumes a run"),
-        (["list", "armm"], f"armm: there is no such group; did you mean arm? allowed: {', '.join(catalogue.GROUPS)}"),
+        (["list", "armm"], f"armm: there is no such group; did you mean arm? allowed: {', '.join(catalogue.GROUPS)}; "
+         "`lottery list experiment` has warmup"),
         (["list", "layers"], f"layers: there is no such group; allowed: {', '.join(catalogue.GROUPS)}; "
          "`lottery list scope` has layerwise"),
     ],

@@ -582,7 +582,7 @@ def test_a_comparison_of_several_folders_is_not_written(tmp_path: Path, capsys: 
     one.rename(tmp_path / "one")
     publishing.publish([two, tmp_path / "one"])
     assert "not written, since these studies lie in several folders; say with --out where to" in capsys.readouterr().out
-    assert not list(tmp_path.rglob("comparison*"))
+    assert not list(tmp_path.rglob("comparison.*"))
 
 
 def test_studies_of_other_data_or_headline_are_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

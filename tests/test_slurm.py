@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from lottery.foundations.digests import digest_of
-from lottery.running.tracking import run_id
+from lottery.running.wandb_runs import run_id
 from lottery.store.folder import ERROR
 from tests import tiny_sets
 from tests.server import Server

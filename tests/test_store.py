@@ -436,7 +436,7 @@ def leaves(value: object, path: str) -> list[tuple[str, object]]:
 
 
 OTHERWISE = {
-    "model._target_": "lottery.models.lenet.math.prod",
+    "model._target_": "lottery.models.mlp.math.prod",
     "module._target_": "lottery.training.modules.Module",
     "optimizer._target_": "lottery.training.optimizers.adamw",
     "optimizer.decay": "weights",

@@ -233,8 +233,8 @@ def made(*overrides: str) -> Cell:
         (["structure=n_of_m", "structure.n=5"], "structure.n=5: must lie between 1 and structure.m=4"),
         (["structure=rows", "+structure.shape=[2,2]"], "structure.shape=[2, 2]: lottery.structures.rows has no such "
          "argument; allowed: pool; ~structure.shape takes it out"),
-        (["structure=row"], "structure=row: there is no such structure; did you mean rows? allowed: blocks, columns, "
-         "n_of_m, rows, weights"),
+        (["structure=row"], "structure=row: there is no such structure; did you mean rows? allowed: blocks, channels, "
+         "columns, n_of_m, rows, weights"),
         (["scope=everywhere", "+scope.floor=-1"], "scope.floor=-1: must be 0 or more"),
         (["scope=lamp", "scope.floor=40000"], None),
         (["scope=threshold", "scope.above=high"], "scope.above=high: must be a number"),

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from lottery.commands import main as cli
 from lottery.foundations.errors import Refused
+from lottery.reports import folder as report
 from lottery.reports import results
-from lottery.reports import tables as report
 from lottery.reports.claims import COLUMNS, Bound, Claim, Point, read_claims
 from lottery.reports.statistics import judge
 from lottery.reports.verdicts import estimate, judged, quantity_of, table, verdicts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def publish(study: Path) -> None:
     rows = [["round", "density", "between", "pairs", "in common", "by chance"]]
     for (index, what), part in frame.groupby(["round", "between"], sort=True):
         mean, half = mean_interval(part["shared"])
-        independent = len(part) > 1 and (part["arm"] != part["other_arm"]).all()  # one pair a seed
+        independent = math.isfinite(half) and (part["arm"] != part["other_arm"]).all()  # one pair a seed
         common = f"{mean:.4f}" + (f" ± {half:.4f}" if independent else "")
         density, chance = f"{part['density'].mean():.2%}", f"{part['chance'].mean():.4f}"
         rows.append([str(index), density, str(what), str(len(part)), common, chance])

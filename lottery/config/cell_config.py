@@ -163,6 +163,8 @@ def science(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a configuration that can change a number, except arm and seed."""
     found = chosen(SCIENCE_GROUPS, config)
     found["data"] = {key: value for key, value in found["data"].items() if key not in PLACES}
+    if found["numerics"].get("shrink") in ("off", False):  # as all studies were named before there was a choice
+        found["numerics"] = {key: value for key, value in found["numerics"].items() if key != "shrink"}
     devices = config["hardware"].get("devices", 1)
     if devices != 1:  # sums in another order, and more with BatchNorm
         found["devices"] = devices

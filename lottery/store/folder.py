@@ -43,9 +43,13 @@ def folders(top: Path) -> Iterator[Path]:
         yield folder
         for entry in inside:
             of_wandb = entry.name == "wandb" and _CELL.fullmatch(folder.name)
-            if not _PHASE.fullmatch(entry.name) and not of_wandb and entry.is_dir():
+            if not _PHASE.fullmatch(entry.name) and not of_wandb:
                 # links come last, so that a folder is found by its own path where it has one
-                (todo.append if entry.is_symlink() else todo.appendleft)(Path(entry))
+                if entry.is_symlink():
+                    # of links in a circle entry.is_dir raises an error
+                    todo.extend([Path(entry)] if Path(entry).is_dir() else [])
+                elif entry.is_dir():
+                    todo.appendleft(Path(entry))
 
 
 def cells(top: Path) -> Iterator[Path]:
