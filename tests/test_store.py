@@ -445,6 +445,7 @@ OTHERWISE = {
     "budget.learning_rate._target_": "lottery.training.learning_rates.cosine",
     "numerics._target_": None,  # only Numerics fits
     "numerics.precision": "bf16-mixed",
+    "numerics.shrink": None,  # each phase says what is left of its network
     "numerics.sparse": None,  # each phase says which of its layers are sparse
     "data._target_": None,  # its content counts, besides
     "data.shape": None,  # no other fits the inputs
@@ -494,6 +495,7 @@ def test_every_ingredient_of_a_phase_is_in_the_key(job: CellConfig, monkeypatch:
         replace(PHASE, noise=5),
         replace(PHASE, order=6, noise=5),
         replace(PHASE, sparse=("w",)),
+        replace(PHASE, structure={"w": {0: [0, 2]}}),
     ]
     keys = [key(job, variant) for variant in variants]
     with monkeypatch.context() as other:

@@ -113,7 +113,8 @@ class CellConfig:
             return False
         if uniform(then.get("arm")) != uniform(self.config["arm"]):
             return False
-        return all(then.get(group) == self.config.get(group) for group in (*SCIENCE_GROUPS, "stop"))
+        groups = (*SCIENCE_GROUPS, "stop")
+        return all(_as_before(group, then.get(group)) == _as_before(group, self.config.get(group)) for group in groups)
 
     def __str__(self) -> str:
         return f"{self.study} {self.label} seed {self.seed}"
@@ -163,8 +164,7 @@ def science(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a configuration that can change a number, except arm and seed."""
     found = chosen(SCIENCE_GROUPS, config)
     found["data"] = {key: value for key, value in found["data"].items() if key not in PLACES}
-    if found["numerics"].get("shrink") in ("off", False):  # as all studies were named before there was a choice
-        found["numerics"] = {key: value for key, value in found["numerics"].items() if key != "shrink"}
+    found["numerics"] = _as_before("numerics", found["numerics"])
     devices = config["hardware"].get("devices", 1)
     if devices != 1:  # sums in another order, and more with BatchNorm
         found["devices"] = devices
@@ -180,6 +180,13 @@ def science(config: Mapping[str, Any]) -> dict[str, Any]:
     if foreign("hardware", config):
         found["hardware"] = {k: v for k, v in config["hardware"].items() if k not in ("accelerator", "devices")}
     return found
+
+
+def _as_before(group: str, node: Any) -> Any:
+    """A group's node without settings that earlier versions lacked, where they are what those did."""
+    if group != "numerics" or not isinstance(node, Mapping):
+        return node
+    return {key: value for key, value in node.items() if (key, value) != ("shrink", "off")}
 
 
 def files_of(config: Mapping[str, Any]) -> dict[str, str]:
