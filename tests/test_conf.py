@@ -33,6 +33,7 @@ from lottery.training.modules import Classifier
 from tests import tiny_sets
 from tests.conftest import TINY
 from tests.evidence import UNTRAINED
+from tests.few import few
 
 NEEDS_MORE = {"arm/ticket", "model/lightning", "data/lightning"}
 """options that need a file or code of one's own; see tests/test_tickets.py and test_lightning_commands.py"""
@@ -131,14 +132,14 @@ def parameters(comment: str) -> int:
     return int(found[1].replace(",", ""))
 
 
-@pytest.mark.parametrize("name", LAUNCHERS)
+@pytest.mark.parametrize("name", few(LAUNCHERS, 1))
 def test_every_launcher_starts_a_cell_and_a_sweep(name: str) -> None:
     [cell] = cell_configs([f"hydra/launcher={name}"])
     assert cell.choices["hydra/launcher"] == name
     goes_with(*composed(["experiment=demo", f"hydra/launcher={name}"]), name)
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", few(EXPERIMENTS, 2))
 def test_every_experiment_goes_with_a_launcher(name: str) -> None:
     """They interact only by the overrides that a launcher passes on."""
     goes_with(*sweep(name), "slurm")
@@ -191,7 +192,7 @@ SMALL = ["model/conv_6", "model/lenet_5", "model/mobilenet_v2", "model/resnet_11
 
 
 @pytest.mark.parametrize(
-    "name", [*(name for name in OPTIONS if name.startswith("data/") and name not in NEEDS_MORE), *SMALL]
+    "name", few([*(name for name in OPTIONS if name.startswith("data/") and name not in NEEDS_MORE), *SMALL], 6)
 )
 def test_every_data_set_and_family_of_networks_plays(name: str, tmp_path: Path) -> None:
     chosen = toy(*paired(*name.split("/")), folder=tmp_path / "set")
@@ -211,7 +212,7 @@ SMALLER = {
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in SMALLER else ()) for name in EXPERIMENTS]
+    "name", few((name for name in sorted(EXPERIMENTS, key=lambda name: (name in SMALLER, name != "demo"))), 3)
 )
 def test_experiment_is_planned_and_plays_at_toy_size(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -247,6 +248,7 @@ def test_experiment_declares_a_sweep_and_leaves_the_launcher_alone(name: str) ->
     assert len({job.study for job in found}) == math.prod(len(str(values).split(",")) for values in of_study)
 
 
+@pytest.mark.slow
 def test_every_arm_runs(tmp_path: Path) -> None:
     for arm in ARMS:
         more = MORE.get(f"arm/{arm}", ())

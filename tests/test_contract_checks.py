@@ -224,6 +224,7 @@ def bad(evidence):
 '''
 
 
+@pytest.mark.slow
 def test_the_command_says_of_every_option_whether_it_keeps_its_contract(
     lottery: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:

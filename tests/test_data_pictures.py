@@ -27,6 +27,7 @@ from lottery.data.folders import folder
 from lottery.data.pictures import Pictures, Views
 from tests import tiny_sets
 from tests.conftest import environment
+from tests.few import few
 from tests.tiny_sets import WNIDS, write_classes
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -191,7 +192,7 @@ if __name__ == "__main__":
 
 
 @needs_ps
-@pytest.mark.parametrize("with_signal", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("with_signal", few([signal.SIGKILL, signal.SIGINT], 1))
 def test_a_killed_process_leaves_no_worker_behind(root: Path, tmp_path: Path, with_signal: signal.Signals) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     process = subprocess.Popen(

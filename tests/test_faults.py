@@ -20,6 +20,7 @@ from lottery.running.cell import record_cell
 from lottery.store.entries import Store
 from lottery.store.folder import NAME
 from lottery.store.ledger import Ledger, LedgerError
+from tests.few import few
 from tests.server import Server
 from tests.test_kill import (
     CELL,
@@ -162,7 +163,7 @@ def test_a_damaged_entry_is_named_set_aside_and_trained_anew(
     assert reused == [True, False, True]
 
 
-@pytest.mark.parametrize("damage", [flip, truncate])
+@pytest.mark.parametrize("damage", few([flip, truncate], 1))
 def test_a_damaged_checkpoint_costs_its_phase_only(
     server: Server, tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
@@ -290,7 +291,7 @@ def whole(runs: Path) -> None:
 
 
 # room for nothing, for config.yaml, for no checkpoint, and for one but not for more
-@pytest.mark.parametrize("room", [0, 300, *(pytest.param(room, marks=pytest.mark.slow) for room in (4, 16, 700))])
+@pytest.mark.parametrize("room", few([0, 300, 4, 16, 700], 1))
 def test_a_full_disk_is_named_and_the_command_goes_on_when_there_is_room(
     server: Server, undisturbed: Path, mount: Callable[..., Path], tmp_path: Path, room: int
 ) -> None:
@@ -337,7 +338,7 @@ def test_a_read_only_folder_is_named_and_left_alone(
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+    ("number", "code", "word"), few([(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")], 1)
 )
 def test_a_stopped_cell_says_how_to_go_on(
     server: Server, undisturbed: Path, tmp_path: Path, number: signal.Signals, code: int, word: str

@@ -21,6 +21,7 @@ from lottery.training.hardware import Hardware
 from lottery.training.lightning.order import seed_all
 from lottery.training.lightning.project import Project
 from lottery.training.states import State, position, weights
+from tests.few import few
 from tests.lightning import EACH, Kept, differing, every, phase_of, plainly, recipe_of, some_masks, words
 from tests.server import Server
 
@@ -70,12 +71,15 @@ def test_pruned_weights_are_zero_and_every_checkpoint_goes_on_to_the_same_end(ki
 
 @pytest.mark.parametrize(
     "arguments",
-    [
-        ["trainer.accumulate_grad_batches=3", "trainer.gradient_clip_val=0.5"],
-        ["trainer.val_check_interval=0.5"],
-        ["trainer.check_val_every_n_epoch=2", "trainer.limit_val_batches=1"],
-        ["budget.steps=13"],  # ends in the middle of an epoch
-    ],
+    few(
+        [
+            ["trainer.accumulate_grad_batches=3", "trainer.gradient_clip_val=0.5"],
+            ["trainer.val_check_interval=0.5"],
+            ["trainer.check_val_every_n_epoch=2", "trainer.limit_val_batches=1"],
+            ["budget.steps=13"],  # ends in the middle of an epoch
+        ],
+        1,
+    ),
 )
 def test_the_trainer_s_own_arguments_hold_and_every_checkpoint_goes_on(arguments: list[str]) -> None:
     recipe = recipe_of("classifier", *arguments)
@@ -91,7 +95,7 @@ def test_the_trainer_s_own_arguments_hold_and_every_checkpoint_goes_on(arguments
         assert again.rows == whole.rows, f"from step {begin[1]['step']}"
 
 
-@pytest.mark.parametrize("kind", ["classifier", "segmenter", "gan"])
+@pytest.mark.parametrize("kind", few(["gan", "classifier", "segmenter"], 1))
 def test_a_phase_is_part_of_a_longer_one(kind: str) -> None:
     recipe = recipe_of(kind)
     half = recipe.budget.steps // 2
@@ -106,6 +110,7 @@ def test_a_phase_is_part_of_a_longer_one(kind: str) -> None:
         assert differing(rest.state, whole.state)  # the optimizer begins fresh
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [2])
 def test_workers_change_no_number(workers: int) -> None:
     recipe = recipe_of("classifier")
@@ -245,6 +250,7 @@ def test_killed_for_real_it_ends_with_the_same_ledger(server: Server, tmp_path: 
     _killed(server, tmp_path, kind, dies)
 
 
+@pytest.mark.slow
 def test_a_killed_command_ends_with_the_same_ledger(server: Server, tmp_path: Path) -> None:
     _killed(server, tmp_path, "classifier", 5)
 

@@ -29,6 +29,7 @@ from lottery.models.resnet import wide_resnet
 from lottery.models.vgg import vgg
 from lottery.models.vision import torchvision_model
 from lottery.pruning.masks import prunable
+from tests.few import few
 
 GREY, COLOUR = (1, 28, 28), (3, 32, 32)
 YAMLS = sorted({path.stem for path in (CONF / "model").glob("*.yaml")} - {"lightning"})
@@ -242,7 +243,7 @@ def test_vgg_19_is_the_papers_20_million(meta: None) -> None:
 # --- every yaml
 
 
-@pytest.mark.parametrize("name", YAMLS)
+@pytest.mark.parametrize("name", few(YAMLS, 10))
 def test_yaml_names_its_size_and_its_last_prunable_layer_is_the_output(name: str, meta: None) -> None:
     shapes = {"lenet_300_100": GREY, "lenet_5": GREY, "mlp": GREY, "mlp_mnist1d": (40,)}
     shape = [3, 224, 224] if name in TORCHVISION else [*shapes.get(name, COLOUR)]

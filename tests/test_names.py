@@ -250,6 +250,7 @@ def test_spelling_of_a_duration_is_no_other_setting(tmp_path: Path) -> None:
     assert job("101").digest != old
 
 
+@pytest.mark.slow
 def test_a_sweep_over_experiments_is_each_one_s_own_sweep() -> None:
     together = cell_configs(["experiment=demo,fc2019_lenet", "schedule.rounds=1", "-m"])
     alone = [

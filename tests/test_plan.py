@@ -15,6 +15,7 @@ from lottery.running.cell import record_cell
 from lottery.store.entries import Store
 from lottery.store.folder import NAME
 from tests.conftest import TINY
+from tests.few import few
 
 LOOKS = ("arm.early.every=10", "arm.early.window=1")
 
@@ -26,21 +27,24 @@ def executed(store: Store) -> int:
 @pytest.mark.parametrize("before", [[], ["arm=imp"], ["arm=imp", "schedule.rounds=1"]], ids=" ".join)
 @pytest.mark.parametrize(
     "asked",
-    [
-        ["arm=imp"],
-        ["arm=imp", "arm.rewind=13"],
-        ["arm=imp", "stop.below_dense=1"],
-        ["arm=one_shot"],
-        ["arm=early_bird", *LOOKS],
-        ["arm=random_reinit"],
-        ["arm=random_reinit", "arm.rewind=13"],
-        ["arm=scratch_e", "arm.parent=one_shot"],
-        ["arm=scratch_e", "arm.parent=one_shot", "stop.below_dense=1"],
-        ["arm=scratch_e", "arm.parent=early_bird"],
-        ["arm=finetune_parent", "stop.below_dense=1"],
-        ["arm=finetune_parent", "stop.density=0.01"],
-        ["arm=scratch_e", "arm.parent=one_shot", "stop.density=0.01"],
-    ],
+    few(
+        [
+            ["arm=imp"],
+            ["arm=imp", "arm.rewind=13"],
+            ["arm=imp", "stop.below_dense=1"],
+            ["arm=one_shot"],
+            ["arm=early_bird", *LOOKS],
+            ["arm=random_reinit"],
+            ["arm=random_reinit", "arm.rewind=13"],
+            ["arm=scratch_e", "arm.parent=one_shot"],
+            ["arm=scratch_e", "arm.parent=one_shot", "stop.below_dense=1"],
+            ["arm=scratch_e", "arm.parent=early_bird"],
+            ["arm=finetune_parent", "stop.below_dense=1"],
+            ["arm=finetune_parent", "stop.density=0.01"],
+            ["arm=scratch_e", "arm.parent=one_shot", "stop.density=0.01"],
+        ],
+        4,
+    ),
     ids=" ".join,
 )
 def test_it_counts_the_steps_that_are_taken(

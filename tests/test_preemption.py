@@ -235,6 +235,7 @@ def test_a_start_counts_once(tmp_path: Path) -> None:
     assert attempts.read(tmp_path)["starts"] == MOST
 
 
+@pytest.mark.slow
 def test_a_batch_script_s_own_command_leaves_its_job_alone(tmp_path: Path) -> None:
     """A notebook may run as a job: a sweep that ends must not requeue the notebook."""
     env = environment(PYTHONPATH=str(Path(__file__).parents[1]), **pretend(tmp_path, "RUNNING"))

@@ -120,6 +120,7 @@ def test_killed_and_resumed_it_is_the_undisturbed_run(
         assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
+@pytest.mark.slow
 def test_a_phase_that_another_process_took_over_ends_the_cell_for_all_its_processes(
     start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.server import Server, environment
 from tests.test_kill import CELL, same
 
@@ -60,6 +62,7 @@ def timeless(said: str) -> str:
     return re.sub(r"[0-9.]+ steps/s(, about .* left)?", "so fast", said)
 
 
+@pytest.mark.slow
 def test_a_fork_is_like_a_cold_command_and_does_the_same(server: Server, tmp_path: Path) -> None:
     """The cold process has another hash seed, so nothing that is stored may depend on the order of a set."""
     seen: list[dict[str, Any]] = []

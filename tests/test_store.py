@@ -654,6 +654,7 @@ def test_a_file_system_that_fails_is_no_damage(tmp_path: Path, monkeypatch: pyte
     assert store.find(KEY)
 
 
+@pytest.mark.slow
 def test_gc_keeps_what_a_control_drew_on(tmp_path: Path, lottery: Callable[..., Any]) -> None:
     command = ("run", *TINY, "arm=random_reinit", "schedule.rounds=2")
     assert lottery(*command).returncode == 0

@@ -47,6 +47,7 @@ from lottery.store.tickets import Saved, read
 from lottery.training.recipes import Trained
 from tests import tiny_sets
 from tests.conftest import TINY, environment
+from tests.few import few
 
 ROOT = Path(__file__).parent.parent
 CELL = [*TINY, "hardware.accelerator=cpu"]
@@ -151,6 +152,7 @@ def test_a_ticket_is_the_rounds(found: Callable[..., Saved], file: Path, runs: P
     assert again.path.read_bytes() == file.read_bytes()
 
 
+@pytest.mark.slow
 def test_another_process_and_another_checkout_come_to_the_same_bits(file: Path, tmp_path: Path) -> None:
     checkout = tmp_path / "elsewhere"
     for part in ("lottery", "conf"):
@@ -549,6 +551,7 @@ def key_of(cell: Cell, ticket: Ticket, index: int) -> str:
     return digest_of(specification(study.recipe, study.identity, phase_of(study.recipe, cell.seed, current)))
 
 
+@pytest.mark.slow
 def test_a_ticket_trains_on_other_data(found: Callable[..., Saved], tmp_path: Path) -> None:
     """Morcos et al. 2019, with forty pictures."""
     mnist, fashion = (tiny_sets.write(name, tmp_path / name) for name in ("mnist", "fashion_mnist"))
@@ -600,6 +603,7 @@ def test_a_label_is_of_the_content(found: Callable[..., Saved], tmp_path: Path) 
     assert label("t.safetensors", "arm.first=3").endswith(",first=3it")
 
 
+@pytest.mark.slow
 def test_each_seed_may_have_its_own_ticket(found: Callable[..., Saved], tmp_path: Path) -> None:
     for seed in (0, 3):
         found(f"seed={seed}", path=tmp_path / f"found_{seed}.safetensors").write()
@@ -670,7 +674,9 @@ OTHERWISE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("given", [*([f"experiment={name}"] for name in EXPERIMENTS), *OTHERWISE], ids=" ".join)
+@pytest.mark.parametrize(
+    "given", few([*OTHERWISE, *([f"experiment={name}"] for name in EXPERIMENTS)], len(OTHERWISE) + 1), ids=" ".join
+)
 def test_a_recorded_recipe_is_composed_again(found: Callable[..., Saved], given: list[str]) -> None:
     [job] = cell_configs([*given, "hydra.mode=RUN"])
     saved = found()
@@ -684,6 +690,7 @@ def test_a_recorded_recipe_is_composed_again(found: Callable[..., Saved], given:
     }
 
 
+@pytest.mark.slow
 def test_what_is_given_overrules_the_recipe(found: Callable[..., Saved], tmp_path: Path) -> None:
     found("arm=imp", "arm.rewind=10", path=tmp_path / "t.safetensors").write()
     saved = read(tmp_path / "t.safetensors")

@@ -99,6 +99,7 @@ def test_an_online_run_is_named_grouped_typed_tagged_and_whole(server: Standin, 
     ]
 
 
+@pytest.mark.slow
 def test_offline_then_sync_sends_everything_once(server: Standin, tmp_path: Path, command: Callable[..., Said]) -> None:
     job = tiny(tmp_path, "schedule.rounds=1")
     run_cell(job)
