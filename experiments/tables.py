@@ -11,6 +11,7 @@ A comment in a README marks the place of a table; everything between it and the 
 from __future__ import annotations
 
 import argparse
+import csv
 import re
 from pathlib import Path
 from typing import get_args
@@ -24,6 +25,8 @@ from lottery.reports.tables import accuracies, analyses, costs
 from lottery.reports.verdicts import Verdict, table, verdicts
 
 HERE = Path(__file__).parent
+ROUND = {"study", "arm", "seed", "round"}
+"""what names a round in a file of results"""
 _TABLES = {"table": accuracies, "analyses": analyses, "cost": costs}
 _OPENING = re.compile(r"<!-- (?:(?:table|analyses|cost): \S+|verdicts) -->")
 _BLOCK = re.compile(r"<!-- (?:(table|analyses|cost): (\S+)|verdicts) -->\n(.*?)<!-- end -->", re.DOTALL)
@@ -55,7 +58,13 @@ def pages(root: Path) -> list[Path]:
 
 def results(root: Path) -> list[Path]:
     """All files with results."""
-    return sorted(file for file in root.glob("*/*.csv") if file.name != EXPECTED)
+    # other tables of a study, such as counts without any training, have columns of their own
+    return sorted(file for file in root.glob("*/*.csv") if file.name != EXPECTED and ROUND <= set(_header(file)))
+
+
+def _header(file: Path) -> list[str]:
+    with file.open(newline="") as lines:
+        return next(csv.reader(lines), [])
 
 
 def rebuilt(page: Path) -> str:

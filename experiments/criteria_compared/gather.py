@@ -6,37 +6,48 @@ Each criterion is a study of its own; here it takes the place of the arm, and ea
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from lottery.config.cell_config import recorded
-from lottery.reports.results import read
+from experiments.gathering import function, gathered, written
+from lottery.reports.statistics import mean_interval
+from lottery.reports.tables import table
 
 HERE = Path(__file__).parent
-FILES = {"one_shot": "trained", "at_init": "init"}
+FILES = {"one_shot": "trained.csv", "at_init": "init.csv"}
 """the file of an arm"""
 
 
 def main() -> None:
-    """Writes a results file for each arm that the studies have."""
+    """Writes a results file for each arm."""
     parser = argparse.ArgumentParser(prog="python -m experiments.criteria_compared.gather")
     parser.add_argument("studies", nargs="+", type=Path, help="folders of studies, one a criterion")
     parser.add_argument("--into", type=Path, default=HERE, help="where the files go")
     arguments = parser.parse_args()
-    frame = pd.concat([named(study) for study in arguments.studies], ignore_index=True)
-    for arm, part in frame.groupby("kind"):
-        file = arguments.into / f"{FILES.get(str(arm), arm)}.csv"
-        part.drop(columns="kind").sort_values(["arm", "seed", "round"]).to_csv(file, index=False)
-        print(f"wrote {file}: {part['arm'].nunique()} criteria, {part['seed'].nunique()} seeds")
+    for arm, file in FILES.items():
+        frame = gathered(arguments.studies, partial(criterion, arm), "criteria_compared")
+        written(frame, arguments.into / file)
+        print("\n".join(compared(frame)))
 
 
-def named(study: Path) -> pd.DataFrame:
-    """A study's frame with its criterion for an arm, and its arm as `kind`."""
-    cell = next(path.parent for path in sorted(study.glob("*/seed*/config.yaml")))
-    criterion = recorded(cell)["criterion"]["_target_"].rpartition(".")[2]
-    frame = read(study)
-    return frame.assign(kind=frame["arm"], arm=criterion, study="criteria_compared")
+def compared(frame: pd.DataFrame) -> list[str]:
+    """A table of test accuracy in per cent with its 95 % interval, a criterion a row, a density a column."""
+    # densities are counted, and differ between criteria in the last weight; those of a round are one column
+    percent = frame.assign(share=frame.groupby("round")["density"].transform("mean"))
+    means = percent.groupby(["arm", "share"])["test_accuracy"].agg(mean_interval).unstack().sort_index(axis=1)
+    rows = [["criterion", *(f"{share:.2%}" for share in means.columns[::-1])]]
+    for name, row in means.iterrows():
+        rows.append([str(name), *(f"{100 * mean:.1f} ± {100 * half:.1f}" for mean, half in row.iloc[::-1])])
+    return table(rows)
+
+
+def criterion(arm: str, config: Mapping[str, Any], label: str) -> str | None:
+    """The name of a cell's criterion, if the cell is of the arm."""
+    return function(config["criterion"]) if label.partition(",")[0] == arm else None
 
 
 if __name__ == "__main__":
