@@ -59,7 +59,7 @@ def pages(root: Path) -> list[Path]:
 def results(root: Path) -> list[Path]:
     """All files with results."""
     # other tables of a study, such as counts without any training, have columns of their own
-    return sorted(file for file in root.glob("*/*.csv") if file.name != EXPECTED and ROUND <= set(_header(file)))
+    return sorted(file for file in root.glob("*/*.csv") if file.name != EXPECTED and set(_header(file)) >= ROUND)
 
 
 def _header(file: Path) -> list[str]:
