@@ -83,7 +83,7 @@ def test_what_can_not_be_reached_is_said_with_what_can(net: nn.Module, found: Co
 
 
 @pytest.mark.parametrize(
-    ("multiple", "least", "kept"), [(2, 1, [2, 2]), (1, 3, [3, 3]), (4, 1, [4, 3]), (3, 1, [3, 3])]
+    ("multiple", "least", "kept"), [(2, 1, [2, 2]), (1, 3, [3, 3]), (4, 1, [4, 3]), (3, 1, [3, 3]), (2, 3, [4, 3])]
 )
 def test_numbers_of_channels_are_rounded(
     multiple: int, least: int, kept: list[int], net: nn.Module, found: Coupling
@@ -114,6 +114,25 @@ def test_pools_of_coupled_rows(pool: str) -> None:
     structure = partial(channels, everywhere, budget="channels", pool=pool)
     masks = choose(structure, magnitudes(net), dense(prunable(net)), target(1 / 3, found))
     assert alive(found, masks) == {"one.weight": [best[pool]]}
+
+
+def test_only_unpruned_weights_count_in_a_pool(net: nn.Module, found: Coupling) -> None:
+    """What is pruned scores highest under a criterion of small weights, and says nothing of a channel."""
+    scores = {name: -score for name, score in magnitudes(net).items()}
+    structure = partial(channels, layerwise, budget="channels", pool="max")
+    masks = choose(structure, scores, dense(prunable(net)), target(0.6, found))
+    assert alive(found, masks) == {"0.weight": [0, 3], "2.weight": [1, 2]}
+    masks = choose(structure, scores, masks, target(0.3, found))  # of rows with half of their columns pruned
+    assert alive(found, masks) == {"0.weight": [0], "2.weight": [1]}
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5])
+def test_floors_of_a_scope_do_not_end_the_search(share: float, net: nn.Module, found: Coupling) -> None:
+    structure = partial(channels, partial(everywhere, floor=2))
+    masks = choose(structure, magnitudes(net), dense(prunable(net)), target(share + 0.2, found))
+    assert all(len(kept) >= 2 for kept in alive(found, masks).values())
+    with pytest.raises(Refused, match=r"keeps 0\.\d+ of the weights at the least"):
+        choose(partial(channels, partial(everywhere, floor=3)), magnitudes(net), masks, target(0.1, found))
 
 
 def test_a_resnet_becomes_smaller_round_after_round() -> None:

@@ -20,6 +20,7 @@ from lottery.pruning.channels.shrinking import shrunk
 from lottery.rounds.study import Cell
 from lottery.running.cell import record_cell
 from lottery.store.entries import Store
+from lottery.store.ledger import LedgerError
 
 
 @pytest.fixture(scope="module")
@@ -109,15 +110,43 @@ def test_training_on_helps(runs: Path, tmp_path: Path) -> None:
         (["data=digits", "--weights", "none.safetensors"], "--weights=none.safetensors: there is no such file"),
         (["RUNS", "--keep", "0.001"], r"keeps 0\.0\d+ of the weights at the least, and the schedule asks for 0\.001"),
         (["RUNS", "structure=rows"], "compress: needs structure=channels"),
+        (["data=digits", "seed=0,1", "--weights", "none"], "seed=0,1: several values are a sweep"),
+        (["RUNS/imp,rewind=3it/seed0"], "imp,rewind=3it/seed0"),
+        (["RUNS", "structure.pool=median"], "structure.pool=median: must be one of mean, sum, max, norm, first"),
     ],
 )
 def test_mistakes_are_one_sentence(
     words: list[str], message: str, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(Refused, match=message):
-        compress(*(str(runs) if word == "RUNS" else word for word in words))
+    with pytest.raises((Refused, ValueError, LedgerError, OSError), match=message):
+        compress(*(word.replace("RUNS", str(runs)) for word in words))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_failure_leaves_nothing(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lottery.compress.export.export_point", fails)
+    with pytest.raises(OSError, match="No space left"):
+        compress(str(runs), "--keep", "0.5", "--export", "0.5", "--out", str(tmp_path / "small"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("criterion", ["movement", "large_initial"])
+def test_criteria_that_compare_see_where_training_began(
+    criterion: str, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert not compress(str(runs), f"criterion={criterion}", "--keep", "0.5", "--explain")
+    moved = capsys.readouterr().out
+    assert not compress(str(runs), "--keep", "0.5", "--explain")
+    assert moved
+    assert capsys.readouterr().out
+    net, _ = load(runs, 0)
+    safetensors.torch.save_file(net.state_dict(), tmp_path / "net.safetensors")
+    with pytest.raises(Refused, match="criterion: compares weights with those that training began with"):
+        compress("data=digits", f"criterion={criterion}", "--weights", str(tmp_path / "net.safetensors"))
 
 
 @pytest.mark.parametrize("arm", ["imp", "random_reinit"])

@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from lottery.data.examples import Data, Examples
+from lottery.foundations.errors import Refused
 from lottery.pruning import masks as _masks
 from lottery.pruning.channelwise import channels
 from lottery.pruning.contracts import Target, choose
 from lottery.pruning.scopes import layerwise
+from lottery.rounds.rewinding import as_one
 from lottery.rounds.study import Cell
 from lottery.running.cell import record_cell
 from lottery.store.entries import Store
@@ -105,6 +107,32 @@ def test_a_hundred_steps_are_the_same_mathematics(phase: Phase) -> None:
     assert (small.state["one.weight"] - phase.state["one.weight"]).abs().max() > 0.01
 
 
+def test_a_weight_with_two_names_is_small_under_both() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.again, self.out = nn.Linear(36, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+            self.same = self.again
+            self.double()
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            hidden = self.again(self.first(inputs.flatten(1)).relu()).relu()
+            return self.out(self.same(hidden).relu())  # type: ignore[no-any-return]  # of a module
+
+    of = recipe(network=Tied)
+    net = Tied()
+    every = _masks.dense(of.prunable(net))
+    scores = {name: net.get_parameter(name).detach().abs() for name in every}
+    masks = choose(partial(channels, layerwise, budget="channels"), scores, every, of.aimed(Target(0.5, 0.5)))
+    state = as_one(state_of(net), net)
+    small = Phase(state, masks, 0, 20, order=3, noise=4, structure=of.structure(masks))
+    assert small.structure
+    ours, whole = fit(of, small), fit(of, replace(small, structure={}))
+    for name, mask in masks.items():
+        torch.testing.assert_close(ours.state[name], whole.state[name], rtol=0, atol=1e-10)
+        assert not ours.state[name][~mask].any()
+
+
 def test_removed_channels_are_as_they_began(phase: Phase) -> None:
     (gone,) = {tuple(sorted(set(range(8)) - set(kept))) for kept in [phase.structure["one.weight"][0]]}
     trained = fit(recipe(), phase)
@@ -154,6 +182,22 @@ def test_a_study_shrinks_round_after_round(cell: Callable[..., Cell], tmp_path: 
     assert all(0.75 < line["density"] / before["density"] < 0.81 for before, line in pairwise(small))
     for one, other in zip(small, whole, strict=True):
         assert one["test_loss"] == pytest.approx(other["test_loss"], rel=0.01)
+
+
+def test_other_structures_leave_no_channel_dead(cell: Callable[..., Cell]) -> None:
+    with pytest.raises(Refused, match=r"numerics\.shrink=auto: goes with structure=channels"):
+        cell("numerics.shrink=auto")
+    with pytest.raises(Refused, match="structure=channels: goes with masks that change between rounds"):
+        cell("structure=channels", "arm=gradual")
+
+
+def test_a_module_with_a_forward_of_its_own_has_no_channels() -> None:
+    class Scaled(Classifier):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.net(2 * inputs)  # type: ignore[no-any-return]  # of a module
+
+    with pytest.raises(Refused, match="structure=channels: runs the network itself, and Scaled has a forward"):
+        _ = recipe(module=partial(Scaled, classes=3)).coupling
 
 
 @pytest.mark.parametrize("value", ["on", "yes", 1])

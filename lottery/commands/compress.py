@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lottery.foundations.errors import Refused
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from lottery.compress.smaller import Smaller, Trained
     from lottery.rounds.prune import Pruning
+    from lottery.training.module_recipe import ModuleRecipe
     from lottery.training.recipes import Budget
 
 EXAMPLES = """examples:
@@ -33,7 +39,7 @@ def add_to(commands: Any) -> None:
     parser.add_argument(
         "words", nargs="+", metavar="CELL or setting", help="a finished cell's folder; settings as of `lottery run`"
     )
-    parser.add_argument("--round", type=int, default=-1, help="the cell's round; its last one if not given")
+    parser.add_argument("--round", type=int, default=0, help="the cell's round; the dense one, 0, if not given")
     parser.add_argument("--weights", type=Path, help="a .safetensors file, in place of a cell")
     parser.add_argument(
         "--keep", type=_shares, default=(0.5, 0.25, 0.1), help="shares of the weights to keep, such as 0.5,0.25"
@@ -63,24 +69,38 @@ def main(args: argparse.Namespace) -> int:
     if args.export is not None:
         check_programs(programs)
     trained, pruning, tune = _asked(args)
+    chosen = {share: trained.chosen(pruning, share) for share in args.keep}  # before anything is trained
     if args.explain:
-        for share in args.keep:
-            small = trained.smaller(pruning, share)
-            print(f"\nat {share:.4g} of the weights:")
-            print("\n".join(table(going(trained, small.masks))))
+        for share, masks in chosen.items():
+            print(f"\nat {share:.4g}:")
+            print("\n".join(table(going(trained, masks))))
         return 0
     found = {}
-    for share in args.keep:
-        found[share] = trained.smaller(pruning, share, tune)
-        print(f"{share:.4g} of the weights: {_size(found[share])}", flush=True)
-    args.out.mkdir(parents=True)
-    _publish(trained, found, args)
-    if args.export is not None:
-        small = found[args.export]
-        made = export_point(args.out / "network", small.net, trained.example, _plain(small), programs)
-        for name, size in made.files.items():
-            print(f"{made.folder / name}  {size:,} bytes")
+    for share, masks in chosen.items():
+        found[share] = trained.smaller(pruning, masks, tune)
+        print(f"at {share:.4g}: {_size(found[share])}", flush=True)
+    with _staged(args.out) as folder:
+        print("\n".join(_measured(trained, found, folder, args.threads)))
+        made = export_point(
+            folder / "network", found[args.export].net, trained.example, _plain(found[args.export]), programs
+        ).files if args.export is not None else {}  # fmt: skip
+    print(f"\ntable   {args.out / 'points.csv'}")
+    for name, size in made.items():
+        print(f"{args.out / 'network' / name}  {size:,} bytes")
     return 0
+
+
+@contextmanager
+def _staged(folder: Path) -> Iterator[Path]:
+    """A folder beside this one, which takes its place at the end, or is removed if anything fails."""
+    staging = folder.with_name(f".{folder.name}.{os.getpid()}")
+    staging.mkdir(parents=True)
+    try:
+        yield staging
+        os.replace(staging, folder)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -96,54 +116,66 @@ def _check(args: argparse.Namespace) -> None:
 def _asked(args: argparse.Namespace) -> tuple[Trained, Pruning, Budget | None]:
     """The trained network, how channels are chosen, and how long smaller networks train on."""
     from lottery.compress.smaller import Trained
-    from lottery.config.build import build_pruning, build_recipe
+    from lottery.config.build import build_pruning, build_recipe, channelwise
     from lottery.config.compose import cell_configs
-    from lottery.foundations.seeds import Streams, seeded
+    from lottery.foundations.seeds import Streams
     from lottery.rounds.lengths import last_rate
+    from lottery.rounds.round import dense_ticket, initial
     from lottery.training.module_recipe import ModuleRecipe
 
-    folders = [word for word in args.words if "=" not in word]
-    settings = [word for word in args.words if "=" in word]
-    config = dict(cell_configs(["structure=channels", "scope=layerwise", *settings])[0].config)
+    # an arm's label, and so a cell's folder, may hold settings
+    folders = [Path(word) for word in args.words if "=" not in word or "/" in word.partition("=")[0]]
+    settings = [word for word in args.words if Path(word) not in folders]
     if bool(args.weights) is bool(folders) or len(folders) > 1:
-        raise Refused(
-            "compress: needs one finished cell's folder, or --weights with the settings of its model and data"
-        )
+        raise Refused("compress: needs one finished cell's folder, or --weights with settings of its model and data")
+    configs = cell_configs(["structure=channels", "scope=layerwise", *settings])
+    if len(configs) > 1:
+        raise Refused(f"compress: makes networks of one configuration, and the settings ask for {len(configs)}")
+    config = dict(configs[0].config)
     if folders:
-        from lottery.config.recorded import phase, recorded
-
-        if wrong := [word for word in settings if word.lstrip("+~").partition("=")[0].partition(".")[0] not in GROUPS]:
-            raise Refused(f"{wrong[0]}: is the run's own; of a finished run {', '.join(GROUPS)} may be chosen")
-        state = phase(Path(folders[0]), _round(args, Path(folders[0]))).state
-        config = {**recorded(Path(folders[0])), **{group: config.get(group) for group in GROUPS}}
-    if not str((config.get("structure") or {}).get("_target_")).endswith(".channels"):
+        config = {**_of_run(folders[0], settings), **{group: config.get(group) for group in GROUPS}}
+    if not channelwise(config):
         raise Refused("compress: needs structure=channels, since what is left by others is no smaller network")
-    recipe = build_recipe(config)
+    recipe, seed = build_recipe(config), config["seed"]
     if not isinstance(recipe, ModuleRecipe):
         raise Refused("compress: is for modules of ours so far, not for a Lightning project")
-    if args.weights:
-        from lottery.models.pretrained import pretrained
-
-        with recipe.numerics.entered(), seeded(Streams(config["seed"]).init):
-            try:
-                state = pretrained(recipe.network(), str(args.weights)).state_dict()
-            except ValueError as error:
-                raise Refused(f"--{error}") from error
     schedule = {"_target_": "lottery.pruning.schedules.explicit", "densities": [0.5]}
     pruning = build_pruning({**config, "schedule": schedule}, recipe)
+    start, masks = initial(recipe, Streams(seed).init), dense_ticket(recipe, seed).masks
+    if folders:
+        from lottery.config.recorded import phase
+
+        entry = phase(folders[0], args.round)
+        state, masks = entry.state, entry.masks
+    else:
+        state = _of_file(args.weights, recipe, seed)
+        if getattr(getattr(pruning.criterion, "func", pruning.criterion), "__module__", "").endswith("criteria.start"):
+            raise Refused("criterion: compares weights with those that training began with, and --weights has none")
     tune = last_rate(recipe.budget, 1.0, args.tune / recipe.budget.steps) if args.tune else None
-    return Trained(recipe, state, config["seed"]), pruning, tune
+    return Trained(recipe, state, masks, start, seed), pruning, tune
 
 
-def _round(args: argparse.Namespace, cell: Path) -> int:
-    from lottery.store.folder import NAME
-    from lottery.store.ledger import Ledger
+def _of_run(cell: Path, settings: Iterable[str]) -> dict[str, Any]:
+    from lottery.config.recorded import recorded
 
-    return len(Ledger(cell.resolve() / NAME).lines()) - 1 if args.round < 0 else int(args.round)
+    if wrong := [word for word in settings if word.lstrip("+~").partition("=")[0].partition(".")[0] not in GROUPS]:
+        raise Refused(f"{wrong[0]}: is the run's own; of a finished run {', '.join(GROUPS)} may be chosen")
+    return recorded(cell)
 
 
-def _publish(trained: Trained, found: Mapping[float, Smaller], args: argparse.Namespace) -> None:
-    """Measures everything, prints the table and writes it."""
+def _of_file(weights: Path, recipe: ModuleRecipe, seed: int) -> dict[str, Tensor]:
+    from lottery.foundations.seeds import Streams, seeded
+    from lottery.models.pretrained import pretrained
+
+    with recipe.numerics.entered(), seeded(Streams(seed).init):
+        try:
+            return pretrained(recipe.network(), str(weights)).state_dict()
+        except ValueError as error:
+            raise Refused(f"--{error}") from error
+
+
+def _measured(trained: Trained, found: Mapping[float, Smaller], folder: Path, threads: int) -> list[str]:
+    """Measures everything, writes the table, and gives it as text."""
     import pandas as pd
 
     from lottery.compress.latency import latencies
@@ -151,18 +183,17 @@ def _publish(trained: Trained, found: Mapping[float, Smaller], args: argparse.Na
     from lottery.compress.sizes import sizes
     from lottery.reports.tables import table
 
-    dense = trained.network(trained.state)
-    nets = {"dense": dense} | {f"{share:.4g}": small.net for share, small in found.items()}
+    nets = {"dense": trained.network(trained.state, trained.masks)}
+    nets |= {f"{share:.4g}": small.net for share, small in found.items()}
     masked = {f"{share:.4g} masked": small.masked for share, small in found.items()}
     points = {name: sizes(net, trained.example) for name, net in nets.items()}
-    timed = latencies({**nets, **masked}, trained.example, threads=args.threads)
+    timed = latencies({**nets, **masked}, trained.example, threads=threads)
     scores = {name: trained.scores(net) for name, net in nets.items()}
     every = rows(points, "dense", timed, scores)  # type: ignore[arg-type]  # a metric may be None
-    pd.DataFrame(every).to_csv(args.out / "points.csv", index=False)
+    pd.DataFrame(every).to_csv(folder / "points.csv", index=False)
     lines = table([list(each) for each in zip(*cells(every), strict=True)])  # a point a column: there are many rows
-    (args.out / "points.md").write_text("\n".join(lines) + "\n")
-    print("\n" + "\n".join(lines))
-    print(f"\ntable   {args.out / 'points.csv'}")
+    (folder / "points.md").write_text("\n".join(lines) + "\n")
+    return ["", *lines]
 
 
 def _plain(small: Smaller) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from lottery.pruning.channels.removal import Structure, structure
 from lottery.pruning.contracts import Target
 from lottery.pruning.masks import Masks
 from lottery.rounds.prune import Pruning, prune
+from lottery.rounds.rewinding import as_one
 from lottery.rounds.round import Ticket
 from lottery.rounds.survivors import survivors
 from lottery.training.evaluation import evaluate
@@ -44,6 +45,10 @@ class Trained:
 
     recipe: ModuleRecipe
     state: State
+    masks: Masks
+    """what it keeps of its weights already"""
+    start: State
+    """what its training began with, for criteria that compare"""
     seed: int
 
     @cached_property
@@ -57,30 +62,36 @@ class Trained:
             inputs: Tensor = next(batches)[0]
         return inputs
 
-    def network(self, state: State) -> nn.Module:
+    def network(self, state: State, masks: Masks) -> nn.Module:
         net = self.recipe.build(Streams(self.seed).init).net
-        net.load_state_dict(state)
+        net.load_state_dict(as_one(state, net))
+        _masks.apply_(dict(net.named_parameters()), masks)
         return net.eval()
 
-    def smaller(self, pruning: Pruning, density: float, tune: Budget | None = None) -> Smaller:
-        """The network at a density of its prunable weights, trained on for the budget `tune`.
+    def chosen(self, pruning: Pruning, density: float) -> Masks:
+        """Masks at a density of the prunable weights, never more than are kept already.
 
-        Raises Refused if the channels that masks leave dead can't be removed, or the density can't be reached.
+        Raises Refused if the density can't be reached.
+        """
+        target = Target(density, min(1.0, density / _masks.density(self.masks)))
+        return prune(self.recipe, pruning, self.state, self.masks, self.start, target, self.seed, (1, 0))
+
+    def smaller(self, pruning: Pruning, masks: Masks, tune: Budget | None = None) -> Smaller:
+        """The network without the channels that masks leave dead, trained on for the budget `tune`.
+
+        Raises Refused if they can't be removed.
         """
         recipe, streams = self.recipe, Streams(self.seed)
-        target = Target(density, density)
-        masks = prune(recipe, pruning, self.state, self.dense, self.state, target, self.seed, (1, 0))
         kept = {name: channels or [0] for name, channels in alive(recipe.coupling, masks).items()}
         left = structure(recipe.coupling, kept)
-        ticket = Ticket.of(survivors(recipe, pruning, self.state, masks, self.seed, 1), masks)
-        state = ticket.state
+        state = Ticket.of(survivors(recipe, pruning, self.state, masks, self.seed, 1), masks).state
         if tune:
             phase = Phase(
-                state, masks, 0, tune.steps, order=streams.order(1, 0), noise=streams.noise(1, 0), build=streams.init,
-                budget=tune, structure=left,
+                as_one(state, recipe.net), masks, 0, tune.steps, order=streams.order(1, 0), noise=streams.noise(1, 0),
+                build=streams.init, budget=tune, structure=left,
             )  # fmt: skip
             state = fit(recipe, phase, evaluate=False).state
-        masked = self.network(state)
+        masked = self.network(state, masks)
         with recipe.numerics.entered(), seeded(streams.init):
             small = without(masked, recipe.coupling, kept, self.dense, lambda net: net(self.example))
         return Smaller(small.eval(), masked, masks, left)
@@ -93,10 +104,11 @@ class Trained:
             module.net = net
             module.trainer = trainer_for(recipe.hardware, recipe.numerics)
             module.to(recipe.hardware.device)
+            data = recipe.data.to(recipe.hardware.device)
             found = {
                 f"{part}_{name}": value
                 for part in ("val", "test")
-                for name, value in evaluate(module, recipe.data, part).items()
+                for name, value in evaluate(module, data, part).items()
             }
         net.eval().to("cpu")
         return found

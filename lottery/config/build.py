@@ -23,7 +23,7 @@ from lottery.config.user_code import user_code
 from lottery.data.examples import Data, DataError
 from lottery.foundations.digests import digest_of, files
 from lottery.foundations.errors import Refused
-from lottery.foundations.rooms import named
+from lottery.foundations.rooms import named, roomless
 from lottery.foundations.seeds import seeded
 from lottery.pruning.contracts import Target, checked_schedule
 from lottery.pruning.masks import density
@@ -57,12 +57,21 @@ def build(job: CellConfig) -> Cell:
         )
     if pruning.compensation and isinstance(recipe, Project):
         raise Refused("compensation: is for modules of ours, not for a Lightning project; null leaves it out")
+    if recipe.numerics.shrink != "off" and not channelwise(config):
+        raise Refused(
+            "numerics.shrink=auto: goes with structure=channels, which leaves channels dead; off leaves it out"
+        )
     if arm.given:  # its only round; nothing is pruned for it
         pruning = replace(pruning, schedule=(Target(density(arm.given.masks), keep=1.0),))
     ruling = with_steps("arm", (job.parent.node if job.parent else config["arm"]), recipe.data.steps_per_epoch)
     arm = with_rule(arm, ruling, pruning, recipe, config)
     study = Study(job.study, recipe, pruning, identity(config, recipe))
     return Cell(study, arm, job.label, job.seed, job.digest)
+
+
+def channelwise(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration prunes whole channels by our structure of that name."""
+    return roomless(str((config.get("structure") or {}).get("_target_"))) == "lottery.channelwise.channels"
 
 
 def build_pruning(config: Mapping[str, Any], recipe: Recipe) -> Pruning:

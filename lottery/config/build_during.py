@@ -36,6 +36,8 @@ def with_rule(arm: Arm, node: Mapping[str, Any], pruning: Pruning, recipe: Recip
         )
     if isinstance(rule, Rewiring) and config.get("structure"):
         raise Refused("structure: goes without dropping and growing single weights, as arm.during does")
+    if str((config.get("structure") or {}).get("_target_")).endswith(".channels"):
+        raise Refused("structure=channels: goes with masks that change between rounds, not while training (arm.during)")
     identity = node_identity("arm.during", node["during"])
     if isinstance(rule, Gradual):
         own = {"criterion": rule.criterion, "scope": rule.scope}

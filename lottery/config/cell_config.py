@@ -186,7 +186,7 @@ def _as_before(group: str, node: Any) -> Any:
     """A group's node without settings that earlier versions lacked, where they are what those did."""
     if group != "numerics" or not isinstance(node, Mapping):
         return node
-    return {key: value for key, value in node.items() if (key, value) != ("shrink", "off")}
+    return {key: value for key, value in node.items() if key != "shrink" or value not in ("off", False)}
 
 
 def files_of(config: Mapping[str, Any]) -> dict[str, str]:

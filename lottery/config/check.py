@@ -16,6 +16,8 @@ from lottery.data.examples import DataError
 from lottery.foundations.errors import Refused
 from lottery.foundations.seeds import Streams, generator, seeded
 from lottery.pruning import masks
+from lottery.pruning.channels.shrinking import shrunk
+from lottery.pruning.compensation.contracts import Pruned, compensated
 from lottery.pruning.contracts import Evidence
 from lottery.rounds.study import Cell
 from lottery.store.ticket_checks import unfit
@@ -69,6 +71,13 @@ def rehearse(cell: Cell) -> None:
             if recipe.numerics.sparse == "on":  # `auto` keeps layers dense that can't be sparse
                 with part("model: can't train with sparse layers (numerics.sparse=auto or off leaves them dense)"):
                     sparse.try_out(module, optimizer, *_copy(batch), recipe.prunable, everywhere=True)
+            if compensation := cell.study.pruning.compensation:
+                module.eval()
+                with part("compensation"):
+                    compensated(compensation, Pruned(module.net, found, [_copy(batch)], lambda net, of: net(of[0])))
+            with part("numerics.shrink=auto"):
+                if left := recipe.structure(found):
+                    shrunk(module.net, left)
             for arm in filter(None, (cell.arm, cell.arm.parent)):
                 with part("arm"):
                     begin(cell, arm, start, found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
@@ -52,7 +52,7 @@ def channels(
     if not coupling.groups:
         raise Refused("structure=channels: the network has no channels that can be removed")
     lives = {name: _marked(coupling.group(name), kept) for name, kept in alive(coupling, masks).items()}
-    pooled = {group.name: _pooled(group, scores, pool) for group in coupling.groups}
+    pooled = {group.name: _pooled(group, scores, masks, pool) for group in coupling.groups}
     living = sum(int(mask.sum()) for mask in lives.values()) / sum(group.size for group in coupling.groups)
 
     def chosen(share: float) -> dict[str, list[int]]:
@@ -60,7 +60,7 @@ def channels(
         asked = replace(target, density=share, keep=min(1.0, share / max(living, share)))
         found = checked(scope(pooled, {name: mask.clone() for name, mask in lives.items()}, asked), like=lives)
         return {
-            name: _best(pooled[name], lives[name], _rounded(int(mask.sum()), least, multiple))
+            name: _best(pooled[name], lives[name], _rounded(int(mask.sum()), int(lives[name].sum()), least, multiple))
             for name, mask in found.items()
         }
 
@@ -71,14 +71,20 @@ def channels(
 
 def _within(wanted: float, chosen: Callable[[float], Kept], coupling: Coupling, like: Masks) -> Masks:
     """The masks that keep the most channels whose weights are at most the share `wanted` of all."""
-    low, high, best = 0.0, 1.0, None
+    low, high, best, smallest = 0.0, 1.0, None, 1.0
     for _ in range(STEPS):
         middle = (low + high) / 2
-        found = without(coupling, chosen(middle), like)
+        try:
+            found = without(coupling, chosen(middle), like)
+        except ValueError:  # a scope's own floor may be more than this share
+            low = middle
+            continue
+        smallest = min(smallest, density(found))
         low, high, best = (middle, high, found) if density(found) <= wanted else (low, middle, best)
     if best is None:
+        chosen(high)  # raises what the scope has to say, if it has refused all that is lower
         raise Refused(
-            f"structure=channels: keeps {density(found):.4g} of the weights at the least, and the schedule asks for "
+            f"structure=channels: keeps {smallest:.4g} of the weights at the least, and the schedule asks for "
             f"{wanted:.4g}: a shorter schedule stays above it"
         )
     return best
@@ -88,25 +94,34 @@ def _marked(group: Group, kept: list[int]) -> Tensor:
     return torch.zeros(group.size, dtype=torch.bool).index_fill(0, torch.tensor(kept, dtype=torch.long), True)
 
 
-def _pooled(group: Group, scores: Scores, pool: str) -> Tensor:
-    """A score for each channel, from those of the weights that produce it."""
-    rows = [
-        scores[member.name].movedim(member.axis, 0).flatten(1)[member.positions].flatten(1).double()
-        for member in group.of(PRODUCES)
-        if member.name in scores
-    ]
-    if not rows:  # all that produces them has no mask
+def _pooled(group: Group, scores: Scores, masks: Masks, pool: str) -> Tensor:
+    """A score for each channel, from those of the unpruned weights that produce it; zero where there are none."""
+    members = [member for member in group.of(PRODUCES) if member.name in scores][: 1 if pool == "first" else None]
+    if not members:
         return torch.zeros(group.size, dtype=torch.float64)
-    if pool == "first":
-        return rows[0].sum(1)
-    together = torch.cat(rows, 1)
-    pools = {"mean": torch.mean, "sum": torch.sum, "max": torch.amax, "norm": torch.linalg.vector_norm}
-    return pools[pool](together, dim=1)
+
+    def rows(tensors: Mapping[str, Tensor]) -> Tensor:
+        found = [tensors[m.name].movedim(m.axis, 0).reshape(m.length, -1)[m.positions].flatten(1) for m in members]
+        return torch.cat(found, 1)
+
+    living = rows(masks)
+    values = rows(scores).double().masked_fill(~living, 0.0)
+    if pool == "max":
+        lowest = torch.finfo(values.dtype).min
+        return values.masked_fill(~living, lowest).amax(1).masked_fill(~living.any(1), 0.0)
+    if pool == "norm":
+        return values.norm(dim=1)
+    return values.sum(1) / (living.sum(1).clamp(min=1) if pool == "mean" else 1)
 
 
-def _rounded(count: int, least: int, multiple: int) -> int:
-    """The nearest multiple, and at least `least` and one multiple."""
-    return max(least, multiple, multiple * round(count / multiple))
+def _rounded(count: int, living: int, least: int, multiple: int) -> int:
+    """The nearest number of channels that `multiple` divides, and at least `least`, whether as many live or not.
+
+    >>> _rounded(13, 15, 1, 8), _rounded(1, 15, 3, 2), _rounded(1, 3, 1, 4)
+    (8, 4, 4)
+    """
+    lowest, highest = -(-max(least, multiple) // multiple) * multiple, living // multiple * multiple
+    return max(lowest, min(highest, multiple * round(count / multiple)))
 
 
 def _best(scores: Tensor, alive: Tensor, count: int) -> list[int]:

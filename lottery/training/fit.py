@@ -10,7 +10,7 @@ import torch
 
 from lottery.foundations.seeds import seeded
 from lottery.pruning.channels.removal import gathered
-from lottery.pruning.channels.shrinking import shrunk
+from lottery.pruning.channels.shrinking import aliased, shrunk
 from lottery.training import ranks, sparse
 from lottery.training.exits import interrupts
 from lottery.training.hardware import trainer_for
@@ -44,7 +44,7 @@ def fit(
     module = recipe.build(phase.build)
     if phase.structure:
         module.net = shrunk(module.net, phase.structure)
-    module.net.load_state_dict(gathered(phase.state, phase.structure))
+    module.net.load_state_dict(gathered(phase.state, aliased(phase.structure, module.net)))
     sparse.install(module.net, phase.masks, phase.sparse)
     if recipe.numerics.channels_last:
         module.net.to(memory_format=torch.channels_last)

@@ -19,6 +19,7 @@ from torch.nn.utils import get_total_norm
 
 from lottery.foundations.errors import Said
 from lottery.pruning.channels.removal import gathered, spread
+from lottery.pruning.channels.shrinking import aliased
 from lottery.pruning.masks import Masks, apply_
 from lottery.training import checkpoints, ranks, sparse
 from lottery.training.changing import Changing
@@ -180,15 +181,13 @@ class Loop:
         self.watch(self.step, row)
 
     def result(self) -> tuple[State, Masks]:
-        """State and masks at this step, in the dense shapes: removed channels are as they began, their masks empty."""
-        phase, state, masks = self.phase, state_of(self.module.net), self.holding.masks
+        """State and masks at this step, in the dense shapes: removed channels are as they began."""
+        phase, state = self.phase, state_of(self.module.net)
         if not phase.structure:
-            return state, masks
-        state, masks = (
-            spread(state, phase.state, phase.structure), spread(masks, phase.masks, phase.structure, zeros=True)
-        )  # fmt: skip
-        apply_(state, masks)
-        return state, masks
+            return state, self.holding.masks
+        state = spread(state, phase.state, aliased(phase.structure, self.module.net))
+        apply_(state, phase.masks)
+        return state, phase.masks
 
     def _note(self, losses: Tensor, first: int) -> None:
         self._check(losses, first)

@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lottery.data.examples import Data
+from lottery.foundations.errors import Refused
 from lottery.foundations.metrics import Headline
 from lottery.foundations.seeds import seeded
 from lottery.pruning import masks as _masks
@@ -79,10 +80,15 @@ class ModuleRecipe(Recipe):
         )
 
     def calibration(self, state: State, masks: Masks, init: int, order: int) -> Pruned:
+        self._calls_its_network("compensation")
         module, device = self.build(init), self.hardware.device
         module.net.load_state_dict(state)
         module.eval().to(device)
         return Pruned(module.net, masks, ScoringBatches(self.data, order, device), lambda net, batch: net(batch[0]))
+
+    def _calls_its_network(self, what: str) -> None:
+        if type(self.sample).forward is not Module.forward:
+            raise Refused(f"{what}: runs the network itself, and {type(self.sample).__name__} has a forward of its own")
 
     def paths(self, masks: Masks) -> float | None:
         with closing(self.data.evaluation("train", 1)) as batches:
@@ -95,6 +101,7 @@ class ModuleRecipe(Recipe):
 
     @cached_property
     def coupling(self) -> Coupling:
+        self._calls_its_network("structure=channels")
         with self.numerics.entered(), seeded(0), closing(self.data.evaluation("train", 2)) as batches:
             net, (inputs, _) = self.build(0).net, next(batches)
 

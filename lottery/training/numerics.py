@@ -46,6 +46,8 @@ class Numerics:
             raise ValueError(f"sparse={self.sparse}: must be one of {', '.join(SPARSE)}")
         if self.sparse == "on" and self.precision != "32":
             raise ValueError(f"sparse=on: goes with precision=32 only, not with {self.precision}")
+        if self.sparse == "on" and self.shrink != "off":
+            raise ValueError("sparse=on: goes with shrink=off only, since a smaller network trains dense layers")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision={self.precision}: must be one of {', '.join(PRECISIONS)}")
         if self.threads < 1:

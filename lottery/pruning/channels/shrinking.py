@@ -64,5 +64,18 @@ def _named(name: str, layer: nn.Module) -> Iterator[None]:
         raise Refused(f"structure: {where} can't be shrunk to it: {error}") from error
 
 
+def aliased(structure: Structure, net: nn.Module) -> Structure:
+    """The structure with what it says of a tensor under all names that the network's state has for it.
+
+    >>> net = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3, bias=False))
+    >>> net[2].weight = net[0].weight
+    >>> sorted(aliased({"0.weight": {0: [0, 2], 1: [0, 2]}}, net))
+    ['0.weight', '2.weight']
+    """
+    first = {id(tensor): name for name, tensor in (*net.named_parameters(), *net.named_buffers())}
+    state = net.state_dict(keep_vars=True)
+    return {name: structure[first[id(t)]] for name, t in state.items() if first.get(id(t)) in structure}
+
+
 def _as(whole: Tensor, small: Tensor) -> Tensor:
     return nn.Parameter(small, whole.requires_grad) if isinstance(whole, nn.Parameter) else small

@@ -16,8 +16,8 @@ def mean(pruned: Pruned, batches: int = 16) -> dict[str, Tensor]:
     """The mean of what pruned weights contributed goes into the next bias (mean replacement, Molchanov et al. 2017).
 
     Exact where their inputs do not vary. At padded borders of a convolution they do, since zeros stand there; the mean
-    is over all positions. A layer without a bias hands the mean to the BatchNorm that reads it, in whose running mean
-    it is subtracted; one with neither stays as it is. Raises ValueError for fewer than one batch.
+    is over 16 positions of each example. A layer without a bias hands the mean to the BatchNorm that reads it, in
+    whose running mean it is subtracted; one with neither stays as it is. Raises ValueError for fewer than one batch.
     """
     means = input_means(pruned, batches)
     return shifted(pruned, {name: lost_part(pruned, name) @ mean for name, mean in means.items()})
@@ -58,32 +58,38 @@ def intercepts(pruned: Pruned) -> dict[str, tuple[str, int]]:
         bias = f"{name.rpartition('.')[0]}.bias".removeprefix(".")
         if bias in state:
             found[name] = bias, 1
-        elif name in readers:
-            found[name] = f"{readers[name]}.running_mean", -1
+        elif (running := f"{readers.get(name)}.running_mean") in state:
+            found[name] = running, -1
     return found
 
 
 def batch_norms(pruned: Pruned) -> dict[str, str]:
-    """The BatchNorm that reads a layer's output, by the layer's weight; none where several modules read it."""
-    chosen = dict(holders(pruned.net, pruned.weights))
-    made: dict[int, str] = {}
-    alive: list[Tensor] = []  # so that no identity is used twice
-    found: dict[str, str] = {}
+    """The BatchNorm that reads a layer's output as it is, by the layer's weight, if no other module reads it.
+
+    What reads an output without being a module, such as the addition of a shortcut, is not seen.
+    """
+    written = {layer: name for name, layer in holders(pruned.net, pruned.weights)}
     names = {module: name for name, module in pruned.net.named_modules()}
-    written = {layer: name for name, layer in chosen.items()}
+    made: dict[int, tuple[str, Tensor, int]] = {}  # the tensors are kept, so that no identity is used twice
+    readers: dict[str, list[str | None]] = {}
 
-    def see(module: nn.Module, args: tuple[object, ...], output: object) -> None:
-        if args and isinstance(module, nn.modules.batchnorm._BatchNorm) and id(args[0]) in made:
-            found[made[id(args[0])]] = names[module]
+    def see(module: nn.Module, args: tuple[object, ...]) -> None:
+        for given in args:
+            if id(given) in made and not any(module.children()):
+                name, output, version = made[id(given)]
+                norm = isinstance(module, nn.modules.batchnorm._BatchNorm) and output._version == version
+                readers.setdefault(name, []).append(names[module] if norm else None)
+
+    def note(module: nn.Module, args: tuple[object, ...], output: object) -> None:
         if module in written and isinstance(output, Tensor):
-            made[id(output)] = written[module]
-            alive.append(output)
+            made[id(output)] = written[module], output, output._version
 
-    hooks = [module.register_forward_hook(see) for module in pruned.net.modules()]
+    hooks = [module.register_forward_pre_hook(see) for module in pruned.net.modules()]
+    hooks += [module.register_forward_hook(note) for module in written]
     try:
         with torch.no_grad():
             pruned.outputs(pruned.net, next(pruned.first(1)))
     finally:
         for hook in hooks:
             hook.remove()
-    return found
+    return {name: norm for name, (norm, *others) in readers.items() if norm and not others}

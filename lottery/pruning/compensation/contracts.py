@@ -59,16 +59,17 @@ def none(pruned: Pruned) -> dict[str, Tensor]:
 def compensated(compensation: Compensation, pruned: Pruned) -> dict[str, Tensor]:
     """The state of the pruned network with survivors that make up for what is gone.
 
-    Pruned weights are exactly zero. Raises ValueError for names or shapes that the network does not have, and for
-    values that are not finite.
+    Pruned weights are exactly zero, and frozen ones keep their values. Raises ValueError for names or shapes that the
+    network does not have, and for values that are not finite.
     """
-    state = pruned.state
+    state, frozen = pruned.state, {n for n, p in pruned.net.named_parameters() if not p.requires_grad}
     for name, value in compensation(pruned).items():
         if name not in state or value.shape != state[name].shape:
             known = f"it has shape {tuple(state[name].shape)}" if name in state else "the network has no such tensor"
             raise ValueError(f"compensation gives {name} of shape {tuple(value.shape)}; {known}")
         if value.is_floating_point() and not value.isfinite().all():
             raise ValueError(f"compensation gives {name} values that are not finite")
-        state[name] = value.detach().to(state[name])
+        if name not in frozen:
+            state[name] = value.detach().to(state[name])
     apply_(state, pruned.masks)
     return state

@@ -30,7 +30,7 @@ def layers(pruned: Pruned) -> dict[str, nn.Linear | nn.Conv2d]:
     return {
         name: layer
         for name, (layer, *others) in found.items()
-        if not others and isinstance(layer, nn.Linear | nn.Conv2d)
+        if not others and isinstance(layer, nn.Linear | nn.Conv2d) and pruned.weights[name].ndim > 1
     }
 
 
@@ -64,6 +64,7 @@ def _rows(call: Call, places: int) -> Tensor:
     patches = functional.unfold(padded, layer.kernel_size, dilation=layer.dilation, stride=layer.stride)
     count = patches.shape[-1]
     if count > places:
-        patches = patches[..., torch.linspace(0, count - 1, places).round().long()]
+        # without both ends, which are corners: among few positions they would weigh too much
+        patches = patches[..., torch.linspace(0, count - 1, places + 2)[1:-1].round().long()]
     grouped = patches.view(len(patches), layer.groups, -1, patches.shape[-1])
     return grouped.permute(1, 0, 3, 2).flatten(1, 2)

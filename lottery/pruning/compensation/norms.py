@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from lottery.pruning.compensation.contracts import Pruned
+from lottery.pruning.compensation.inputs import layers
 
 
 def norm(pruned: Pruned) -> dict[str, Tensor]:
@@ -13,7 +14,8 @@ def norm(pruned: Pruned) -> dict[str, Tensor]:
     An output that keeps nothing, or had nothing, stays as it is.
     """
     found = {}
-    for name, weight in pruned.weights.items():
+    for name in layers(pruned):
+        weight = pruned.weights[name]
         kept = weight * pruned.masks[name].to(weight.device)
         before, after = (each.flatten(1).double().norm(dim=1) for each in (weight, kept))
         factor = (before / after).where(after > 0, 1.0).to(weight.dtype)
