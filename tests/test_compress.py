@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,7 +59,9 @@ def test_a_round_becomes_smaller_networks_with_a_table_and_files(
     assert frame["test_accuracy"]["dense"] > 0.9
     assert frame["test_accuracy"]["0.2"] > 0.5
     assert frame["bytes"]["0.2"] == (out / "network" / "model.safetensors").stat().st_size
-    assert "test_accuracy" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert re.search(r"^\| +test accuracy \| +0\.9\d+ \|", said, re.MULTILINE)
+    assert re.search(r"^\| +ms, batch 64 \|( +\d\S* \[\S+, \S+\] \|){5}$", said, re.MULTILINE)
 
     net, _ = load(runs, 0)
     again = read_point(out / "network", lambda structure: shrunk(net, structure))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lottery.compress.contents import eight_bits, kept_values, restore_, state_once
 from lottery.compress.export import export_point
 from lottery.compress.memory import peak_bytes
-from lottery.compress.points import cells, rows
+from lottery.compress.points import rows, shown
 from lottery.compress.sizes import Sizes, sizes
 from lottery.foundations.files import write_tensors
 from lottery.pruning.masks import Masks
@@ -215,10 +215,12 @@ def test_rows_of_points() -> None:
     assert [row["compression"] for row in found] == [1, 119 / 35]
     assert [row["speedup"] for row in found] == [1, 384 / (16 * 6 + 24)]
     assert [row["masked_bytes"] for row in found] == [dense.bytes, half.masked_bytes]
-    header, *texts = cells(found)
-    assert header == list(found[0]) == list(found[1])
-    assert (texts[0][1], texts[1][1], texts[1][header.index("speedup")]) == ("not measured", "0.5", "3.2")
-    assert cells([]) == []
+    assert list(found[0]) == list(found[1])
+    lines = {line[0]: line[1:] for line in shown(found)}
+    assert lines[""] == ["dense", "half"]
+    assert lines["accuracy"] == ["not measured", "0.5"]
+    assert lines["theoretical speedup"] == ["1", "3.2"]
+    assert len(lines) == len(found[0])
 
 
 def test_rows_of_unknown_points() -> None:

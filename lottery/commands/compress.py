@@ -179,7 +179,7 @@ def _measured(trained: Trained, found: Mapping[float, Smaller], folder: Path, th
     import pandas as pd
 
     from lottery.compress.latency import latencies
-    from lottery.compress.points import cells, rows
+    from lottery.compress.points import rows, shown
     from lottery.compress.sizes import sizes
     from lottery.reports.tables import table
 
@@ -191,7 +191,7 @@ def _measured(trained: Trained, found: Mapping[float, Smaller], folder: Path, th
     scores = {name: trained.scores(net) for name, net in nets.items()}
     every = rows(points, "dense", timed, scores)  # type: ignore[arg-type]  # a metric may be None
     pd.DataFrame(every).to_csv(folder / "points.csv", index=False)
-    lines = table([list(each) for each in zip(*cells(every), strict=True)])  # a point a column: there are many rows
+    lines = table(shown(every))
     (folder / "points.md").write_text("\n".join(lines) + "\n")
     return ["", *lines]
 

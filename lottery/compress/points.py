@@ -47,14 +47,45 @@ def rows(
     return table
 
 
-def cells(table: Iterable[Mapping[str, Any]]) -> list[list[str]]:
-    """The rows as text under a header, as Markdown tables are made of.
+SAID = {
+    "nonzeros": "nonzero weights",
+    "multiply_adds": "multiply-adds",
+    "kept_multiply_adds": "multiply-adds of nonzeros",
+    "compression": "compression ratio",
+    "speedup": "theoretical speedup",
+    "masked_bytes": "bytes, masked",
+    "gzip_bytes": "bytes, gzip",
+    "int8_bytes": "bytes, int8",
+    "peak_bytes": "peak memory, bytes",
+}
+"""columns in the words of the field; others are said as they are"""
 
-    >>> cells([{"point": "dense", "nonzeros": 266610, "speedup": 1.0, "ms_1": None}])
-    [['point', 'nonzeros', 'speedup', 'ms_1'], ['dense', '266,610', '1', 'not measured']]
+
+def shown(table: Iterable[Mapping[str, Any]]) -> list[list[str]]:
+    """The rows as text, a point a column, with intervals beside their medians.
+
+    >>> table = [{"point": "small", "nonzeros": 1234, "ms_1": 0.25, "ms_low_1": 0.2, "ms_high_1": 0.3, "share_1": 0.5}]
+    >>> shown(table)[1:]
+    [['nonzero weights', '1,234'], ['ms, batch 1', '0.25 [0.2, 0.3]'], ['share of theory, batch 1', '50 %']]
     """
     listed = list(table)
-    return [list(listed[0]), *([_text(value) for value in row.values()] for row in listed)] if listed else []
+    lines = [["", *(str(row["point"]) for row in listed)]]
+    for column in [column for column in listed[0] if column != "point"]:
+        what, _, batch = column.rpartition("_")
+        if what in ("ms", "realised"):
+            said = f"{'ms' if what == 'ms' else 'measured speedup'}, batch {batch}"
+            lines.append([said, *(_interval(row, what, batch) for row in listed)])
+        elif what == "share":
+            shares = (UNKNOWN if row[column] is None else f"{row[column]:.0%}".replace("%", " %") for row in listed)
+            lines.append([f"share of theory, batch {batch}", *shares])
+        elif what not in TIMED:
+            lines.append([SAID.get(column, column.replace("_", " ")), *(_text(row[column]) for row in listed)])
+    return lines
+
+
+def _interval(row: Mapping[str, Any], what: str, batch: str) -> str:
+    found = [row[f"{name}_{batch}"] for name in (what, f"{what}_low", f"{what}_high")]
+    return UNKNOWN if None in found else "{:.3g} [{:.3g}, {:.3g}]".format(*found)
 
 
 def _sizes(own: Sizes | None, dense: Sizes) -> dict[str, Any]:
