@@ -343,7 +343,7 @@ def wandb_out_of_reach(login: Login) -> None:
         command = login.start("unreachable", *CELL, *online, WANDB_BASE_URL=url, WANDB_API_KEY="0" * 40)
         assert command.ends() == 0, command.said
     said = "".join(path.read_text() for path in command.runs.glob("slurm/*/*.err"))
-    assert "this cell is kept offline, `wandb sync` sends it later" in said
+    assert "this cell is kept offline, `lottery wandb sync` sends it later" in said
     assert intact(command, login.undisturbed(*CELL, "budget.steps=200"), interruptions=0)
 
 
