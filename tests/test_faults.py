@@ -216,7 +216,7 @@ def test_a_damaged_ledger_fails_its_own_cell_alone(server: Server, undisturbed: 
     damage = f"{path.relative_to(tmp_path)}, line 1 is damaged: 'round'; move the file away"
     assert code == 1
     assert f"imp seed 0 FAILED: {damage}\n" in said
-    assert f"no report: {damage}\n" in said
+    assert f"left out of the report: {damage}\n" in said
     assert f"{path.parents[2].name} imp seed 0: {damage}\n" in said
     assert "1 of 2 cells are unfinished; the same command goes on\n" in said
     assert "Traceback" not in said

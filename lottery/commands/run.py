@@ -167,7 +167,8 @@ def _check(cells: Sequence[CellConfig]) -> None:
 def _conclude(arguments: list[str], cells: Sequence[CellConfig], failure: Exception | None) -> int:
     """Reports the finished cells, and names those that failed or are missing."""
     try:
-        publish(dict.fromkeys(job.folder.parent.parent for job in cells))
+        for problem in publish(dict.fromkeys(job.folder.parent.parent for job in cells)):
+            print(f"left out of the report: {problem}", file=sys.stderr)
     except Exception as error:  # whatever fails in the report must not hide which cells failed
         print(f"no report: {describe(error)}", file=sys.stderr)
         failure = failure or error
