@@ -116,7 +116,7 @@ class Trained:
 
 def going(trained: Trained, masks: Masks) -> list[list[str]]:
     """Under a header, the groups of channels: how many of how many each keeps, and all that goes with one."""
-    rows = [["channels of", "kept", "of", "what goes with one"]]
+    rows = [["channels of", "kept", "of", "what goes with one: a position of parameter[dimension]"]]
     lives = alive(trained.recipe.coupling, masks)
     for group in trained.recipe.coupling.groups:
         members = ", ".join(dict.fromkeys(f"{member.name}[{member.axis}]" for member in group.members))

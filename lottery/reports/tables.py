@@ -64,6 +64,7 @@ def accuracy_rows(frame: pd.DataFrame, stops: bool = True) -> list[list[str]]:
     numbers, arms = summary(frame), list(frame["arm"].unique())
     digits = 4 if metric.share else digits_of(numbers[score])
     seeds = frame.groupby("arm")["seed"].nunique()
+    stopped = frame.groupby(["arm", "round"])["early_stop_step"].count()
     cells = by_seed(frame, score)
     rows = [["density", *(column for arm in arms for column in ((arm, "early stop") if stops else (arm,)))]]
     rows[0] += [f"{arms[0]} - {other}" for other in arms[1:]]
@@ -81,7 +82,7 @@ def accuracy_rows(frame: pd.DataFrame, stops: bool = True) -> list[list[str]]:
                 stop, stop_half = of["early_stop_step"], of["early_stop_step_half"]
                 values = [
                     plus_minus(of[score], of[f"{score}_half"], of["n"], digits, seeds[arm]),
-                    plus_minus(stop, stop_half, seeds[arm], 0),
+                    plus_minus(stop, stop_half, stopped[arm, index], 0, seeds[arm]),
                 ]
             row += values if stops else values[:1]
         for other, found in apart.items():

@@ -79,13 +79,14 @@ def page(data: Mapping[str, Any]) -> str:
     title = names[0] if len(names) == 1 else f"{len(names)} studies"
     parts = {
         "title": html.escape(title),
+        "told": "".join(f"<p>{html.escape(each['short'] + ': ' + each['answer'])}</p>" for each in data["studies"]),
         "style": (here / "page.css").read_text(),
         "library": _closed(library()),
         "data": text.replace("</", "<\\/").replace("<!--", "<\\!--"),
         "script": (here / "page.js").read_text() + (here / "tables.js").read_text(),
     }
     page = (here / "page.html").read_text()
-    for name in ("title", "style", "script", "library", "data"):  # data last: nothing in it is a place of ours
+    for name in ("title", "told", "style", "script", "library", "data"):  # data last: nothing in it is a place of ours
         before, place, after = page.partition(f"<!-- {name} -->")
         assert place
         page = before + parts[name] + after
