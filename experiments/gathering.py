@@ -6,6 +6,7 @@ one study. `gathered` gives each cell the name of its method instead of its arm'
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,20 @@ from lottery.store.folder import NAME, cells
 
 Named = Callable[[Mapping[str, Any], str], str | None]
 """(a cell's configuration, its arm's label) -> the method's name; None leaves the cell out"""
+
+
+def arguments(file: str) -> argparse.Namespace:
+    """The command line of a study's `gather.py`: folders of runs, and where the results go, by default beside it."""
+    folder = Path(file).parent
+    parser = argparse.ArgumentParser(prog=f"python -m experiments.{folder.name}.gather")
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of runs")
+    parser.add_argument("--into", type=Path, default=folder, help="where the results go")
+    return parser.parse_args()
+
+
+def on(data: str, named: Named) -> Named:
+    """The same name for cells on one data set, none for others."""
+    return lambda config, label: named(config, label) if function(config["data"]) == data else None
 
 
 def gathered(tops: Iterable[Path], named: Named, study: str) -> pd.DataFrame:

@@ -266,7 +266,7 @@ def test_a_waypoint_has_the_masks_of_its_step() -> None:
     cut = fit(recipe(), replace(work, last=4))
     assert equal(passed.masks[4], cut.masks)
     assert equal(passed.passed[4], cut.state)
-    assert kept(cut.masks) == round(RULES["gradual"].density(3, STEPS, 0.3) * 248)  # type: ignore[attr-defined]
+    assert kept(cut.masks) == round(RULES["gradual"].density(3, STEPS, 0.3) * 248)
 
 
 # whole arms
@@ -421,7 +421,7 @@ def test_a_descent_scores_the_masked_network_at_each_of_its_densities(short: Cal
         "arm.descent={_target_: lottery.pruning.schedules.exponential, rounds: 4}",
     )  # fmt: skip
     pruning = replace(cell.study.pruning, criterion=watching)
-    _, current = (pair[0] for pair in zip(play(cell.study.recipe, pruning, cell.arm, 0, None), range(2), strict=False))  # type: ignore[arg-type]
+    _, current = (pair[0] for pair in zip(play(cell.study.recipe, pruning, cell.arm, 0, None), range(2), strict=False))
     assert seen == pytest.approx([1, 0.5, 0.25, 0.125], abs=1e-4)
     assert density(current.ticket.masks) == pytest.approx(0.0625, abs=1e-4)
 
@@ -546,7 +546,7 @@ def test_each_step_of_a_descent_draws_anew(short: Callable[..., Cell]) -> None:
         "arm.descent={_target_: lottery.pruning.schedules.linear, rounds: 3}",
     )  # fmt: skip
     pruning = replace(cell.study.pruning, criterion=watching)
-    list(zip(play(cell.study.recipe, pruning, cell.arm, 0, None), range(2), strict=False))  # type: ignore[arg-type]
+    list(zip(play(cell.study.recipe, pruning, cell.arm, 0, None), range(2), strict=False))
     assert len(drawn) == 3
     assert not torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[1], drawn[2])

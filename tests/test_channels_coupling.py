@@ -390,7 +390,10 @@ def test_what_is_united_with_something_fixed_is_fixed_for_the_first_reason() -> 
 
 def test_any_run_will_do_such_as_a_loss() -> None:
     net, x, y = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), torch.randn(4, 6), torch.arange(4) % 3
-    run: Callable[[nn.Module], Tensor] = lambda net: functional.cross_entropy(net(x), y)  # noqa: E731
+
+    def run(net: nn.Module) -> Tensor:
+        return functional.cross_entropy(net(x), y)
+
     found = coupled(net, run)
     assert shape_of(found) == shape_of(coupled(net, forward(x)))
     assert found.fixed["2.bias"] == {0: "it is over channels (_log_softmax)"}

@@ -107,7 +107,7 @@ def test_pools_of_coupled_rows(pool: str) -> None:
     rows = {"one": [[3.0, 3.0], [4.0, 0.0], [1.0, 1.0]], "two": [[0.0, 0.0], [0.0, 4.0], [5.0, 0.0]]}
     with torch.no_grad():
         for name, values in rows.items():
-            net.get_submodule(name).weight.copy_(torch.tensor(values))  # type: ignore[operator]  # a parameter
+            net.get_submodule(name).weight.copy_(torch.tensor(values))
     best = {"mean": 1, "sum": 1, "max": 2, "norm": 1, "first": 0}
     # sums 6, 8, 7; largest 3, 4, 5; 2-norms sqrt 18, sqrt 32, sqrt 27; of `one` alone 6, 4, 2
     found = coupled(net, lambda net: net(torch.zeros(1, 2)))
@@ -164,4 +164,4 @@ def test_a_resnet_becomes_smaller_round_after_round() -> None:
 )
 def test_settings_that_can_not_be(setting: dict[str, object], message: str, net: nn.Module, found: Coupling) -> None:
     with pytest.raises(ValueError, match=message):
-        channels(layerwise, magnitudes(net), dense(prunable(net)), target(0.5, found), **setting)  # type: ignore[arg-type]  # on purpose
+        channels(layerwise, magnitudes(net), dense(prunable(net)), target(0.5, found), **setting)

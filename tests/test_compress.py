@@ -14,21 +14,26 @@ import torch
 
 from lottery.commands.main import dispatch
 from lottery.compress.export import read_point
+from lottery.config.build import build_recipe
 from lottery.config.compose import cell_configs
 from lottery.config.recorded import load
 from lottery.foundations.errors import Refused
+from lottery.foundations.seeds import Streams, seeded
 from lottery.pruning.channels.shrinking import shrunk
+from lottery.pruning.contracts import Evidence, Scores
+from lottery.pruning.criteria.start import movement as shipped_movement
 from lottery.rounds.study import Cell
 from lottery.running.cell import record_cell
 from lottery.store.entries import Store
 from lottery.store.ledger import LedgerError
+from lottery.training.numerics import Numerics
+from tests.conftest import TINY
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cell of two rounds."""
     from lottery.config.build import build
-    from tests.conftest import TINY
 
     out = tmp_path_factory.mktemp("runs")
     (job,) = cell_configs([*TINY, f"out={out}", "budget.steps=200"])
@@ -66,6 +71,7 @@ def test_a_round_becomes_smaller_networks_with_a_table_and_files(
     net, _ = load(runs, 0)
     again = read_point(out / "network", lambda structure: shrunk(net, structure))
     inputs = torch.randn(3, 1, 8, 8)
+    assert re.search(r"network/model.pt2  [0-9,]+ bytes, outputs within \d", said)
     program = torch.export.load(out / "network" / "model.pt2").module()
     torch.testing.assert_close(again.eval()(inputs), program(inputs))
 
@@ -114,6 +120,7 @@ def test_training_on_helps(runs: Path, tmp_path: Path) -> None:
         (["RUNS", "--keep", "0.001"], r"keeps 0\.0\d+ of the weights at the least, and the schedule asks for 0\.001"),
         (["RUNS", "structure=rows"], "compress: needs structure=channels"),
         (["data=digits", "seed=0,1", "--weights", "none"], "seed=0,1: several values are a sweep"),
+        (["experiment=demo", "--weights", "none"], "the settings ask for 6"),
         (["RUNS/imp,rewind=3it/seed0"], "imp,rewind=3it/seed0"),
         (["RUNS", "structure.pool=median"], "structure.pool=median: must be one of mean, sum, max, norm, first"),
     ],
@@ -137,15 +144,28 @@ def test_a_failure_leaves_nothing(runs: Path, tmp_path: Path, monkeypatch: pytes
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("criterion", ["movement", "large_initial"])
 def test_criteria_that_compare_see_where_training_began(
-    criterion: str, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not compress(str(runs), f"criterion={criterion}", "--keep", "0.5", "--explain")
-    moved = capsys.readouterr().out
-    assert not compress(str(runs), "--keep", "0.5", "--explain")
-    assert moved
-    assert capsys.readouterr().out
+    seen: list[Evidence] = []
+
+    def movement(evidence: Evidence) -> Scores:
+        seen.append(evidence)
+        return shipped_movement(evidence)
+
+    monkeypatch.setattr("lottery.pruning.criteria.start.movement", movement)
+    monkeypatch.setattr("lottery.pruning.criteria.movement", movement)
+    assert not compress(str(runs), "criterion=movement", "--keep", "0.5", "--explain")
+    (evidence,) = seen
+    (job,) = cell_configs([*TINY, "budget.steps=200"])
+    with Numerics().entered(), seeded(Streams(0).init):
+        fresh = build_recipe(job.config).network().state_dict()
+    assert all(tensor.equal(fresh[name]) for name, tensor in evidence.start.items())
+    assert not evidence.weights["fc1.weight"].equal(fresh["fc1.weight"])
+
+
+@pytest.mark.parametrize("criterion", ["movement", "large_initial"])
+def test_criteria_that_compare_need_a_start(criterion: str, runs: Path, tmp_path: Path) -> None:
     net, _ = load(runs, 0)
     safetensors.torch.save_file(net.state_dict(), tmp_path / "net.safetensors")
     with pytest.raises(Refused, match="criterion: compares weights with those that training began with"):

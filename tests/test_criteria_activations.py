@@ -123,7 +123,10 @@ def test_wanda_of_attention_has_queries_keys_and_values_apart(width: int | None)
     net = nn.MultiheadAttention(2, 1, kdim=width, vdim=width, bias=False, batch_first=True)
     query, key, value = (torch.randn(1, 4, size) for size in (2, width or 2, width or 2))
     names = ("in_proj_weight",) if width is None else ("q_proj_weight", "k_proj_weight", "v_proj_weight")
-    run = lambda batch: net(query, value=value, key=key)  # noqa: E731
+
+    def run(batch: object) -> object:
+        return net(query, value=value, key=key)
+
     found = torch.cat([v.flatten() for v in score(wanda, asked(net, None, run=run, names=names)).values()])
     expected = []
     for each, weight in zip(

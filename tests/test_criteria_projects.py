@@ -76,7 +76,7 @@ def test_curvature_of_a_project_is_that_of_its_training_step() -> None:
     found = evidence.hessian_times(vector)
     module = recipe.build(5).eval()
     module.load_state_dict(state)
-    module.log = lambda *_, **__: None  # type: ignore[method-assign]  # without a Trainer
+    module.log = lambda *_, **__: None
     weights = {name: weight for name, weight in module.named_parameters() if name in found}
     seed_all(1)
     first = torch.autograd.grad(

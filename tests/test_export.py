@@ -6,7 +6,6 @@ import json
 import os
 import signal
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,6 @@ from lottery.foundations.errors import Refused
 
 EXAMPLE = torch.linspace(-1, 1, 3 * 8).view(3, 8)
 STRUCTURE = {"hidden": 5, "kept": {"0.weight": [0, 2, 3]}}
-with_onnx = pytest.mark.skipif(
-    not all(find_spec(name) for name in programs.EXTRA), reason="onnx, onnxscript or onnxruntime is not installed"
-)
 
 
 def built(structure: dict[str, Any]) -> nn.Module:
@@ -84,7 +80,7 @@ def test_the_program_holds_no_example(point: tuple[nn.Module, Exported]) -> None
 
 
 def test_keys_that_json_turns_into_text(tmp_path: Path) -> None:
-    export_point(tmp_path / "point", nn.Linear(8, 2), EXAMPLE, {"kept": {10: (1, 2), 9: [3]}}, programs=())  # type: ignore[dict-item]
+    export_point(tmp_path / "point", nn.Linear(8, 2), EXAMPLE, {"kept": {10: (1, 2), 9: [3]}}, programs=())
     given: list[Any] = []
     read_point(tmp_path / "point", lambda structure: given.append(structure) or nn.Linear(8, 2))
     assert given == [{"kept": {"9": [3], "10": [1, 2]}}]
@@ -136,7 +132,7 @@ def test_a_missing_extra_is_said_before_anything_is_done(
 ) -> None:
     monkeypatch.setattr(programs, "find_spec", lambda wanted: None if wanted == name else object())
     monkeypatch.setattr(export, "programs_of", lambda *given: pytest.fail("the network was traced"))
-    said = f"^model.onnx needs {name}: run pip install 'lottery\\[onnx\\]', or export without, programs=pt2$"
+    said = f"^model.onnx needs {name}: run pip install 'lottery\\[onnx\\]', or leave it out$"
     with pytest.raises(Refused, match=said):
         export_point(tmp_path / "point", nn.Linear(8, 2), EXAMPLE)
     assert written(tmp_path) == []
@@ -156,7 +152,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert written(tmp_path) == []
 
 
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of processes with threads; the child dies at once
 def test_a_killed_export_leaves_no_point_and_the_next_one_writes_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,7 +239,6 @@ class Convolutional(nn.Module):
         return self.out(self.bn(self.conv(images)).relu().mean((2, 3)))
 
 
-@with_onnx
 def test_onnx_gives_what_the_network_gives(tmp_path: Path) -> None:
     import onnx
     import onnxruntime
@@ -266,19 +261,17 @@ def test_onnx_gives_what_the_network_gives(tmp_path: Path) -> None:
             torch.testing.assert_close(torch.from_numpy(found), net.eval()(images[:size]), atol=1e-4, rtol=0)
 
 
-@with_onnx
 def test_an_operator_that_onnx_lacks_is_named(tmp_path: Path) -> None:
     class Bessel(nn.Module):
         def forward(self, inputs: Tensor) -> Tensor:
             return torch.special.bessel_j0(inputs)
 
-    said = r"^model.onnx: ONNX has no prims.bessel_j0, which this network uses; programs=pt2 exports without it$"
+    said = r"^model.onnx: ONNX has no prims.bessel_j0, which this network uses; leave ONNX out$"
     with pytest.raises(Refused, match=said):
         export_point(tmp_path / "point", Bessel(), EXAMPLE)
     assert written(tmp_path) == []
 
 
-@with_onnx
 def test_weights_that_one_onnx_file_can_t_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(programs, "LARGEST", 4 * (8 * 2 + 2))
     with pytest.raises(Refused, match=r"model.onnx: the weights take more than the 72 bytes of one file"):

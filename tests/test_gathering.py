@@ -70,7 +70,8 @@ def test_a_rate_at_which_a_seed_diverged_is_no_choice() -> None:
 
 
 def test_networks_are_named_by_their_widths() -> None:
-    assert (widths({"widths": [300, 100]}), widths({"width": 500})) == ("300-100", "500")
+    models = {"widths": [300, 100]}, {"width": 500}
+    assert [widths({"model": model}, "gradual") for model in models] == ["300-100", "500"]
 
 
 @pytest.mark.parametrize(

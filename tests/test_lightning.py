@@ -141,7 +141,7 @@ def test_gradients_of_pruned_weights_count_in_no_clipping() -> None:
             named = dict(module.named_parameters())
             seen.append(any(named[name].grad[~mask].any() for name, mask in masks.items()))
 
-        module.on_before_optimizer_step = on_before_optimizer_step  # type: ignore[assignment]  # of this module
+        module.on_before_optimizer_step = on_before_optimizer_step
         return module
 
     fit(replace(clipped, network=network), replace(phase, state=state))
@@ -162,8 +162,8 @@ def test_gradients_for_criteria_are_those_of_the_training_step() -> None:
     module = recipe.build(5)
     module.load_state_dict(state)
     module.eval()
-    module.log = lambda *_, **__: None  # type: ignore[method-assign]  # without a Trainer
-    module.trainer = SimpleNamespace(is_global_zero=False)  # type: ignore[assignment]  # a double
+    module.log = lambda *_, **__: None
+    module.trainer = SimpleNamespace(is_global_zero=False)
     weights_ = {name: weight for name, weight in module.named_parameters() if name in found}
     losses = [module.training_step(batch, 0) for _, batch in zip(range(2), evidence.batches, strict=False)]
     expected = torch.autograd.grad(torch.stack(losses).mean(), list(weights_.values()))
@@ -178,7 +178,7 @@ def test_what_an_optimizer_does_by_itself_is_undone_where_it_is_pruned() -> None
     """Masked gradients keep zeros for the usual optimizers; one that moves every weight needs its weights masked."""
 
     class Drift(torch.optim.SGD):
-        def step(self, closure: Callable[[], float]) -> float:  # type: ignore[override]  # as Lightning calls it
+        def step(self, closure: Callable[[], float]) -> float:
             loss = closure()
             with torch.no_grad():
                 for group in self.param_groups:

@@ -27,7 +27,7 @@ PROJECTS = {
 def test_a_project_trains_by_plain_lightning(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # one of them writes a file
     if name == "bert":
-        pytest.importorskip("transformers")
+        pytest.importorskip("transformers", reason="no dependency of ours, and large")
     module_name, data_name, validated, tested = PROJECTS[name]
     project = import_module(f"tests.projects.{name}")
     pl.seed_everything(0, verbose=False)

@@ -86,7 +86,7 @@ def test_what_fails_in_evaluation_alone_fails_before_training(cell: Build) -> No
 
 
 @pytest.mark.parametrize(("name", "side"), [("googlenet", 32), ("inception_v3", 75)])
-@pytest.mark.filterwarnings("ignore:The default weight initialization:FutureWarning")
+@pytest.mark.filterwarnings("ignore:The default weight initialization:FutureWarning")  # of torchvision's own code
 def test_networks_with_auxiliary_outputs_give_logits_in_training(name: str, side: int) -> None:
     net = torchvision_model(name, (3, side, side), 4).train()
     assert net(torch.randn(2, 3, side, side)).shape == (2, 4)

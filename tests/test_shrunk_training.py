@@ -58,7 +58,7 @@ class Net(nn.Module):
         whole = self.norms[0](self.first(inputs)).relu()
         inner = self.norms[1](self.one(whole)).relu()
         whole = (whole + self.norms[2](self.two(inner))).relu()
-        return self.out(whole.mean((2, 3)))  # type: ignore[no-any-return]  # of a module
+        return self.out(whole.mean((2, 3)))
 
 
 def recipe(**changes: Any) -> ModuleRecipe:
@@ -117,7 +117,7 @@ def test_a_weight_with_two_names_is_small_under_both() -> None:
 
         def forward(self, inputs: Tensor) -> Tensor:
             hidden = self.again(self.first(inputs.flatten(1)).relu()).relu()
-            return self.out(self.same(hidden).relu())  # type: ignore[no-any-return]  # of a module
+            return self.out(self.same(hidden).relu())
 
     of = recipe(network=Tied)
     net = Tied()
@@ -194,7 +194,7 @@ def test_other_structures_leave_no_channel_dead(cell: Callable[..., Cell]) -> No
 def test_a_module_with_a_forward_of_its_own_has_no_channels() -> None:
     class Scaled(Classifier):
         def forward(self, inputs: Tensor) -> Tensor:
-            return self.net(2 * inputs)  # type: ignore[no-any-return]  # of a module
+            return self.net(2 * inputs)
 
     with pytest.raises(Refused, match="structure=channels: runs the network itself, and Scaled has a forward"):
         _ = recipe(module=partial(Scaled, classes=3)).coupling

@@ -319,7 +319,6 @@ def test_a_run_of_three_processes_that_were_killed_is_one(
 
 @OLD
 def test_the_view_is_as_it_was(tmp_path: Path, command: Callable[..., Said]) -> None:
-    pytest.importorskip("wandb_workspaces")
     from lottery.running.workspace import Overview
 
     golden = Path(__file__).parent / "wandb_view.json"
@@ -344,7 +343,6 @@ def nameless(value: Any) -> Any:
 def test_view_and_report_are_saved_with_the_verdicts(
     server: Standin, tmp_path: Path, command: Callable[..., Said]
 ) -> None:
-    pytest.importorskip("wandb_workspaces")
     job = tiny(tmp_path, "schedule.rounds=1", "tracking.mode=disabled")
     run_cell(job)
     (tmp_path / "expected.csv").write_text(

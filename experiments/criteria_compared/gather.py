@@ -5,32 +5,25 @@ Each criterion is a study of its own; here it takes the place of the arm, and ea
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from experiments.gathering import function, gathered, written
+from experiments.gathering import arguments, function, gathered, written
 from lottery.reports.statistics import mean_interval
 from lottery.reports.tables import table
 
-HERE = Path(__file__).parent
 FILES = {"one_shot": "trained.csv", "at_init": "init.csv"}
 """the file of an arm"""
 
 
 def main() -> None:
-    """Writes a results file for each arm."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.criteria_compared.gather")
-    parser.add_argument("studies", nargs="+", type=Path, help="folders of studies, one a criterion")
-    parser.add_argument("--into", type=Path, default=HERE, help="where the files go")
-    arguments = parser.parse_args()
+    asked = arguments(__file__)
     for arm, file in FILES.items():
-        frame = gathered(arguments.studies, partial(criterion, arm), "criteria_compared")
-        written(frame, arguments.into / file)
+        frame = gathered(asked.runs, partial(criterion, arm), "criteria_compared")
+        written(frame, asked.into / file)
         print("\n".join(compared(frame)))
 
 

@@ -5,33 +5,25 @@ A method is a network's widths; at density 1 it is dense, below it is pruned gra
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from experiments.gathering import function, gathered, written
+from experiments.gathering import arguments, gathered, on, written
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m experiments.large_sparse.gather")
-    parser.add_argument("runs", type=Path, help="the folder of the runs")
-    parser.add_argument("--into", type=Path, default=Path(__file__).parent, help="where the files go")
-    arguments = parser.parse_args()
+    asked = arguments(__file__)
     for data in ("fashion_mnist", "mnist1d"):
-
-        def named(config: Mapping[str, Any], label: str, data: str = data) -> str | None:
-            return widths(config["model"]) if function(config["data"]) == data else None
-
-        written(gathered([arguments.runs], named, f"large_sparse-{data}"), arguments.into / f"{data}.csv")
+        written(gathered(asked.runs, on(data, widths), f"large_sparse-{data}"), asked.into / f"{data}.csv")
 
 
-def widths(model: Mapping[str, Any]) -> str:
+def widths(config: Mapping[str, Any], label: str) -> str:
     """The widths of the hidden layers.
 
-    >>> widths({"widths": [300, 100]}), widths({"width": 500})
+    >>> widths({"model": {"widths": [300, 100]}}, "gradual"), widths({"model": {"width": 500}}, "gradual")
     ('300-100', '500')
     """
+    model = config["model"]
     return "-".join(map(str, model["widths"])) if "widths" in model else str(model["width"])
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from lottery.pruning.contracts import Criterion, Evidence, Scope, Scores, Target
 from lottery.pruning.masks import Masks, apply_, dense, kept, prunable
 from lottery.pruning.paths import connected_paths, layer_death
 from lottery.pruning.scopes import everywhere
+from lottery.training.module_recipe import ModuleRecipe
 from lottery.training.states import copied, state_of
 
 SHAPE, CLASSES, BATCH = (3, 32, 32), 100, 256
@@ -119,7 +120,11 @@ def scored(
     batches: list[Batch],
     rng: torch.Generator,
 ) -> Scores:
-    outputs: Callable[[Batch], Tensor] = lambda batch: net(batch[0])  # noqa: E731
+
+    def outputs(batch: Batch) -> Tensor:
+        found: Tensor = net(batch[0])
+        return found
+
     return score(
         criterion,
         Evidence(
@@ -138,8 +143,9 @@ def batches_of(data: str) -> list[Batch]:
         rng = torch.Generator().manual_seed(0)
         return [(torch.randn(BATCH, *SHAPE, generator=rng), torch.randint(CLASSES, (BATCH,), generator=rng))]
     [job] = cell_configs(["model=vgg_16", f"data={data}", f"data.batch_size={BATCH}"])
-    read = build_recipe(job.config).data
-    return [next(read.batches(0, 0, 1, (0, 1)))]  # type: ignore[attr-defined]
+    recipe = build_recipe(job.config)
+    assert isinstance(recipe, ModuleRecipe)
+    return [next(recipe.data.batches(0, 0, 1, (0, 1)))]
 
 
 if __name__ == "__main__":

@@ -7,29 +7,20 @@ and one with their controls.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from experiments.gathering import function, gathered, written
+from experiments.gathering import arguments, function, gathered, on, written
 
 CONTROLS = {"random_mask": ",shuffled", "random_reinit": ",reinit"}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m experiments.pruning_at_init.gather")
-    parser.add_argument("runs", type=Path, help="the folder of the runs")
-    parser.add_argument("--into", type=Path, default=Path(__file__).parent, help="where the files go")
-    arguments = parser.parse_args()
+    asked = arguments(__file__)
     for data in ("fashion_mnist", "mnist1d"):
-
-        def named(config: Mapping[str, Any], label: str, data: str = data) -> str | None:
-            return method(config, label) if function(config["data"]) == data else None
-
-        frame = gathered([arguments.runs], named, f"pruning_at_init-{data}")
-        written(frame[~frame["arm"].str.contains(",")], arguments.into / f"{data}.csv")
-        written(frame, arguments.into / f"{data}_controls.csv")
+        frame = gathered(asked.runs, on(data, method), f"pruning_at_init-{data}")
+        written(frame[~frame["arm"].str.contains(",")], asked.into / f"{data}.csv")
+        written(frame, asked.into / f"{data}_controls.csv")
 
 
 def method(config: Mapping[str, Any], label: str) -> str:

@@ -7,29 +7,23 @@ mean validation accuracy over seeds, `rates.csv` what all rates gave.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from experiments.gathering import function, gathered, written
+from experiments.gathering import arguments, function, gathered, written
 
 ARMS = {"at_init": "static"}
 STUDY = "mocanu2018"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m experiments.sparse_training.gather")
-    parser.add_argument("runs", type=Path, help="the folder of the runs")
-    parser.add_argument("--into", type=Path, default=Path(__file__).parent, help="where the files go")
-    arguments = parser.parse_args()
-    written(gathered([arguments.runs], of_lenet, "sparse_training"), arguments.into / "fashion_mnist.csv")
-    at_rates = gathered([arguments.runs], of_mlp, STUDY)
-    best, rates = chosen(at_rates)
-    written(best, arguments.into / f"{STUDY}.csv")
-    rates.to_csv(arguments.into / "rates.csv", index=False)
+    asked = arguments(__file__)
+    written(gathered(asked.runs, of_lenet, "sparse_training"), asked.into / "fashion_mnist.csv")
+    best, rates = chosen(gathered(asked.runs, of_mlp, STUDY))
+    written(best, asked.into / f"{STUDY}.csv")
+    rates.to_csv(asked.into / "rates.csv", index=False)
     print(rates.to_string(index=False))
 
 

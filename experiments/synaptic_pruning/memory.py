@@ -54,7 +54,8 @@ def stored_many(neurons: int, patterns: int, coding: float, rng: np.random.Gener
     parts = [
         stored(drawn(neurons, min(CHUNK, patterns - first), coding, rng), coding) for first in range(0, patterns, CHUNK)
     ]
-    return Stored(sum(part.pairs for part in parts), sum(part.excess for part in parts), patterns, coding)  # type: ignore[arg-type]
+    pairs, excess = (np.sum([getattr(part, name) for part in parts], axis=0) for name in ("pairs", "excess"))
+    return Stored(pairs, excess, patterns, coding)
 
 
 def snr(weights: NDArray, stored: Stored) -> float:

@@ -6,20 +6,16 @@ found at the high rate over a new initialisation, trained at the high rate. Dens
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.gathering import gathered, written
+from experiments.gathering import arguments, gathered, written
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m experiments.warmup.gather")
-    parser.add_argument("runs", type=Path, help="the folder of the runs")
-    parser.add_argument("--into", type=Path, default=Path(__file__).parent, help="where the file goes")
-    arguments = parser.parse_args()
-    written(gathered([arguments.runs], method, "warmup"), arguments.into / "results.csv")
+    asked = arguments(__file__)
+    written(gathered(asked.runs, method, "warmup"), asked.into / "results.csv")
 
 
 def method(config: Mapping[str, Any], label: str) -> str | None:

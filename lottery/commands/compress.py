@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lottery.config.groups import PRUNING_GROUPS, channelwise
 from lottery.foundations.errors import Refused
+from lottery.foundations.files import staged
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +23,7 @@ EXAMPLES = """examples:
   lottery compress runs/demo-digits-c50a07ad/imp/seed0 --round 0
   lottery compress runs/mine/imp/seed0 --keep 0.5,0.25 --tune 500 --export 0.25 compensation=least_squares
   lottery compress --weights net.safetensors model=resnet_20 data=cifar10 criterion=taylor"""
-GROUPS = ("criterion", "scope", "structure", "compensation")
+GROUPS = tuple(group for group in PRUNING_GROUPS if group != "schedule")
 """what may be chosen for a finished run, whose other settings are its own"""
 
 
@@ -51,9 +50,7 @@ def add_to(commands: Any) -> None:
     parser.add_argument("--explain", action="store_true", help="say what would go, group by group, and stop")
     parser.add_argument("--export", type=float, metavar="SHARE", help="the share whose network is written to files")
     parser.add_argument("--onnx", action="store_true", help="export ONNX too (lottery[onnx])")
-    parser.add_argument(
-        "--out", type=Path, default=Path("compressed"), help="a new folder for table, figure and export"
-    )
+    parser.add_argument("--out", type=Path, default=Path("compressed"), help="a new folder for table and export")
     parser.set_defaults(call=main)
 
 
@@ -79,28 +76,18 @@ def main(args: argparse.Namespace) -> int:
     for share, masks in chosen.items():
         found[share] = trained.smaller(pruning, masks, tune)
         print(f"at {share:.4g}: {_size(found[share])}", flush=True)
-    with _staged(args.out) as folder:
+    with staged(args.out) as folder:
         print("\n".join(_measured(trained, found, folder, args.threads)))
-        made = export_point(
-            folder / "network", found[args.export].net, trained.example, _plain(found[args.export]), programs
-        ).files if args.export is not None else {}  # fmt: skip
+        if args.export is not None:
+            small = found[args.export]
+            made = export_point(folder / "network", small.net, trained.example, _plain(small), programs)
     print(f"\ntable   {args.out / 'points.csv'}")
-    for name, size in made.items():
-        print(f"{args.out / 'network' / name}  {size:,} bytes")
+    if args.export is not None:
+        for name, size in made.files.items():
+            apart = made.differences.get(name.removeprefix("model."))
+            said = "" if apart is None else f", outputs within {apart:.1g} of the network's"
+            print(f"{args.out / 'network' / name}  {size:,} bytes{said}")
     return 0
-
-
-@contextmanager
-def _staged(folder: Path) -> Iterator[Path]:
-    """A folder beside this one, which takes its place at the end, or is removed if anything fails."""
-    staging = folder.with_name(f".{folder.name}.{os.getpid()}")
-    staging.mkdir(parents=True)
-    try:
-        yield staging
-        os.replace(staging, folder)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -116,7 +103,7 @@ def _check(args: argparse.Namespace) -> None:
 def _asked(args: argparse.Namespace) -> tuple[Trained, Pruning, Budget | None]:
     """The trained network, how channels are chosen, and how long smaller networks train on."""
     from lottery.compress.smaller import Trained
-    from lottery.config.build import build_pruning, build_recipe, channelwise
+    from lottery.config.build import build_pruning, build_recipe
     from lottery.config.compose import cell_configs
     from lottery.foundations.seeds import Streams
     from lottery.rounds.lengths import last_rate

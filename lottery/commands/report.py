@@ -14,6 +14,10 @@ from lottery.foundations.errors import Refused
 if TYPE_CHECKING:
     import pandas as pd
 
+    Studies = Mapping[str, pd.DataFrame]
+    Unlike = Mapping[str, Sequence[str] | None]
+    """The settings in which each study differs from the others; None if they are not known."""
+
 
 FIGURES, SAID = 4, 6
 """The most studies whose figures are drawn in one report, and the most that a terminal names."""
@@ -46,59 +50,82 @@ def publish(paths: Iterable[Path], out: Path | None = None) -> list[str]:
     Raises Refused for a results file or a stray ledger without `out`: it has no folder that is its study's alone.
     Raises LedgerError or FileNotFoundError if nothing is left.
     """
-    from lottery.reports.answers import overview, screen
-    from lottery.reports.comparison import called, comparable, differing
-    from lottery.reports.folder import pictures, write
-    from lottery.reports.page.files import write_page
+    from lottery.reports.comparison import differing
     from lottery.reports.results import gather
 
     paths = list(paths)
     if out is None and (written := [path for path in paths if path.suffix == ".csv"]):
         raise Refused(f"{written[0]}: say with --out where the report of a results file shall go")
     frame, problems = gather(*paths)
+    ledgers = [Path(ledger) for ledger in frame["run/ledger"].unique()]
+    for path in paths:
+        if not any(ledger.is_relative_to(path) for ledger in ledgers) and not any(
+            str(path) in each for each in problems
+        ):
+            problems.append(f"no finished round under {path}")
     cells = {str(study): Path(part["run/ledger"].iloc[0]) for study, part in frame.groupby("study", sort=True)}
     order = sorted(cells, key=lambda study: [cells[study].is_relative_to(path) for path in paths].index(True))
-    for path in paths:
-        if not any(Path(ledger).is_relative_to(path) for ledger in frame["run/ledger"].unique()):
-            problems += [] if any(str(path) in problem for problem in problems) else [f"no finished round under {path}"]
     unlike = differing({study: cells[study].parent for study in order})
-    studies, folders = {}, {}
-    for study in order:
-        # without the columns that only other studies have
-        studies[study] = part = frame[frame["study"] == study].dropna(axis="columns", how="all")
-        folders[study] = (
-            _of_study(cells[study], part.iloc[0]) if out is None else out / study if len(order) > 1 else out
-        )
-        if len(order) == 1:
-            print(f"\n{screen(part)}", flush=True)  # also where nothing can be written
-        write(part, folders[study], figures=len(order) <= FIGURES)
-    names = called({study: unlike[study] for study in order})
-    if len(order) > 1:
-        print(f"\n{overview(studies, names)}", flush=True)
-        for found in list(filter(None, map(unlike.get, order)))[:SAID]:
-            print(f"unlike the other studies here: {', '.join(found)}")
-    drawn = ", ".join(pictures(studies[order[0]]))
-    for study in order[:SAID]:
-        of = folders[study]
-        print(f"page    {of / 'report.html'}\ntable   {of / 'report.md'}" if len(order) == 1 else f"study   {of}/")
-        if len(order) == 1:
-            print(f"figure  {', '.join(str(of / name) for name in pictures(studies[study]))}")
-            print(f"frame   {of / 'results.csv'}")
-            write_page(studies, of / "report.html", unlike, names, problems)
-    if len(order) > SAID:
-        print(f"and {len(order) - SAID} more")
-    if len(order) > FIGURES:
-        print(f"{drawn} are drawn for at most {FIGURES} studies at once; report one alone for its own")
-    for group in comparable(studies) if len(order) > 1 else []:
-        parents = {folders[study].resolve().parent for study in group}
-        folder = Path(os.path.relpath(parents.pop())) if len(parents) == 1 else None
-        compare({study: studies[study] for study in group}, unlike, folder)
-    if len(order) > 1:
-        above = {folder.resolve().parent for folder in folders.values()}
-        place = out or (Path(os.path.relpath(above.pop())) if len(above) == 1 else folders[order[0]])
-        write_page(studies, place / "report.html", unlike, names, problems)
-        print(f"page    {place / 'report.html'}")
+    # without the columns that only other studies have
+    studies = {study: frame[frame["study"] == study].dropna(axis="columns", how="all") for study in order}
+    if out is None:
+        folders = {study: _of_study(cells[study], studies[study].iloc[0]) for study in order}
+    else:
+        folders = {study: out / study if len(order) > 1 else out for study in order}
+    (_several if len(order) > 1 else _alone)(studies, folders, unlike, problems, out)
     return problems
+
+
+def _alone(
+    studies: Studies, folders: Mapping[str, Path], unlike: Unlike, problems: list[str], out: Path | None
+) -> None:
+    """Prints and writes the report of the only study."""
+    from lottery.reports.answers import screen
+    from lottery.reports.folder import pictures, write
+    from lottery.reports.page.files import write_page
+
+    [(study, frame)] = studies.items()
+    folder = folders[study]
+    print(f"\n{screen(frame)}", flush=True)  # also where nothing can be written
+    write(frame, folder)
+    print(f"page    {folder / 'report.html'}\ntable   {folder / 'report.md'}")
+    print(f"figure  {', '.join(str(folder / name) for name in pictures(frame))}\nframe   {folder / 'results.csv'}")
+    write_page(studies, folder / "report.html", unlike, {study: study}, problems)
+
+
+def _several(
+    studies: Studies, folders: Mapping[str, Path], unlike: Unlike, problems: list[str], out: Path | None
+) -> None:
+    """Prints an overview of some studies, writes the report of each, and compares those that can be compared."""
+    from lottery.reports.answers import overview
+    from lottery.reports.comparison import called, comparable
+    from lottery.reports.folder import pictures, write
+    from lottery.reports.page.files import write_page
+
+    for study, frame in studies.items():
+        write(frame, folders[study], figures=len(studies) <= FIGURES)
+    names = called({study: unlike[study] for study in studies})
+    print(f"\n{overview(studies, names)}", flush=True)
+    for found in list(filter(None, map(unlike.get, studies)))[:SAID]:
+        print(f"unlike the other studies here: {', '.join(found)}")
+    for study in list(studies)[:SAID]:
+        print(f"study   {folders[study]}/")
+    if len(studies) > SAID:
+        print(f"and {len(studies) - SAID} more")
+    if len(studies) > FIGURES:
+        drawn = ", ".join(pictures(next(iter(studies.values()))))
+        print(f"{drawn} are drawn for at most {FIGURES} studies at once; report one alone for its own")
+    for group in comparable(studies):
+        compare({study: studies[study] for study in group}, unlike, _above(folders[study] for study in group))
+    page = (out or _above(folders.values()) or next(iter(folders.values()))) / "report.html"
+    write_page(studies, page, unlike, names, problems)
+    print(f"page    {page}")
+
+
+def _above(folders: Iterable[Path]) -> Path | None:
+    """The folder in which all of these lie; None if there are several."""
+    parents = {folder.resolve().parent for folder in folders}
+    return Path(os.path.relpath(parents.pop())) if len(parents) == 1 else None
 
 
 def _of_study(ledger: Path, row: pd.Series) -> Path:

@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import shutil
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +21,7 @@ from lottery.compress.contents import batch_of, content, restore_, state_once
 from lottery.compress.programs import OPSET, PROGRAMS, check_programs, programs_of
 from lottery.foundations.digests import canonical, digest_of
 from lottery.foundations.errors import Refused
-from lottery.foundations.files import Damaged, read_tensors, write_whole
+from lottery.foundations.files import Damaged, read_tensors, staged, write_whole
 
 STRUCTURE, STATE = "structure.json", "model.safetensors"
 
@@ -68,7 +65,9 @@ def export_point(
     made = programs_of(twin, batch_of(example).detach().cpu(), programs)
     files = {STRUCTURE: text.encode(), STATE: content(state_once(twin), json.loads(text))}  # as it will be read
     files |= {f"model.{name}": made[name].content for name in programs}
-    _write(folder, files)
+    with staged(folder) as staging:
+        for name, held in files.items():
+            write_whole(staging / name, held)
     return Exported(
         folder,
         files={name: len(held) for name, held in files.items()},
@@ -100,16 +99,3 @@ def read_point(folder: Path | str, build: Callable[[dict[str, Any]], nn.Module])
         return restore_(build(structure), tensors, str(folder / STATE)).eval()
     except ValueError as error:
         raise Refused(str(error)) from error
-
-
-def _write(folder: Path, files: Mapping[str, bytes]) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = folder.with_name(f".{folder.name}.{socket.gethostname()}.{os.getpid()}")
-    shutil.rmtree(staging, ignore_errors=True)  # of a killed process that had this number
-    staging.mkdir()
-    try:
-        for name, held in files.items():
-            write_whole(staging / name, held)
-        staging.rename(folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)

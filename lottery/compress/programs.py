@@ -42,9 +42,7 @@ def check_programs(names: Sequence[str]) -> None:
     if unknown := [name for name in names if name not in PROGRAMS]:
         raise Refused(f"programs={','.join(unknown)}: must be among {', '.join(PROGRAMS)}")
     if "onnx" in names and (missing := [name for name in EXTRA if find_spec(name) is None]):
-        raise Refused(
-            f"model.onnx needs {', '.join(missing)}: run pip install 'lottery[onnx]', or export without, programs=pt2"
-        )
+        raise Refused(f"model.onnx needs {', '.join(missing)}: run pip install 'lottery[onnx]', or leave it out")
 
 
 def programs_of(net: nn.Module, inputs: Tensor, names: Sequence[str]) -> dict[str, Program]:
@@ -80,7 +78,7 @@ def _pt2(program: ExportedProgram) -> tuple[bytes, Run]:
 
 def _onnx(program: ExportedProgram) -> tuple[bytes, Run]:
     if sum(tensor.nbytes for tensor in program.state_dict.values()) >= LARGEST:
-        raise Refused(f"model.onnx: the weights take more than the {LARGEST:,} bytes of one file; use programs=pt2")
+        raise Refused(f"model.onnx: the weights take more than the {LARGEST:,} bytes of one file; leave ONNX out")
     try:
         made = torch.onnx.export(
             program,
@@ -94,7 +92,7 @@ def _onnx(program: ExportedProgram) -> tuple[bytes, Run]:
     except Exception as error:
         lacking = _operator(error)
         what = f"ONNX has no {lacking}, which this network uses" if lacking else f"can't be made: {_first(error)}"
-        raise Refused(f"model.onnx: {what}; programs=pt2 exports without it") from error
+        raise Refused(f"model.onnx: {what}; leave ONNX out") from error
     assert made
     content = made.model_proto.SerializeToString()
     import onnxruntime  # of an extra

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lottery.foundations.seeds import Streams, seeded
 from lottery.pruning import masks as _masks
 from lottery.pruning.channels.equality import without
-from lottery.pruning.channels.masking import alive
+from lottery.pruning.channels.masking import alive, left
 from lottery.pruning.channels.removal import Structure, structure
 from lottery.pruning.contracts import Target
 from lottery.pruning.masks import Masks
@@ -34,7 +34,6 @@ class Smaller:
 
     net: nn.Module
     masked: nn.Module
-    masks: Masks
     structure: Structure
     """the positions kept of each parameter and buffer: what `shrunk` makes the network's definition into"""
 
@@ -82,19 +81,19 @@ class Trained:
         Raises Refused if they can't be removed.
         """
         recipe, streams = self.recipe, Streams(self.seed)
-        kept = {name: channels or [0] for name, channels in alive(recipe.coupling, masks).items()}
-        left = structure(recipe.coupling, kept)
+        kept = left(recipe.coupling, masks)
+        sizes = structure(recipe.coupling, kept)
         state = Ticket.of(survivors(recipe, pruning, self.state, masks, self.seed, 1), masks).state
         if tune:
             phase = Phase(
                 as_one(state, recipe.net), masks, 0, tune.steps, order=streams.order(1, 0), noise=streams.noise(1, 0),
-                build=streams.init, budget=tune, structure=left,
+                build=streams.init, budget=tune, structure=sizes,
             )  # fmt: skip
             state = fit(recipe, phase, evaluate=False).state
         masked = self.network(state, masks)
         with recipe.numerics.entered(), seeded(streams.init):
             small = without(masked, recipe.coupling, kept, self.dense, lambda net: net(self.example))
-        return Smaller(small.eval(), masked, masks, left)
+        return Smaller(small.eval(), masked, sizes)
 
     def scores(self, net: nn.Module) -> Mapping[str, float | None]:
         """Loss and metrics of a network on validation and test data, by name after `val_` and `test_`."""

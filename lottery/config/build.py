@@ -14,7 +14,7 @@ from lottery.config.annotations import hints_of
 from lottery.config.build_during import with_rule
 from lottery.config.cell_config import CellConfig, steady
 from lottery.config.given import given
-from lottery.config.groups import PRUNING_GROUPS, TRAINING_GROUPS, chosen
+from lottery.config.groups import PRUNING_GROUPS, TRAINING_GROUPS, channelwise, chosen
 from lottery.config.identity import project_identity, recipe_identity
 from lottery.config.nodes import as_yaml, in_steps, make, network, with_steps
 from lottery.config.patterns import patterns
@@ -23,7 +23,7 @@ from lottery.config.user_code import user_code
 from lottery.data.examples import Data, DataError
 from lottery.foundations.digests import digest_of, files
 from lottery.foundations.errors import Refused
-from lottery.foundations.rooms import named, roomless
+from lottery.foundations.rooms import named
 from lottery.foundations.seeds import seeded
 from lottery.pruning.contracts import Target, checked_schedule
 from lottery.pruning.masks import density
@@ -67,11 +67,6 @@ def build(job: CellConfig) -> Cell:
     arm = with_rule(arm, ruling, pruning, recipe, config)
     study = Study(job.study, recipe, pruning, identity(config, recipe))
     return Cell(study, arm, job.label, job.seed, job.digest)
-
-
-def channelwise(config: Mapping[str, Any]) -> bool:
-    """Whether a configuration prunes whole channels by our structure of that name."""
-    return roomless(str((config.get("structure") or {}).get("_target_"))) == "lottery.channelwise.channels"
 
 
 def build_pruning(config: Mapping[str, Any], recipe: Recipe) -> Pruning:

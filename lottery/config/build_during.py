@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from lottery.config.groups import PRUNING_GROUPS, chosen
+from lottery.config.groups import PRUNING_GROUPS, channelwise, chosen
 from lottery.config.identity import node_identity
 from lottery.foundations.errors import Refused
 from lottery.rounds.arms import Arm
@@ -36,7 +36,7 @@ def with_rule(arm: Arm, node: Mapping[str, Any], pruning: Pruning, recipe: Recip
         )
     if isinstance(rule, Rewiring) and config.get("structure"):
         raise Refused("structure: goes without dropping and growing single weights, as arm.during does")
-    if str((config.get("structure") or {}).get("_target_")).endswith(".channels"):
+    if channelwise(config):
         raise Refused("structure=channels: goes with masks that change between rounds, not while training (arm.during)")
     identity = node_identity("arm.during", node["during"])
     if isinstance(rule, Gradual):

@@ -239,6 +239,6 @@ def _ticket(file: str, content: str) -> str:
 
 def _text(key: str, value: Any) -> str:
     if key.rpartition(".")[2] in NAMED:
-        with suppress(ValueError):
+        with suppress(ValueError):  # a name such as `max`, or a mistake that is refused where it is used
             return canonical(value)
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True, separators=(",", ":"))

@@ -52,6 +52,11 @@ def foreign(group: str, config: Mapping[str, Any]) -> bool:
     return roomless(str(config.get(group, {}).get("_target_", own))) != own
 
 
+def channelwise(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration prunes whole channels by our structure of that name."""
+    return roomless(str((config.get("structure") or {}).get("_target_"))) == "lottery.channelwise.channels"
+
+
 def chosen(groups: Iterable[str], config: Mapping[str, Any]) -> dict[str, Any]:
     """The nodes of the given groups, without optional ones that are not set.
 

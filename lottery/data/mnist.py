@@ -48,9 +48,7 @@ def mnist(
 
     With `train_size`, so many of the images that validation leaves train, the same ones for every replicate.
     """
-    train, test = _read(_MNIST, root, mean, std, pad)
-    train, val = _divided(train, val_size, train_size)
-    return Data(train, val, test, batch_size, shape, classes)
+    return Data(*_parts(_MNIST, root, mean, std, pad, val_size, train_size), batch_size, shape, classes)
 
 
 def fashion_mnist(
@@ -65,9 +63,14 @@ def fashion_mnist(
     train_size: int | None = None,
 ) -> Data:
     """Articles of clothing (Xiao et al. 2017), padded by `pad` black pixels; `train_size` as in `mnist`."""
-    train, test = _read(_FASHION_MNIST, root, mean, std, pad)
-    train, val = _divided(train, val_size, train_size)
-    return Data(train, val, test, batch_size, shape, classes)
+    return Data(*_parts(_FASHION_MNIST, root, mean, std, pad, val_size, train_size), batch_size, shape, classes)
+
+
+def _parts(
+    published: Published, root: str, mean: float, std: float, pad: int, val_size: int, train_size: int | None
+) -> tuple[Examples, Examples, Examples]:
+    train, test = _read(published, root, mean, std, pad)
+    return *_divided(train, val_size, train_size), test
 
 
 def _divided(train: Examples, val_size: int, train_size: int | None) -> tuple[Examples, Examples]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,3 +76,19 @@ def write_whole(path: Path, content: bytes) -> None:
     finally:
         with suppress(OSError):  # it does not exist after the rename, or on a read-only file system
             temporary.unlink()
+
+
+@contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """A folder beside this one to write into, which takes its place at the end, or is removed if anything fails.
+
+    A process that is killed may leave it behind, hidden, and nothing reads it.
+    """
+    staging = folder.with_name(f".{folder.name}.{socket.gethostname()}.{os.getpid()}")
+    shutil.rmtree(staging, ignore_errors=True)  # of a killed process that had this number
+    staging.mkdir(parents=True)
+    try:
+        yield staging
+        staging.rename(folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)

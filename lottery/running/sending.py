@@ -67,7 +67,7 @@ def opened(told: Told, own: Path, place: Place, seconds: float) -> Any:
     try:
         return open_run(told, own, "online", place, seconds)
     except Exception as error:
-        with suppress(Exception):
+        with suppress(Exception):  # its own process may be gone already; the error before is what counts
             forget()
         said = cause(error)
         if "API key" in said:

@@ -18,7 +18,7 @@ from lottery.foundations.seeds import seeded
 from lottery.pruning import masks as _masks
 from lottery.pruning.channels.coupling import Coupling, coupled
 from lottery.pruning.channels.equality import proven
-from lottery.pruning.channels.masking import alive
+from lottery.pruning.channels.masking import left
 from lottery.pruning.channels.removal import Structure, structure
 from lottery.pruning.compensation.contracts import Pruned
 from lottery.pruning.contracts import Evidence
@@ -114,9 +114,7 @@ class ModuleRecipe(Recipe):
         """With `numerics.shrink=auto`, what is left without the channels that nothing reads any more."""
         if self.numerics.shrink == "off" or all(mask.all() for mask in masks.values()):
             return {}
-        # a collapsed group keeps one dead channel, since a layer of none can't run
-        kept = {name: channels or [0] for name, channels in alive(self.coupling, masks).items()}
-        return structure(self.coupling, kept)
+        return structure(self.coupling, left(self.coupling, masks))
 
     def sparse_weights(self, masks: Masks) -> tuple[str, ...]:
         """With `numerics.sparse=auto` none on GPUs and in mixed precision, where no gain has been measured."""

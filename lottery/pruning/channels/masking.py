@@ -59,3 +59,8 @@ def alive(coupling: Coupling, masks: Mapping[str, Tensor]) -> dict[str, list[int
                 lives |= columns[member.positions].any(1)
         found[group.name] = lives.nonzero().flatten().tolist()
     return found
+
+
+def left(coupling: Coupling, masks: Mapping[str, Tensor]) -> dict[str, list[int]]:
+    """The channels to keep under masks: those that live, or a dead one, since no layer can be without any."""
+    return {name: channels or [0] for name, channels in alive(coupling, masks).items()}

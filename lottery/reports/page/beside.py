@@ -31,7 +31,7 @@ def beside(frame: pd.DataFrame, room: int = MOST_PHASES) -> dict[str, Any]:
     if ledger.suffix == ".csv":
         return found | {"lacks": "This is a results file: configuration and training curves lie beside ledgers alone."}
     cell, study = ledger.parent, ledger.parent.parent.parent
-    with suppress(OSError):
+    with suppress(OSError):  # folders that can't be read or vanish meanwhile; what was measured is shown all the same
         found["failed"] = [
             f"{folder.parent.name} {folder.name}: {said}" for folder in cells(study) if (said := error_left(folder))
         ]
@@ -47,7 +47,7 @@ def beside(frame: pd.DataFrame, room: int = MOST_PHASES) -> dict[str, Any]:
     found["settings"] = {
         key: yaml.safe_dump(value).split("\n...")[0].strip() for key, value in settings(science(config))
     }
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError):  # most studies have none; one that is damaged is made again by `overlap`
         pairs = pd.read_csv(study / "overlap.csv")
         means = pairs.groupby(["round", "between"])[["density", "shared", "chance"]].mean().reset_index()
         found["overlap"] = means.head(MOST_PAIRS).values.tolist()

@@ -99,7 +99,7 @@ def library() -> str:
 
     top = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     kept = top / "lottery" / f"vega-{version('vl-convert-python')}.js"
-    with suppress(OSError):
+    with suppress(OSError):  # not cached yet
         return kept.read_text()
     text = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     with suppress(OSError):  # best effort: a home may be read-only
