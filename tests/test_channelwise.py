@@ -104,24 +104,42 @@ def test_pools_of_coupled_rows(pool: str) -> None:
             return self.out(self.one(inputs) + self.two(inputs))
 
     net = Sum()
-    rows = {"one": [[3.0, 3.0], [4.0, 0.0], [1.0, 1.0]], "two": [[0.0, 0.0], [0.0, 4.0], [5.0, 0.0]]}
+    rows = {"one": [[2.0, 2.0], [4.0, 3.0], [4.5, 0.0]], "two": [[2.0, 2.0], [0.0, 0.0], [0.0, 0.0]]}
     with torch.no_grad():
         for name, values in rows.items():
             net.get_submodule(name).weight.copy_(torch.tensor(values))
-    best = {"mean": 1, "sum": 1, "max": 2, "norm": 1, "first": 0}
-    # sums 6, 8, 7; largest 3, 4, 5; 2-norms sqrt 18, sqrt 32, sqrt 27; of `one` alone 6, 4, 2
+    best = {"mean": 0, "sum": 0, "max": 2, "norm": 1, "first": 1}
+    # sums 8, 7, 4.5; largest 2, 4, 4.5; 2-norms 4, 5, 4.5; of `one` alone 4, 7, 4.5
     found = coupled(net, lambda net: net(torch.zeros(1, 2)))
     structure = partial(channels, everywhere, budget="channels", pool=pool)
     masks = choose(structure, magnitudes(net), dense(prunable(net)), target(1 / 3, found))
     assert alive(found, masks) == {"one.weight": [best[pool]]}
 
 
-def test_only_unpruned_weights_count_in_a_pool(net: nn.Module, found: Coupling) -> None:
+def test_means_and_sums_compare_rows_of_different_lengths_differently() -> None:
+    """Rows of four weights with means 1 and 1.2, of two with 3 and 1.5: the sums are 4, 4.8, 6 and 3."""
+    net = nn.Sequential(nn.Linear(4, 2), nn.ReLU(), nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))
+    with torch.no_grad():
+        for layer, means in ((net[0], [1.0, 1.2]), (net[2], [3.0, 1.5])):
+            layer.weight.copy_(torch.tensor(means)[:, None].expand_as(layer.weight))
+    found = coupled(net, lambda net: net(torch.zeros(1, 4)))
+    for pool, kept in (("mean", [0, 1]), ("sum", [0])):
+        structure = partial(channels, everywhere, budget="channels", pool=pool)
+        masks = choose(structure, magnitudes(net), dense(prunable(net)), target(3 / 4, found))
+        assert alive(found, masks)["2.weight"] == kept
+
+
+@pytest.mark.parametrize("pool", ["mean", "max"])
+def test_only_unpruned_weights_count_in_a_pool(pool: str, net: nn.Module, found: Coupling) -> None:
     """What is pruned scores highest under a criterion of small weights, and says nothing of a channel."""
-    scores = {name: -score for name, score in magnitudes(net).items()}
-    structure = partial(channels, layerwise, budget="channels", pool="max")
-    masks = choose(structure, scores, dense(prunable(net)), target(0.6, found))
-    assert alive(found, masks) == {"0.weight": [0, 3], "2.weight": [1, 2]}
+    structure = partial(channels, layerwise, budget="channels", pool=pool)
+    masks = dense(prunable(net))
+    masks["0.weight"][1, :3] = False  # three of the four weights of the row of 4
+    masks["0.weight"][2, :1] = False  # one of the row of 3
+    scores = {name: -score * masks[name] for name, score in magnitudes(net).items()}
+    masks = choose(structure, scores, masks, target(0.6, found))
+    assert alive(found, masks) == {"0.weight": [0, 3], "2.weight": [1, 2]}  # the rows of 1 and 2, of 7 and 8
+    scores = {name: score * masks[name] for name, score in scores.items()}
     masks = choose(structure, scores, masks, target(0.3, found))  # of rows with half of their columns pruned
     assert alive(found, masks) == {"0.weight": [0], "2.weight": [1]}
 

@@ -85,6 +85,32 @@ def test_a_layer_with_neither_bias_nor_batch_norm_stays(batch: Tensor) -> None:
     assert mean(pruned) == {}
 
 
+class Residual(nn.Module):
+    """A layer without a bias whose output a BatchNorm reads, and another module beside it if there is one."""
+
+    def __init__(self, beside: nn.Module | None = None) -> None:
+        super().__init__()
+        self.layer, self.norm, self.beside = nn.Linear(3, 4, bias=False), nn.BatchNorm1d(4), beside
+        self.double()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        made = self.layer(inputs)
+        read: Tensor = self.norm(made)
+        return read if self.beside is None else read + self.beside(made)
+
+
+def test_mean_goes_into_a_batch_norm_that_alone_reads_the_layer(batch: Tensor) -> None:
+    for beside, found in ((None, {"norm.running_mean"}), (nn.Softplus(), set())):
+        net = Residual(beside)
+        assert mean(pruned_of(net, columns(net, "layer.weight", 1), batch)).keys() == found
+
+
+def test_mean_stays_out_of_a_batch_norm_that_reads_what_was_changed_in_place(batch: Tensor) -> None:
+    for inplace in (False, True):
+        net = nn.Sequential(nn.Linear(3, 4, bias=False), nn.ReLU(inplace=inplace), nn.BatchNorm1d(4)).double()
+        assert mean(pruned_of(net, columns(net, "0.weight", 1), batch)) == {}
+
+
 def test_norm_restores_the_length_of_each_row() -> None:
     net = nn.Linear(2, 3, bias=False)
     net.weight = nn.Parameter(torch.tensor([[3.0, 4.0], [-3.0, 4.0], [0.0, 2.0]]))
@@ -141,6 +167,20 @@ def slow_obs(weight: np.ndarray, kept: np.ndarray, hessian: np.ndarray) -> np.nd
             if not keep[column]:
                 row[column:] -= row[column] / inverse[0, 0] * inverse[0]
     return weight * kept
+
+
+def test_large_means_do_not_cancel_in_single_precision() -> None:
+    """Inputs of 1000 ± 1: their squares, in float32, are exact to 0.06, which is of the size of the covariances."""
+    rng = torch.Generator().manual_seed(0)
+    inputs = torch.randn(4096, 3, generator=rng) @ torch.tensor([[1.0, 0.5, 0.3], [0.0, 1.0, 0.4], [0.0, 0.0, 1.0]])
+    inputs += 1000
+    net = nn.Linear(3, 1)
+    masks = {"weight": torch.tensor([[True, True, False]])}
+    state = compensated(lambda pruned: least_squares(pruned, damping=1e-9), pruned_of(net, masks, inputs))
+    centred = (inputs.double() - inputs.double().mean(0)).numpy()
+    asked = centred @ net.weight.detach().double().numpy()[0]
+    fitted = np.linalg.lstsq(centred[:, :2], asked, rcond=None)[0]
+    assert np.allclose(state["weight"][0, :2], fitted, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [7, 300])  # one block, and several
@@ -225,6 +265,16 @@ def test_what_a_compensation_returns_is_checked(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         compensated(lambda pruned: given, pruned_of(net, columns(net, "2.weight", 1), batch))
+
+
+def test_pruned_weights_are_zero_and_frozen_ones_stay_whatever_is_returned(net: nn.Module, batch: Tensor) -> None:
+    net[0].bias.requires_grad_(False)
+    pruned = pruned_of(net, columns(net, "2.weight", 1), batch)
+    ones = {name: torch.ones_like(tensor) for name, tensor in net.state_dict().items()}
+    state = compensated(lambda pruned: ones, pruned)
+    assert state["2.weight"].tolist() == [[1, 0, 1, 1, 1]] * 2
+    assert state["0.bias"].equal(net[0].bias)
+    assert state["2.bias"].tolist() == [1, 1]
 
 
 @settings(max_examples=25, deadline=None)
