@@ -16,7 +16,7 @@ setup: .venv/ready ## prepare .venv with the pinned dependencies
 	$(BIN)/pip install --disable-pip-version-check --progress-bar off -q -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: setup ## run the main job on 8x8 digits: tickets against random reinitialisation, about a minute
+demo: setup ## run the main job on 8x8 digits: tickets against random reinitialisation, one to two minutes
 	$(BIN)/lottery run experiment=demo
 
 # two workers, a file each: tests use one thread, and those of a file share what it has trained

@@ -136,10 +136,10 @@ def test_only_unpruned_weights_count_in_a_pool(pool: str, net: nn.Module, found:
     masks = dense(prunable(net))
     masks["0.weight"][1, :3] = False  # three of the four weights of the row of 4
     masks["0.weight"][2, :1] = False  # one of the row of 3
-    scores = {name: -score * masks[name] for name, score in magnitudes(net).items()}
+    scores = {name: (-score).masked_fill(~masks[name], 100) for name, score in magnitudes(net).items()}
     masks = choose(structure, scores, masks, target(0.6, found))
     assert alive(found, masks) == {"0.weight": [0, 3], "2.weight": [1, 2]}  # the rows of 1 and 2, of 7 and 8
-    scores = {name: score * masks[name] for name, score in scores.items()}
+    scores = {name: score.masked_fill(~masks[name], 100) for name, score in scores.items()}
     masks = choose(structure, scores, masks, target(0.3, found))  # of rows with half of their columns pruned
     assert alive(found, masks) == {"0.weight": [0], "2.weight": [1]}
 

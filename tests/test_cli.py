@@ -51,6 +51,24 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     signal.signal(signal.SIGTERM, before)
 
 
+@pytest.mark.parametrize(
+    ("words", "after"),
+    [
+        (("run", "experiment=demo"), "nothing is lost: the same command goes on from the last checkpoint"),
+        (("run", "experiment=demo", "--plan"), "the same command can be given again"),
+        (("compress", "runs/some"), "the same command can be given again"),
+    ],
+)
+def test_only_what_trains_goes_on_after_an_interrupt(
+    words: tuple[str, ...], after: str, command: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(words: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "dispatch", interrupted)
+    assert command(*words) == (130, "", f"\ninterrupted; {after}\n")
+
+
 LIGHT = """
 import sys
 from lottery.commands.main import main

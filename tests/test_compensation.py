@@ -106,9 +106,13 @@ def test_mean_goes_into_a_batch_norm_that_alone_reads_the_layer(batch: Tensor) -
 
 
 def test_mean_stays_out_of_a_batch_norm_that_reads_what_was_changed_in_place(batch: Tensor) -> None:
-    for inplace in (False, True):
-        net = nn.Sequential(nn.Linear(3, 4, bias=False), nn.ReLU(inplace=inplace), nn.BatchNorm1d(4)).double()
-        assert mean(pruned_of(net, columns(net, "0.weight", 1), batch)) == {}
+    class InPlace(Residual):
+        def forward(self, inputs: Tensor) -> Tensor:
+            made: Tensor = self.norm(functional.relu_(self.layer(inputs)))
+            return made
+
+    net = InPlace()
+    assert mean(pruned_of(net, columns(net, "layer.weight", 1), batch)) == {}
 
 
 def test_norm_restores_the_length_of_each_row() -> None:
@@ -238,6 +242,27 @@ def test_a_weight_that_two_layers_share_is_left_alone(batch: Tensor) -> None:
     net[2].weight = net[0].weight
     masks = {"0.weight": torch.eye(3) > 0}
     assert least_squares(pruned_of(net, masks, batch)) == {}
+
+
+def test_few_positions_of_a_picture_lie_inside_it() -> None:
+    """Of nine positions in a row, three are a quarter, a half and three quarters of the way."""
+    net = nn.Sequential(nn.Conv2d(1, 1, 1)).double()
+    masks = {"0.weight": torch.zeros_like(net[0].weight, dtype=torch.bool)}
+    inputs = torch.arange(9.0, dtype=torch.float64).view(1, 1, 1, 9)
+    for places, wanted in ((1, [4]), (3, [2, 4, 6]), (9, list(range(9)))):
+        (found,) = rows(pruned_of(net, masks, inputs), 1, places=places)
+        assert found["0.weight"].flatten().tolist() == wanted
+
+
+def test_all_names_of_a_shared_weight_have_what_a_compensation_gives_it(batch: Tensor) -> None:
+    net = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 3), nn.BatchNorm1d(3)).double()
+    net[2].weight = net[0].weight
+    pruned = pruned_of(net, {"0.weight": torch.eye(3) > 0}, batch)
+    state = compensated(lambda pruned: {"0.weight": torch.ones(3, 3)}, pruned)
+    assert state["0.weight"].equal(torch.eye(3).double())
+    assert state["2.weight"].equal(torch.eye(3).double())
+    first = functional.linear(batch, net[0].weight * torch.eye(3), net[0].bias)
+    torch.testing.assert_close(compensated(batch_norm, pruned)["1.running_mean"], first.mean(0))
 
 
 @pytest.mark.parametrize("compensation", [least_squares, obs])

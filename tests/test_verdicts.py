@@ -424,6 +424,7 @@ def test_the_command(folder: Path, command: Callable[..., str], monkeypatch: pyt
     assert command("..", code=1).startswith(
         "lottery: ../expected.csv: there is no such file of claims; there are some in "
     )
+    assert f"claims; did you mean {folder.name}" in command(f"../{folder.name}s", code=1)
     for word, sentence in (
         ("small", "small is not NAME=RUNS, like fashion_mnist=runs/fc2019_lenet-fashion_mnist-0a1b2c3d"),
         ("small=none-*", "none-*: no such folder or results file"),

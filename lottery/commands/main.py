@@ -25,11 +25,14 @@ def main() -> None:
     """The `lottery` command: exits 0 if everything asked for was done, else says why in one sentence."""
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"  # read here, because a launch sets it
     process.prepare()
+    words = sys.argv[1:]
     try:
-        code = dispatch(sys.argv[1:])
+        code = dispatch(words)
     except KeyboardInterrupt as stop:
         terminated = isinstance(stop, process.Terminated)
-        after = str(stop) or "nothing is lost: the same command goes on from the last checkpoint"
+        trains = words[:1] == ["run"] and "--plan" not in words
+        resumes = "nothing is lost: the same command goes on from the last checkpoint"
+        after = str(stop) or (resumes if trains else "the same command can be given again")
         print(f"\n{'terminated' if terminated else 'interrupted'}; {after}", file=sys.stderr)
         code = 143 if terminated else 130
     except BrokenPipeError:  # the reader, `head` perhaps, has seen enough; Python must not complain when it flushes

@@ -61,8 +61,11 @@ def verdicts(where: Path, runs: Mapping[str, Sequence[Path]] | None = None) -> p
     """
     path = where / EXPECTED if where.is_dir() else where
     if not path.exists():
-        below = ", ".join(str(found.parent) for found in sorted(where.glob(f"*/{EXPECTED}")))
-        raise Refused(f"{path}: there is no such file of claims{f'; there are some in {below}' if below else ''}")
+        below = [str(found.parent) for found in sorted(where.glob(f"*/{EXPECTED}"))]
+        beside = [] if where.exists() else [found.parent.name for found in sorted(where.parent.glob(f"*/{EXPECTED}"))]
+        some = f"; there are some in {', '.join(below)}" if below else ""
+        hint = some or (f"; {nearby(where.name, beside)}" if beside else "")
+        raise Refused(f"{path}: there is no such file of claims{hint}")
     claims = read_claims(path)
     names = list(dict.fromkeys(claim.results for claim in claims))
     if unknown := [name for name in runs or () if name not in names]:

@@ -41,8 +41,10 @@ class Pruned:
 
     @property
     def state(self) -> dict[str, Tensor]:
-        """Weights and buffers under the masks, without compensation."""
-        state = {name: tensor.detach().clone() for name, tensor in self.net.state_dict().items()}
+        """Weights and buffers under the masks, without compensation; the names of a shared weight share it here too."""
+        tensors = self.net.state_dict(keep_vars=True)
+        copies = {id(tensor): tensor.detach().clone() for tensor in tensors.values()}
+        state = {name: copies[id(tensor)] for name, tensor in tensors.items()}
         apply_(state, self.masks)
         return state
 
@@ -70,6 +72,6 @@ def compensated(compensation: Compensation, pruned: Pruned) -> dict[str, Tensor]
         if value.is_floating_point() and not value.isfinite().all():
             raise ValueError(f"compensation gives {name} values that are not finite")
         if name not in frozen:
-            state[name] = value.detach().to(state[name])
+            state[name].copy_(value.detach())
     apply_(state, pruned.masks)
-    return state
+    return {name: tensor.clone() for name, tensor in state.items()}

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from lottery.pruning.compensation.contracts import Pruned
-from lottery.pruning.masks import apply_
 
 
 def batch_norm(pruned: Pruned, batches: int = 16) -> dict[str, Tensor]:
@@ -19,7 +18,6 @@ def batch_norm(pruned: Pruned, batches: int = 16) -> dict[str, Tensor]:
     """
     net = copy.deepcopy(pruned.net).eval()
     net.load_state_dict(pruned.state)
-    apply_(dict(net.named_parameters()), pruned.masks)  # of a shared weight, the state has values without a mask too
     norms = {
         name: layer
         for name, layer in net.named_modules()
