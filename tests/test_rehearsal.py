@@ -255,3 +255,15 @@ def test_why_there_is_nothing_to_prune(cell: Build) -> None:
         "themselves can be pruned, and its own are 1.parametrizations.weight.original0, "
         "1.parametrizations.weight.original1; prune.include names further weights"
     )
+
+
+# what survivors make up
+
+
+def test_a_compensation_is_tried_before_training(cell: Build) -> None:
+    made = cell("arm=finetune")
+    study = made.study
+    wrong = replace(study.pruning, compensation=lambda pruned: {"fc1.bias": torch.zeros(7)})
+    assert refused(replace(made, study=replace(study, pruning=wrong))) == (
+        "compensation gives fc1.bias of shape (7,); it has shape (300,)"
+    )

@@ -183,9 +183,11 @@ def located(where: str, error: Exception) -> str:
     'criterion.batches=0: must be at least 1'
     >>> located("model", TypeError("no shape"))
     'model: no shape'
+    >>> located("criterion", ValueError("criterion mine: scores of fc1.weight are torch.int64, not floats"))
+    'criterion mine: scores of fc1.weight are torch.int64, not floats'
     """
     said = str(error).split("\n")[0] or type(error).__name__
-    if said.startswith((f"{where}.", f"{where}:", "numerics.", "structure.", "structure:")):
+    if said.startswith((f"{where}.", f"{where}:", f"{where} ", "numerics.", "structure.", "structure:")):
         return said
     key, equals, _ = said.partition("=")
     is_key = bool(equals) and all(part.isidentifier() for part in key.split("."))

@@ -1,0 +1,89 @@
+"""Prunes dense networks at once and lets survivors make up: `python -m experiments.compensation.curves RUNS --into FILE`.
+
+RUNS are folders of runs, whose dense networks (round 0 of one arm each seed) are pruned. Nothing is trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lottery.compress.smaller import Trained
+from lottery.config.build import build_pruning, build_recipe
+from lottery.config.cell_config import recorded
+from lottery.config.compose import cell_configs
+from lottery.config.recorded import phase
+from lottery.foundations.seeds import Streams
+from lottery.pruning.masks import density
+from lottery.rounds.prune import Pruning
+from lottery.rounds.round import Ticket, initial
+from lottery.rounds.survivors import survivors
+from lottery.store.folder import NAME, cells
+from lottery.training.module_recipe import ModuleRecipe
+
+COMPENSATIONS = ("none", "mean", "norm", "least_squares", "obs", "batch_norm")
+DENSITIES = (0.5, 0.2, 0.1, 0.05, 0.02)
+GROUPS = ("criterion", "scope", "structure", "compensation")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m experiments.compensation.curves")
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of runs with dense networks")
+    parser.add_argument("--into", required=True, type=Path, help="the results file to write")
+    parser.add_argument("--settings", nargs="*", default=[], help="criterion, scope or structure, other than magnitude")
+    parser.add_argument("--densities", nargs="*", type=float, default=DENSITIES)
+    asked = parser.parse_args()
+    rows = []
+    for cell in dense(asked.runs):
+        rows += list(curve(cell, asked.settings, asked.densities))
+        print(f"pruned {cell}", flush=True)
+    frame = pd.DataFrame(rows).assign(study=f"compensation_{asked.into.stem}", rounds=len(asked.densities))
+    frame.sort_values(["arm", "seed", "round"]).to_csv(asked.into, index=False)
+    print(f"wrote {asked.into}")
+
+
+def dense(tops: Sequence[Path]) -> list[Path]:
+    """One finished cell for each seed."""
+    found: dict[int, Path] = {}
+    for cell in (cell for top in tops for cell in cells(top) if (cell / NAME).exists()):
+        found.setdefault(recorded(cell)["seed"], cell)
+    if not found:
+        raise SystemExit(f"no cell under {', '.join(map(str, tops))}")
+    return [found[seed] for seed in sorted(found)]
+
+
+def curve(cell: Path, settings: Sequence[str], densities: Sequence[float]) -> Iterator[dict[str, Any]]:
+    """A row for the dense network and each density, by compensation."""
+    for compensation in COMPENSATIONS:
+        asked = () if compensation == "none" else (f"compensation={compensation}",)
+        trained, pruning = network(cell, [*settings, *asked])
+        yield row(trained, compensation, 0, trained.state, trained.masks)
+        for index, share in enumerate(densities, 1):
+            masks = trained.chosen(pruning, share)
+            left = survivors(trained.recipe, pruning, trained.state, masks, trained.seed, 1)  # all on the same batches
+            yield row(trained, compensation, index, Ticket.of(left, masks).state, masks)
+
+
+def network(cell: Path, settings: Sequence[str]) -> tuple[Trained, Pruning]:
+    """A cell's dense network, and how it is pruned."""
+    (chosen,) = cell_configs(["scope=everywhere", *settings])
+    config = {**recorded(cell), **{group: chosen.config.get(group) for group in GROUPS}}
+    recipe = build_recipe(config)
+    assert isinstance(recipe, ModuleRecipe)
+    schedule = {"_target_": "lottery.pruning.schedules.explicit", "densities": [0.5]}
+    entry, seed = phase(cell, 0), config["seed"]
+    trained = Trained(recipe, entry.state, entry.masks, initial(recipe, Streams(seed).init), seed)
+    return trained, build_pruning({**config, "schedule": schedule}, recipe)
+
+
+def row(trained: Trained, arm: str, index: int, state: Any, masks: Any) -> dict[str, Any]:
+    scores = trained.scores(trained.network(state, masks))
+    return {"arm": arm, "seed": trained.seed, "round": index, "density": density(masks), "train_steps": 0} | scores
+
+
+if __name__ == "__main__":
+    main()
