@@ -1,4 +1,4 @@
-"""Prunes dense networks at once and lets survivors make up: `python -m experiments.compensation.curves RUNS --into FILE`.
+"""Prunes dense networks at once and lets survivors make up: `python -m experiments.compensation.curves RUNS`.
 
 RUNS are folders of runs, whose dense networks (round 0 of one arm each seed) are pruned. Nothing is trained.
 """
@@ -82,7 +82,7 @@ def network(cell: Path, settings: Sequence[str]) -> tuple[Trained, Pruning]:
 
 def row(trained: Trained, arm: str, index: int, state: Any, masks: Any) -> dict[str, Any]:
     scores = trained.scores(trained.network(state, masks))
-    return {"arm": arm, "seed": trained.seed, "round": index, "density": density(masks), "train_steps": 0} | scores
+    return {"arm": arm, "seed": trained.seed, "round": index, "density": density(masks), "train_steps": 0, **scores}
 
 
 if __name__ == "__main__":
