@@ -3,6 +3,7 @@
 A comment in a README marks the place of a table; everything between it and the next `<!-- end -->` is replaced:
 
     <!-- table: NAME -->     accuracy by density, from NAME.csv
+    <!-- methods: NAME -->   test accuracy alone, a row for each arm: for many of them
     <!-- analyses: NAME -->  results of analyses, from NAME.csv
     <!-- cost: NAME -->      cost of training, from NAME.csv
     <!-- verdicts -->        verdicts on the claims of expected.csv; in experiments/README.md those of all folders
@@ -21,15 +22,16 @@ import pandas as pd
 from lottery.reports.claims import EXPECTED
 from lottery.reports.figures import BARRIER, draw, draw_barriers
 from lottery.reports.results import read
+from lottery.reports.statistics import mean_interval
 from lottery.reports.tables import accuracies, analyses, costs
+from lottery.reports.tables import table as lines
 from lottery.reports.verdicts import Verdict, table, verdicts
 
 HERE = Path(__file__).parent
 ROUND = {"study", "arm", "seed", "round"}
 """what names a round in a file of results"""
-_TABLES = {"table": accuracies, "analyses": analyses, "cost": costs}
-_OPENING = re.compile(r"<!-- (?:(?:table|analyses|cost): \S+|verdicts) -->")
-_BLOCK = re.compile(r"<!-- (?:(table|analyses|cost): (\S+)|verdicts) -->\n(.*?)<!-- end -->", re.DOTALL)
+_OPENING = re.compile(r"<!-- (?:(?:table|methods|analyses|cost): \S+|verdicts) -->")
+_BLOCK = re.compile(r"<!-- (?:(table|methods|analyses|cost): (\S+)|verdicts) -->\n(.*?)<!-- end -->", re.DOTALL)
 
 
 def main() -> None:
@@ -89,6 +91,20 @@ def _content(folder: Path, kind: str | None, name: str) -> str:
     if not file.exists():
         return f"not run yet: {file.name}"
     return _TABLES[kind](read(file)) or "FLOPs were not counted yet when this ran."
+
+
+def methods(frame: pd.DataFrame) -> str:
+    """Test accuracy in per cent with its 95 % interval, an arm a row, a density a column."""
+    # densities are counted, and differ between arms in the last weight; those of a round are one column
+    shares = frame.assign(share=frame.groupby("round")["density"].transform("mean"))
+    means = shares.groupby(["arm", "share"])["test_accuracy"].agg(mean_interval).unstack().sort_index(axis=1)
+    rows = [["", *(f"{share:.2%}" for share in means.columns[::-1])]]
+    for name, row in means.iterrows():
+        rows.append([str(name), *(f"{100 * mean:.1f} ± {100 * half:.1f}" for mean, half in row.iloc[::-1])])
+    return "\n".join(lines(rows))
+
+
+_TABLES = {"table": accuracies, "methods": methods, "analyses": analyses, "cost": costs}
 
 
 def every_verdict(root: Path) -> str:

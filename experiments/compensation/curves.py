@@ -81,7 +81,8 @@ def network(cell: Path, settings: Sequence[str]) -> tuple[Trained, Pruning]:
 
 
 def row(trained: Trained, arm: str, index: int, state: Any, masks: Any) -> dict[str, Any]:
-    scores = trained.scores(trained.network(state, masks))
+    found = trained.scores(trained.network(state, masks))
+    scores = {name: found[name] for name in ("test_accuracy", "test_loss", "val_accuracy", "val_loss")}
     early = {f"early_stop_{name}": value for name, value in scores.items() if name.startswith("test_")}
     round_ = {"arm": arm, "seed": trained.seed, "round": index, "density": density(masks)}
     return {**round_, "train_steps": 0, **scores, "early_stop_step": 0, **early}
