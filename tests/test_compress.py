@@ -27,6 +27,7 @@ from lottery.running.cell import record_cell
 from lottery.store.entries import Store
 from lottery.store.ledger import LedgerError
 from lottery.training.numerics import Numerics
+from tests import tiny_sets
 from tests.conftest import TINY
 
 
@@ -162,6 +163,24 @@ def test_criteria_that_compare_see_where_training_began(
         fresh = build_recipe(job.config).network().state_dict()
     assert all(tensor.equal(fresh[name]) for name, tensor in evidence.start.items())
     assert not evidence.weights["fc1.weight"].equal(fresh["fc1.weight"])
+
+
+def test_data_and_hardware_may_be_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from lottery.config.build import build
+
+    settings = tiny_sets.write("mnist", tmp_path / "before")
+    small = ("data=mnist", "model=lenet_5", "schedule.rounds=0", "budget.steps=2")
+    (job,) = cell_configs([*TINY, *small, *settings, f"out={tmp_path}"])
+    folder = tmp_path / "study" / "imp" / "seed0"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(json.dumps(dict(job.config)))
+    record_cell(build(job), folder, Store(tmp_path / "store"))
+    (tmp_path / "before").rename(tmp_path / "after")
+    with pytest.raises(Refused, match=r"data\.root=.*before: no MNIST there"):
+        compress(str(folder), "--explain")
+    moved = f"data.root={tmp_path / 'after'}"
+    assert not compress(str(folder), moved, "hardware=cpu", "--explain", "--keep", "0.5")
+    assert "of parameter" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("criterion", ["movement", "large_initial"])

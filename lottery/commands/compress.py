@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,12 +115,14 @@ def _asked(args: argparse.Namespace) -> tuple[Trained, Pruning, Budget | None]:
     settings = [word for word in args.words if Path(word) not in folders]
     if bool(args.weights) is bool(folders) or len(folders) > 1:
         raise Refused("compress: needs one finished cell's folder, or --weights with settings of its model and data")
+    roots = [word.partition("=")[2] for word in settings if folders and word.startswith("data.root=")]
+    settings = [word for word in settings if not (folders and word.startswith("data.root="))]
     configs = cell_configs(["structure=channels", "scope=layerwise", *settings])
     if len(configs) > 1:
         raise Refused(f"compress: makes networks of one configuration, and the settings ask for {len(configs)}")
     config = dict(configs[0].config)
     if folders:
-        config = {**_of_run(folders[0], settings), **{group: config.get(group) for group in GROUPS}}
+        config = _of_run(folders[0], settings, config, roots)
     if not channelwise(config):
         raise Refused("compress: needs structure=channels, since what is left by others is no smaller network")
     recipe, seed = build_recipe(config), config["seed"]
@@ -142,12 +144,19 @@ def _asked(args: argparse.Namespace) -> tuple[Trained, Pruning, Budget | None]:
     return Trained(recipe, state, masks, start, seed), pruning, tune
 
 
-def _of_run(cell: Path, settings: Iterable[str]) -> dict[str, Any]:
+def _of_run(cell: Path, settings: Iterable[str], asked: Mapping[str, Any], roots: Sequence[str]) -> dict[str, Any]:
+    """A run's configuration, pruned as asked, on the hardware and with the folder of data asked for, if any."""
     from lottery.config.recorded import recorded
 
-    if wrong := [word for word in settings if word.lstrip("+~").partition("=")[0].partition(".")[0] not in GROUPS]:
-        raise Refused(f"{wrong[0]}: is the run's own; of a finished run {', '.join(GROUPS)} may be chosen")
-    return recorded(cell)
+    groups = {word: word.lstrip("+~").partition("=")[0].partition(".")[0] for word in settings}
+    if wrong := [word for word, group in groups.items() if group not in (*GROUPS, "hardware")]:
+        raise Refused(
+            f"{wrong[0]}: is the run's own; of a finished run {', '.join(GROUPS)}, hardware and data.root may be chosen"
+        )
+    ran = recorded(cell)
+    moved = {"hardware": asked["hardware"]} if "hardware" in groups.values() else {}
+    data = {**ran["data"], "root": roots[-1]} if roots else ran["data"]
+    return {**ran, **{group: asked.get(group) for group in GROUPS}, **moved, "data": data}
 
 
 def _of_file(weights: Path, recipe: ModuleRecipe, seed: int) -> dict[str, Tensor]:
