@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import pytest
 
 from lottery.commands import report as publishing
 from lottery.reports import results
+from lottery.reports.answers import answer
 from lottery.reports.page import files
 from lottery.reports.page.beside import claims, curves
 from lottery.reports.page.data import numbers, study_data, together
@@ -140,6 +142,13 @@ def test_a_study_that_breaks_the_page_is_named(frame: pd.DataFrame, monkeypatch:
     assert [study["name"] for study in data["studies"]] == ["a"]
     assert len(said) == 1
     assert said[0].startswith("b can't be shown: ")
+
+
+@pytest.mark.usefixtures("small")
+def test_the_answer_can_be_read_without_javascript(frame: pd.DataFrame) -> None:
+    text = files.page(files.page_data({STUDY: frame}, {STUDY: None}, NAMES, []))
+    (told,) = re.findall(r"<noscript>(.*?)</noscript>", text, re.DOTALL)
+    assert html.escape(answer(frame)) in told
 
 
 @pytest.mark.usefixtures("small")

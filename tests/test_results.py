@@ -299,6 +299,13 @@ def test_missing_names_cells_and_rounds(tmp_path: Path) -> None:
     ]
 
 
+def test_a_round_that_a_seed_lacks_has_an_n_of_its_own(tmp_path: Path) -> None:
+    played = {"imp": {0: (0.9, 0.9, 0.9), 4: (0.9, 0.8), 5: (0.8, 0.9, 0.8)}}
+    rows = report.accuracy_rows(results.read(ledgers(tmp_path, played)))
+    assert rows[2][2] == "180 ± 66"
+    assert rows[3][2].endswith("(n = 2)")
+
+
 def test_nothing_is_missing_in_a_finished_study(frame: pd.DataFrame) -> None:
     assert results.missing(frame) == []
     assert "missing" not in report.render(frame)

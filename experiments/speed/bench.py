@@ -15,6 +15,7 @@ import torch
 from experiments.speed import (
     augmentation,
     changing,
+    channels,
     compiled,
     equivalence,
     loop,
@@ -41,13 +42,15 @@ MEASUREMENTS: dict[str, Callable[[], Iterator[rows.Row]]] = {
     "compile": compiled.measure,
     "projects": projects.measure,
     "changing": changing.measure,
+    "channels": channels.measure,
     "open_lth": open_lth.measure,
 }
 PAGE = """# Speed
 
-Made by `make bench`; every number is a ratio of two things that took turns on the same machine, so that whatever
-else it did hit both. Given are the median, its 95 % interval (order statistics; the range if there are fewer than six)
-and how many ratios there were. On a busy machine intervals are wide; load is that of the last minute before and after.
+Made by `make bench`; every number is a ratio of two things that took turns on the same machine, so that whatever else
+it did hit both, unless it says seconds. Given are the median, its 95 % interval (order statistics; the range if there
+are fewer than six) and how many ratios there were. On a busy machine intervals are wide; load is that of the last
+minute before and after.
 
 Machine: {machine}; one thread a process.
 
@@ -76,7 +79,7 @@ others save too little.
 What each row does, line by line: [loop.py](loop.py), [reuse.py](reuse.py), [sparse_rounds.py](sparse_rounds.py),
 [equivalence.py](equivalence.py), [selection.py](selection.py), [augmentation.py](augmentation.py),
 [precision.py](precision.py), [compiled.py](compiled.py), [projects.py](projects.py), [changing.py](changing.py),
-[open_lth.py](open_lth.py).
+[channels.py](channels.py), [open_lth.py](open_lth.py).
 The bare loop is [bare.py](bare.py).
 LeNet is LeNet-300-100 with batch 60 on Fashion-MNIST (`experiment=fc2019_lenet`), ResNet-20 trains with batch 128 on
 random pixels in CIFAR-10's form. One row or a few: `python -m experiments.speed.bench {names}`.
