@@ -95,12 +95,17 @@ def _content(folder: Path, kind: str | None, name: str) -> str:
 
 def methods(frame: pd.DataFrame) -> str:
     """Test accuracy in per cent with its 95 % interval, an arm a row, a density a column."""
-    # densities are counted, and differ between arms in the last weight; those of a round are one column
-    shares = frame.assign(share=frame.groupby("round")["density"].transform("mean"))
-    means = shares.groupby(["arm", "share"])["test_accuracy"].agg(mean_interval).unstack().sort_index(axis=1)
-    rows = [["", *(f"{share:.2%}" for share in means.columns[::-1])]]
-    for name, row in means.iterrows():
-        rows.append([str(name), *(f"{100 * mean:.1f} ± {100 * half:.1f}" for mean, half in row.iloc[::-1])])
+    density = frame.groupby(["arm", "round"])["density"].transform("mean")
+    columns: list[float] = []
+    for share in sorted(set(density), reverse=True):
+        if not columns or share < 0.98 * columns[-1]:  # those of some arms differ by a few weights
+            columns.append(share)
+    at = density.map(lambda share: min(columns, key=lambda column: abs(column - share)))
+    found = frame["test_accuracy"].groupby([frame["arm"], at]).agg(mean_interval).to_dict()
+    rows = [["", *(f"{share:.2%}" for share in columns)]]
+    for arm in sorted(set(frame["arm"])):
+        shown = (found.get((arm, share)) for share in columns)
+        rows.append([arm, *(f"{100 * one[0]:.1f} ± {100 * one[1]:.1f}" if one else "-" for one in shown)])
     return "\n".join(lines(rows))
 
 
