@@ -21,6 +21,7 @@ import pandas as pd
 
 from lottery.reports.claims import EXPECTED
 from lottery.reports.figures import BARRIER, draw, draw_barriers
+from lottery.reports.layout import plus_minus
 from lottery.reports.results import read
 from lottery.reports.statistics import mean_interval
 from lottery.reports.tables import accuracies, analyses, costs
@@ -101,11 +102,11 @@ def methods(frame: pd.DataFrame) -> str:
         if not columns or share < 0.98 * columns[-1]:  # those of some arms differ by a few weights
             columns.append(share)
     at = density.map(lambda share: min(columns, key=lambda column: abs(column - share)))
-    found = frame["test_accuracy"].groupby([frame["arm"], at]).agg(mean_interval).to_dict()
+    found = {key: list(100 * scores) for key, scores in frame["test_accuracy"].groupby([frame["arm"], at])}
     rows = [["", *(f"{share:.2%}" for share in columns)]]
     for arm in sorted(set(frame["arm"])):
-        shown = (found.get((arm, share)) for share in columns)
-        rows.append([arm, *(f"{100 * one[0]:.1f} ± {100 * one[1]:.1f}" if one else "-" for one in shown)])
+        scores = (found.get((arm, share)) for share in columns)
+        rows.append([arm, *(plus_minus(*mean_interval(each), len(each), 1) if each else "-" for each in scores)])
     return "\n".join(lines(rows))
 
 

@@ -6,6 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from experiments import tables
@@ -86,3 +87,15 @@ def test_a_table_that_nothing_ends(text: str, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(f"text\n{text}")
     with pytest.raises(ValueError, match=r"README\.md: no <!-- end --> after <!-- "):
         tables.rebuilt(tmp_path / "README.md")
+
+
+def test_methods_of_other_densities_have_columns_of_their_own() -> None:
+    rows = [
+        ("wide", 0, 0, 1.0, 0.9), ("wide", 1, 0, 1.0, 0.7), ("wide", 0, 1, 0.5, 0.6), ("wide", 1, 1, 0.499, 0.6),
+        ("narrow", 0, 0, 1.0, 0.8), ("narrow", 0, 1, 0.25, 0.5),
+    ]  # fmt: skip
+    frame = pd.DataFrame(rows, columns=["arm", "seed", "round", "density", "test_accuracy"])
+    found = [[cell.strip() for cell in line.strip("|").split("|")] for line in tables.methods(frame).splitlines()]
+    assert found[0] == ["", "100.00%", "49.95%", "25.00%"]
+    assert found[2] == ["narrow", "80.0 (n = 1)", "-", "50.0 (n = 1)"]
+    assert found[3] == ["wide", "80.0 ± 127.1", "60.0 (n = 2, equal)", "-"]
