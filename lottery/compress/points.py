@@ -67,6 +67,8 @@ def shown(table: Iterable[Mapping[str, Any]]) -> list[list[str]]:
     >>> table = [{"point": "small", "nonzeros": 1234, "ms_1": 0.25, "ms_low_1": 0.2, "ms_high_1": 0.3, "share_1": 0.5}]
     >>> shown(table)[1:]
     [['nonzero weights', '1,234'], ['ms, batch 1', '0.25 [0.2, 0.3]'], ['share of theory, batch 1', '50 %']]
+    >>> shown([{"point": "small", "ms_1": None, "ms_low_1": None, "ms_high_1": None}])
+    [['', 'small'], ['ms, batch 1', 'not measured']]
     """
     listed = list(table)
     lines = [["", *(str(row["point"]) for row in listed)]]
