@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lottery.pruning.calls import Call, watched
 from lottery.pruning.channels.coupling import Coupling
+from lottery.pruning.channels.removal import Kept
 from lottery.pruning.derivatives import NO_GRADIENT, Times, averaged, gradient, hessian
 from lottery.pruning.features import by_unit, followed, gated
 from lottery.pruning.masks import Masks
@@ -175,6 +176,9 @@ class Target:
     available, in which case scopes take the last mask"""
     channels: Callable[[], Coupling] | None = field(default=None, repr=False)
     """finds the network's coupled channels, by running it; None if no network was available"""
+    cost: Callable[[str, Kept], int] | None = field(default=None, repr=False)
+    """what the network that keeps these channels costs: its `parameters`, `flops` (multiply-adds of an example) or
+    `bytes` (of its file); None if no network was available"""
 
     def of_dense(self) -> Target:
         """The same density for a network in which nothing is pruned yet."""
