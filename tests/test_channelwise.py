@@ -8,15 +8,22 @@ import pytest
 import torch
 from torch import nn
 
+from lottery.compress.sizes import sizes
+from lottery.config.build import build_recipe
+from lottery.config.compose import cell_configs
 from lottery.foundations.errors import Refused
 from lottery.models.resnet import resnet
 from lottery.pruning.channels.coupling import Coupling, coupled
 from lottery.pruning.channels.equality import without
 from lottery.pruning.channels.masking import alive
+from lottery.pruning.channels.removal import Kept, structure
+from lottery.pruning.channels.shrinking import shrunk
 from lottery.pruning.channelwise import channels
 from lottery.pruning.contracts import Scores, Target, choose
 from lottery.pruning.masks import Masks, dense, density, prunable
 from lottery.pruning.scopes import everywhere, layerwise
+from lottery.training.costs import COSTS
+from tests.conftest import TINY
 
 
 def mlp() -> nn.Module:
@@ -78,8 +85,95 @@ def test_a_density_is_one_of_weights_that_is_reached_from_below(net: nn.Module, 
 
 def test_what_can_not_be_reached_is_said_with_what_can(net: nn.Module, found: Coupling) -> None:
     # one neuron in each layer: 4 + 1 + 2 weights of 34
-    with pytest.raises(Refused, match=r"keeps 0\.2059 of the weights at the least, and the schedule asks for 0\.2:"):
+    said = r"keeps 0\.2059 of the weights at the least, 7, and 1 at the most, 34; the schedule asks for 0\.2,"
+    with pytest.raises(Refused, match=said):
         channels(layerwise, magnitudes(net), dense(prunable(net)), target(0.2, found))
+
+
+def counted(net: nn.Module, found: Coupling, share: float) -> Target:
+    """A target with costs that are those of the network that is really left."""
+
+    def cost(budget: str, kept: Kept) -> int:
+        return COSTS[budget](shrunk(net, structure(found, kept)), torch.zeros(1, 4))
+
+    return Target(share, share, channels=lambda: found, cost=cost)
+
+
+def of_sizes(first: int, second: int) -> dict[str, int]:
+    """By hand, of 4 -> first -> second -> 2: parameters with biases, products without."""
+    weights = 4 * first + first * second + 2 * second
+    return {"parameters": weights + first + second + 2, "flops": weights}
+
+
+@pytest.mark.parametrize("budget", ["parameters", "flops"])
+@pytest.mark.parametrize("share", [0.3, 0.4, 0.5, 0.6, 0.75, 0.95])
+def test_a_density_is_a_share_of_a_budget_that_is_reached_from_below(
+    budget: str, share: float, net: nn.Module, found: Coupling
+) -> None:
+    """`everywhere` keeps rows of length 9, 8, 7, 4, 3, 2, 1: those of the second layer before any of the first."""
+    sizes = [(1, 1), (1, 2), (1, 3), (2, 3), (3, 3), (4, 3)]  # a layer keeps one
+    costs = [of_sizes(*each)[budget] for each in sizes]
+    assert COSTS[budget](net, torch.zeros(1, 4)) == costs[-1]
+    expected = max(size for size, cost in zip(sizes, costs, strict=True) if cost <= share * costs[-1])
+    pruned = choose(
+        partial(channels, everywhere, budget=budget), magnitudes(net), dense(prunable(net)), counted(net, found, share)
+    )
+    assert tuple(len(kept) for kept in alive(found, pruned).values()) == expected
+
+
+def test_bytes_are_those_of_a_file(net: nn.Module, found: Coupling) -> None:
+    masks = choose(
+        partial(channels, everywhere, budget="bytes"), magnitudes(net), dense(prunable(net)), counted(net, found, 0.9)
+    )
+    small, whole = without(net, found, alive(found, masks), masks, lambda net: net(torch.zeros(1, 4))), net
+    lengths = [sizes(each, torch.zeros(1, 4)).bytes for each in (small, whole)]
+    assert lengths[0] <= 0.9 * lengths[1] < lengths[0] + 60  # five numbers and five of a bias's row more are too many
+
+
+def test_budgets_are_shares_of_the_whole_network_in_every_round(net: nn.Module, found: Coupling) -> None:
+    masks = dense(prunable(net))
+    for share, kept in ((0.8, (3, 3)), (0.55, (2, 3)), (0.54, (2, 2)), (0.3, (1, 2))):  # 27, 20, 16 and 10 of 34
+        asked = counted(net, found, share)
+        masks = choose(partial(channels, layerwise, budget="flops"), magnitudes(net), masks, asked)
+        assert tuple(map(len, alive(found, masks).values())) <= kept
+        spent = of_sizes(*map(len, alive(found, masks).values()))["flops"]
+        assert spent <= share * 34
+
+
+def test_the_least_and_the_most_of_a_budget_are_said(net: nn.Module, found: Coupling) -> None:
+    half = choose(
+        partial(channels, everywhere, budget="channels"), magnitudes(net), dense(prunable(net)), target(4 / 7, found)
+    )
+    said = (
+        r"^structure=channels: keeps 0\.2558 of the parameters at the least, 11, and 0\.4419 at the most, 19; the "
+        r"schedule asks for 0\.2, and a shorter one stays above it$"
+    )
+    with pytest.raises(Refused, match=said):
+        channels(everywhere, magnitudes(net), half, counted(net, found, 0.2), budget="parameters")
+    with pytest.raises(Refused, match=r"^structure\.budget=bytes: is counted on the network, and there is none here$"):
+        channels(everywhere, magnitudes(net), half, target(0.2, found), budget="bytes")
+
+
+def test_a_budget_that_the_network_does_not_have_is_refused(net: nn.Module, found: Coupling) -> None:
+    nothing = Target(0.5, 0.5, channels=lambda: found, cost=lambda budget, kept: 0)
+    with pytest.raises(Refused, match=r"^structure\.budget=flops: the whole network has none$"):
+        channels(layerwise, magnitudes(net), dense(prunable(net)), nothing, budget="flops")
+
+
+@pytest.mark.parametrize("budget", ["parameters", "flops", "bytes"])
+def test_a_recipe_counts_what_the_smaller_network_costs(budget: str) -> None:
+    (job,) = cell_configs([*TINY, "model=resnet_8", "structure=channels"])
+    recipe = build_recipe(job.config)
+    kept = {group.name: list(range(0, group.size, 2)) for group in recipe.coupling.groups}
+    small = shrunk(recipe.net, structure(recipe.coupling, kept))
+    expected = sizes(small.eval(), torch.zeros(1, 1, 8, 8))
+    named = {"parameters": expected.parameters, "flops": expected.multiply_adds, "bytes": expected.bytes}
+    before = {name: tensor.clone() for name, tensor in recipe.net.state_dict().items()}
+    assert recipe.cost(budget, kept) == named[budget] < recipe.cost(budget, {}) / 2
+    assert all(torch.equal(tensor, before[name]) for name, tensor in recipe.net.state_dict().items())
+    assert recipe.net.training
+    target = recipe.aimed(Target(0.5, 0.5))
+    assert target.cost(budget, kept) == named[budget]
 
 
 @pytest.mark.parametrize(
@@ -175,7 +269,7 @@ def test_a_resnet_becomes_smaller_round_after_round() -> None:
     ("setting", "message"),
     [
         ({"pool": "median"}, "structure.pool=median: must be one of mean, sum, max, norm, first"),
-        ({"budget": "flops"}, "structure.budget=flops: must be one of weights, channels"),
+        ({"budget": "area"}, "structure.budget=area: must be one of weights, channels, parameters, flops, bytes"),
         ({"least": 0}, "structure.least=0: must be at least 1"),
         ({"multiple": 0}, "structure.multiple=0: must be at least 1"),
     ],

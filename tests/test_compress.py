@@ -102,6 +102,12 @@ def test_weights_from_a_file(runs: Path, tmp_path: Path) -> None:
     assert frame["test_accuracy"]["dense"] > 0.9
 
 
+def test_shares_of_another_budget(runs: Path, tmp_path: Path) -> None:
+    assert not compress(str(runs), "structure.budget=bytes", "--keep", "0.5", "--out", str(tmp_path / "small"))
+    frame = pd.read_csv(tmp_path / "small" / "points.csv").set_index("point")
+    assert 0.45 < frame["bytes"]["0.5"] / frame["bytes"]["dense"] <= 0.5
+
+
 def test_training_on_helps(runs: Path, tmp_path: Path) -> None:
     for steps in ("0", "100"):
         compress(str(runs), "--round", "0", "--keep", "0.05", "--tune", steps, "--out", str(tmp_path / steps))
@@ -118,7 +124,8 @@ def test_training_on_helps(runs: Path, tmp_path: Path) -> None:
         (["RUNS", "--out", "."], r"--out \.: exists already; name a new folder"),
         (["data=digits"], "compress: needs one finished cell's folder, or --weights"),
         (["data=digits", "--weights", "none.safetensors"], "--weights=none.safetensors: there is no such file"),
-        (["RUNS", "--keep", "0.001"], r"keeps 0\.0\d+ of the weights at the least, and the schedule asks for 0\.001"),
+        (["RUNS", "--keep", "0.001"], r"keeps 0\.0\d+ of the weights at the least, \d+, .* asks for 0\.001"),
+        (["RUNS", "structure.budget=flops", "--keep", "0.001"], r"keeps 0\.0\d+ of the flops at the least, [\d,]+, .*"),
         (["RUNS", "structure=rows"], "compress: needs structure=channels"),
         (["data=digits", "seed=0,1", "--weights", "none"], "seed=0,1: several values are a sweep"),
         (["experiment=demo", "--weights", "none"], "the settings ask for 6"),

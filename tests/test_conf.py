@@ -93,6 +93,7 @@ MORE = {
     "arm/early_bird": LOOKS,
     **dict.fromkeys(("arm/gradual", "arm/set", "arm/rigl"), ("arm.during.every=1",)),
     **{name: ("arm=finetune",) for name in OPTIONS if name.startswith("compensation/")},
+    "criterion/batch_norm_scale": ("model=resnet_8",),
     "criterion/obs": ("prune.exclude=[fc1.weight,fc2.weight]",),
     "structure/blocks": ("structure.shape=[2,4]",),
     "structure/n_of_m": ("schedule=one_shot", "schedule.density=0.5"),
@@ -265,7 +266,9 @@ def test_every_arm_runs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_every_criterion_in_every_scope_gives_valid_masks(criterion: str, scope: str) -> None:
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(6, 20), nn.ReLU(), nn.Linear(20, 15), nn.ReLU(), nn.Linear(15, 4))
+    net = nn.Sequential(
+        nn.Linear(6, 20), nn.BatchNorm1d(20), nn.ReLU(), nn.Linear(20, 15), nn.ReLU(), nn.Linear(15, 4)
+    ).eval()
     rank, choose = (
         make(group, yaml.safe_load((CONF / group / f"{name}.yaml").read_text()) | UNTRAINED.get(name, {}))
         for group, name in (("criterion", criterion), ("scope", scope))

@@ -32,15 +32,19 @@ def evidence_of(kind: str) -> Evidence:
 
 
 PAIRS = r"^only pairs \(inputs, targets\) of tensors can be corrupted, not a "
+UNSEEN = r"^the outputs that attention\.out_proj\.weight makes can't be seen"
 REFUSED = {
     ("language", "corrupted"): PAIRS,
     ("gan", "corrupted"): PAIRS,
     ("language", "synflow"): "^the network's inputs have no floating-point tensor to put ones into",
     ("language", "wanda"): r"^the inputs that attention\.out_proj\.weight multiplies can't be seen",
+    **{("language", name): UNSEEN for name in ("apoz", "variance", "activation_statistics", "taylor_features")},
+    **{(kind, "batch_norm_scale"): "^no BatchNorm with a scale reads a layer's output" for kind in ("language", "gan")},
     (
         "language",
         "obs",
     ): "^the whole Hessian of 9,216 unpruned weights is too large, over 5,000; prune.exclude leaves",
+    ("gan", "taylor_features"): "^the module optimizes by hand, so that no single loss has a gradient in activations",
     ("gan", "grasp"): "^the module optimizes by hand, so that no single loss has a Hessian",
     ("gan", "obd"): "^the module optimizes by hand, so that no single loss has a Hessian",
     ("gan", "obs"): "^the module optimizes by hand, so that no single loss has a Hessian",
@@ -61,6 +65,8 @@ def test_every_criterion_scores_a_project_or_says_why_not(kind: str, name: str) 
             assert not any(useful.values())
         elif (kind, name) == ("gan", "synflow"):  # calls the generator alone as the network
             assert useful == {each: each.startswith("generator") for each in useful}
+        elif (kind, name) == ("gan", "fpgm"):  # the last has one output, and so no other to be far from
+            assert useful == {each: each != list(useful)[-1] for each in useful}
         else:
             assert all(useful.values())
     after = evidence.net.state_dict()

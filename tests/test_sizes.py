@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lottery.compress.contents import eight_bits, kept_values, restore_, state_once
+from lottery.compress.contents import eight_bits, kept_values, restore_
 from lottery.compress.export import export_point
 from lottery.compress.memory import peak_bytes
 from lottery.compress.points import rows, shown
 from lottery.compress.sizes import Sizes, sizes
 from lottery.foundations.files import write_tensors
 from lottery.pruning.masks import Masks
+from lottery.training.state_files import state_once
 
 IMAGES = torch.arange(32.0).view(2, 1, 4, 4) / 32
 

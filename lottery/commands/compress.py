@@ -41,7 +41,10 @@ def add_to(commands: Any) -> None:
     parser.add_argument("--round", type=int, default=0, help="the cell's round; the dense one, 0, if not given")
     parser.add_argument("--weights", type=Path, help="a .safetensors file, in place of a cell")
     parser.add_argument(
-        "--keep", type=_shares, default=(0.5, 0.25, 0.1), help="shares of the weights to keep, such as 0.5,0.25"
+        "--keep",
+        type=_shares,
+        default=(0.5, 0.25, 0.1),
+        help="shares to keep of the weights, or of what structure.budget names, such as 0.5,0.25",
     )
     parser.add_argument(
         "--tune", type=int, default=0, metavar="STEPS", help="optimizer steps that each smaller network trains on"

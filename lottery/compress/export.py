@@ -17,11 +17,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lottery.compress.contents import batch_of, content, restore_, state_once
+from lottery.compress.contents import batch_of, restore_
 from lottery.compress.programs import OPSET, PROGRAMS, check_programs, programs_of
 from lottery.foundations.digests import canonical, digest_of
 from lottery.foundations.errors import Refused
 from lottery.foundations.files import Damaged, read_tensors, staged, write_whole
+from lottery.training.state_files import content, state_once
 
 STRUCTURE, STATE = "structure.json", "model.safetensors"
 

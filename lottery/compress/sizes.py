@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from lottery.compress.contents import batch_of, content, eight_bits, kept_values, masked, state_once
+from lottery.compress.contents import batch_of, eight_bits, kept_values, masked
 from lottery.compress.memory import peak_bytes
 from lottery.pruning.masks import Masks
 from lottery.pruning.prunable import Prunable
 from lottery.training.flops import at_densities, by_weight
+from lottery.training.state_files import content, state_once
 
 
 @dataclass(frozen=True)

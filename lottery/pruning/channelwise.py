@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import lru_cache, partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,10 +17,10 @@ from lottery.pruning.channels.masking import alive
 from lottery.pruning.channels.masking import masks as without
 from lottery.pruning.channels.removal import Kept
 from lottery.pruning.contracts import Scope, Scores, Target, checked
-from lottery.pruning.masks import Masks, density
+from lottery.pruning.masks import Masks, kept
 
 POOLS = ("mean", "sum", "max", "norm", "first")
-BUDGETS = ("weights", "channels")
+BUDGETS = ("weights", "channels", "parameters", "flops", "bytes")
 STEPS = 20
 """halvings of the interval in which the share of channels lies that keeps a share of weights"""
 
@@ -38,12 +40,13 @@ def channels(
     Neurons of linear layers, filters of convolutions, heads of attention; where channels are added, concatenated or
     normalised together, they go together. A channel scores the `mean`, `sum`, `max` or 2-norm (`norm`) of the scores of
     all rows that produce it, or the sum of those of the `first` weight that does. The scope takes a group of channels
-    for a layer. With `budget` weights the density is that of weights, as near as whole channels come to it from below;
-    with channels it is a share of channels. A group keeps `least` channels, and a number of them that `multiple`
-    divides, if it has as many.
+    for a layer. The density is a share of the `budget`, as near as whole channels come to it from below: of prunable
+    weights, or of the parameters, flops (multiply-adds of an example) or bytes (of a file) that the smaller network has
+    of the whole one's; with channels it is a share of channels. A group keeps `least` channels, and a number of them
+    that `multiple` divides, if it has as many.
 
     Raises ValueError for arguments that are none of these, and Refused for a network without channels that can go, and
-    for a density of weights below the smallest that can be reached.
+    for a density below the smallest that can be reached.
     """
     _check(pool, budget, least, multiple)
     if target.channels is None:
@@ -66,26 +69,52 @@ def channels(
 
     if budget == "channels":
         return without(coupling, chosen(target.density), masks)
-    return _within(target.density, chosen, coupling, masks)
+    return without(coupling, _within(target.density, chosen, _budget(budget, coupling, masks, target)), masks)
 
 
-def _within(wanted: float, chosen: Callable[[float], Kept], coupling: Coupling, like: Masks) -> Masks:
-    """The masks that keep the most channels whose weights are at most the share `wanted` of all."""
-    low, high, best, smallest = 0.0, 1.0, None, 1.0
+class Budget(NamedTuple):
+    """What the schedule's densities are shares of."""
+
+    name: str
+    cost: Callable[[Kept], int]
+    """of the network that keeps these channels"""
+    whole: int
+    """of the whole network"""
+
+
+def _budget(name: str, coupling: Coupling, masks: Masks, target: Target) -> Budget:
+    if name == "weights":
+        return Budget(
+            name, lambda channels: kept(without(coupling, channels, masks)), sum(map(Tensor.numel, masks.values()))
+        )
+    if target.cost is None:
+        raise Refused(f"structure.budget={name}: is counted on the network, and there is none here")
+    cost = partial(target.cost, name)
+    if not (whole := cost({})):
+        raise Refused(f"structure.budget={name}: the whole network has none")
+    return Budget(name, cost, whole)
+
+
+def _within(wanted: float, chosen: Callable[[float], Kept], budget: Budget) -> Kept:
+    """The most channels that cost at most the share `wanted` of a budget."""
+    low, high, best, smallest = 0.0, 1.0, None, budget.whole
+    cost = lru_cache(lambda found: budget.cost(dict(found)))  # most of the last steps find the same channels
     for _ in range(STEPS):
         middle = (low + high) / 2
         try:
-            found = without(coupling, chosen(middle), like)
+            found = chosen(middle)
         except ValueError:  # a scope's own floor may be more than this share
             low = middle
             continue
-        smallest = min(smallest, density(found))
-        low, high, best = (middle, high, found) if density(found) <= wanted else (low, middle, best)
+        spent = cost(tuple((name, tuple(channels)) for name, channels in found.items()))
+        smallest = min(smallest, spent)
+        low, high, best = (middle, high, found) if spent / budget.whole <= wanted else (low, middle, best)
     if best is None:
-        chosen(high)  # raises what the scope has to say, if it has refused all that is lower
+        most = budget.cost(chosen(1.0))  # raises what the scope has to say, if it refuses all shares
         raise Refused(
-            f"structure=channels: keeps {smallest:.4g} of the weights at the least, and the schedule asks for "
-            f"{wanted:.4g}: a shorter schedule stays above it"
+            f"structure=channels: keeps {smallest / budget.whole:.4g} of the {budget.name} at the least, {smallest:,}, "
+            f"and {most / budget.whole:.4g} at the most, {most:,}; the schedule asks for {wanted:.4g}, and a shorter "
+            "one stays above it"
         )
     return best
 

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from lottery.pruning.calls import Call, watched
 from lottery.pruning.channels.coupling import Coupling
-from lottery.pruning.derivatives import Times, averaged, gradient, hessian
+from lottery.pruning.channels.removal import Kept
+from lottery.pruning.derivatives import NO_GRADIENT, Times, averaged, gradient, hessian
+from lottery.pruning.features import by_unit, followed, gated
 from lottery.pruning.masks import Masks
 
 Scores = dict[str, Tensor]
@@ -101,6 +103,36 @@ class Evidence:
         """Outputs of every layer with a masked weight, by the weight's name: one tensor per call, in order."""
         return self.watch(batch, lambda call: call.output)
 
+    def features(self, batch: Batch, see: Callable[[Tensor], Any]) -> dict[str, list[Any]]:
+        """What `see` makes of the feature map of each call of linear and convolutional layers, by weight, in order.
+
+        A map is (examples, units, positions): what the layer hands on after its BatchNorm and activation function.
+        """
+        with (
+            followed(self.net, self.masks, lambda found, axis: (see(by_unit(found.detach(), axis)), found)) as chains,
+            torch.no_grad(),
+        ):
+            self.run(batch)
+        return {name: [chain.last for chain in calls] for name, calls in chains.items()}
+
+    def feature_changes(self, batch: Batch) -> dict[str, list[tuple[Tensor, int]]]:
+        """Activation x gradient of the mean loss, summed over positions: (examples, units), and how many positions.
+
+        One of each call of linear and convolutional layers, by weight, in order, of the maps of `features`. Zero where
+        a map has no influence on the loss. Raises ValueError for a loss that can't be differentiated.
+        """
+        with followed(self.net, self.masks, gated) as chains, torch.enable_grad():
+            loss = self.loss(batch)
+        gates = {name: [chain.last for chain in calls] for name, calls in chains.items()}
+        if not loss.requires_grad:
+            raise ValueError(NO_GRADIENT)
+        tensors = [gate.tensor for calls in gates.values() for gate in calls]
+        slopes = iter(torch.autograd.grad(loss, tensors, allow_unused=True, materialize_grads=True) if tensors else ())
+        return {
+            name: [(next(slopes).reshape(-1, gate.units), gate.positions) for gate in calls]
+            for name, calls in gates.items()
+        }
+
 
 Criterion = Callable[[Evidence], Scores]
 
@@ -144,6 +176,9 @@ class Target:
     available, in which case scopes take the last mask"""
     channels: Callable[[], Coupling] | None = field(default=None, repr=False)
     """finds the network's coupled channels, by running it; None if no network was available"""
+    cost: Callable[[str, Kept], int] | None = field(default=None, repr=False)
+    """what the network that keeps these channels costs: its `parameters`, `flops` (multiply-adds of an example) or
+    `bytes` (of its file); None if no network was available"""
 
     def of_dense(self) -> Target:
         """The same density for a network in which nothing is pruned yet."""

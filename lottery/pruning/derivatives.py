@@ -13,6 +13,8 @@ Weights = Mapping[str, Tensor]
 Times = Callable[[Weights], dict[str, Tensor]]
 """A linear map of tensors by weight, such as the product with a Hessian."""
 
+NO_GRADIENT = "the loss has no gradient: nothing that the network computed in evaluation mode can be differentiated"
+
 
 @contextmanager
 def trainable(weights: Weights) -> Iterator[None]:
@@ -39,9 +41,7 @@ def gradient(loss: Callable[[], Tensor], weights: Weights, twice: bool = False) 
     with trainable(weights), torch.enable_grad():
         value = loss()
         if not value.requires_grad:
-            raise ValueError(
-                "the loss has no gradient: nothing that the network computed in evaluation mode can be differentiated"
-            )
+            raise ValueError(NO_GRADIENT)
         found = torch.autograd.grad(
             value, list(weights.values()), allow_unused=True, materialize_grads=True, create_graph=twice
         )

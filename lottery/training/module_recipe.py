@@ -19,12 +19,14 @@ from lottery.pruning import masks as _masks
 from lottery.pruning.channels.coupling import Coupling, coupled
 from lottery.pruning.channels.equality import proven
 from lottery.pruning.channels.masking import left
-from lottery.pruning.channels.removal import Structure, structure
+from lottery.pruning.channels.removal import Kept, Structure, structure
+from lottery.pruning.channels.shrinking import shrunk
 from lottery.pruning.compensation.contracts import Pruned
 from lottery.pruning.contracts import Evidence
 from lottery.pruning.masks import Masks
 from lottery.pruning.paths import connected_paths
 from lottery.training import flops, sparse
+from lottery.training.costs import COSTS
 from lottery.training.modules import Module, headline_of
 from lottery.training.recipes import Recipe
 from lottery.training.states import State
@@ -109,6 +111,11 @@ class ModuleRecipe(Recipe):
                 return net(inputs)
 
             return proven(net, coupled(net, run), _masks.dense(self.prunable(net)), run)
+
+    def cost(self, budget: str, kept: Kept) -> int:
+        with self.numerics.entered(), seeded(0), closing(self.data.evaluation("train", 1)) as batches:
+            inputs, _ = next(batches)
+            return COSTS[budget](shrunk(self.net, structure(self.coupling, kept)), inputs)
 
     def structure(self, masks: Masks) -> Structure:
         """With `numerics.shrink=auto`, what is left without the channels that nothing reads any more."""

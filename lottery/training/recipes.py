@@ -15,7 +15,7 @@ from lottery.foundations.durations import Steps
 from lottery.foundations.errors import Refused
 from lottery.foundations.metrics import Headline
 from lottery.pruning.channels.coupling import Coupling
-from lottery.pruning.channels.removal import Structure
+from lottery.pruning.channels.removal import Kept, Structure
 from lottery.pruning.compensation.contracts import Pruned
 from lottery.pruning.contracts import Evidence, Target
 from lottery.pruning.masks import Masks, layer_densities
@@ -159,11 +159,15 @@ class Recipe(ABC):
 
     def aimed(self, target: Target) -> Target:
         """A target with what scopes and structures may ask of the network."""
-        return replace(target, output=self.output, channels=lambda: self.coupling)
+        return replace(target, output=self.output, channels=lambda: self.coupling, cost=self.cost)
 
     @cached_property
     def coupling(self) -> Coupling:
         """The network's channels that go together. Raises Refused if they can't be found."""
+        raise Refused("structure=channels: the channels of this kind of module can't be found")
+
+    def cost(self, budget: str, kept: Kept) -> int:
+        """What the network without other channels costs, in the unit of a budget. Raises Refused as `coupling` does."""
         raise Refused("structure=channels: the channels of this kind of module can't be found")
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lottery.pruning.calls import holders
 from lottery.pruning.compensation.contracts import Pruned
 from lottery.pruning.compensation.inputs import layers, matrix, rows
+from lottery.pruning.readers import batch_norms
 
 
 def mean(pruned: Pruned, batches: int = 16) -> dict[str, Tensor]:
@@ -53,7 +52,8 @@ def shifted(pruned: Pruned, shifts: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def intercepts(pruned: Pruned) -> dict[str, tuple[str, int]]:
     """What shifts a layer's outputs, by its weight: its bias (+1), or the running mean (-1) of a BatchNorm after it."""
-    state, readers, found = pruned.net.state_dict(), batch_norms(pruned), {}
+    state, found = pruned.net.state_dict(), {}
+    readers = batch_norms(pruned.net, pruned.weights, lambda: pruned.outputs(pruned.net, next(pruned.first(1))))
     for name in layers(pruned):
         bias = f"{name.rpartition('.')[0]}.bias".removeprefix(".")
         if bias in state:
@@ -61,35 +61,3 @@ def intercepts(pruned: Pruned) -> dict[str, tuple[str, int]]:
         elif (running := f"{readers.get(name)}.running_mean") in state:
             found[name] = running, -1
     return found
-
-
-def batch_norms(pruned: Pruned) -> dict[str, str]:
-    """The BatchNorm that reads a layer's output as it is, by the layer's weight, if no other module reads it.
-
-    What reads an output without being a module, such as the addition of a shortcut, is not seen.
-    """
-    written = {layer: name for name, layer in holders(pruned.net, pruned.weights)}
-    names = {module: name for name, module in pruned.net.named_modules()}
-    made: dict[int, tuple[str, Tensor, int]] = {}  # the tensors are kept, so that no identity is used twice
-    readers: dict[str, list[str | None]] = {}
-
-    def see(module: nn.Module, args: tuple[object, ...]) -> None:
-        for given in args:
-            if id(given) in made and not any(module.children()):
-                name, output, version = made[id(given)]
-                norm = isinstance(module, nn.modules.batchnorm._BatchNorm) and output._version == version
-                readers.setdefault(name, []).append(names[module] if norm else None)
-
-    def note(module: nn.Module, args: tuple[object, ...], output: object) -> None:
-        if module in written and isinstance(output, Tensor):
-            made[id(output)] = written[module], output, output._version
-
-    hooks = [module.register_forward_pre_hook(see) for module in pruned.net.modules()]
-    hooks += [module.register_forward_hook(note) for module in written]
-    try:
-        with torch.no_grad():
-            pruned.outputs(pruned.net, next(pruned.first(1)))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return {name: norm for name, (norm, *others) in readers.items() if norm and not others}

@@ -5,6 +5,12 @@ from lottery.pruning.criteria.ablations import inverted as inverted
 from lottery.pruning.criteria.activations import wanda as wanda
 from lottery.pruning.criteria.curvature import obd as obd
 from lottery.pruning.criteria.curvature import obs as obs
+from lottery.pruning.criteria.features import activation_statistics as activation_statistics
+from lottery.pruning.criteria.features import apoz as apoz
+from lottery.pruning.criteria.features import taylor_features as taylor_features
+from lottery.pruning.criteria.features import variance as variance
+from lottery.pruning.criteria.filters import batch_norm_scale as batch_norm_scale
+from lottery.pruning.criteria.filters import fpgm as fpgm
 from lottery.pruning.criteria.flow import grasp as grasp
 from lottery.pruning.criteria.flow import synflow as synflow
 from lottery.pruning.criteria.gradients import fisher as fisher

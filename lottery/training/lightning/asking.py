@@ -137,9 +137,16 @@ class ProjectEvidence(Evidence):
         }
 
     def hessians(self, batches: int = 1) -> Iterator[Times]:
+        self._has_one_loss("Hessian")
+        return super().hessians(batches)
+
+    def feature_changes(self, batch: Any) -> dict[str, list[tuple[Tensor, int]]]:
+        self._has_one_loss("gradient in activations")
+        return super().feature_changes(batch)
+
+    def _has_one_loss(self, what: str) -> None:
         if self.asked is not None:
             raise ValueError(
-                "the module optimizes by hand, so that no single loss has a Hessian; choose a criterion that reads "
+                f"the module optimizes by hand, so that no single loss has a {what}; choose a criterion that reads "
                 "weights, gradients or activations"
             )
-        return super().hessians(batches)
