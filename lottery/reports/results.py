@@ -93,18 +93,20 @@ def _stacked(parts: Sequence[Columns]) -> pd.DataFrame:
 
 def one_study(frame: pd.DataFrame) -> None:
     """Raises LedgerError for results of several studies: equal names of arms would be averaged together."""
-    if len(studies := sorted(set(frame["study"]))) > 1:
+    if (frame["study"] != frame["study"].iloc[0]).any():
+        studies = sorted(frame["study"].unique())
         raise LedgerError(f"these are results of {len(studies)} studies, {', '.join(studies)}; give those of one alone")
 
 
 def missing(frame: pd.DataFrame) -> list[str]:
     """What an unfinished study lacks, as far as its ledgers show: cells not begun, rounds not yet played."""
     lacking = []
-    for study, part in frame.groupby("study", sort=True):
-        lines = part.loc[part.groupby(["arm", "seed"])["round"].idxmax()].to_dict("records")
+    told = [column for column in (*KEYS, "rounds", "stopped") if column in frame]
+    for study, part in frame[told].groupby("study", sort=True):
+        lines = part.sort_values("round").drop_duplicates(["arm", "seed"], keep="last").to_dict("records")
         last = {(line["arm"], line["seed"]): Line({str(key): value for key, value in line.items()}) for line in lines}
-        for arm in sorted(set(part["arm"])):
-            for seed in sorted(set(part["seed"])):
+        for arm in sorted(part["arm"].unique()):
+            for seed in sorted(part["seed"].unique()):
                 if (line := last.get((arm, seed))) is None:
                     lacking.append(f"{study} {arm} seed {seed}: not begun")
                 elif not line.is_last:
