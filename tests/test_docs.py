@@ -116,7 +116,7 @@ def test_other_commands_run(played: Path, here: Path, monkeypatch: pytest.Monkey
     """Runs them in order, as a reader would: a ticket is exported before it is shown."""
     monkeypatch.chdir(played)
     assert {words[0] for words in EXECUTED} == {
-        "compress", "list", "report", "status", "store", "verdict", "overlap", "ticket",
+        "compress", "list", "report", "status", "watch", "store", "verdict", "overlap", "ticket",
     }  # fmt: skip
     for words in EXECUTED:
         if any(name in shlex.join(words) for name in ("fc2019", "cifar10")):  # data and studies that are not there
