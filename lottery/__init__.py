@@ -1,8 +1,8 @@
 """Lottery-ticket and pruning research: iterative magnitude pruning with rewinding, reproducible and resumable.
 
-What stands here is the public face for Python code: `read` and `load` give back what `lottery run` left, and the other
-names are what a criterion, a scope, a data set or a module of your own is written with. Names in the modules below
-may move; these do not.
+What stands here is the public face for Python code: `read` and `load` give back what `lottery run` left, `plot` draws
+it, and the other names are what a criterion, a scope, a data set or a module of your own is written with. Names in the
+modules below may move; these do not.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lottery.pruning.contracts import Evidence as Evidence
     from lottery.pruning.contracts import Scores as Scores
     from lottery.pruning.contracts import Target as Target
+    from lottery.reports.figures import plot as plot
     from lottery.reports.results import read as read
     from lottery.training.modules import Module as Module
 
@@ -27,6 +28,7 @@ _HOMES = {
     "Scores": "lottery.pruning.contracts",
     "Target": "lottery.pruning.contracts",
     "load": "lottery.config.recorded",
+    "plot": "lottery.reports.figures",
     "read": "lottery.reports.results",
 }
 """Where each public name is defined. A name is imported when it is first used, so that `lottery --help` needs no

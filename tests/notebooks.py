@@ -1,7 +1,7 @@
 """Runs the code of a notebook in one namespace, without Jupyter: `python -m tests.notebooks FILE` writes its outputs.
 
-It supports what the notebooks of docs/ use: Python, display of the last expression and of figures, and commands after
-`!`.
+It supports what our notebooks use: Python, display of the last expression and of figures, and commands after `!`. Those
+of docs/ run in an empty folder, those of experiments/ in their own, beside the results that they read.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ def executed(notebook: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def _outputs(source: str, namespace: dict[str, Any], count: int) -> list[Output]:
     import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     outputs: list[Output] = []
     # commands may go over several lines, and braces in them hold Python, as in Jupyter
@@ -55,12 +56,15 @@ def _outputs(source: str, namespace: dict[str, Any], count: int) -> list[Output]
         value = eval(compile(ast.Expression(last.value), "<cell>", "eval"), namespace) if last else None
     if out.getvalue():
         outputs.append({"name": "stdout", "output_type": "stream", "text": out.getvalue().splitlines(keepends=True)})
-    for number in plt.get_fignums():
+    shown = [plt.figure(number) for number in plt.get_fignums()]
+    if isinstance(value, Figure):
+        shown, value = [*shown, value], None
+    for figure in shown:
         png = io.BytesIO()
-        plt.figure(number).savefig(png, format="png", dpi=80, bbox_inches="tight", metadata={"Software": None})
+        figure.savefig(png, format="png", dpi=80, bbox_inches="tight", metadata={"Software": None})
         data = {"image/png": base64.b64encode(png.getvalue()).decode()}
         outputs.append({"data": data, "metadata": {}, "output_type": "display_data"})
-    if value is not None and not plt.get_fignums():
+    if value is not None and not shown:
         data = {"text/plain": repr(value).splitlines(keepends=True)}
         outputs.append({"data": data, "execution_count": count, "metadata": {}, "output_type": "execute_result"})
     plt.close("all")
@@ -83,8 +87,9 @@ def _run(command: str) -> None:
 def main() -> None:
     for name in sys.argv[1:]:
         path = Path(name)
-        with tempfile.TemporaryDirectory() as folder:
-            made = executed(json.loads(path.read_text()), Path(folder))
+        with tempfile.TemporaryDirectory() as empty:
+            folder = path.parent if path.absolute().parent.name == "experiments" else Path(empty)
+            made = executed(json.loads(path.read_text()), folder)
         path.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n")
 
 

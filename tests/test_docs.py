@@ -12,8 +12,10 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
+import lottery
 from lottery.commands import main as cli
 from lottery.config.build import build
 from lottery.config.check import check
@@ -25,6 +27,7 @@ from tests.notebooks import executed
 ROOT = Path(__file__).parent.parent
 DOCS = sorted(ROOT.glob("docs/**/*.md"))
 NOTEBOOKS = sorted(ROOT.glob("docs/**/*.ipynb"))
+READING = ROOT / "experiments" / "reading.ipynb"
 PAGES = [ROOT / "README.md", ROOT / "slurm" / "README.md", *DOCS]
 STUDY = Path("runs/demo-digits-c50a07ad")
 """the study that the pages speak of; its digest is that of `experiment=demo` as it is shipped"""
@@ -116,7 +119,7 @@ def test_other_commands_run(played: Path, here: Path, monkeypatch: pytest.Monkey
     """Runs them in order, as a reader would: a ticket is exported before it is shown."""
     monkeypatch.chdir(played)
     assert {words[0] for words in EXECUTED} == {
-        "compress", "list", "report", "status", "store", "verdict", "overlap", "ticket",
+        "compress", "list", "report", "status", "watch", "store", "verdict", "overlap", "ticket",
     }  # fmt: skip
     for words in EXECUTED:
         if any(name in shlex.join(words) for name in ("fc2019", "cifar10")):  # data and studies that are not there
@@ -189,7 +192,8 @@ def test_the_catalogue_names_every_way_to_prune() -> None:
 
 
 def test_every_column_of_a_ledger_is_in_its_table(played: Path) -> None:
-    table = re.findall(r"^\| (`.*?) \|", (ROOT / "docs" / "concepts" / "ledger.md").read_text(), re.MULTILINE)
+    page = (ROOT / "docs" / "concepts" / "ledger.md").read_text().partition("## Reading")[0]
+    table = re.findall(r"^\| (`.*?) \|", page, re.MULTILINE)
     named = {name for row in table for name in re.findall(r"`(\w+)`", row)}
     line = json.loads((played / STUDY / "imp" / "seed0" / "ledger.jsonl").read_text().splitlines()[0])
     assert named - {"stopped", "collapsed"} == line.keys()
@@ -213,7 +217,7 @@ def test_every_page_is_reached_from_the_navigation() -> None:
     own = {page.relative_to(ROOT / "docs").as_posix() for page in pages}
     assert own <= named
     for name in named - own:
-        assert (ROOT / name).exists(), name
+        assert (ROOT / name).exists() or (ROOT / name).with_suffix(".ipynb").exists(), name
 
 
 def test_every_room_of_the_code_has_a_page_of_reference_and_a_line_in_contributing() -> None:
@@ -243,25 +247,60 @@ def test_the_site_is_built_without_a_warning_and_fetches_nothing(tmp_path: Path)
         assert said in pruning
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*NOTEBOOKS, READING], ids=lambda path: path.name)
 def test_notebooks_hold_outputs_of_their_code(path: Path) -> None:
     code = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
     assert all(cell["outputs"] for cell in code)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
-def test_notebooks_run_and_give_their_outputs(path: Path, tmp_path: Path) -> None:
-    """Compares without digits: on another processor an accuracy's last digits may differ, and so may a verdict."""
-
-    def outputs(notebook: dict[str, Any]) -> list[list[str]]:
-        cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-        return [[shape(each, cell["source"][0].startswith("!")) for each in cell["outputs"]] for cell in cells]
+def outputs(notebook: dict[str, Any]) -> list[list[str]]:
+    """Of each cell, without digits: on another processor an accuracy's last digits may differ, and so may a verdict."""
 
     def shape(output: dict[str, Any], command: bool) -> str:
         text = "".join(output.get("text", output.get("data", {}).get("text/plain", "")))
         return output["output_type"] + ("" if command else re.sub(r"[\d.,]+", "0", text))
 
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    return [[shape(each, cell["source"][0].startswith("!")) for each in cell["outputs"]] for cell in cells]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_notebooks_run_and_give_their_outputs(path: Path, tmp_path: Path) -> None:
     committed = json.loads(path.read_text())
     assert outputs(executed(committed, tmp_path)) == outputs(committed)
+
+
+def test_the_notebook_of_the_experiments_gives_what_the_committed_results_say() -> None:
+    def told(notebook: dict[str, Any]) -> list[str]:
+        found = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
+        return ["".join(output["data"].get("text/plain", "a figure")) for output in found]
+
+    committed = json.loads(READING.read_text())
+    assert told(executed(committed, READING.parent)) == told(committed)
+    assert told(committed).count("a figure") == 2
+
+
+KINDS = {
+    "text": pd.api.types.is_string_dtype,
+    "whole number": pd.api.types.is_integer_dtype,
+    "number": pd.api.types.is_float_dtype,
+    "truth value": pd.api.types.is_bool_dtype,
+    "list of texts": lambda column: column.map(lambda value: isinstance(value, list)).all(),
+}
+"""the types of columns, by their words in docs/concepts/ledger.md"""
+
+
+def test_columns_of_a_frame_are_of_the_documented_types(played: Path) -> None:
+    page = (ROOT / "docs" / "concepts" / "ledger.md").read_text()
+    rows = re.findall(r"^\| (`[^|]*`) \| ([a-z ]+) \|", page[page.index("## Reading") :], re.MULTILINE)
+    frame = lottery.read(played / STUDY)
+    said = {name: kind for names, kind in rows for name in re.findall(r"`([^`]+)`", names)}
+    patterns = {re.sub(r"<[a-z]+>", "[^/]+", name).replace("*", ".*"): kind for name, kind in said.items()}
+    for column in frame:
+        kinds = [kind for pattern, kind in patterns.items() if re.fullmatch(pattern, str(column))]
+        assert kinds, f"{column} is in no row"
+        assert KINDS[kinds[0]](frame[column]), column
+    unused = [pattern for pattern in patterns if not any(re.fullmatch(pattern, str(column)) for column in frame)]
+    assert unused == ["headline_better", "headline_scale", "stopped", "collapsed"]

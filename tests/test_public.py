@@ -15,7 +15,7 @@ import lottery
 from tests.conftest import environment
 
 ROOT = Path(__file__).parent.parent
-PUBLIC = ["Data", "Evidence", "Examples", "Module", "Scores", "Target", "load", "read"]
+PUBLIC = ["Data", "Evidence", "Examples", "Module", "Scores", "Target", "load", "plot", "read"]
 
 
 def test_dir_lists_the_public_names_and_no_others() -> None:

@@ -16,9 +16,10 @@ from lottery.commands import check, compress, overlap, process, report, run, sta
 from lottery.commands import list as listing
 from lottery.commands.ticket import actions as ticket
 from lottery.commands.wandb import actions as wandb
+from lottery.commands.watch import actions as watch
 from lottery.foundations.errors import describe
 
-COMMANDS = (run, listing, check, status, report, verdict, overlap, ticket, compress, store, wandb)
+COMMANDS = (run, listing, check, status, watch, report, verdict, overlap, ticket, compress, store, wandb)
 
 
 def main() -> None:

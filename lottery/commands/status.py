@@ -141,13 +141,19 @@ def span(seconds: float) -> str:
 
 def show(paths: Iterable[Path], everything: bool = False) -> str:
     """The status of every cell in or below some folders. Raises Refused if there is none."""
-    cells, note, queue = [look(folder) for folder in find(list(paths))], "", None
+    cells = [look(folder) for folder in find(list(paths))]
+    return "\n".join(report(cells, *queue_of(cells), None if everything else LINES))
+
+
+def queue_of(cells: Iterable[Facts]) -> tuple[Queue, str]:
+    """Slurm's queue, if any of the cells may be in it, and a sentence where it can't be asked."""
     if any(cell.job and (cell.error or not cell.complete) for cell in cells):
         try:
-            queue = slurm.queue()
+            return slurm.queue(), ""
         except slurm.Unavailable as reason:
-            note = f"{reason}; only heartbeats tell what runs, and what waits in its queue is shown as stopped"
-    return "\n".join(report(cells, queue, note, None if everything else LINES))
+            what = "only heartbeats tell what runs, and what waits in its queue is shown as stopped"
+            return None, f"{reason}; {what}"
+    return None, ""
 
 
 def find(paths: Sequence[Path]) -> list[Path]:
@@ -169,8 +175,8 @@ def look(folder: Path) -> Facts:
     try:
         error = error_left(folder)
         lines = Ledger(folder / NAME).lines()
-        ledgers = {NAME, *(name for name in names if name.endswith(".jsonl"))}  # an analysis has one too
-        complete = all(Ledger(folder / name).finished() for name in ledgers)
+        others = [name for name in names if name.endswith(".jsonl") and name != NAME]  # of analyses
+        complete = bool(lines) and lines[-1].is_last and all(Ledger(folder / name).finished() for name in others)
     except LedgerError as damage:
         error = str(damage)
     except (OSError, KeyError, TypeError) as damage:

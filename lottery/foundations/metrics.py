@@ -63,7 +63,8 @@ def headline(frame: pd.DataFrame) -> Headline:
     usual = Headline.named(name)
     better = _BETTER.get(_said(frame, BETTER), usual.higher_is_better)
     share = _SCALE.get(_said(frame, SCALE), usual.share)
-    return Headline(name, better, share and bool(frame[f"test_{name}"].dropna().between(0, 1).all()))
+    values = frame[f"test_{name}"].to_numpy(dtype=float)
+    return Headline(name, better, share and not bool(((values < 0) | (values > 1)).any()))
 
 
 def _said(frame: pd.DataFrame, column: str) -> str:

@@ -18,8 +18,8 @@ COLUMNS, ROUNDS, STUDIES = 79, 22, 24
 _ARMS, _LACKING = 4, 3
 
 
-def answer(frame: pd.DataFrame) -> str:
-    """How far down each arm of a study matches dense, or why that can't be said."""
+def answer(frame: pd.DataFrame, found: pd.DataFrame | None = None) -> str:
+    """How far down each arm of a study matches dense, or why that can't be said; `found` is `sparsest`, if known."""
     metric, arms = headline(frame), list(frame["arm"].unique())
     seeds = frame.groupby("arm")["seed"].nunique()
     n = f"n = {seeds.min()}" + (f" to {seeds.max()}" if seeds.nunique() > 1 else "")
@@ -31,7 +31,7 @@ def answer(frame: pd.DataFrame) -> str:
         return f"Nothing has been pruned yet; dense test {metric.name} is {value}; {n}."
     if metric.margin is None:
         return f"Which densities match dense is not judged, since {metric.name} has no margin; {n}."
-    found = sparsest(matching(frame)).set_index("arm")
+    found = sparsest(matching(frame)).set_index("arm") if found is None else found
     said = [f"{arm} {_reach(found.loc[arm]) if arm in found.index else 'has no pruned round'}" for arm in arms[:_ARMS]]
     more = f", and {len(arms) - _ARMS} more arms" if len(arms) > _ARMS else ""
     return f"{', '.join(said)}{more}; {n}, margin {100 * metric.margin:g} points.{_caution(int(seeds.min()))}"
@@ -76,18 +76,17 @@ def overview(studies: Mapping[str, pd.DataFrame], names: Mapping[str, str]) -> s
         score = f"test_{metric.name}"
         judged = metric.margin is not None and frame["round"].any()
         found = sparsest(matching(frame)).set_index("arm") if judged else pd.DataFrame()
+        seeds = frame.groupby("arm")["seed"].nunique()
+        dense = numbers[numbers["round"] == 0].set_index("arm").to_dict("index")
         for arm in frame["arm"].unique():
-            dense = numbers[(numbers["arm"] == arm) & (numbers["round"] == 0)]
-            value = "-"
-            if len(dense):
-                mean, half, n = dense.iloc[0][[score, f"{score}_half", "n"]]
-                value = plus_minus(mean, half, n, 4)
+            of, value = dense.get(arm), "-"
+            if of:
+                value = plus_minus(of[score], of[f"{score}_half"], of["n"], 4)
             down = "not judged" if not judged else "none shown"
             if arm in found.index and found.loc[arm, "matching"]:
                 down = percent(found.loc[arm, "density"])
                 down += "" if found.loc[arm, "surely"] == found.loc[arm, "density"] else " (with gaps)"
-            seeds = str(frame[frame["arm"] == arm]["seed"].nunique())
-            rows.append([_short(names[study]), _short(arm), seeds, value, down])
+            rows.append([_short(names[study]), _short(arm), str(seeds[arm]), value, down])
     lines = table(rows[: STUDIES + 1])
     lacking = sum(len(missing(frame)) for frame in studies.values())
     lines += [f"{len(rows) - 1 - STUDIES} more arms are on the page"] if len(rows) - 1 > STUDIES else []

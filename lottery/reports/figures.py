@@ -38,6 +38,17 @@ _USUAL = {
 """The looks of arms in figures already committed. Add nothing: other arms get a look from a hash of their name."""
 
 
+def plot(frame: pd.DataFrame) -> Figure:
+    """The figure of a report, for a notebook: test metric by density, mean and 95 % interval over seeds of every arm.
+
+    `frame` is what `lottery.read` gives, of one study. A notebook shows the figure where it is a cell's last value, and
+    `plot(frame).savefig("curve.pdf")` writes it. Raises LedgerError for several studies.
+    """
+    import matplotlib.pyplot  # noqa: F401  # tells notebooks how to show a figure
+
+    return _curves(frame, None)
+
+
 def draw(frame: pd.DataFrame, path: Path) -> None:
     """Draws accuracy by density, mean and 95 % band of every arm, and below it the early-stopping step.
 
@@ -45,6 +56,10 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
     its end, so that the budget and not early stopping ended it. The end of a rewound round is taken as its number of
     training steps, without the rewinding step.
     """
+    _curves(frame, path)
+
+
+def _curves(frame: pd.DataFrame, path: Path | None) -> Figure:
     metric, numbers = headline(frame), summary(frame)
     score = f"test_{metric.name}"
     pruned = frame[frame["round"] > 0]
@@ -78,6 +93,7 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
             bottom, top = above.get_ylim()
             above.set_ylim(max(bottom, 0.0), min(top, 1.0))
         _name(figure, above, frame)
+    return figure
 
 
 def draw_barriers(frame: pd.DataFrame, path: Path) -> None:
@@ -126,7 +142,7 @@ def barriers(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 @contextmanager
-def _figure(path: Path, height: float, lines: int) -> Iterator[Figure]:
+def _figure(path: Path | None, height: float, lines: int) -> Iterator[Figure]:
     """A figure with room for the legend of its lines, saved atomically on exit, in the format of its suffix.
 
     A vector format is as wide as a column of a paper, with letters that can be read there.
@@ -134,7 +150,7 @@ def _figure(path: Path, height: float, lines: int) -> Iterator[Figure]:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    column = path.suffix in (".svg", ".pdf")
+    column = path is not None and path.suffix in (".svg", ".pdf")
     width, size, scale = (3.35, 7, 0.62) if column else (6.4, 10, 1.0)
     looks: dict[Any, Any] = {
         "lines.markersize": 5,
@@ -149,6 +165,8 @@ def _figure(path: Path, height: float, lines: int) -> Iterator[Figure]:
         below = 0.11 * lines if lines > _INSIDE else 0.0
         figure = Figure(figsize=(width, scale * (height + below)), layout="constrained")
         yield figure
+        if path is None:
+            return
         picture, kind = BytesIO(), path.suffix.removeprefix(".")
         dated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
         figure.savefig(picture, dpi=160, format=kind, metadata=dated)

@@ -10,11 +10,8 @@ import pandas as pd
 from lottery.foundations.files import write_whole
 from lottery.reports.figures import BARRIER, draw, draw_barriers
 from lottery.reports.layout import Rows, comma_separated, latex, table
-from lottery.reports.tables import accuracy_rows, analysis_rows, comparison_rows, cost_rows, render
+from lottery.reports.tables import all_rows, render
 
-TABLES: Mapping[str, Callable[[pd.DataFrame], Rows]] = {
-    "accuracy": accuracy_rows, "comparisons": comparison_rows, "analyses": analysis_rows, "cost": cost_rows,
-}  # fmt: skip
 FORMATS: Mapping[str, Callable[[Rows], str]] = {
     "csv": comma_separated,
     "md": lambda rows: "\n".join(table(rows)) + "\n",
@@ -26,13 +23,14 @@ WIDE, COLUMN = (".png",), (".svg", ".pdf")
 
 def write(frame: pd.DataFrame, folder: Path, figures: bool = True) -> None:
     """Writes `report.md`, `results.csv`, `tables/` and the figures as PNG, SVG and PDF, each atomically."""
-    text = render(frame)  # raises for several studies, before anything is written
+    tables = all_rows(frame)  # raises for several studies, before anything is written
+    text = render(frame, tables)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "report.md", text.encode())
     columns = [column for column in frame if not str(column).startswith("run/")]
     write_whole(folder / "results.csv", frame[columns].to_csv(index=False).encode())
-    for name, rows_of in TABLES.items():
-        if len(rows := rows_of(frame)) > 1:
+    for name, rows in tables.items():
+        if len(rows) > 1:
             (folder / "tables").mkdir(exist_ok=True)
             for suffix, formatted in FORMATS.items():
                 write_whole(folder / "tables" / f"{name}.{suffix}", formatted(rows).encode())

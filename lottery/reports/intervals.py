@@ -7,6 +7,7 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from lottery.foundations.metrics import headline
 from lottery.reports.results import one_study
@@ -24,8 +25,7 @@ def by_seed(frame: pd.DataFrame, column: str) -> pd.DataFrame:
 def all_by_seed(frame: pd.DataFrame, columns: Sequence[str]) -> dict[str, pd.DataFrame]:
     """`by_seed` of several columns."""
     one_study(frame)
-    groups = frame.groupby(["arm", "round"], sort=True)
-    row, index = groups.ngroup().to_numpy(), groups.size().index
+    row, index = _points(frame)
     seeds, at = np.unique(frame["seed"].to_numpy(), return_inverse=True)
     found = {}
     for column in columns:
@@ -37,7 +37,17 @@ def all_by_seed(frame: pd.DataFrame, columns: Sequence[str]) -> dict[str, pd.Dat
 
 def densities(frame: pd.DataFrame) -> pd.Series:
     """The mean density of each arm and round of one study."""
-    return frame.groupby(["arm", "round"], sort=True)["density"].mean()
+    row, index = _points(frame)
+    return frame["density"].groupby(row).mean().set_axis(index)
+
+
+def _points(frame: pd.DataFrame) -> tuple[NDArray[np.int64], pd.MultiIndex]:
+    """Arms and rounds, sorted, and the place of each row among them; several times as fast as to group by both."""
+    arm_of, arms = pd.factorize(frame["arm"], sort=True)
+    round_of, rounds = pd.factorize(frame["round"], sort=True)
+    points, row = np.unique(arm_of * len(rounds) + round_of, return_inverse=True)
+    both = [arms[points // len(rounds)], rounds[points % len(rounds)]]
+    return row, pd.MultiIndex.from_arrays(both, names=["arm", "round"])
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
@@ -46,8 +56,8 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     The headline is averaged over the n seeds where it is a finite number, the early-stopping step over all.
     """
     score = f"test_{headline(frame).name}"
-    cells = by_seed(frame, score)
-    scores, stops = spread(cells), spread(by_seed(frame, "early_stop_step"))
+    cells = all_by_seed(frame, [score, "early_stop_step"])
+    scores, stops = spread(cells[score]), spread(cells["early_stop_step"])
     columns = {
         "n": scores.n,
         "density": densities(frame).to_numpy(),
@@ -56,7 +66,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
         "early_stop_step": stops.mean,
         "early_stop_step_half": stops.half,
     }
-    return pd.DataFrame(columns, index=cells.index).reset_index()
+    return pd.DataFrame(columns, index=cells[score].index).reset_index()
 
 
 def analysed(frame: pd.DataFrame) -> pd.DataFrame:
@@ -64,7 +74,7 @@ def analysed(frame: pd.DataFrame) -> pd.DataFrame:
     one_study(frame)
     columns = [column for column in map(str, frame) if "/" in column and not column.startswith(("density/", "run/"))]
     rows = []
-    for (arm, index), cells in frame.groupby(["arm", "round"], sort=True):
+    for (arm, index), cells in frame.groupby(["arm", "round"], sort=True) if columns else ():
         for column in columns:
             if len(values := cells[column].dropna()):
                 mean, half = mean_interval(values)
@@ -151,16 +161,23 @@ def sparsest(found: pd.DataFrame) -> pd.DataFrame:
     dense on; `possibly`, the sparsest density that is not shown to be worse.
     """
     rows = []
-    for arm, part in found[found["round"] > 0].groupby("arm", sort=False):
-        by_density = part.sort_values("density", ascending=False)
-        yes = by_density["match"] == "yes"
-        density = by_density["density"][yes].min()
-        run = by_density["density"][yes.cummin()]
-        row = {"arm": arm, "density": density, "matching": int(yes.sum())}
-        row |= {"rounds": int((by_density["density"] >= density).sum()), "surely": run.min()}
-        rows.append({**row, "possibly": by_density["density"][by_density["match"] != "no"].min()})
+    pruned = found[found["round"] > 0]
+    for arm in pruned["arm"].unique():
+        mine = (pruned["arm"] == arm).to_numpy()
+        densities, verdicts = pruned["density"].to_numpy()[mine], pruned["match"].to_numpy()[mine]
+        order = np.argsort(-densities, kind="stable")
+        densities, verdicts = densities[order], verdicts[order]
+        yes = verdicts == "yes"
+        density = _least(densities[yes])
+        row = {"arm": arm, "density": density, "matching": int(yes.sum()), "rounds": int((densities >= density).sum())}
+        row |= {"surely": _least(densities[np.logical_and.accumulate(yes)])}
+        rows.append({**row, "possibly": _least(densities[verdicts != "no"])})
     columns = ["arm", "density", "matching", "rounds", "surely", "possibly"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _least(densities: Floats) -> float:
+    return float(densities.min()) if len(densities) else float("nan")
 
 
 def compared(frame: pd.DataFrame) -> pd.DataFrame:
@@ -169,17 +186,17 @@ def compared(frame: pd.DataFrame) -> pd.DataFrame:
     One row each: first, second, round, density, mean difference, half, n, p, `holm` (p corrected for all rows) and
     effect. A difference is first minus second.
     """
-    scores, at = by_seed(frame, f"test_{headline(frame).name}"), densities(frame)
-    arms = list(frame["arm"].unique())
-    cells = {arm: scores.loc[arm] for arm in arms}
+    scores, arms = by_seed(frame, f"test_{headline(frame).name}"), list(frame["arm"].unique())
+    index = np.unique(frame["round"])
+    every = pd.MultiIndex.from_product([arms, index])
+    cells = scores.reindex(every).to_numpy().reshape(len(arms), len(index), -1)
+    at = densities(frame).reindex(every).to_numpy().reshape(len(arms), len(index))
     rows, apart = list[tuple[str, str, int, float]](), list[Floats]()
-    for first, second in combinations(arms, 2):
-        shared = np.intersect1d(cells[first].index[cells[first].index > 0], cells[second].index)
-        left, right = (at[arm].reindex(shared).to_numpy() for arm in (first, second))
-        near = np.abs(left - right) <= NEAR * right
-        rows += [(first, second, int(r), float(d)) for r, d in zip(shared[near], left[near], strict=True)]
-        one, other = (cells[arm].reindex(shared[near]).to_numpy() for arm in (first, second))
-        apart.append(one - other)
+    for first, second in combinations(range(len(arms)), 2):
+        near = (index > 0) & (np.abs(at[first] - at[second]) <= NEAR * at[second])  # not where one has no such round
+        pairs = zip(index[near].tolist(), at[first][near].tolist(), strict=True)
+        rows += [(arms[first], arms[second], number, density) for number, density in pairs]
+        apart.append(cells[first][near] - cells[second][near])
     table = pd.DataFrame(rows, columns=["first", "second", "round", "density"])
     found = compare(np.concatenate([*apart, np.empty((0, scores.shape[1]))]))
     numbers = {"mean": found.spread.mean, "half": found.spread.half, "n": found.spread.n}

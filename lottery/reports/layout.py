@@ -13,9 +13,10 @@ import pandas as pd
 
 Rows = Sequence[Sequence[str]]
 
-_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"} | {
-    sign: f"\\{sign}" for sign in "&%$#_{}"
-}
+_LATEX = str.maketrans(
+    {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {sign: f"\\{sign}" for sign in "&%$#_{}"}
+)
 
 
 def plus_minus(mean: float, half: float, n: float, digits: int, seeds: float = 0, sign: bool = False) -> str:
@@ -77,7 +78,7 @@ def latex(rows: Rows) -> str:
     """
 
     def cell(text: str) -> str:
-        text = "".join(_LATEX.get(sign, sign) for sign in text)
+        text = text.translate(_LATEX)
         return re.sub(r"([+-]?[\d.,]+) ± ([\d.,]+)", r"$\1 \\pm \2$", text)
 
     lines = [" & ".join(map(cell, row)) + r" \\" for row in rows]

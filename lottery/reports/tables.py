@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,25 +21,32 @@ from lottery.reports.intervals import (
     sparsest,
     summary,
 )
-from lottery.reports.layout import digits_of, plus_minus, table
+from lottery.reports.layout import Rows, digits_of, plus_minus, table
 from lottery.reports.results import missing
 from lottery.reports.statistics import spread
 
 
-def render(frame: pd.DataFrame) -> str:
-    """The report of one study as Markdown: its tables, and what is missing."""
+def all_rows(frame: pd.DataFrame) -> dict[str, Rows]:
+    """Every table of one study, by the name of its file; those with a header alone, or without, hold nothing."""
+    rows_of = {"accuracy": accuracy_rows, "comparisons": comparison_rows, "analyses": analysis_rows, "cost": cost_rows}
+    return {name: rows(frame) for name, rows in rows_of.items()}
+
+
+def render(frame: pd.DataFrame, known: Mapping[str, Rows] | None = None) -> str:
+    """The report of one study as Markdown: its tables, made again unless they are known, and what is missing."""
     lacking = missing(frame)
-    parts = [f"# {frame['study'].iloc[0]}\n", tables(frame)]
+    parts = [f"# {frame['study'].iloc[0]}\n", tables(frame, known or {})]
     parts += ["\n".join(["Unfinished; missing:", "", *(f"- {what}" for what in lacking), ""])] if lacking else []
     return "\n".join(parts)
 
 
-def tables(frame: pd.DataFrame) -> str:
+def tables(frame: pd.DataFrame, known: Mapping[str, Rows] = MappingProxyType({})) -> str:
     """Accuracy by density, what analyses found, and what the training cost."""
-    return "\n".join(part for part in (accuracies(frame), analyses(frame), costs(frame)) if part)
+    parts = [accuracies(frame, known.get("accuracy")), analyses(frame, known.get("analyses"))]
+    return "\n".join(filter(None, [*parts, costs(frame, known.get("cost"))]))
 
 
-def accuracies(frame: pd.DataFrame) -> str:
+def accuracies(frame: pd.DataFrame, rows: Rows | None = None) -> str:
     """One row per density, mean and 95 % interval over seeds of each arm; then what matches dense, if judged.
 
     Raises LedgerError for more than one study.
@@ -50,7 +59,7 @@ def accuracies(frame: pd.DataFrame) -> str:
         lines.append(f"- {arm}: n = {len(seeds)} (seeds {', '.join(map(str, seeds))})")
     way = "" if metric.higher_is_better else "lower is better; "
     lines += ["", f"Test {metric.name} ({way}mean and 95 % interval over seeds) and early-stopping step:", ""]
-    lines += table(accuracy_rows(frame))
+    lines += table(rows or accuracy_rows(frame))
     if lost := int(frame[score].isna().sum()):
         of = f"{lost} of the {len(frame)} rounds of all seeds"
         lines += ["", f"In {of} test {metric.name} is no finite number; means and differences leave them out."]
@@ -63,8 +72,8 @@ def accuracy_rows(frame: pd.DataFrame, stops: bool = True) -> list[list[str]]:
     score = f"test_{metric.name}"
     numbers, arms = summary(frame), list(frame["arm"].unique())
     digits = 4 if metric.share else digits_of(numbers[score])
-    seeds = frame.groupby("arm")["seed"].nunique()
-    stopped = frame.groupby(["arm", "round"])["early_stop_step"].count()
+    seeds = frame.groupby("arm")["seed"].nunique().to_dict()
+    stopped = frame.groupby(["arm", "round"])["early_stop_step"].count().to_dict()
     cells = by_seed(frame, score)
     rows = [["density", *(column for arm in arms for column in ((arm, "early stop") if stops else (arm,)))]]
     rows[0] += [f"{arms[0]} - {other}" for other in arms[1:]]
@@ -136,9 +145,9 @@ def comparison_rows(frame: pd.DataFrame) -> list[list[str]]:
     return rows
 
 
-def analyses(frame: pd.DataFrame) -> str:
+def analyses(frame: pd.DataFrame, rows: Rows | None = None) -> str:
     """One row per arm and density, with mean and 95 % interval of what analyses found; empty if none ran."""
-    rows, metric = analysis_rows(frame), headline(frame)
+    rows, metric = analysis_rows(frame) if rows is None else rows, headline(frame)
     points = f"; of {metric.name}, 0.01 is one point" if metric.share else ""
     head = f"What analyses found (mean and 95 % interval over seeds{points}):"
     return "\n".join([head, "", *table(rows)]) + "\n" if rows else ""
@@ -163,9 +172,9 @@ def analysis_rows(frame: pd.DataFrame) -> list[list[str]]:
     return rows
 
 
-def costs(frame: pd.DataFrame) -> str:
+def costs(frame: pd.DataFrame, rows: Rows | None = None) -> str:
     """One row per arm and density: steps and FLOPs of the round and of finding it; empty if not counted."""
-    if not (rows := cost_rows(frame)):
+    if not (rows := cost_rows(frame) if rows is None else rows):
         return ""
     lines = [
         "Training cost, mean over seeds: a round alone, and with all training that was needed to find its ticket.",
@@ -182,8 +191,9 @@ def cost_rows(frame: pd.DataFrame) -> list[list[str]]:
     if not len(numbers):
         return []
     rows = [["arm", "density", "steps", "FLOPs", "were it dense", "FLOPs with finding", "were it all dense"]]
+    records = numbers.to_dict("records")
     for arm in frame["arm"].unique():
-        for _, row in numbers[numbers["arm"] == arm].iterrows():
+        for row in (row for row in records if row["arm"] == arm):
             flops = [f"{row[column]:.2e}".replace("e+", "e") for column in COSTS[1:]]
             rows.append([arm, f"{row['density']:.2%}", f"{row['train_steps']:,.0f}", *flops])
     return rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,14 @@ class Ledger:
         A last line without its newline is ignored: the process that wrote it was killed. So is a duplicate of the line
         before it: two processes raced, one of which was wrongly thought dead.
         """
-        lines: list[Line] = []
-        for number, text in enumerate(self._whole(), start=1):
+        texts, lines = self._whole(), list[Line]()
+        with suppress(ValueError, KeyError, TypeError, RecursionError):  # whole ones at once, in half the time
+            whole = [Line(line) for line in json.loads(b"[%b]" % b",".join(texts))]
+            if [line["round"] for line in whole] == list(range(len(texts))) and all(
+                line["rounds"] >= 0 for line in whole
+            ):
+                return whole
+        for number, text in enumerate(texts, start=1):
             try:
                 line = Line(json.loads(text))
                 if line["round"] != len(lines) or line["rounds"] < 0:

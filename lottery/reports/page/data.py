@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,16 +29,19 @@ def study_data(frame: pd.DataFrame, name: str) -> Data:
     found = sparsest(judged).set_index("arm") if judged is not None else pd.DataFrame()
     columns = numeric(frame)
     wide = all_by_seed(frame, columns)
+    every = np.stack([wide[column].to_numpy() for column in columns])  # column x arm and round x seed
+    index, seeds = wide[score].index, wide[score].columns
     of_layers = [str(column) for column in frame if str(column).startswith("density/")]
     layers = frame.groupby(["arm", "round"])[of_layers].mean()
     arms = []
     for arm, cells in frame.groupby("arm", sort=False):
         there, own = wide[score].loc[arm], [int(seed) for seed in sorted(cells["seed"].unique())]
+        mine = every[:, index.get_loc(arm)][..., seeds.get_indexer(own)]
         data: Data = {
             "name": arm,
             "seeds": own,
             "rounds": [int(index) for index in there.index],
-            "columns": {column: _column(wide[column].loc[arm][own].to_numpy()) for column in columns},
+            "columns": dict(zip(columns, _spreads(mine), strict=True)),
             "layers": {
                 layer.removeprefix("density/"): numbers(layers.loc[arm][layer])
                 for layer in of_layers
@@ -56,7 +59,7 @@ def study_data(frame: pd.DataFrame, name: str) -> Data:
     return {
         "name": str(frame["study"].iloc[0]),
         "short": name,
-        "answer": answer(frame),
+        "answer": answer(frame, found),
         "metric": score,
         "higher": metric.higher_is_better,
         "share": metric.share,
@@ -90,19 +93,10 @@ def together(studies: Mapping[str, pd.DataFrame]) -> list[Data]:
     The gain is the difference to dense of the same study and seed, and the bootstrap is stratified by study.
     """
     rows = []
-    for group in comparable(studies):
-        arms = dict.fromkeys(arm for study in group for arm in studies[study]["arm"]) if len(group) > 1 else {}
-        for arm in arms:
-            points = []
-            for study in group:
-                part = studies[study][studies[study]["arm"] == arm]
-                if len(part):
-                    metric = headline(part)
-                    scores = by_seed(part, f"test_{metric.name}").loc[arm]
-                    apart = (scores - scores.loc[0]).drop(0) if 0 in scores.index else scores.iloc[:0]
-                    at = densities(part).loc[arm]
-                    gains = apart if metric.higher_is_better else -apart
-                    points += [(float(at[index]), study, row.dropna().to_numpy()) for index, row in gains.iterrows()]
+    for group in (group for group in comparable(studies) if len(group) > 1):
+        gains = {study: _gains(studies[study]) for study in group}
+        for arm in dict.fromkeys(arm for study in group for arm in studies[study]["arm"].unique()):
+            points = [(density, study, of) for study in group for density, of in gains[study].get(arm, ())]
             points.sort(key=lambda point: -point[0])
             while points:
                 near = [point for point in points if abs(point[0] / points[0][0] - 1) <= NEAR] if points[0][0] else []
@@ -115,6 +109,20 @@ def together(studies: Mapping[str, pd.DataFrame]) -> list[Data]:
     return rows
 
 
+def _gains(frame: pd.DataFrame) -> dict[str, list[tuple[float, Floats]]]:
+    """By arm: density and, over seeds, gain over dense of each pruned round; none for an arm without round 0."""
+    metric = headline(frame)
+    scores, at = by_seed(frame, f"test_{metric.name}"), densities(frame)
+    found = {}
+    for arm in frame["arm"].unique():
+        cells, rounds = scores.loc[arm].to_numpy(), scores.loc[arm].index
+        if 0 in rounds:
+            apart = cells[1:] - cells[0]
+            gains = [row[~np.isnan(row)] for row in (apart if metric.higher_is_better else -apart)]
+            found[str(arm)] = list(zip(at.loc[arm].to_numpy()[1:].tolist(), gains, strict=True))
+    return found
+
+
 def numbers(values: Any, digits: int = 6) -> list[float | int | None]:
     """Numbers as JSON has them, with so many digits that count; None for what is no finite number."""
     return [
@@ -123,16 +131,17 @@ def numbers(values: Any, digits: int = 6) -> list[float | int | None]:
     ]
 
 
-def _column(cells: Floats) -> Data:
-    """By round: mean, half-width, n where seeds lack it, and the seeds' own values where they differ."""
-    found, seeds = spread(cells), cells.shape[1]
-    data: Data = {"mean": numbers(found.mean)}
-    lacking = bool((found.n < seeds).any())
-    if lacking or (seeds > 1 and (cells != cells[:, :1]).any()):
-        data |= {"half": numbers(found.half, 4), "seeds": [numbers(values, 5) for values in cells.T]}
-    if lacking:
-        data["n"] = [int(n) for n in found.n]
-    return data
+def _spreads(columns: Floats) -> Iterator[Data]:
+    """Each column by round: mean, half-width, n where seeds lack it, and the seeds' own values where they differ."""
+    found, seeds = spread(columns), columns.shape[-1]
+    for cells, mean, half, n in zip(columns, found.mean, found.half, found.n, strict=True):
+        data: Data = {"mean": numbers(mean)}
+        lacking = bool((n < seeds).any())
+        if lacking or (seeds > 1 and (cells != cells[:, :1]).any()):
+            data |= {"half": numbers(half, 4), "seeds": [numbers(values, 5) for values in cells.T]}
+        if lacking:
+            data["n"] = n.tolist()
+        yield data
 
 
 def _ended(cells: pd.DataFrame) -> list[str]:
