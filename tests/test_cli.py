@@ -90,6 +90,28 @@ def test_help_and_lists_import_nothing_heavy(tmp_path: Path) -> None:
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
+TYPOS = """
+import sys
+from lottery.commands.main import main
+for arguments in (["experiment=dmo"], ["experiment=demo", "optimzer.lr=0.1"], ["optimizer.lrr=0.1"], ["--cfgs"]):
+    sys.argv = ["lottery", "run", *arguments]
+    try:
+        main()
+    except SystemExit as stop:
+        assert stop.code == 1, arguments
+    heavy = {"torch", "numpy", "pandas", "matplotlib", "pytorch_lightning"} & sys.modules.keys()
+    assert not heavy, (arguments, heavy)
+"""
+
+
+def test_a_typo_is_said_before_anything_heavy_is_imported(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", TYPOS], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert [line.split(":")[0] for line in ended.stderr.splitlines()] == ["lottery"] * 4
+
+
 def test_help_of_run_names_every_stable_key(command: Callable[..., Said]) -> None:
     said = command("run", "--help")
     keys = (

@@ -31,7 +31,18 @@ ROOMS = {
 
 
 @pytest.fixture
-def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def forgotten() -> Iterator[None]:
+    """What is remembered of our modules, forgotten before and after, because a test gives others in their place."""
+    caches = rooms.roomless, rooms.homes, rooms.defined, callable_in
+    for cache in caches:
+        cache.cache_clear()
+    yield
+    for cache in caches:
+        cache.cache_clear()
+
+
+@pytest.fixture
+def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgotten: None) -> None:
     """A package of ours whose modules lie in rooms."""
     (tmp_path / "lottery.py").touch()
     found = {"lottery": tmp_path / "lottery.py"}
@@ -41,12 +52,6 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         found[f"lottery.{module}"] = path
         found.setdefault(f"lottery.{module.partition('.')[0]}", found["lottery"])
     monkeypatch.setattr(rooms, "modules", lambda: found)
-    caches = rooms.defined, callable_in
-    for cache in caches:
-        cache.cache_clear()
-    yield
-    for cache in caches:
-        cache.cache_clear()
 
 
 @pytest.mark.usefixtures("house")
@@ -82,7 +87,7 @@ def test_what_two_modules_might_mean_and_what_none_does() -> None:
     with pytest.raises(Refused, match=r"^a\.ticket: config\.scope\._target_=lottery\.twice\.one is no scope of "):
         trusted("a.ticket", {"scope": {"_target_": "lottery.twice.one"}})
     assert roomless("lottery.pruning.criteria.magnitude") == "lottery.criteria.magnitude"
-    assert homes("lottery.nosuch.one") == []
+    assert homes("lottery.nosuch.one") == ()
     assert roomed("lottery.nosuch.one") == "lottery.nosuch.one"
 
 
@@ -157,6 +162,7 @@ def digests(folder: Path, room: str) -> list[str]:
     return ended.stdout.splitlines()
 
 
+@pytest.mark.usefixtures("forgotten")
 def test_a_roomed_override_is_no_other_study_and_no_other_arm(monkeypatch: pytest.MonkeyPatch) -> None:
     base = cell_configs(["arm=random_mask"])[0]
     found = {**modules(), "lottery.attic.rewinding": Path(), "lottery.attic.optimizers": Path()}

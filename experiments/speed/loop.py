@@ -37,15 +37,15 @@ def measure() -> Iterator[Row]:
     with TemporaryDirectory() as name:
         folder = Path(name)
         cell = build(lenet(folder, "numerics.sparse=off"))
-        for density in (1.0, 0.22):
+        for density, goal in ((1.0, 1.10), (0.22, 1.15)):
             share = _masks.density(pruned(cell, density))
             what = f"LeNet: steps/s over a bare loop, evaluation off, density {share:.0%}"
-            yield at_least(what, loop_alone(cell, density), 0.95)
+            yield at_least(what, loop_alone(cell, density), goal)
     with TemporaryDirectory() as name:
         folder = Path(name)
         more = ["budget.steps=1000", "schedule.rounds=12", "numerics.sparse=off"]
         ratios = everything(lenet(folder, *more, "hardware.checkpoint_seconds=1"), adam, steps=1000, evaluate=100)
-        yield at_least("LeNet: everything on, over a bare loop that evaluates too", ratios, 0.90)
+        yield at_least("LeNet: everything on, over a bare loop that evaluates too", ratios, 1.0)
 
 
 def measure_resnet() -> Iterator[Row]:

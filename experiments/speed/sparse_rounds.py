@@ -8,6 +8,7 @@ from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from experiments.speed.bare import Bare, adam
 from experiments.speed.cells import lenet, pruned, quietly
 from experiments.speed.pace import pace
 from experiments.speed.paired import cpu_seconds, turns
@@ -15,7 +16,7 @@ from experiments.speed.rows import Row, at_most
 from lottery.config.build import build
 from lottery.pruning import masks as _masks
 
-STEP_PAIRS, CHAIN_PAIRS, STEPS = 20, 3, 1000
+STEP_PAIRS, CHAIN_PAIRS, STEPS, BARE_STEPS = 20, 3, 1000, 500
 
 
 def measure_step() -> Iterator[Row]:
@@ -27,6 +28,11 @@ def measure_step() -> Iterator[Row]:
         ratios = turns(lambda: pace(recipe, masks), lambda: pace(off, masks), STEP_PAIRS)
         share = f"{_masks.density(masks):.1%}"
         yield at_most(f"LeNet at density {share}: a step, numerics.sparse=auto over off", ratios, 0.45)
+        bare = Bare(recipe, masks, adam)
+        ratios = turns(
+            lambda: pace(recipe, masks), lambda: cpu_seconds(lambda: bare.train(BARE_STEPS)) / BARE_STEPS, STEP_PAIRS
+        )
+        yield at_most(f"LeNet at density {share}: a step, numerics.sparse=auto over a bare masked loop's", ratios, 0.40)
 
 
 def measure_chain(rounds: int = 20) -> Iterator[Row]:

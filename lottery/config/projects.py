@@ -1,4 +1,7 @@
-"""A user's Lightning project on the command line: its classes begin an empty node, and its keys need no `+`."""
+"""A user's Lightning project on the command line: its classes begin an empty node, and its keys need no `+`.
+
+PyTorch is imported for a target that is not ours only, so that a mistake on the command line is said at once.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lottery.config.nodes import network, target_of
 from lottery.foundations.errors import Refused
 from lottery.foundations.rooms import named
-from lottery.foundations.seeds import seeded
 
 REPLACED = ("model", "data")
 """The groups whose place a project's classes take."""
@@ -38,6 +39,8 @@ def is_lightning(where: str, node: Mapping[str, Any]) -> bool:
     """Whether a node's target is a class of a Lightning project: a LightningModule not of ours, or a data module."""
     if str(node.get("_target_")).startswith(OURS):
         return False
+    from lottery.config.nodes import target_of
+
     try:
         target, _ = target_of(where, node)
     except Refused:  # building it says why
@@ -51,6 +54,8 @@ def gives_lightning(model: Mapping[str, Any]) -> bool:
     """Whether a `model` node gives a LightningModule, if need be by calling its function."""
     if str(model.get("_target_")).startswith(OURS):
         return False
+    from lottery.config.nodes import network, target_of
+    from lottery.foundations.seeds import seeded
     from lottery.training.lightning.trainers import of_lightning
 
     target, _ = target_of("model", model)

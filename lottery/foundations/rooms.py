@@ -27,6 +27,7 @@ def named(value: Any) -> Any:
     return [named(item) for item in value] if isinstance(value, list) else value
 
 
+@cache
 def roomless(path: str) -> str:
     """An import path without its room, if it is one of ours and has a room.
 
@@ -45,7 +46,7 @@ def roomed(path: str) -> str:
 
     Raises ValueError if functions in two rooms have that name.
     """
-    parts, found = roomless(path).split("."), homes(path)
+    parts, found = roomless(path).split("."), list(homes(path))
     if len(found) > 1:
         found = [module for module in found if parts[2] in defined(module)] or found[:1]
     if len(found) > 1:
@@ -56,14 +57,15 @@ def roomed(path: str) -> str:
     return ".".join([found[0], *parts[2:]]) if found and parts[1] not in KEPT else path
 
 
-def homes(path: str) -> list[str]:
+@cache
+def homes(path: str) -> tuple[str, ...]:
     """Our modules, in any room, that an import path can mean."""
     parts = roomless(path).split(".")
     if parts[0] != "lottery" or len(parts) < 3:
-        return []
+        return ()
     if parts[1] in KEPT:
-        return [module] if (module := ".".join(parts[:-1])) in modules() else []
-    return [module for module in modules() if roomless(f"{module}.x").split(".")[:-1] == parts[:2]]
+        return (module,) if (module := ".".join(parts[:-1])) in modules() else ()
+    return tuple(module for module in modules() if roomless(f"{module}.x").split(".")[:-1] == parts[:2])
 
 
 @cache

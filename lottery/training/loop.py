@@ -21,7 +21,7 @@ from lottery.foundations.errors import Said
 from lottery.pruning.channels.removal import gathered, spread
 from lottery.pruning.channels.shrinking import aliased
 from lottery.pruning.masks import Masks, apply_
-from lottery.training import checkpoints, ranks, sparse
+from lottery.training import checkpoints, kernels, ranks, sparse
 from lottery.training.changing import Changing
 from lottery.training.evaluation import evaluate
 from lottery.training.holding import Holding
@@ -129,6 +129,7 @@ class Loop:
         plain = self.scaler is None and ranks.share()[1] == 1
         backward = Tensor.backward if plain else module.manual_backward
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        update = kernels.prepared(optimizer)
         losses, started = list[Tensor](), time.monotonic()
         for step in range(first, last):
             if self.changing.due(step) and losses:  # or else masks would be chosen by what is no number
@@ -151,7 +152,7 @@ class Loop:
                 continue
             self.holding.mask_gradients()
             if self.scaler is None:
-                optimizer.step()
+                update()
             else:
                 self.scaler.step(optimizer)
                 self.scaler.update()
