@@ -27,7 +27,6 @@ from lottery.training.module_recipe import ModuleRecipe
 
 COMPENSATIONS = ("none", "mean", "norm", "least_squares", "obs", "batch_norm")
 DENSITIES = (0.5, 0.2, 0.1, 0.05, 0.02)
-GROUPS = ("criterion", "scope", "structure", "compensation")
 
 
 def main() -> None:
@@ -58,26 +57,29 @@ def dense(tops: Sequence[Path]) -> list[Path]:
 
 def curve(cell: Path, settings: Sequence[str], densities: Sequence[float]) -> Iterator[dict[str, Any]]:
     """A row for the dense network and each density, by compensation."""
+    trained = network(cell)
+    chosen = {share: trained.chosen(pruning(trained, settings), share) for share in densities}
     for compensation in COMPENSATIONS:
-        asked = () if compensation == "none" else (f"compensation={compensation}",)
-        trained, pruning = network(cell, [*settings, *asked])
         yield row(trained, compensation, 0, trained.state, trained.masks)
-        for index, share in enumerate(densities, 1):
-            masks = trained.chosen(pruning, share)
-            left = survivors(trained.recipe, pruning, trained.state, masks, trained.seed, 1)  # all on the same batches
+        asked = pruning(trained, settings, compensation)
+        for index, masks in enumerate(chosen.values(), 1):
+            left = survivors(trained.recipe, asked, trained.state, masks, trained.seed, 1)  # all on the same batches
             yield row(trained, compensation, index, Ticket.of(left, masks).state, masks)
 
 
-def network(cell: Path, settings: Sequence[str]) -> tuple[Trained, Pruning]:
-    """A cell's dense network, and how it is pruned."""
-    (chosen,) = cell_configs(["scope=everywhere", *settings])
-    config = {**recorded(cell), **{group: chosen.config.get(group) for group in GROUPS}}
-    recipe = build_recipe(config)
+def network(cell: Path) -> Trained:
+    """A cell's dense network."""
+    config = recorded(cell)
+    recipe, entry, seed = build_recipe(config), phase(cell, 0), config["seed"]
     assert isinstance(recipe, ModuleRecipe)
-    schedule = {"_target_": "lottery.pruning.schedules.explicit", "densities": [0.5]}
-    entry, seed = phase(cell, 0), config["seed"]
-    trained = Trained(recipe, entry.state, entry.masks, initial(recipe, Streams(seed).init), seed)
-    return trained, build_pruning({**config, "schedule": schedule}, recipe)
+    return Trained(recipe, entry.state, entry.masks, initial(recipe, Streams(seed).init), seed)
+
+
+def pruning(trained: Trained, settings: Sequence[str], compensation: str = "none") -> Pruning:
+    """How a network is pruned: by magnitude, over all of it, if the settings say nothing else."""
+    asked = () if compensation == "none" else (f"compensation={compensation}",)
+    (chosen,) = cell_configs(["scope=everywhere", *settings, *asked])
+    return build_pruning(chosen.config, trained.recipe)
 
 
 def row(trained: Trained, arm: str, index: int, state: Any, masks: Any) -> dict[str, Any]:
