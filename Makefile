@@ -40,7 +40,7 @@ lint: setup ## style, types, and the walls between modules
 docs: setup ## build the documentation into site/
 	$(BIN)/mkdocs build --strict
 
-tables: setup ## write the tables of experiments/ again, from the committed results and claims
+tables: setup ## make tables, figures and pages of experiments/ again, from the committed results and claims
 	$(BIN)/python -m experiments.tables
 
 reproduce-quick: setup ## the papers' studies in small, on digits, with their verdicts: twelve minutes

@@ -20,7 +20,7 @@ OUTSIDE = ("CONTRIBUTING.md", "CHANGELOG.md", "slurm/*.*", "experiments/*.*", "e
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    for path in sorted(path for pattern in OUTSIDE for path in ROOT.glob(pattern)):
+    for path in sorted(path for pattern in OUTSIDE for path in ROOT.glob(pattern) if path.suffix != ".html"):
         files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
     for path in sorted([*ROOT.glob("docs/**/*.ipynb"), *ROOT.glob("experiments/*.ipynb")]):
         name = path.relative_to(ROOT).with_suffix(".md").as_posix().removeprefix("docs/")

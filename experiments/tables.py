@@ -1,4 +1,7 @@
-"""Generates the tables of `experiments/` from the committed CSV files: `make tables`.
+"""Makes tables, figures and pages of `experiments/` from the committed results: `make tables`.
+
+Where nothing has changed, every file is the same again, byte by byte. A figure is drawn if the README beside it shows
+it. Pages (a report's, `<results>.html`) hold a plotting library of a megabyte each and are not committed.
 
 A comment in a README marks the place of a table; everything between it and the next `<!-- end -->` is replaced:
 
@@ -14,6 +17,8 @@ from __future__ import annotations
 import argparse
 import csv
 import re
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import get_args
 
@@ -22,6 +27,7 @@ import pandas as pd
 from lottery.reports.claims import EXPECTED
 from lottery.reports.figures import BARRIER, draw, draw_barriers
 from lottery.reports.layout import plus_minus
+from lottery.reports.page.files import write_page
 from lottery.reports.results import read
 from lottery.reports.statistics import mean_interval
 from lottery.reports.tables import accuracies, analyses, costs
@@ -36,22 +42,44 @@ _BLOCK = re.compile(r"<!-- (?:(table|methods|analyses|cost): (\S+)|verdicts) -->
 
 
 def main() -> None:
-    """Rewrites every README whose tables changed, and redraws every curve with --figures."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.tables", description="Tables of experiments/.")
+    """Writes again what has changed: READMEs, figures and pages of a folder of experiments."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.tables", description="What experiments/ shows.")
     parser.add_argument("root", nargs="?", type=Path, default=HERE, help="another folder of experiments")
-    parser.add_argument("--figures", action="store_true", help="draw the curves again, too")
-    arguments = parser.parse_args()
-    for page in pages(arguments.root):
-        text = rebuilt(page)
+    root = parser.parse_args().root
+    for made in chain(readmes(root), figures(root), reports(root)):
+        print(f"wrote {made}")
+
+
+def readmes(root: Path) -> Iterator[Path]:
+    """Writes the READMEs whose tables have changed."""
+    texts = {page: rebuilt(page) for page in pages(root)}
+    if (measured := root / "speed" / "results.json").exists():
+        from experiments.speed import bench
+
+        texts[measured.with_name("README.md")] = bench.page(bench.rows.read(measured))
+    for page, text in texts.items():
         if text != page.read_text():
             page.write_text(text)
-            print(f"wrote {page}")
-    for file in results(arguments.root) if arguments.figures else ():
-        figure, frame = file.with_name("curve.png") if file.stem == "results" else file.with_suffix(".png"), read(file)
-        if not frame["round"].any():  # nothing was pruned, so there is no curve
-            continue
-        (draw_barriers if BARRIER in frame else draw)(frame, figure)
-        print(f"drew {figure}")
+            yield page
+
+
+def figures(root: Path) -> Iterator[Path]:
+    """Draws the figures that READMEs show, of results of the same name; `curve.png` is that of `results.csv`."""
+    for file in results(root):
+        figure = file.with_name("curve.png") if file.stem == "results" else file.with_suffix(".png")
+        if f"]({figure.name})" in file.with_name("README.md").read_text():
+            frame = read(file)
+            (draw_barriers if BARRIER in frame else draw)(frame, figure)
+            yield figure
+
+
+def reports(root: Path) -> Iterator[Path]:
+    """Writes the page of every file of results; what it could not show, it says itself."""
+    for file in results(root):
+        frame, page = read(file), file.with_suffix(".html")
+        study = str(frame["study"].iloc[0])
+        write_page({study: frame}, page, {study: None}, {study: f"{file.parent.name}/{file.stem}"}, [])
+        yield page
 
 
 def pages(root: Path) -> list[Path]:

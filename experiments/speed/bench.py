@@ -7,7 +7,7 @@ results.json, from which README.md is generated; rows that were not measured aga
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -26,6 +26,7 @@ from experiments.speed import (
     rows,
     selection,
     sparse_rounds,
+    sweeps,
 )
 
 HERE = Path(__file__).parent
@@ -43,6 +44,7 @@ MEASUREMENTS: dict[str, Callable[[], Iterator[rows.Row]]] = {
     "projects": projects.measure,
     "changing": changing.measure,
     "channels": channels.measure,
+    "sweeps": sweeps.measure,
     "open_lth": open_lth.measure,
 }
 PAGE = """# Speed
@@ -51,6 +53,9 @@ Made by `make bench`; every number is a ratio of two things that took turns on t
 it did hit both, unless it says seconds. Given are the median, its 95 % interval (order statistics; the range if there
 are fewer than six) and how many ratios there were. On a busy machine intervals are wide; load is that of the last
 minute before and after.
+Made by `make bench`; nearly every number is a ratio of two things that took turns on the same machine, so that whatever
+else it did hit both. Given are the median, its 95 % interval (order statistics; the range if there are fewer than six)
+and how many ratios there were. On a busy machine intervals are wide; load is that of the last minute before and after.
 
 Machine: {machine}; one thread a process.
 
@@ -80,6 +85,7 @@ What each row does, line by line: [loop.py](loop.py), [reuse.py](reuse.py), [spa
 [equivalence.py](equivalence.py), [selection.py](selection.py), [augmentation.py](augmentation.py),
 [precision.py](precision.py), [compiled.py](compiled.py), [projects.py](projects.py), [changing.py](changing.py),
 [channels.py](channels.py), [open_lth.py](open_lth.py).
+[sweeps.py](sweeps.py), [open_lth.py](open_lth.py).
 The bare loop is [bare.py](bare.py).
 LeNet is LeNet-300-100 with batch 60 on Fashion-MNIST (`experiment=fc2019_lenet`), ResNet-20 trains with batch 128 on
 random pixels in CIFAR-10's form. One row or a few: `python -m experiments.speed.bench {names}`.
@@ -97,12 +103,14 @@ def main(names: list[str]) -> None:
         if taken.rows:
             found[name] = taken
             rows.write(HERE / "results.json", found)
-            (HERE / "README.md").write_text(page([found[name] for name in MEASUREMENTS if name in found]))
+            (HERE / "README.md").write_text(page(found))
 
 
-def page(found: list[rows.Measured]) -> str:
-    machines = dict.fromkeys(one.machine for one in found)
-    return PAGE.format(machine="; ".join(machines), table=rows.table(found), names="sparse_step compile")
+def page(found: Mapping[str, rows.Measured]) -> str:
+    """The README of some measurements, by name."""
+    told = [found[name] for name in MEASUREMENTS if name in found]
+    machines = dict.fromkeys(one.machine for one in told)
+    return PAGE.format(machine="; ".join(machines), table=rows.table(told), names="sparse_step compile")
 
 
 if __name__ == "__main__":

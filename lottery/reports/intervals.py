@@ -46,8 +46,7 @@ def _points(frame: pd.DataFrame) -> tuple[NDArray[np.int64], pd.MultiIndex]:
     arm_of, arms = pd.factorize(frame["arm"], sort=True)
     round_of, rounds = pd.factorize(frame["round"], sort=True)
     points, row = np.unique(arm_of * len(rounds) + round_of, return_inverse=True)
-    both = [arms[points // len(rounds)], rounds[points % len(rounds)]]
-    return row, pd.MultiIndex.from_arrays(both, names=["arm", "round"])
+    return row, pd.MultiIndex([arms, rounds], [points // len(rounds), points % len(rounds)], names=["arm", "round"])
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:

@@ -79,7 +79,7 @@ def latex(rows: Rows) -> str:
 
     def cell(text: str) -> str:
         text = text.translate(_LATEX)
-        return re.sub(r"([+-]?[\d.,]+) ± ([\d.,]+)", r"$\1 \\pm \2$", text)
+        return re.sub(r"([+-]?[\d.,]+) ± ([\d.,]+)", r"$\1 \\pm \2$", text) if "±" in text else text
 
     lines = [" & ".join(map(cell, row)) + r" \\" for row in rows]
     body = [r"\hline", lines[0], r"\hline", *lines[1:], r"\hline"]

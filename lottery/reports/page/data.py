@@ -125,8 +125,9 @@ def _gains(frame: pd.DataFrame) -> dict[str, list[tuple[float, Floats]]]:
 
 def numbers(values: Any, digits: int = 6) -> list[float | int | None]:
     """Numbers as JSON has them, with so many digits that count; None for what is no finite number."""
+    form = f"%.{digits}g"
     return [
-        None if not math.isfinite(value) else int(value) if value == int(value) else float(f"{value:.{digits}g}")
+        None if not math.isfinite(value) else int(value) if value.is_integer() else float(form % value)
         for value in np.asarray(values, dtype=float).tolist()
     ]
 
