@@ -20,6 +20,7 @@ from experiments.speed import (
     equivalence,
     loop,
     open_lth,
+    parts,
     precision,
     projects,
     reuse,
@@ -32,6 +33,7 @@ from experiments.speed import (
 HERE = Path(__file__).parent
 MEASUREMENTS: dict[str, Callable[[], Iterator[rows.Row]]] = {
     "loop": loop.measure,
+    "parts": parts.measure,
     "resnet": loop.measure_resnet,
     "reuse": reuse.measure,
     "sparse_step": sparse_rounds.measure_step,

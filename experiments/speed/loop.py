@@ -29,7 +29,7 @@ from lottery.training.fit import fit
 from lottery.training.recipes import Phase
 from lottery.training.recipes import Row as Line
 
-SEGMENTS, SEGMENT = 40, 200  # segments, and steps in each, for the training loop alone
+SEGMENTS, SEGMENT = 40, 200  # segments, and the fewest steps in each, for the training loop alone
 
 
 def measure() -> Iterator[Row]:
@@ -58,17 +58,17 @@ def measure_resnet() -> Iterator[Row]:
 
 
 def loop_alone(cell: Cell, density: float) -> list[float]:
-    """Time ratios to `lottery.training.fit.fit`, which trains every phase of `lottery run`, one per segment."""
+    """CPU time ratios to `lottery.training.fit.fit`, which trains every phase of `lottery run`, one per segment."""
     recipe, masks = cell.study.recipe, pruned(cell, density)
-    bare, ratios, mark = Bare(recipe, masks, adam), list[float](), 0.0
+    bare, ratios, begun, mark = Bare(recipe, masks, adam), list[float](), 0, 0.0
 
-    def watch(step: int, row: Line | None) -> None:  # called at the end of each chunk of steps
-        nonlocal mark
-        if step % SEGMENT == 0:
-            ours, mark = time.perf_counter() - mark, time.perf_counter()
-            bare.train(SEGMENT)
-            ratios.append((time.perf_counter() - mark) / ours)
-            mark = time.perf_counter()
+    def watch(step: int, row: Line | None) -> None:  # called at the end of each chunk, whose length depends on the pace
+        nonlocal begun, mark
+        if step - begun >= SEGMENT:
+            ours, mark = time.process_time() - mark, time.process_time()
+            bare.train(step - begun)
+            ratios.append((time.process_time() - mark) / ours)
+            begun, mark = step, time.process_time()
 
     phase = Phase(recipe.network().state_dict(), masks, 0, (SEGMENTS + 1) * SEGMENT, order=0, noise=0)
     fit(recipe, phase, watch=watch, evaluate=False)

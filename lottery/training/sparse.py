@@ -175,7 +175,8 @@ class _Product(torch.autograd.Function):
         turned = inputs.T.contiguous()
         ctx.save_for_backward(turned, values)
         ctx.layer = layer
-        outputs = _rows_times(layer.columns, layer.rows, values[0], turned)
+        # detached, or else what embeddings would need for a gradient is computed too
+        outputs = _rows_times(layer.columns, layer.rows, values.detach()[0], turned)
         if bias is not None:
             outputs += bias[:, None]
         return outputs
@@ -204,9 +205,8 @@ def _watched(module: nn.Module) -> bool:
 
 
 def _rows_times(columns: Tensor, rows: Tensor, values: Tensor, dense: Tensor) -> Tensor:
-    return functional.embedding_bag(
-        columns, dense, rows, mode="sum", per_sample_weights=values, include_last_offset=True
-    )
+    # `functional.embedding_bag` calls the same, after checks that take as long as a small product
+    return torch.embedding_bag(dense, columns, rows, per_sample_weights=values, include_last_offset=True)[0]
 
 
 def _starts(counts: Tensor) -> Tensor:
