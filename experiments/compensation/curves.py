@@ -59,8 +59,9 @@ def curve(cell: Path, settings: Sequence[str], densities: Sequence[float]) -> It
     """A row for the dense network and each density, by compensation."""
     trained = network(cell)
     chosen = {share: trained.chosen(pruning(trained, settings), share) for share in densities}
+    whole = row(trained, "none", 0, trained.state, trained.masks)
     for compensation in COMPENSATIONS:
-        yield row(trained, compensation, 0, trained.state, trained.masks)
+        yield whole | {"arm": compensation}
         asked = pruning(trained, settings, compensation)
         for index, masks in enumerate(chosen.values(), 1):
             left = survivors(trained.recipe, asked, trained.state, masks, trained.seed, 1)  # all on the same batches
