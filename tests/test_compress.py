@@ -108,9 +108,19 @@ def test_shares_of_another_budget(runs: Path, tmp_path: Path) -> None:
     assert 0.45 < frame["bytes"]["0.5"] / frame["bytes"]["dense"] <= 0.5
 
 
+def test_survivors_are_refitted_unless_told_otherwise(runs: Path, tmp_path: Path) -> None:
+    for name, settings in (("refitted", ()), ("as_they_were", ("~compensation",))):
+        compress(str(runs), *settings, "--keep", "0.2", "--out", str(tmp_path / name))
+    refitted, as_they_were = (
+        pd.read_csv(tmp_path / name / "points.csv")["test_accuracy"][1] for name in ("refitted", "as_they_were")
+    )
+    assert refitted > as_they_were + 0.1
+
+
 def test_training_on_helps(runs: Path, tmp_path: Path) -> None:
     for steps in ("0", "100"):
-        compress(str(runs), "--round", "0", "--keep", "0.05", "--tune", steps, "--out", str(tmp_path / steps))
+        words = ("~compensation", "--round", "0", "--keep", "0.05", "--tune", steps)
+        compress(str(runs), *words, "--out", str(tmp_path / steps))
     raw, tuned = (pd.read_csv(tmp_path / steps / "points.csv")["val_loss"][1] for steps in ("0", "100"))
     assert tuned < raw / 2
 

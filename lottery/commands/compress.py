@@ -21,10 +21,14 @@ if TYPE_CHECKING:
 
 EXAMPLES = """examples:
   lottery compress runs/demo-digits-c50a07ad/imp/seed0 --round 0
-  lottery compress runs/mine/imp/seed0 --keep 0.5,0.25 --tune 500 --export 0.25 compensation=least_squares
+  lottery compress runs/mine/imp/seed0 --keep 0.5,0.25 --tune 500 --export 0.25 compensation=mean
   lottery compress --weights net.safetensors model=resnet_20 data=cifar10 criterion=taylor"""
 GROUPS = tuple(group for group in PRUNING_GROUPS if group != "schedule")
 """what may be chosen for a finished run, whose other settings are its own"""
+
+
+DEFAULTS = ("structure=channels", "scope=layerwise", "compensation=least_squares")
+"""what settings change; `~compensation` leaves survivors as they are"""
 
 
 def add_to(commands: Any) -> None:
@@ -114,13 +118,13 @@ def _asked(args: argparse.Namespace) -> tuple[Trained, Pruning, Budget | None]:
     from lottery.training.module_recipe import ModuleRecipe
 
     # an arm's label, and so a cell's folder, may hold settings
-    folders = [Path(word) for word in args.words if "=" not in word or "/" in word.partition("=")[0]]
-    settings = [word for word in args.words if Path(word) not in folders]
+    settings = [word for word in args.words if word[0] in "+~" or ("=" in word and "/" not in word.partition("=")[0])]
+    folders = [Path(word) for word in args.words if word not in settings]
     if bool(args.weights) is bool(folders) or len(folders) > 1:
         raise Refused("compress: needs one finished cell's folder, or --weights with settings of its model and data")
     roots = [word.partition("=")[2] for word in settings if folders and word.startswith("data.root=")]
     settings = [word for word in settings if not (folders and word.startswith("data.root="))]
-    configs = cell_configs(["structure=channels", "scope=layerwise", *settings])
+    configs = cell_configs([*DEFAULTS, *settings])
     if len(configs) > 1:
         raise Refused(f"compress: makes networks of one configuration, and the settings ask for {len(configs)}")
     config = dict(configs[0].config)
