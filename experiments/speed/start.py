@@ -1,4 +1,4 @@
-"""What a command costs before it does anything: CPU time over that of `import torch`, which differs between machines."""
+"""What a command costs before it does anything: its CPU time over that of `import torch` on the same machine."""
 
 from __future__ import annotations
 
