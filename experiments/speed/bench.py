@@ -70,12 +70,12 @@ with a hundred batches gathered together and 1.032 [0.885, 1.193] with ten, a ma
 
 ## Start of a command
 
-A typo no longer imports PyTorch. In turn with the version before, four runs of each, CPU time over that of
-`import torch`: a typo in a name 1.09 before and 0.17 after, in a key 1.08 and 0.27, the help 0.08 and 0.08, the demo's
-plan 3.73 and 3.77. Most of the plan is importing PyTorch and Lightning: torchmetrics imports SciPy's signals, matplotlib
-and torchvision where they are installed. The goals (0.5 s for the help, 5 s for the plan, 4 s to the first step) were set
-for a machine three to five times as fast: here, beside other jobs, `import torch` takes 10 s by the clock, the help 1.0,
-the plan 35 to 44. The first step was not measured.
+A typo no longer imports PyTorch. In turn with the version before, four runs of each, CPU time over that of `import
+torch`: a typo in a name 1.09 before and 0.17 after, in a key 1.08 and 0.27, the help 0.08 and 0.08, the demo's plan
+3.73 and 3.77. Most of the plan is importing PyTorch and Lightning: torchmetrics imports SciPy's signals, matplotlib
+and torchvision where they are installed. The goals (0.5 s for the help, 5 s for the plan, 4 s to the first step) were
+set for a machine three to five times as fast: here, beside other jobs, `import torch` takes 10 s by the clock, the
+help 1.0, the plan 35 to 44. The first step was not measured.
 
 ## Missed, and what was tried
 
