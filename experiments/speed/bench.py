@@ -53,8 +53,10 @@ PAGE = """# Speed
 Made by `make bench`; every number is a ratio of two things that took turns on the same machine, so that whatever
 else it did hit both. Given are the median, its 95 % interval (order statistics; the range if there are fewer than six)
 and how many ratios there were. On a busy machine intervals are wide; load is that of the last minute before and after.
+The loop alone and sparse steps are compared by CPU time, which other jobs affect less.
 
-Machine: {machine}; one thread a process.
+Machine: {machine}; one thread
+a process.
 
 {table}
 
@@ -121,8 +123,11 @@ def main(names: list[str]) -> None:
 
 
 def page(found: list[rows.Measured]) -> str:
-    machines = dict.fromkeys(one.machine for one in found)
-    return PAGE.format(machine="; ".join(machines), table=rows.table(found), names="sparse_step compile")
+    days: dict[str, set[str]] = {}
+    for one in found:
+        days.setdefault(one.machine, set()).add(one.date.partition(" ")[0])
+    machines = (f"{name}, for rows of {' and '.join(sorted(dates))}" for name, dates in days.items())
+    return PAGE.format(machine=";\n".join(machines), table=rows.table(found), names="sparse_step compile")
 
 
 if __name__ == "__main__":
