@@ -190,7 +190,9 @@ def together(case: Case, accelerator: str, size: Size, count: int) -> float:
     """Steps a second of so many processes together. Raises RuntimeError if one of them fails."""
     spawn = multiprocessing.get_context("spawn")
     ready, paces = spawn.Barrier(count), spawn.Queue()
-    processes = [spawn.Process(target=_work, args=(case, accelerator, size, ready, paces)) for _ in range(count)]
+    given = (case, accelerator, size, ready, paces)
+    # a name without a number, by which workers of a sweep share out a machine's GPUs
+    processes = [spawn.Process(target=_work, args=given, name="worker") for _ in range(count)]
     try:
         for process in processes:
             process.start()

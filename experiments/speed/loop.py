@@ -41,6 +41,10 @@ def measure() -> Iterator[Row]:
             share = _masks.density(pruned(cell, density))
             what = f"LeNet: steps/s over a bare loop, evaluation off, density {share:.0%}"
             yield at_least(what, loop_alone(cell, density), goal)
+
+
+def measure_everything() -> Iterator[Row]:
+    """The same with evaluations, checkpoints, store, ledger and W&B offline."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         more = ["budget.steps=1000", "schedule.rounds=12", "numerics.sparse=off"]
