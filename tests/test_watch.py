@@ -320,7 +320,7 @@ class Terminal:
         os.close(other)
         self.text = ""
 
-    def until(self, found: Callable[[str], bool], seconds: float = 60) -> str:
+    def until(self, found: Callable[[str], bool], seconds: float = 200) -> str:
         ends = time.monotonic() + seconds
         while not found(self.text) and time.monotonic() < ends:
             if select.select([self.end], [], [], 0.1)[0]:
@@ -352,7 +352,7 @@ def test_a_terminal_shows_rounds_as_they_come_and_is_left_in_order(tmp_path: Pat
         assert "1 of 5 rounds, 1 running" in shown.until(lambda text: "1 of 5" in text)
     finish(folder)
     text = shown.until(lambda text: "\x1b[?25h" in text)
-    assert shown.process.wait(30) == 0
+    assert shown.process.wait(100) == 0
     assert "5 of 5 rounds, 1 finished" in text
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1  # the cursor comes back
 
@@ -364,7 +364,7 @@ def test_ctrl_c_ends_the_view_alone(tmp_path: Path, terminal: Any) -> None:
         shown.until(lambda text: "1 running" in text)
         shown.process.send_signal(signal.SIGINT)
         text = shown.until(lambda text: "goes on" in text)
-        assert shown.process.wait(30) == 130
+        assert shown.process.wait(100) == 130
         assert "no longer watched; what runs goes on" in text
         assert "Traceback" not in text
         assert "\x1b[?25h" in text
