@@ -73,12 +73,11 @@ others save too little.
 
 **Everything on.** The medians lie within 0.01 and 0.04 of the goals, their intervals on both sides of them.
 
-**A sweep of 2,000 cells.** Measured beside other processes, which share the caches: alone the machine is faster. Of
-reading, a third is parsing JSON (a ledger as one array, 0.6 of the time of line by line); the rest are 2,000 files, their
-columns and the checks of these. All ledgers at once in place of one after the other was slower, since their lines then
-leave the caches. The report's time is spread: some 0.2 s a study for the numbers of the page, as much for tables and CSV,
-the bootstraps a seventh of the whole. Counting how often a resample draws each value, in place of sorting the resamples,
-gained nothing.
+**A sweep of 2,000 cells.** Measured beside other processes, as the load says. Of reading, a third is parsing JSON (a
+ledger as one array, 0.6 of the time of line by line); the rest are 2,000 files, their columns and the checks of these.
+All ledgers at once in place of one after the other was slower. The report's time is spread: some 0.2 s a study for the
+numbers of the page, as much for tables and CSV, the bootstraps a seventh of the whole. Counting how often a resample
+draws each value, in place of sorting the resamples, gained nothing.
 
 ## Rows
 
