@@ -90,6 +90,16 @@ def test_damage_in_the_middle_is_named_by_its_line(damage: bytes, ledger: Ledger
     assert ledger.path.read_bytes() == b"\n".join(texts)
 
 
+@pytest.mark.parametrize(
+    ("old", "new"), [(b"}\n{", b"},{"), (b', "round": 1', b', "a": [1\n2], "round": 1'), (b"}\n{", b"}\n\n{")]
+)
+def test_each_line_is_whole_by_itself(old: bytes, new: bytes, ledger: Ledger) -> None:
+    """Lines are parsed together; what is JSON only then is damaged all the same."""
+    ledger.path.write_bytes(ledger.path.read_bytes().replace(old, new, 1))
+    with pytest.raises(LedgerError, match=r"line [12] is damaged"):
+        ledger.lines()
+
+
 def test_a_lost_line_is_damage_too(ledger: Ledger) -> None:
     first, _, third = ledger.path.read_bytes().splitlines(keepends=True)
     ledger.path.write_bytes(first + third)

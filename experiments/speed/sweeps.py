@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from experiments.speed.paired import median
 from experiments.speed.rows import Row, at_most
 from lottery.config.compose import cell_configs
 from lottery.foundations.digests import digest_of
@@ -27,6 +28,12 @@ from lottery.store.folder import CONFIG, NAME
 STUDIES, SEEDS, ROUNDS = 20, 20, 20
 ARMS = ("imp", "random_reinit", "random_mask", "same_sign", "constant")
 LAYERS, WEIGHTS, STEPS = {"1.weight": 235_200, "3.weight": 30_000, "5.weight": 1_000}, 266_200, 50_000
+PARSE = """
+import json, pathlib, sys, time
+texts = [path.read_bytes() for path in pathlib.Path(sys.argv[1]).glob("*/*/*/ledger.jsonl")]
+before = time.process_time()
+found = [json.loads(line) for text in texts for line in text.splitlines()]
+took = time.process_time() - before"""
 READ = """
 import sys, time, lottery
 lottery.read
@@ -40,8 +47,8 @@ with contextlib.redirect_stdout(io.StringIO()):
     assert main.dispatch(["report", sys.argv[1]]) == 0
 took = time.process_time()"""
 TOLD = """
-import resource
-print(took, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"""
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(took, int(peak.split()[1]) / 1024)"""
 
 
 def measure() -> Iterator[Row]:
@@ -50,6 +57,8 @@ def measure() -> Iterator[Row]:
         what = f"{STUDIES * len(ARMS) * SEEDS:,} ledgers of {ROUNDS + 1} rounds, {STUDIES} studies"
         reads = [timed(READ, out)[0] for _ in range(5)]
         yield at_most(f"{what}: `lottery.read`, CPU seconds", reads, 2, ".2f")
+        parses = [timed(PARSE, out)[0] for _ in range(5)]
+        yield Row("`json.loads` alone of the same lines: what this machine makes of it", median(parses, ".2f"))
         reports = [timed(REPORT, out) for _ in range(3)]
         yield at_most("their `lottery report`, all files and the page, CPU seconds", [s for s, _ in reports], 10, ".1f")
         yield at_most("its memory at the peak, MiB", [memory for _, memory in reports], 1024, ".0f")

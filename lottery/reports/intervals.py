@@ -46,7 +46,8 @@ def _points(frame: pd.DataFrame) -> tuple[NDArray[np.int64], pd.MultiIndex]:
     arm_of, arms = pd.factorize(frame["arm"], sort=True)
     round_of, rounds = pd.factorize(frame["round"], sort=True)
     points, row = np.unique(arm_of * len(rounds) + round_of, return_inverse=True)
-    return row, pd.MultiIndex([arms, rounds], [points // len(rounds), points % len(rounds)], names=["arm", "round"])
+    places = [points // len(rounds), points % len(rounds)]
+    return row, pd.MultiIndex([list(arms), list(rounds)], places, names=["arm", "round"])
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:

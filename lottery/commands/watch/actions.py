@@ -49,11 +49,11 @@ def main(args: argparse.Namespace) -> int:
 
 
 class Looks:
-    """Looks at all cells below some folders; a cell that has finished is not read again until its ledger changes."""
+    """Looks at all cells below some folders; a cell that has finished is not read again until its folder changes."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = list(paths)
-        self.finished = dict[Path, tuple[int, Facts]]()
+        self.finished = dict[Path, tuple[tuple[int, int], Facts]]()
         self.queue: tuple[Queue, str] = (None, "")
         self.asked = -ASKED
 
@@ -79,7 +79,8 @@ class Looks:
 
     def _look(self, folder: Path) -> Facts:
         try:
-            changed = (folder / NAME).stat().st_mtime_ns
+            # a folder changes with each file that comes or goes: an error, a lease
+            changed = (folder.stat().st_mtime_ns, (folder / NAME).stat().st_mtime_ns)
         except OSError:
             return look(folder)
         known = self.finished.get(folder)
