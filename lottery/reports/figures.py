@@ -16,6 +16,7 @@ from lottery.foundations.digests import digest_of
 from lottery.foundations.files import write_whole
 from lottery.foundations.metrics import headline
 from lottery.reports.intervals import summary
+from lottery.reports.sensitivity import curves
 from lottery.reports.statistics import mean_interval
 
 if TYPE_CHECKING:
@@ -123,6 +124,21 @@ def barriers(frame: pd.DataFrame) -> pd.DataFrame:
         place = {"k": k} if by_step else {"density": cells["density"].mean()}
         rows.append({"line": line, **place, "n": len(cells), "mean": mean, "half": half})
     return pd.DataFrame(rows)
+
+
+def draw_sensitivity(frame: pd.DataFrame, path: Path) -> None:
+    """Draws the validation metric over the share that one layer alone keeps, mean and 95 % band of every layer."""
+    numbers, metric = curves(frame), headline(frame)
+    lines = list(dict.fromkeys(numbers["layer"]))
+    with _figure(path, 4.2, len(lines)) as figure:
+        axes = figure.subplots()
+        for number, line in enumerate(lines):
+            curve, look = numbers[numbers["layer"] == line], number % (2 * len(_LOOKS))
+            _band(axes, 100 * curve["share"], curve["mean"], curve["half"], look, f"{line} ({_count(curve)})")
+        _densities(axes, numbers["share"].min())
+        axes.set_xlabel("kept of one layer alone (%)")
+        axes.set_ylabel(f"validation {metric.name}{'' if metric.higher_is_better else ' (lower is better)'}")
+        _name(figure, axes, frame)
 
 
 @contextmanager
