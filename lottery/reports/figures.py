@@ -14,7 +14,7 @@ import pandas as pd
 
 from lottery.foundations.digests import digest_of
 from lottery.foundations.files import write_whole
-from lottery.foundations.metrics import headline
+from lottery.foundations.metrics import Headline, headline
 from lottery.reports.intervals import summary
 from lottery.reports.sensitivity import curves
 from lottery.reports.statistics import mean_interval
@@ -75,9 +75,7 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
             above.annotate("dense", (1, height), (3, 0), **at, va="center", color="0.4")  # beside all curves
         _densities(below, numbers["density"].min())
         above.set_ylabel(f"test {metric.name}{'' if metric.higher_is_better else ' (lower is better)'}")
-        if metric.share:  # an interval may leave [0, 1], a share does not
-            bottom, top = above.get_ylim()
-            above.set_ylim(max(bottom, 0.0), min(top, 1.0))
+        _within(above, metric)
         _name(figure, above, frame)
 
 
@@ -138,6 +136,7 @@ def draw_sensitivity(frame: pd.DataFrame, path: Path) -> None:
         _densities(axes, numbers["share"].min())
         axes.set_xlabel("kept of one layer alone (%)")
         axes.set_ylabel(f"validation {metric.name}{'' if metric.higher_is_better else ' (lower is better)'}")
+        _within(axes, metric)
         _name(figure, axes, frame)
 
 
@@ -189,6 +188,13 @@ def _name(figure: Figure, axes: Axes, frame: pd.DataFrame) -> None:
         )
     else:
         axes.legend(handles, labels, frameon=False)
+
+
+def _within(axes: Axes, metric: Headline) -> None:
+    """An interval may leave [0, 1], a share does not."""
+    if metric.share:
+        bottom, top = axes.get_ylim()
+        axes.set_ylim(max(bottom, 0.0), min(top, 1.0))
 
 
 def _count(curve: pd.DataFrame) -> str:

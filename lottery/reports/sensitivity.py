@@ -71,9 +71,9 @@ def sensitivity_text(frame: pd.DataFrame) -> str:
     text = "\n".join(
         [
             "",
-            f"Validation {headline(frame).name} of the dense round, with one layer alone pruned to a share of its units",
-            "and nothing trained (mean and 95 % interval over seeds). Tolerated is the lowest share within the allowed",
-            "drop, and the rates are in proportion to what is then pruned.",
+            f"Validation {headline(frame).name} of the dense round, with one layer alone pruned to a share of its",
+            "units and nothing trained (mean and 95 % interval over seeds). Tolerated is the lowest share within the",
+            "allowed drop, and the rates are in proportion to what is then pruned.",
             "",
             *table(rows),
             "",
