@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from lottery.analyses.sensitivity import Sensitivity, alone, rates, tolerated, units
+from lottery.analyses.sensitivity import Sensitivity, alone, of_units, rates, tolerated, units
 from lottery.config.build import build
 from lottery.config.compose import cell_configs
 from lottery.config.recorded import load
@@ -65,7 +65,7 @@ def test_channels_of_one_layer_alone(budget: str) -> None:
     scores = {name: weight.detach().abs() for name, weight in prunable(network).items()}
     found = coupled(network, lambda net: net(torch.zeros(1, 4)))
     target = Target(1.0, 1.0, channels=lambda: found)
-    structure = partial(partial(channels, budget=budget), budget="channels")
+    structure = of_units(partial(channels, budget=budget))
     assert units(structure, scores, masks, target) == {"0.weight": 4, "2.weight": 3}
     pruned = alone(structure, "0.weight", 0.5, scores, masks, target)
     assert alive(found, pruned) == {"0.weight": [1, 2], "2.weight": [0, 1, 2]}
@@ -77,6 +77,7 @@ def test_rows_of_one_layer_alone() -> None:
     network = net()
     masks = dense(prunable(network))
     scores = {name: weight.detach().abs() for name, weight in prunable(network).items()}
+    assert of_units(rows) is rows
     assert units(rows, scores, masks, Target(1.0, 1.0)) == {"0.weight": 4, "2.weight": 3, "4.weight": 2}
     found = alone(rows, "0.weight", 0.25, scores, masks, Target(1.0, 1.0))
     assert found["0.weight"].all(1).tolist() == [False, True, False, False]

@@ -46,7 +46,7 @@ class Sensitivity:
         assert isinstance(recipe, ModuleRecipe), "others are refused before training"
         on, start, which = current.trained, current.ticket.state, (current.index + 1, 0)
         scores = scored(recipe, pruning, on.state, on.masks, start, cell.seed, which)
-        target, structure = recipe.aimed(Target(1.0, 1.0)), _of_units(pruning.structure)
+        target, structure = recipe.aimed(Target(1.0, 1.0)), of_units(pruning.structure)
         metric = recipe.headline
         name, gain = f"val_{metric.name}", metric.gain
         module = recipe.build(Streams(cell.seed).init)
@@ -122,7 +122,7 @@ def rates(least: Mapping[str, float], sizes: Mapping[str, int]) -> dict[str, flo
     return {layer: round((1 - share) / mean, 6) for layer, share in least.items()} if mean else {}
 
 
-def _of_units(structure: Structure) -> Structure:
+def of_units(structure: Structure) -> Structure:
     """The structure, with densities that are shares of its units."""
     return (
         partial(cast(Any, structure), budget="channels") if getattr(structure, "func", None) is channels else structure
