@@ -123,7 +123,7 @@ def rates(least: Mapping[str, float], sizes: Mapping[str, int]) -> dict[str, flo
 
 
 def of_units(structure: Structure) -> Structure:
-    """The structure, with densities that are shares of its units."""
+    """The structure without the search for a budget, which would ask the scope twenty times for the same units."""
     return (
         partial(cast(Any, structure), budget="channels") if getattr(structure, "func", None) is channels else structure
     )
