@@ -106,7 +106,7 @@ def of_sizes(first: int, second: int) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("budget", ["parameters", "flops"])
-@pytest.mark.parametrize("share", [0.3, 0.4, 0.5, 0.6, 0.75, 0.95])
+@pytest.mark.parametrize("share", [0.3, 0.4, 0.5, 20 / 34, 27 / 43, 0.75, 0.95])  # 20 and 27 are those of (2, 3)
 def test_a_density_is_a_share_of_a_budget_that_is_reached_from_below(
     budget: str, share: float, net: nn.Module, found: Coupling
 ) -> None:

@@ -14,8 +14,9 @@ import pandas as pd
 
 from lottery.foundations.digests import digest_of
 from lottery.foundations.files import write_whole
-from lottery.foundations.metrics import headline
+from lottery.foundations.metrics import Headline, headline
 from lottery.reports.intervals import summary
+from lottery.reports.sensitivity import curves
 from lottery.reports.statistics import mean_interval
 
 if TYPE_CHECKING:
@@ -89,9 +90,7 @@ def _curves(frame: pd.DataFrame, path: Path | None) -> Figure:
             above.annotate("dense", (1, height), (3, 0), **at, va="center", color="0.4")  # beside all curves
         _densities(below, numbers["density"].min())
         above.set_ylabel(f"test {metric.name}{'' if metric.higher_is_better else ' (lower is better)'}")
-        if metric.share:  # an interval may leave [0, 1], a share does not
-            bottom, top = above.get_ylim()
-            above.set_ylim(max(bottom, 0.0), min(top, 1.0))
+        _within(above, metric)
         _name(figure, above, frame)
     return figure
 
@@ -139,6 +138,22 @@ def barriers(frame: pd.DataFrame) -> pd.DataFrame:
         place = {"k": k} if by_step else {"density": cells["density"].mean()}
         rows.append({"line": line, **place, "n": len(cells), "mean": mean, "half": half})
     return pd.DataFrame(rows)
+
+
+def draw_sensitivity(frame: pd.DataFrame, path: Path) -> None:
+    """Draws the validation metric over the share that one layer alone keeps, mean and 95 % band of every layer."""
+    numbers, metric = curves(frame), headline(frame)
+    lines = list(dict.fromkeys(numbers["layer"]))
+    with _figure(path, 4.2, len(lines)) as figure:
+        axes = figure.subplots()
+        for number, line in enumerate(lines):
+            curve, look = numbers[numbers["layer"] == line], number % (2 * len(_LOOKS))
+            _band(axes, 100 * curve["share"], curve["mean"], curve["half"], look, f"{line} ({_count(curve)})")
+        _densities(axes, numbers["share"].min())
+        axes.set_xlabel("kept of one layer alone (%)")
+        axes.set_ylabel(f"validation {metric.name}{'' if metric.higher_is_better else ' (lower is better)'}")
+        _within(axes, metric)
+        _name(figure, axes, frame)
 
 
 @contextmanager
@@ -191,6 +206,13 @@ def _name(figure: Figure, axes: Axes, frame: pd.DataFrame) -> None:
         )
     else:
         axes.legend(handles, labels, frameon=False)
+
+
+def _within(axes: Axes, metric: Headline) -> None:
+    """An interval may leave [0, 1], a share does not."""
+    if metric.share:
+        bottom, top = axes.get_ylim()
+        axes.set_ylim(max(bottom, 0.0), min(top, 1.0))
 
 
 def _count(curve: pd.DataFrame) -> str:

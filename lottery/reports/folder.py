@@ -8,8 +8,9 @@ from pathlib import Path
 import pandas as pd
 
 from lottery.foundations.files import write_whole
-from lottery.reports.figures import BARRIER, draw, draw_barriers
+from lottery.reports.figures import BARRIER, draw, draw_barriers, draw_sensitivity
 from lottery.reports.layout import Rows, comma_separated, latex, table
+from lottery.reports.sensitivity import curves, sensitivity_rows, sensitivity_text
 from lottery.reports.tables import all_rows, render
 
 FORMATS: Mapping[str, Callable[[Rows], str]] = {
@@ -24,7 +25,8 @@ WIDE, COLUMN = (".png",), (".svg", ".pdf")
 def write(frame: pd.DataFrame, folder: Path, figures: bool = True) -> None:
     """Writes `report.md`, `results.csv`, `tables/` and the figures as PNG, SVG and PDF, each atomically."""
     tables = all_rows(frame)  # raises for several studies, before anything is written
-    text = render(frame, tables)
+    tables["sensitivity"] = sensitivity_rows(frame)
+    text = render(frame, tables) + sensitivity_text(frame)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "report.md", text.encode())
     columns = [column for column in frame if not str(column).startswith("run/")]
@@ -43,4 +45,5 @@ def write(frame: pd.DataFrame, folder: Path, figures: bool = True) -> None:
 def pictures(frame: pd.DataFrame) -> Mapping[str, Callable[[pd.DataFrame, Path], None]]:
     """The figures of a study: file names and the functions that draw them."""
     measured = BARRIER in frame and frame[BARRIER].notna().any()
-    return {"curve.png": draw} | ({"barrier.png": draw_barriers} if measured else {})
+    found = {"curve.png": draw} | ({"barrier.png": draw_barriers} if measured else {})
+    return found | ({"sensitivity.png": draw_sensitivity} if len(curves(frame)) else {})

@@ -7,7 +7,7 @@ from functools import partial
 
 from lottery.foundations.seeds import Streams, drawing
 from lottery.pruning.compensation.contracts import Compensation
-from lottery.pruning.contracts import Criterion, Schedule, Scope, Structure, Target, choose, score
+from lottery.pruning.contracts import Criterion, Schedule, Scope, Scores, Structure, Target, choose, score
 from lottery.pruning.masks import Masks
 from lottery.pruning.structures import weights
 from lottery.rounds.round import dense_ticket
@@ -63,3 +63,13 @@ def prune(
         evidence = recipe.evidence(state, start, living, streams.init, streams.scoring(*which), rng)
         scores = score(pruning.criterion, evidence)
         return choose(pruning.structured, scores, living, recipe.aimed(target))
+
+
+def scored(
+    recipe: Recipe, pruning: Pruning, state: State, living: Masks, start: State, seed: int, which: tuple[int, int]
+) -> Scores:
+    """The scores that `prune` would choose by."""
+    streams = Streams(seed)
+    with recipe.numerics.entered(), drawing(streams.score(*which)) as rng:
+        evidence = recipe.evidence(state, start, living, streams.init, streams.scoring(*which), rng)
+        return score(pruning.criterion, evidence)

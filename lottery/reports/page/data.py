@@ -36,7 +36,7 @@ def study_data(frame: pd.DataFrame, name: str) -> Data:
     arms = []
     for arm, cells in frame.groupby("arm", sort=False):
         there, own = wide[score].loc[arm], [int(seed) for seed in sorted(cells["seed"].unique())]
-        mine = every[:, index.get_loc(arm)][..., seeds.get_indexer(own)]
+        mine = every[:, index.get_loc(arm)][..., seeds.isin(own)]
         data: Data = {
             "name": arm,
             "seeds": own,
@@ -51,8 +51,8 @@ def study_data(frame: pd.DataFrame, name: str) -> Data:
             "ended": _ended(cells),
         }
         if judged is not None:
-            mine = judged[judged["arm"] == arm]
-            data |= {"match": mine["match"].tolist(), "gain": numbers(mine["gain"]), "half": numbers(mine["half"])}
+            of = judged[judged["arm"] == arm]
+            data |= {"match": of["match"].tolist(), "gain": numbers(of["gain"]), "half": numbers(of["half"])}
         if arm in found.index:
             data["sparsest"] = dict(zip(found.columns, numbers(found.loc[arm]), strict=True))
         arms.append(data)

@@ -1,0 +1,96 @@
+"""What the analysis `sensitivity` found of the dense round, over seeds: curves, a table, and rates for a scope."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lottery.foundations.metrics import headline
+from lottery.reports.layout import digits_of, plus_minus, table
+from lottery.reports.statistics import mean_interval
+from lottery.store.ledger import Ledger
+
+LEDGER = "sensitivity.jsonl"
+
+
+def curves(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row for each layer and share of it that is kept: n, mean and half of the interval of the validation metric.
+
+    The share 1 is the whole network. Layers are in the order of the network. Empty if nothing was measured, and for a
+    frame that was read from a file of results, which does not hold it.
+    """
+    name = f"val_{headline(frame).name}"
+    rows = [
+        {"layer": each["layer"], "share": point["share"], "value": point[name]}
+        for line in _dense(frame)
+        for each in line["layers"]
+        for point in ({"share": 1.0, name: line[name]}, *each["shares"])
+    ]
+    found = []
+    for (layer, share), part in pd.DataFrame(rows, columns=["layer", "share", "value"]).groupby(
+        ["layer", "share"], sort=False
+    ):
+        mean, half = mean_interval(part["value"].astype(float))
+        found.append({"layer": layer, "share": share, "n": part["value"].notna().sum(), "mean": mean, "half": half})
+    return pd.DataFrame(found, columns=["layer", "share", "n", "mean", "half"])
+
+
+def sensitivity_rows(frame: pd.DataFrame) -> list[list[str]]:
+    """The table of `sensitivity`: the metric at each share, what is tolerated, and the multiple of a scope's rate."""
+    lines, numbers = list(_dense(frame)), curves(frame)
+    if not lines:
+        return []
+    shares, digits = list(dict.fromkeys(numbers["share"])), digits_of(numbers["mean"])
+    rows = [["layer", "units", *(f"{share:.3g}" for share in shares), "tolerated", "rate"]]
+    means = rates(frame)
+    for index, layer in enumerate(dict.fromkeys(numbers["layer"])):
+        of = numbers[numbers["layer"] == layer].set_index("share")
+        cells = [
+            plus_minus(of["mean"][share], of["half"][share], of["n"][share], digits, len(lines)) for share in shares
+        ]
+        least = pd.Series([line["layers"][index]["tolerated"] for line in lines]).mean()
+        rows.append([layer, f"{lines[0]['layers'][index]['size']:,}", *cells, f"{least:.3g}", f"{means[layer]:.3g}"])
+    return rows
+
+
+def rates(frame: pd.DataFrame) -> dict[str, float]:
+    """The mean over seeds of each layer's multiple of the rate; 0 where no layer of a seed can lose anything."""
+    lines = list(_dense(frame))
+    layers = [each["layer"] for each in lines[0]["layers"]] if lines else []
+    return {layer: sum(line["rates"].get(layer, 0.0) for line in lines) / len(lines) for layer in layers}
+
+
+def sensitivity_text(frame: pd.DataFrame) -> str:
+    """The table with a heading and the setting with which a scope takes its rates; empty if nothing was measured."""
+    if not (rows := sensitivity_rows(frame)):
+        return ""
+    found = rates(frame)
+    text = "\n".join(
+        [
+            "",
+            f"Validation {headline(frame).name} of the dense round, with one layer alone pruned to a share of its",
+            "units and nothing trained (mean and 95 % interval over seeds). Tolerated is the lowest share within the",
+            "allowed drop, and the rates are in proportion to what is then pruned.",
+            "",
+            *table(rows),
+            "",
+        ]
+    )
+    if not any(found.values()):
+        return text
+    layers = ",".join(f"{layer}:{rate:.3g}" for layer, rate in found.items())
+    return f"{text}\n`scope=rates '+scope.layers={{{layers}}}'` prunes by these rates.\n"
+
+
+def _dense(frame: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """Round 0 of each seed, which all arms have in common, from the first of them that was analysed."""
+    if "run/ledger" not in frame:
+        return
+    first = frame[frame["round"] == 0]
+    for _, arms in first.groupby("seed"):
+        paths = [Path(ledger).with_name(LEDGER) for ledger in arms["run/ledger"]]
+        lines = next((Ledger(path).lines() for path in paths if path.exists()), [])
+        yield from lines[:1]
