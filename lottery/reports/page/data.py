@@ -30,18 +30,18 @@ def study_data(frame: pd.DataFrame, name: str) -> Data:
     columns = numeric(frame)
     wide = all_by_seed(frame, columns)
     every = np.stack([wide[column].to_numpy() for column in columns])  # column x arm and round x seed
-    index, seeds = wide[score].index, wide[score].columns
+    index, seeds = wide[score].index, wide[score].columns.to_numpy()
     of_layers = [str(column) for column in frame if str(column).startswith("density/")]
     layers = frame.groupby(["arm", "round"])[of_layers].mean()
     arms = []
     for arm, cells in frame.groupby("arm", sort=False):
         there, own = wide[score].loc[arm], [int(seed) for seed in sorted(cells["seed"].unique())]
-        mine = every[:, index.get_loc(arm)][..., seeds.isin(own)]
+        cells_of = np.take(every[:, index.get_loc(arm)], np.searchsorted(seeds, own), axis=-1)
         data: Data = {
             "name": arm,
             "seeds": own,
             "rounds": [int(index) for index in there.index],
-            "columns": dict(zip(columns, _spreads(mine), strict=True)),
+            "columns": dict(zip(columns, _spreads(cells_of), strict=True)),
             "layers": {
                 layer.removeprefix("density/"): numbers(layers.loc[arm][layer])
                 for layer in of_layers
@@ -51,8 +51,8 @@ def study_data(frame: pd.DataFrame, name: str) -> Data:
             "ended": _ended(cells),
         }
         if judged is not None:
-            of = judged[judged["arm"] == arm]
-            data |= {"match": of["match"].tolist(), "gain": numbers(of["gain"]), "half": numbers(of["half"])}
+            mine = judged[judged["arm"] == arm]
+            data |= {"match": mine["match"].tolist(), "gain": numbers(mine["gain"]), "half": numbers(mine["half"])}
         if arm in found.index:
             data["sparsest"] = dict(zip(found.columns, numbers(found.loc[arm]), strict=True))
         arms.append(data)
