@@ -71,6 +71,11 @@ def figures(root: Path) -> Iterator[Path]:
             frame = read(file)
             (draw_barriers if BARRIER in frame else draw)(frame, figure)
             yield figure
+    for file in sorted(root.glob("activation_statistics/neurons_*.csv")):
+        from experiments.activation_statistics import grid
+
+        grid.draw(pd.read_csv(file), file.with_suffix(".png"))
+        yield file.with_suffix(".png")
 
 
 def reports(root: Path) -> Iterator[Path]:

@@ -23,6 +23,9 @@ from lottery.compress.smaller import Trained
 from lottery.foundations.errors import Refused
 from lottery.pruning.contracts import Evidence
 from lottery.pruning.criteria.features import moments
+from lottery.reports.layout import plus_minus
+from lottery.reports.layout import table as lines
+from lottery.reports.statistics import mean_interval
 
 MEANS, DEVIATIONS = (0.1, 0.2, 0.5, 1.0), (0.2, 0.4, 0.7, 1.0)
 COMPENSATIONS = ("none", "mean", "least_squares")
@@ -32,16 +35,17 @@ BATCHES = 10
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.activation_statistics.grid")
     parser.add_argument("runs", nargs="+", type=Path, help="folders of runs with dense networks")
-    parser.add_argument("--into", required=True, type=Path, help="the table to write; the histograms lie beside it")
+    parser.add_argument("--data", required=True, help="what the files are called after")
+    parser.add_argument("--into", type=Path, default=Path(__file__).parent, help="where the files go")
     asked = parser.parse_args()
     rows, neurons = [], []
     for cell in dense(asked.runs):
         rows += list(points(cell))
         neurons += list(statistics(network(cell)))
         print(f"pruned {cell}", flush=True)
-    pd.DataFrame(rows).to_csv(asked.into, index=False)
-    draw(pd.DataFrame(neurons), asked.into.with_suffix(".png"))
-    print(f"wrote {asked.into}")
+    print(shown(pd.DataFrame(rows)))
+    pd.DataFrame(rows).to_csv(asked.into / f"thresholds_{asked.data}.csv", index=False)
+    pd.DataFrame(neurons).round(5).to_csv(asked.into / f"neurons_{asked.data}.csv", index=False)
 
 
 def points(cell: Path) -> Iterator[dict[str, Any]]:
@@ -93,6 +97,18 @@ def draw(neurons: pd.DataFrame, path: Path) -> None:
     panels[0].set_ylabel("neurons of all seeds")
     panels[1].legend(frameon=False)
     figure.savefig(path, dpi=150, metadata={"Software": None})
+    plt.close(figure)
+
+
+def shown(table: pd.DataFrame) -> str:
+    """Size, and change of accuracy in points with its 95 % interval, for each pair of thresholds."""
+    change = 100 * (table["accuracy"] - table["dense"])
+    rows = [["mean below", "deviation below", "size", *COMPENSATIONS]]
+    for (mean, deviation), part in table.groupby(["mean", "deviation"]):
+        of = {name: change[own.index] for name, own in part.groupby("compensation")}
+        cells = (plus_minus(*mean_interval(of[name]), len(of[name]), 1, sign=True) for name in COMPENSATIONS)
+        rows.append([f"{mean:g}", f"{deviation:g}", f"{part['size'].mean():.0%}", *cells])
+    return "\n".join(lines(rows))
 
 
 if __name__ == "__main__":
