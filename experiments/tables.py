@@ -135,6 +135,8 @@ def methods(frame: pd.DataFrame) -> str:
         if not columns or share < 0.98 * columns[-1]:  # those of some arms differ by a few weights
             columns.append(share)
     at = density.map(lambda share: min(columns, key=lambda column: abs(column - share)))
+    if frame.assign(at=at).duplicated(["arm", "seed", "at"]).any():
+        raise ValueError("two rounds of an arm have nearly the same density: `table` shows them, `methods` can't")
     found = {key: list(100 * scores) for key, scores in frame["test_accuracy"].groupby([frame["arm"], at])}
     rows = [["", *(f"{share:.2%}" for share in columns)]]
     for arm in sorted(set(frame["arm"])):

@@ -238,6 +238,16 @@ def test_only_unpruned_weights_count_in_a_pool(pool: str, net: nn.Module, found:
     assert alive(found, masks) == {"0.weight": [0], "2.weight": [1]}
 
 
+@pytest.mark.parametrize("budget", ["weights", "channels"])
+def test_of_a_group_that_has_died_one_channel_stays(budget: str, net: nn.Module, found: Coupling) -> None:
+    """Without a weight in the second layer nobody reads the first one either."""
+    masks = dense(prunable(net))
+    masks["2.weight"][:] = False
+    masks = choose(partial(channels, layerwise, budget=budget), magnitudes(net), masks, target(0.4, found))
+    assert masks["0.weight"].any(1).tolist() == [True, False, False, False]
+    assert not masks["2.weight"].any()
+
+
 @pytest.mark.parametrize("share", [0.3, 0.5])
 def test_floors_of_a_scope_do_not_end_the_search(share: float, net: nn.Module, found: Coupling) -> None:
     structure = partial(channels, partial(everywhere, floor=2))

@@ -195,7 +195,14 @@ def test_data_and_hardware_may_be_elsewhere(tmp_path: Path, capsys: pytest.Captu
     (tmp_path / "before").rename(tmp_path / "after")
     with pytest.raises(Refused, match=r"data\.root=.*before: no MNIST there"):
         compress(str(folder), "--explain")
-    moved = f"data.root={tmp_path / 'after'}"
+    (tmp_path / "other").mkdir()
+    for file in (tmp_path / "after").iterdir():
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        (tmp_path / "other" / file.name).write_bytes(content)
+    with pytest.raises(Refused, match=r"^data: are others than those that .*seed0 was trained on, of digest"):
+        compress(str(folder), f"data.root={tmp_path / 'other'}", "--explain")
+    moved = f"data.root='{tmp_path / 'after'}'"
     assert not compress(str(folder), moved, "hardware=cpu", "--explain", "--keep", "0.5")
     assert "of parameter" in capsys.readouterr().out
 

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from lottery.analyses.sensitivity import Sensitivity, alone, of_units, rates, tolerated, units
+from lottery.algorithm import play
+from lottery.analyses.sensitivity import Sensitivity, alone, of_units, rates, rewound, tolerated, units
 from lottery.config.build import build
 from lottery.config.compose import cell_configs
 from lottery.config.recorded import load
@@ -31,7 +32,10 @@ from lottery.pruning.structures import rows, weights
 from lottery.reports.folder import write
 from lottery.reports.results import read
 from lottery.reports.sensitivity import LEDGER, curves, sensitivity_rows, sensitivity_text
+from lottery.reports.sensitivity import rates as report_rates
+from lottery.running.cell import TrainOnce
 from lottery.running.launch import run_cell
+from lottery.store.entries import Store
 from lottery.store.ledger import Ledger
 from tests.conftest import TINY
 
@@ -145,6 +149,31 @@ def test_n_of_m_is_refused_before_training(tmp_path: Path) -> None:
         run_cell(job)
 
 
+def test_shares_are_those_that_a_structure_keeps(tmp_path: Path) -> None:
+    """Channels in multiples of 64: of 300 neurons at least 64 stay, of 100 as well, whatever share is asked for."""
+    channels = ["structure=channels", "structure.multiple=64", "arm=finetune", "criterion=movement"]
+    settings = [*SETTINGS, *channels, "analysis.sensitivity.shares=[0.5,0.1]", "analysis.sensitivity.drop=1"]
+    (job,) = cell_configs([*settings, "schedule.rounds=0", f"out={tmp_path}"])
+    run_cell(job)
+    (line,) = Ledger(job.folder / LEDGER).lines()
+    found = {each["layer"]: [point["kept"] for point in each["shares"]] for each in line["layers"]}
+    assert found == {"fc1.weight": pytest.approx([128 / 300, 64 / 300]), "fc2.weight": pytest.approx([0.64, 0.64])}
+    assert {each["layer"]: each["tolerated"] for each in line["layers"]} == {
+        "fc1.weight": pytest.approx(64 / 300),
+        "fc2.weight": pytest.approx(0.64),
+    }
+
+
+def test_criteria_that_compare_see_the_rewinding_point(tmp_path: Path) -> None:
+    (job,) = cell_configs([*SETTINGS, "arm.rewind=10", f"out={tmp_path}"])
+    cell = build(job)
+    train = TrainOnce(cell, Store(tmp_path / "store"))
+    dense = next(play(cell.study.recipe, cell.study.pruning, cell.arm, 0, train))
+    found, at_ten, at_zero = rewound(cell.arm, dense), dense.cut(10).trained.state, dense.ticket.state
+    assert found["fc1.weight"].equal(at_ten["fc1.weight"])
+    assert not found["fc1.weight"].equal(at_zero["fc1.weight"])
+
+
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (job,) = cell_configs([*SETTINGS, f"out={tmp_path_factory.mktemp('runs')}", "budget.steps=200"])
@@ -157,10 +186,10 @@ def test_an_analysis_of_a_run(ran: Path) -> None:
     assert [line["round"] for line in lines] == [0, 1]
     assert [each["layer"] for each in lines[0]["layers"]] == ["fc1.weight", "fc2.weight", "output.weight"]
     assert [each["size"] for each in lines[0]["layers"]] == [19_200, 30_000, 1000]
-    assert sum(each["size"] for each in lines[1]["layers"]) == kept(load_masks(ran))
+    assert (lines[1]["layers"], lines[1]["rates"]) == ([], {})  # of the dense network alone
     (job,) = cell_configs([*SETTINGS, "budget.steps=200"])
     data = build(job).study.recipe.data
-    for line in lines:
+    for line in lines[:1]:
         net, masks = load(ran, line["round"])
         accuracy = partial(accuracy_of, net, *next(iter(data.evaluation("val", len(data.val)))))
         whole = accuracy()
@@ -200,7 +229,7 @@ def test_the_report_has_a_figure_a_table_and_the_setting_of_a_scope(reported: Pa
         assert row[2:5] == [f"{value:.4f} (n = 1)" for value in values]
         assert row[5:] == [f"{each['tolerated']:.3g}", f"{line['rates'].get(each['layer'], 0):.3g}"]
     text = (reported / "report.md").read_text()
-    [setting] = re.findall(r"`scope=rates '(\+scope\.layers=\{\S+\})'` prunes by these rates\.", text)
+    [setting] = re.findall(r"`scope=rates '(\+scope\.layers=\{\S+\})'` prunes by these rates, in rounds that", text)
     (job,) = cell_configs(["data=digits", "scope=rates", setting])
     layers = build(job).study.pruning.scope.keywords["layers"]
     assert layers == pytest.approx({name: float(f"{rate:.3g}") for name, rate in line["rates"].items()})
@@ -219,11 +248,12 @@ def test_seeds_are_averaged_and_a_frame_without_ledgers_has_no_curves(ran: Path,
         (folder / LEDGER).write_text(json.dumps(line) + "\n")
         rounds.append(frame[frame["round"] == 0].assign(**{"seed": seed, "run/ledger": str(folder / "ledger.jsonl")}))
     both = pd.concat(rounds)
+    assert report_rates(both) == {"fc": 1.0}  # of the seed that has rates
     found = curves(both)
     assert found[["layer", "share", "n"]].to_numpy().tolist() == [["fc", 1.0, 2], ["fc", 0.5, 2]]
     assert found["mean"].tolist() == pytest.approx([0.85, 0.6])
     assert found["half"].tolist() == pytest.approx([0.05 * 12.7062, 0.1 * 12.7062], rel=1e-4)  # Student's t, 1 degree
-    assert sensitivity_rows(both)[1][-2:] == ["0.75", "0.5"]
+    assert sensitivity_rows(both)[1][-2:] == ["0.75", "1"]
     assert not len(curves(both.drop(columns="run/ledger")))
     assert sensitivity_text(both.drop(columns="run/ledger")) == ""
 

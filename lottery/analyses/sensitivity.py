@@ -17,6 +17,7 @@ from lottery.pruning.channelwise import channels
 from lottery.pruning.contracts import Scope, Scores, Structure, Target, choose
 from lottery.pruning.masks import Masks, apply_, kept
 from lottery.pruning.selection import best
+from lottery.rounds.arms import Arm
 from lottery.rounds.prune import scored
 from lottery.rounds.rewinding import as_one
 from lottery.rounds.round import Round
@@ -24,14 +25,18 @@ from lottery.rounds.study import Cell
 from lottery.training.evaluation import evaluate
 from lottery.training.hardware import trainer_for
 from lottery.training.module_recipe import ModuleRecipe
+from lottery.training.states import State
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """For each round, the headline metric on validation data with one layer at a time pruned to each share."""
+    """The headline metric on validation data with one layer at a time pruned to each share, for the dense round.
+
+    Other rounds have no layers here.
+    """
 
     shares: Sequence[float] = (0.8, 0.6, 0.4, 0.2, 0.1)
-    """of what a layer has left, in falling order"""
+    """of a layer, in falling order; a structure may keep more, as where its channels come in multiples"""
     drop: float = 0.01
     """the loss in the metric that is tolerated, 0.01 of an accuracy being one point"""
 
@@ -44,8 +49,10 @@ class Sensitivity:
     def __call__(self, cell: Cell, current: Round) -> dict[str, Any]:
         recipe, pruning = cell.study.recipe, cell.study.pruning
         assert isinstance(recipe, ModuleRecipe), "others are refused before training"
-        on, start, which = current.trained, current.ticket.state, (current.index + 1, 0)
-        scores = scored(recipe, pruning, on.state, on.masks, start, cell.seed, which)
+        if current.index:
+            return {f"val_{recipe.headline.name}": None, "tolerated": None, "layers": [], "rates": {}}
+        on = current.trained
+        scores = scored(recipe, pruning, on.state, on.masks, rewound(cell.arm, current), cell.seed, (1, 0))
         target, structure = recipe.aimed(Target(1.0, 1.0)), of_units(pruning.structure)
         metric = recipe.headline
         name, gain = f"val_{metric.name}", metric.gain
@@ -63,10 +70,15 @@ class Sensitivity:
         whole, sizes = worth(on.masks), units(structure, scores, on.masks, target)
         layers, least = [], {}
         for layer, size in sizes.items():
-            values = [worth(alone(structure, layer, share, scores, on.masks, target)) for share in self.shares]
+            pruned = [alone(structure, layer, share, scores, on.masks, target) for share in self.shares]
+            left = [round(units(structure, scores, each, target).get(layer, 0) / size, 9) for each in pruned]
+            values = [worth(each) for each in pruned]
             losses = [None if whole is None or value is None else gain(whole) - gain(value) for value in values]
-            least[layer] = tolerated(self.shares, losses, self.drop)
-            points = [{"share": share, name: value} for share, value in zip(self.shares, values, strict=True)]
+            least[layer] = tolerated(left, losses, self.drop)
+            points = [
+                {"share": share, "kept": each, name: value}
+                for share, each, value in zip(self.shares, left, values, strict=True)
+            ]
             layers.append({"layer": layer, "size": size, "shares": points, "tolerated": least[layer]})
         return {
             name: whole,
@@ -74,6 +86,13 @@ class Sensitivity:
             "layers": layers,
             "rates": rates(least, sizes),
         }
+
+
+def rewound(arm: Arm, dense: Round) -> State:
+    """Weights and buffers at the rewinding point, which criteria may compare with."""
+    if arm.given:
+        return arm.given.start
+    return dense.cut(arm.rewind).trained.state if arm.rewind else dense.ticket.state
 
 
 def units(structure: Structure, scores: Scores, masks: Masks, target: Target) -> dict[str, int]:
@@ -112,8 +131,8 @@ def tolerated(shares: Sequence[float], losses: Sequence[float | None], drop: flo
 def rates(least: Mapping[str, float], sizes: Mapping[str, int]) -> dict[str, float]:
     """`scope.layers` of the scope `rates`: multiples of the rate, in proportion to what each layer can lose.
 
-    Their mean over all units is 1, so that the network keeps what the schedule asks for. Empty if no layer can lose
-    anything.
+    Their mean over all units is 1, so that the first round keeps what the schedule asks for. Later ones keep more,
+    since layers that lose nothing are more of what is left. Empty if no layer can lose anything.
 
     >>> rates({"first": 0.8, "second": 0.4, "out": 1.0}, {"first": 20, "second": 10, "out": 10})
     {'first': 0.8, 'second': 2.4, 'out': 0.0}

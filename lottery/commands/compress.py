@@ -118,23 +118,25 @@ def _asked(args: argparse.Namespace) -> tuple[Trained, Pruning, Budget | None]:
     from lottery.training.module_recipe import ModuleRecipe
 
     # an arm's label, and so a cell's folder, may hold settings
-    settings = [word for word in args.words if word[0] in "+~" or ("=" in word and "/" not in word.partition("=")[0])]
+    settings = [w for w in args.words if w.startswith(("+", "~")) or ("=" in w and "/" not in w.partition("=")[0])]
     folders = [Path(word) for word in args.words if word not in settings]
     if bool(args.weights) is bool(folders) or len(folders) > 1:
         raise Refused("compress: needs one finished cell's folder, or --weights with settings of its model and data")
-    roots = [word.partition("=")[2] for word in settings if folders and word.startswith("data.root=")]
-    settings = [word for word in settings if not (folders and word.startswith("data.root="))]
+    moved = [word for word in settings if folders and word.lstrip("+").startswith("data.root=")]
+    settings = [word for word in settings if word not in moved]
     configs = cell_configs([*DEFAULTS, *settings])
     if len(configs) > 1:
         raise Refused(f"compress: makes networks of one configuration, and the settings ask for {len(configs)}")
     config = dict(configs[0].config)
     if folders:
-        config = _of_run(folders[0], settings, config, roots)
+        config = _of_run(folders[0], settings, config, moved)
     if not channelwise(config):
         raise Refused("compress: needs structure=channels, since what is left by others is no smaller network")
     recipe, seed = build_recipe(config), config["seed"]
     if not isinstance(recipe, ModuleRecipe):
         raise Refused("compress: is for modules of ours so far, not for a Lightning project")
+    if folders:
+        _check_data(folders[0], recipe)
     schedule = {"_target_": "lottery.pruning.schedules.explicit", "densities": [0.5]}
     pruning = build_pruning({**config, "schedule": schedule}, recipe)
     start, masks = initial(recipe, Streams(seed).init), dense_ticket(recipe, seed).masks
@@ -151,8 +153,10 @@ def _asked(args: argparse.Namespace) -> tuple[Trained, Pruning, Budget | None]:
     return Trained(recipe, state, masks, start, seed), pruning, tune
 
 
-def _of_run(cell: Path, settings: Iterable[str], asked: Mapping[str, Any], roots: Sequence[str]) -> dict[str, Any]:
+def _of_run(cell: Path, settings: Iterable[str], asked: Mapping[str, Any], moved: Sequence[str]) -> dict[str, Any]:
     """A run's configuration, pruned as asked, on the hardware and with the folder of data asked for, if any."""
+    import yaml
+
     from lottery.config.recorded import recorded
 
     groups = {word: word.lstrip("+~").partition("=")[0].partition(".")[0] for word in settings}
@@ -161,9 +165,21 @@ def _of_run(cell: Path, settings: Iterable[str], asked: Mapping[str, Any], roots
             f"{wrong[0]}: is the run's own; of a finished run {', '.join(GROUPS)}, hardware and data.root may be chosen"
         )
     ran = recorded(cell)
-    moved = {"hardware": asked["hardware"]} if "hardware" in groups.values() else {}
-    data = {**ran["data"], "root": roots[-1]} if roots else ran["data"]
-    return {**ran, **{group: asked.get(group) for group in GROUPS}, **moved, "data": data}
+    keys = {word.partition("=")[0].lstrip("+~").split(".")[1] for word in settings if "hardware." in word}
+    whole = any(word.startswith("hardware=") for word in settings)
+    hardware = asked["hardware"] if whole else {**ran["hardware"], **{key: asked["hardware"][key] for key in keys}}
+    root = {"root": str(yaml.safe_load(moved[-1].partition("=")[2]))} if moved else {}
+    return {**ran, **{group: asked.get(group) for group in GROUPS}, "hardware": hardware, "data": ran["data"] | root}
+
+
+def _check_data(cell: Path, recipe: ModuleRecipe) -> None:
+    """Raises Refused for other data than those that a cell was trained on."""
+    from lottery.store.folder import NAME
+    from lottery.store.ledger import Ledger
+
+    ran = next((line.get("data") for line in Ledger(cell / NAME).lines()), None)
+    if ran and ran != (found := recipe.data.digest[:16]):
+        raise Refused(f"data: are others than those that {cell} was trained on, of digest {found} and not {ran}")
 
 
 def _of_file(weights: Path, recipe: ModuleRecipe, seed: int) -> dict[str, Tensor]:

@@ -62,10 +62,11 @@ def channels(
         """The channels that the scope keeps at a share of them."""
         asked = replace(target, density=share, keep=min(1.0, share / max(living, share)))
         found = checked(scope(pooled, {name: mask.clone() for name, mask in lives.items()}, asked), like=lives)
-        return {
-            name: _best(pooled[name], lives[name], _rounded(int(mask.sum()), int(lives[name].sum()), least, multiple))
-            for name, mask in found.items()
+        counts = {
+            name: _rounded(int(mask.sum()), int(lives[name].sum()), least, multiple) for name, mask in found.items()
         }
+        # of a group that has died one channel stays: a network is never without
+        return {name: _best(pooled[name], lives[name], count) or [0] for name, count in counts.items()}
 
     if budget == "channels":
         return without(coupling, chosen(target.density), masks)

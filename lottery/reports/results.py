@@ -63,7 +63,7 @@ def gather(*paths: Path | str) -> tuple[pd.DataFrame, list[str]]:
         counts = frame.groupby(of)[column].nunique() if column in frame else pd.Series(dtype=int)
         for what in counts.index[counts > 1]:
             names = what if isinstance(what, tuple) else (what,)
-            part = frame[(frame[of] == names).all(axis="columns")]
+            part = frame[(frame[of] == list(names)).all(axis="columns")]
             first, second, *_ = part.drop_duplicates(column)["run/ledger"]
             problems.append(
                 f"{first} and {second}: {' '.join(names)} was measured with another {column}; report one of them"

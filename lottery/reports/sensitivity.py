@@ -33,7 +33,7 @@ def curves(frame: pd.DataFrame) -> pd.DataFrame:
     for (layer, share), part in pd.DataFrame(rows, columns=["layer", "share", "value"]).groupby(
         ["layer", "share"], sort=False
     ):
-        mean, half = mean_interval(part["value"].astype(float))
+        mean, half = mean_interval(part["value"].dropna().astype(float))
         found.append({"layer": layer, "share": share, "n": part["value"].notna().sum(), "mean": mean, "half": half})
     return pd.DataFrame(found, columns=["layer", "share", "n", "mean", "half"])
 
@@ -52,15 +52,15 @@ def sensitivity_rows(frame: pd.DataFrame) -> list[list[str]]:
             plus_minus(of["mean"][share], of["half"][share], of["n"][share], digits, len(lines)) for share in shares
         ]
         least = pd.Series([line["layers"][index]["tolerated"] for line in lines]).mean()
-        rows.append([layer, f"{lines[0]['layers'][index]['size']:,}", *cells, f"{least:.3g}", f"{means[layer]:.3g}"])
+        size, rate = lines[0]["layers"][index]["size"], means.get(layer, 0.0)
+        rows.append([layer, f"{size:,}", *cells, f"{least:.3g}", f"{rate:.3g}"])
     return rows
 
 
 def rates(frame: pd.DataFrame) -> dict[str, float]:
-    """The mean over seeds of each layer's multiple of the rate; 0 where no layer of a seed can lose anything."""
-    lines = list(_dense(frame))
-    layers = [each["layer"] for each in lines[0]["layers"]] if lines else []
-    return {layer: sum(line["rates"].get(layer, 0.0) for line in lines) / len(lines) for layer in layers}
+    """The mean of each layer's multiple of the rate over the seeds of which a layer can lose anything; else empty."""
+    found = [line["rates"] for line in _dense(frame) if line["rates"]]
+    return {layer: sum(rates[layer] for rates in found) / len(found) for layer in found[0]} if found else {}
 
 
 def sensitivity_text(frame: pd.DataFrame) -> str:
@@ -82,7 +82,11 @@ def sensitivity_text(frame: pd.DataFrame) -> str:
     if not any(found.values()):
         return text
     layers = ",".join(f"{layer}:{rate:.3g}" for layer, rate in found.items())
-    return f"{text}\n`scope=rates '+scope.layers={{{layers}}}'` prunes by these rates.\n"
+    most = 1 / max(found.values())
+    return (
+        f"{text}\n`scope=rates '+scope.layers={{{layers}}}'` prunes by these rates, in rounds that prune at most "
+        f"{most:.0%} of what is left.\n"
+    )
 
 
 def _dense(frame: pd.DataFrame) -> Iterator[dict[str, Any]]:

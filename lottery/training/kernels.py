@@ -90,7 +90,7 @@ def _group(kind: type[Optimizer], group: Mapping[str, Any], state: Mapping[Tenso
     moments = [[state[p][name] for p in parameters] for name in names]
     moments += [[]] * (3 - len(moments))
     steps = [state[p]["step"] for p in parameters]
-    fused: Any = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
+    fused: Any = torch._fused_adamw_ if _decoupled(kind, group) else torch._fused_adam_
     beta1, beta2 = group["betas"]
     settings = {name: group[name] for name in ("amsgrad", "weight_decay", "eps", "maximize")}
     fused = partial(fused, parameters, beta1=beta1, beta2=beta2, **settings)
@@ -100,6 +100,11 @@ def _group(kind: type[Optimizer], group: Mapping[str, Any], state: Mapping[Tenso
         fused(gradients, *moments, steps, lr=lr)
 
     return _Group(parameters, kernel, group)
+
+
+def _decoupled(kind: type[Optimizer], group: Mapping[str, Any]) -> bool:
+    # older versions of PyTorch have no such setting, and an AdamW that is no Adam
+    return kind is torch.optim.AdamW or bool(group.get("decoupled_weight_decay"))
 
 
 def _sgd(group: Mapping[str, Any], state: Mapping[Tensor, Mapping[str, Any]]) -> _Group:
