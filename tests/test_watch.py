@@ -239,6 +239,27 @@ def watched(*words: object) -> int:
     return cli.dispatch(["watch", *map(str, words)])
 
 
+def test_slurm_is_asked_again_before_the_view_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hurried: Callable[..., list[int]]
+) -> None:
+    """A job's successor is submitted between two questions: nothing seems to wait any more."""
+    folder = cell_at(tmp_path)
+    (folder / JOB).write_text('{"job": "1"}')
+    waiting = {"1": Queued("PENDING", "Priority", "")}
+    monkeypatch.setattr(status.slurm, "queue", lambda: dict(waiting))
+
+    def happens(nap: int) -> None:
+        if nap == 2:
+            waiting["2"] = waiting.pop("1")
+            (folder / JOB).write_text('{"job": "2"}')
+        if nap == 60:
+            waiting.clear()
+
+    naps = hurried(happens)
+    assert watched(tmp_path) == 1  # stopped
+    assert 60 < len(naps) < 90
+
+
 def test_frames_of_a_pipe_come_when_something_has_changed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], hurried: Callable[..., list[int]]
 ) -> None:

@@ -74,7 +74,9 @@ class Looks:
                 heard = time.monotonic()
             yield seen
             if heard is None or time.monotonic() - heard > QUIET:
-                return
+                if self.asked >= started:
+                    return
+                self.asked = -ASKED  # a job may have been submitted since Slurm was asked
             time.sleep(max(EVERY, 3 * (time.monotonic() - started)))
 
     def _look(self, folder: Path) -> Facts:
