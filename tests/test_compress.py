@@ -64,6 +64,7 @@ def test_a_round_becomes_smaller_networks_with_a_table_and_files(
         assert 0.9 * float(share) * 50_200 < frame["parameters"][share] < float(share) * 50_200 + 410
     assert frame["test_accuracy"]["dense"] > 0.9
     assert frame["test_accuracy"]["0.2"] > 0.5
+    assert all((out / f"points.{suffix}").stat().st_size > 1000 for suffix in ("png", "svg", "pdf"))
     assert frame["bytes"]["0.2"] == (out / "network" / "model.safetensors").stat().st_size
     said = capsys.readouterr().out
     assert re.search(r"^\| +test accuracy \| +0\.9\d+ \|", said, re.MULTILINE)

@@ -21,7 +21,7 @@ from lottery.commands import report as publishing
 from lottery.config.compose import cell_configs
 from lottery.foundations.errors import Refused
 from lottery.foundations.metrics import Headline, headline
-from lottery.reports import comparison, intervals, results, statistics
+from lottery.reports import comparison, drawing, intervals, results, statistics
 from lottery.reports import figures as figure
 from lottery.reports import tables as report
 from lottery.reports.folder import write
@@ -712,8 +712,8 @@ def test_every_range_of_densities_has_ticks(densities: tuple[float, ...]) -> Non
     from matplotlib.figure import Figure
 
     axes = Figure().subplots()
-    figure._band(axes, 100 * pd.Series(densities), pd.Series(densities), pd.Series(densities) / 9, 0, "imp")
-    figure._densities(axes, min(densities))
+    drawing.band(axes, 100 * pd.Series(densities), pd.Series(densities), pd.Series(densities) / 9, 0, "imp")
+    drawing.densities(axes, min(densities))
     high, low = axes.get_xlim()
     shown = [tick for tick in axes.get_xticks() if low <= tick <= high]
     assert len(shown) >= min(3, len(densities))
@@ -743,16 +743,16 @@ def test_the_figure_is_a_picture(seeds: tuple[int, ...], tmp_path: Path) -> None
 
 
 def test_an_arm_looks_the_same_in_every_figure() -> None:
-    first = figure._looked(["imp", "random_reinit", "mine"])
-    second = figure._looked(["imp,rewind=5it", "mine", "random_mask", "random_reinit", "theirs"])
+    first = drawing.looked(["imp", "random_reinit", "mine"])
+    second = drawing.looked(["imp,rewind=5it", "mine", "random_mask", "random_reinit", "theirs"])
     assert second["random_reinit"] == first["random_reinit"]
     assert second["imp,rewind=5it"] == first["imp"]
     assert second["mine"] == first["mine"]  # though no table has it
     for names in ([*second], ["imp", "imp,rewind=5it", "finetune", "finetune_parent", "a", "b", "c"]):
-        looks = figure._looked(names)
+        looks = drawing.looked(names)
         assert list(looks) == names
         assert len({*looks.values()}) == len(names)
-    many = figure._looked([f"arm{number}" for number in range(20)])
+    many = drawing.looked([f"arm{number}" for number in range(20)])
     assert (len(many), len({*many.values()})) == (20, 14)
 
 

@@ -88,7 +88,7 @@ def main(args: argparse.Namespace) -> int:
         if args.export is not None:
             small = found[args.export]
             made = export_point(folder / "network", small.net, trained.example, _plain(small), programs)
-    print(f"\ntable   {args.out / 'points.csv'}")
+    print(f"\ntable   {args.out / 'points.csv'}\nfigure  {args.out / 'points.png'}")
     if args.export is not None:
         for name, size in made.files.items():
             apart = made.differences.get(name.removeprefix("model."))
@@ -201,6 +201,7 @@ def _measured(trained: Trained, found: Mapping[float, Smaller], folder: Path, th
     from lottery.compress.points import rows, shown
     from lottery.compress.sizes import sizes
     from lottery.reports.tables import table
+    from lottery.reports.tradeoff import draw_points
 
     nets = {"dense": trained.network(trained.state, trained.masks)}
     nets |= {f"{share:.4g}": small.net for share, small in found.items()}
@@ -209,7 +210,10 @@ def _measured(trained: Trained, found: Mapping[float, Smaller], folder: Path, th
     timed = latencies({**nets, **masked}, trained.example, threads=threads)
     scores = {name: trained.scores(net) for name, net in nets.items()}
     every = rows(points, "dense", timed, scores)  # type: ignore[arg-type]  # a metric may be None
-    pd.DataFrame(every).to_csv(folder / "points.csv", index=False)
+    frame = pd.DataFrame(every)
+    frame.to_csv(folder / "points.csv", index=False)
+    for suffix in ("png", "svg", "pdf"):
+        draw_points(frame, trained.recipe.headline, folder / f"points.{suffix}")
     lines = table(shown(every))
     (folder / "points.md").write_text("\n".join(lines) + "\n")
     return ["", *lines]
