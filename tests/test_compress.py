@@ -109,6 +109,20 @@ def test_shares_of_another_budget(runs: Path, tmp_path: Path) -> None:
     assert 0.45 < frame["bytes"]["0.5"] / frame["bytes"]["dense"] <= 0.5
 
 
+def test_settings_may_stand_behind_options(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert not compress(str(runs), "--explain", "--keep", "0.5", "compensation=mean", "~hardware.devices")
+    with pytest.raises(SystemExit):
+        compress(str(runs), "--explain", "--nonsense", "compensation=mean")
+    assert "unrecognized arguments: --nonsense" in capsys.readouterr().err
+
+
+def test_shares_are_those_of_the_smaller_network_of_a_pruned_round_too(runs: Path, tmp_path: Path) -> None:
+    compress(str(runs), "--round", "2", "--keep", "0.3,0.30001", "--out", str(tmp_path / "out"))
+    points = pd.read_csv(tmp_path / "out" / "points.csv", dtype={"point": str}).set_index("point")
+    for share in ("0.3", "0.30001"):
+        assert 0.8 * 0.3 < points["parameters"][share] / points["parameters"]["dense"] <= float(share)
+
+
 def test_survivors_are_refitted_unless_told_otherwise(runs: Path, tmp_path: Path) -> None:
     for name, settings in (("refitted", ()), ("as_they_were", ("~compensation",))):
         compress(str(runs), *settings, "--keep", "0.2", "--out", str(tmp_path / name))
@@ -132,10 +146,11 @@ def test_training_on_helps(runs: Path, tmp_path: Path) -> None:
         (["RUNS", "--keep", "0.5", "--export", "0.2"], r"--export 0\.2: must be one of --keep 0\.5"),
         (["RUNS", "--tune", "-1"], "--tune -1: must be at least 0"),
         (["RUNS", "data=mnist"], "data=mnist: is the run's own; of a finished run criterion, scope"),
+        (["RUNS", "data.root="], "data.root=: is empty"),
         (["RUNS", "--out", "."], r"--out \.: exists already; name a new folder"),
         (["data=digits"], "compress: needs one finished cell's folder, or --weights"),
         (["data=digits", "--weights", "none.safetensors"], "--weights=none.safetensors: there is no such file"),
-        (["RUNS", "--keep", "0.001"], r"keeps 0\.0\d+ of the weights at the least, \d+, .* asks for 0\.001"),
+        (["RUNS", "--keep", "0.001"], r"keeps 0\.0\d+ of the parameters at the least, \d+, .*; 0\.001 is asked for"),
         (["RUNS", "structure.budget=flops", "--keep", "0.001"], r"keeps 0\.0\d+ of the flops at the least, [\d,]+, .*"),
         (["RUNS", "structure=rows"], "compress: needs structure=channels"),
         (["data=digits", "seed=0,1", "--weights", "none"], "seed=0,1: several values are a sweep"),

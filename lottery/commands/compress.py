@@ -28,7 +28,7 @@ GROUPS = tuple(group for group in PRUNING_GROUPS if group != "schedule")
 
 
 DEFAULTS = ("structure=channels", "scope=layerwise", "compensation=least_squares")
-"""what settings change; `~compensation` leaves survivors as they are"""
+"""what settings change, besides the budget, which is of parameters; `~compensation` leaves survivors as they are"""
 
 
 def add_to(commands: Any) -> None:
@@ -48,7 +48,7 @@ def add_to(commands: Any) -> None:
         "--keep",
         type=_shares,
         default=(0.5, 0.25, 0.1),
-        help="shares to keep of the weights, or of what structure.budget names, such as 0.5,0.25",
+        help="shares to keep of the parameters, or of what structure.budget names, such as 0.5,0.25",
     )
     parser.add_argument(
         "--tune", type=int, default=0, metavar="STEPS", help="optimizer steps that each smaller network trains on"
@@ -76,13 +76,13 @@ def main(args: argparse.Namespace) -> int:
     chosen = {share: trained.chosen(pruning, share) for share in args.keep}  # before anything is trained
     if args.explain:
         for share, masks in chosen.items():
-            print(f"\nat {share:.4g}:")
+            print(f"\nat {share:.10g}:")
             print("\n".join(table(going(trained, masks))))
         return 0
     found = {}
     for share, masks in chosen.items():
         found[share] = trained.smaller(pruning, masks, tune)
-        print(f"at {share:.4g}: {_size(found[share])}", flush=True)
+        print(f"at {share:.10g}: {_size(found[share])}", flush=True)
     with staged(args.out) as folder:
         print("\n".join(_measured(trained, found, folder, args.threads)))
         if args.export is not None:
@@ -103,7 +103,7 @@ def _check(args: argparse.Namespace) -> None:
     for name, least in (("tune", 0), ("threads", 1)):
         if getattr(args, name) < least:
             raise Refused(f"--{name} {getattr(args, name)}: must be at least {least}")
-    if not args.explain and args.out.exists():
+    if not args.explain and (args.out.exists() or args.out.is_symlink()):
         raise Refused(f"--out {args.out}: exists already; name a new folder")
 
 
@@ -132,6 +132,8 @@ def _asked(args: argparse.Namespace) -> tuple[Trained, Pruning, Budget | None]:
         config = _of_run(folders[0], settings, config, moved)
     if not channelwise(config):
         raise Refused("compress: needs structure=channels, since what is left by others is no smaller network")
+    if not any(word.lstrip("+").startswith("structure.budget=") for word in settings):
+        config["structure"] = {**config["structure"], "budget": "parameters"}
     recipe, seed = build_recipe(config), config["seed"]
     if not isinstance(recipe, ModuleRecipe):
         raise Refused("compress: is for modules of ours so far, not for a Lightning project")
@@ -155,8 +157,6 @@ def _asked(args: argparse.Namespace) -> tuple[Trained, Pruning, Budget | None]:
 
 def _of_run(cell: Path, settings: Iterable[str], asked: Mapping[str, Any], moved: Sequence[str]) -> dict[str, Any]:
     """A run's configuration, pruned as asked, on the hardware and with the folder of data asked for, if any."""
-    import yaml
-
     from lottery.config.recorded import recorded
 
     groups = {word: word.lstrip("+~").partition("=")[0].partition(".")[0] for word in settings}
@@ -165,11 +165,18 @@ def _of_run(cell: Path, settings: Iterable[str], asked: Mapping[str, Any], moved
             f"{wrong[0]}: is the run's own; of a finished run {', '.join(GROUPS)}, hardware and data.root may be chosen"
         )
     ran = recorded(cell)
-    keys = {word.partition("=")[0].lstrip("+~").split(".")[1] for word in settings if "hardware." in word}
-    whole = any(word.startswith("hardware=") for word in settings)
-    hardware = asked["hardware"] if whole else {**ran["hardware"], **{key: asked["hardware"][key] for key in keys}}
-    root = {"root": str(yaml.safe_load(moved[-1].partition("=")[2]))} if moved else {}
-    return {**ran, **{group: asked.get(group) for group in GROUPS}, "hardware": hardware, "data": ran["data"] | root}
+    plain = [word.lstrip("+~").partition("=")[0] for word in settings]
+    keys = {word.split(".")[1] for word in plain if word.startswith("hardware.")} & asked["hardware"].keys()
+    hardware = asked["hardware"] if "hardware" in plain else ran["hardware"] | {k: asked["hardware"][k] for k in keys}
+    root = moved[-1].partition("=")[2].strip("'\"") if moved else None
+    if root == "":
+        raise Refused("data.root=: is empty; it is the folder that holds the data")
+    return {
+        **ran,
+        **{group: asked.get(group) for group in GROUPS},
+        "hardware": hardware,
+        "data": ran["data"] | ({"root": root} if root else {}),
+    }
 
 
 def _check_data(cell: Path, recipe: ModuleRecipe) -> None:
@@ -204,8 +211,8 @@ def _measured(trained: Trained, found: Mapping[float, Smaller], folder: Path, th
     from lottery.reports.tradeoff import draw_points
 
     nets = {"dense": trained.network(trained.state, trained.masks)}
-    nets |= {f"{share:.4g}": small.net for share, small in found.items()}
-    masked = {f"{share:.4g} masked": small.masked for share, small in found.items()}
+    nets |= {f"{share:.10g}": small.net for share, small in found.items()}
+    masked = {f"{share:.10g} masked": small.masked for share, small in found.items()}
     points = {name: sizes(net, trained.example) for name, net in nets.items()}
     timed = latencies({**nets, **masked}, trained.example, threads=threads)
     scores = {name: trained.scores(net) for name, net in nets.items()}

@@ -52,7 +52,12 @@ def dispatch(words: Sequence[str]) -> int:
     """Runs a command line and returns its exit code."""
     if words[:1] == ["run"]:  # what follows is for Hydra to parse, flags included
         return run.main(words[1:])
-    args = parser().parse_args(words)
+    every = parser()
+    args, more = every.parse_known_args(words)
+    if more and (not hasattr(args, "words") or any(word.startswith("-") for word in more)):
+        every.error(f"unrecognized arguments: {' '.join(more)}")
+    if more:  # settings may stand behind options
+        args.words += more
     return args.call(args)
 
 

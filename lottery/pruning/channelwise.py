@@ -114,8 +114,7 @@ def _within(wanted: float, chosen: Callable[[float], Kept], budget: Budget) -> K
         most = budget.cost(chosen(1.0))  # raises what the scope has to say, if it refuses all shares
         raise Refused(
             f"structure=channels: keeps {smallest / budget.whole:.4g} of the {budget.name} at the least, {smallest:,}, "
-            f"and {most / budget.whole:.4g} at the most, {most:,}; the schedule asks for {wanted:.4g}, and a shorter "
-            "one stays above it"
+            f"and {most / budget.whole:.4g} at the most, {most:,}; {wanted:.4g} is asked for"
         )
     return best
 

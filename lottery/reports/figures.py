@@ -24,8 +24,14 @@ def plot(frame: pd.DataFrame) -> Figure:
     """The figure of a report, for a notebook: test metric by density, mean and 95 % interval over seeds of every arm.
 
     `frame` is what `lottery.read` gives, of one study. A notebook shows the figure where it is a cell's last value, and
-    `plot(frame).savefig("curve.pdf")` writes it. Raises LedgerError for several studies.
+    `plot(frame).savefig("curve.pdf")` writes it. Raises LedgerError for several studies, and ValueError for what is no
+    such frame or has a round twice.
     """
+    needed = {"study", "arm", "seed", "round", "density"}
+    if not isinstance(frame, pd.DataFrame) or not needed <= set(frame) or frame.empty:
+        raise ValueError("lottery.plot takes a frame with rows of lottery.read")
+    if frame.duplicated(["study", "arm", "seed", "round"]).any():
+        raise ValueError("lottery.plot: the frame has a round of a seed twice, which would count as two seeds")
     import matplotlib.pyplot  # noqa: F401  # tells notebooks how to show a figure
 
     return _curves(frame, None)

@@ -37,7 +37,7 @@ def main(args: argparse.Namespace) -> int:
     if args.once:
         cells, queue, note = looks.next()
         print("\n".join(frame(cells, queue, note, WIDTH, HEIGHT)))
-        return 0
+        return 0  # as `lottery status`
     try:
         cells, queue, _ = _live(looks) if sys.stdout.isatty() else _lines(looks)
     except KeyboardInterrupt as stop:
