@@ -54,7 +54,7 @@ class Process:
 
     def kill(self) -> None:
         """Kills its whole process group, if that still exists."""
-        with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError):  # it has ended
             os.killpg(self.pid, signal.SIGKILL)
         self.wait()
 
@@ -187,7 +187,7 @@ def serve(requests: socket.socket) -> dict[str, Any] | None:
             os._exit(0)
         for handle in handles:
             os.close(handle)
-        with suppress(ChildProcessError):
+        with suppress(ChildProcessError):  # none is left
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
 

@@ -163,13 +163,13 @@ class Cluster:
 
     def _stop(self) -> None:
         """Ends the jobs, then Slurm, then remaining processes of the jobs."""
-        with suppress(AssertionError, subprocess.TimeoutExpired):
+        with suppress(AssertionError, subprocess.TimeoutExpired):  # what goes on is killed below
             self.run("scancel", "--user", self.user)
             self._until(lambda: not self.squeue(), seconds=15)
         for daemon in reversed(self._daemons.values()):
             daemon.terminate()
         for daemon in self._daemons.values():
-            with suppress(subprocess.TimeoutExpired):
+            with suppress(subprocess.TimeoutExpired):  # killed below
                 daemon.wait(10)
         for pid, _ in self._users():
             _kill(pid)

@@ -60,7 +60,7 @@ def test_a_wrong_training_is_far_off(lenet: list[Case], monkeypatch: pytest.Monk
 
     def phase(*given: object) -> object:
         calls.append(0)
-        return replace(whole(*given), order=len(calls))  # type: ignore[arg-type]
+        return replace(whole(*given), order=len(calls))
 
     monkeypatch.setattr(gpu, "_phase", phase)
     assert difference(lenet[1], "cpu", 3) > 10 * lenet[1].tolerance

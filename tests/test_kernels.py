@@ -141,7 +141,7 @@ def hooked(parameters: Iterable[nn.Parameter], when: str) -> Optimizer:
 
 def wrapped(parameters: Iterable[nn.Parameter]) -> Optimizer:
     optimizer = sgd(parameters, lr=0.1)
-    optimizer.step = optimizer.step  # type: ignore[method-assign]  # as PyTorch's schedulers do
+    optimizer.step = optimizer.step  # as PyTorch's schedulers do
     return optimizer
 
 

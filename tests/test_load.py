@@ -148,7 +148,7 @@ def script(tmp_path: Path) -> Iterator[Callable[[str], subprocess.Popen[bytes]]]
 
     yield begin
     for process in started:
-        with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError):  # it has ended
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 

@@ -46,6 +46,6 @@ def test_what_is_no_frame_of_rounds_is_refused(tmp_path: Path) -> None:
     frame = lottery.read(ledgers(tmp_path, ACCURACY))
     for wrong in (frame.iloc[:0], frame.drop(columns="density"), "runs/demo"):
         with pytest.raises(ValueError, match=r"^lottery\.plot takes a frame with rows of lottery\.read$"):
-            lottery.plot(wrong)  # type: ignore[arg-type]
+            lottery.plot(wrong)
     with pytest.raises(ValueError, match="the frame has a round of a seed twice"):
         lottery.plot(pd.concat([frame, frame]))

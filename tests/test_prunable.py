@@ -121,7 +121,7 @@ def test_patterns_by_name_or_type_of_layer(include: list[str], exclude: list[str
 
 def scripted() -> nn.Module:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("ignore")  # TorchScript is deprecated; users may still bring it
         return torch.jit.script(nn.Sequential(nn.Linear(3, 2)))
 
 

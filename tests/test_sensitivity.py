@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lottery.algorithm import play
-from lottery.analyses.sensitivity import Sensitivity, alone, of_units, rates, rewound, tolerated, units
+from lottery.analyses.sensitivity import Sensitivity, alone, of_units, rates, tolerated, units
 from lottery.config.build import build
 from lottery.config.compose import cell_configs
 from lottery.config.recorded import load
@@ -25,7 +26,7 @@ from lottery.foundations.errors import Refused
 from lottery.pruning.channels.coupling import coupled
 from lottery.pruning.channels.masking import alive
 from lottery.pruning.channelwise import channels
-from lottery.pruning.contracts import Target
+from lottery.pruning.contracts import Evidence, Scores, Target
 from lottery.pruning.masks import dense, density, kept, prunable
 from lottery.pruning.scopes import rates as rates_scope
 from lottery.pruning.structures import rows, weights
@@ -166,12 +167,19 @@ def test_shares_are_those_that_a_structure_keeps(tmp_path: Path) -> None:
 
 def test_criteria_that_compare_see_the_rewinding_point(tmp_path: Path) -> None:
     (job,) = cell_configs([*SETTINGS, "arm.rewind=10", f"out={tmp_path}"])
-    cell = build(job)
+    cell, seen = build(job), []
+
+    def movement(evidence: Evidence) -> Scores:
+        seen.append(evidence.start)
+        return {name: weight.detach().abs() for name, weight in evidence.weights.items()}
+
+    cell = replace(cell, study=replace(cell.study, pruning=replace(cell.study.pruning, criterion=movement)))
     train = TrainOnce(cell, Store(tmp_path / "store"))
     dense = next(play(cell.study.recipe, cell.study.pruning, cell.arm, 0, train))
-    found, at_ten, at_zero = rewound(cell.arm, dense), dense.cut(10).trained.state, dense.ticket.state
-    assert found["fc1.weight"].equal(at_ten["fc1.weight"])
-    assert not found["fc1.weight"].equal(at_zero["fc1.weight"])
+    Sensitivity(shares=(0.5,))(cell, dense)
+    (found,) = seen
+    assert found["fc1.weight"].equal(dense.cut(10).trained.state["fc1.weight"])
+    assert not found["fc1.weight"].equal(dense.ticket.state["fc1.weight"])
 
 
 @pytest.fixture(scope="module")

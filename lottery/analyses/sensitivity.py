@@ -17,15 +17,14 @@ from lottery.pruning.channelwise import channels
 from lottery.pruning.contracts import Scope, Scores, Structure, Target, choose
 from lottery.pruning.masks import Masks, apply_, kept
 from lottery.pruning.selection import best
-from lottery.rounds.arms import Arm
 from lottery.rounds.prune import scored
 from lottery.rounds.rewinding import as_one
 from lottery.rounds.round import Round
+from lottery.rounds.search import search_for
 from lottery.rounds.study import Cell
 from lottery.training.evaluation import evaluate
 from lottery.training.hardware import trainer_for
 from lottery.training.module_recipe import ModuleRecipe
-from lottery.training.states import State
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,8 @@ class Sensitivity:
         if current.index:
             return {f"val_{recipe.headline.name}": None, "tolerated": None, "layers": [], "rates": {}}
         on = current.trained
-        scores = scored(recipe, pruning, on.state, on.masks, rewound(cell.arm, current), cell.seed, (1, 0))
+        start = search_for(recipe, pruning, cell.arm, cell.seed, current.train, None).start
+        scores = scored(recipe, pruning, on.state, on.masks, start, cell.seed, (1, 0))
         target, structure = recipe.aimed(Target(1.0, 1.0)), of_units(pruning.structure)
         metric = recipe.headline
         name, gain = f"val_{metric.name}", metric.gain
@@ -86,13 +86,6 @@ class Sensitivity:
             "layers": layers,
             "rates": rates(least, sizes),
         }
-
-
-def rewound(arm: Arm, dense: Round) -> State:
-    """Weights and buffers at the rewinding point, which criteria may compare with."""
-    if arm.given:
-        return arm.given.start
-    return dense.cut(arm.rewind).trained.state if arm.rewind else dense.ticket.state
 
 
 def units(structure: Structure, scores: Scores, masks: Masks, target: Target) -> dict[str, int]:

@@ -26,7 +26,7 @@ def hints_of(target: Callable[..., Any]) -> dict[str, Any]:
     own = target.__init__ if inspect.isclass(target) and not dataclasses.is_dataclass(target) else target
     try:
         return typing.get_type_hints(own, include_extras=True)
-    except Exception:
+    except Exception:  # names may stand for anything, and evaluating them may raise anything
         return {}
 
 

@@ -70,7 +70,7 @@ def _remove_empty(folder: Path, itself: bool) -> None:
         with suppress(OSError):  # not empty
             path.rmdir()
     if itself:
-        with suppress(OSError):
+        with suppress(OSError):  # as above
             folder.rmdir()
 
 

@@ -88,7 +88,7 @@ def _difference(masked: nn.Module, small: nn.Module, run: Run, training: bool) -
     mode, double, rounding = "training" if training else "evaluation", True, ROUNDING
     try:
         first = outputs(masked, run, training, double)
-    except Exception:
+    except Exception:  # a network may compute in 32 bits only
         double, rounding = False, COARSE
         try:
             first = outputs(masked, run, training, double)

@@ -87,7 +87,7 @@ class Attempts:
 
     def _count(self, change: int) -> None:
         self.note["starts"] += change
-        with suppress(OSError):
+        with suppress(OSError):  # best effort: on a full disk the work itself will raise
             _write(self.folder, self.note)
 
 
