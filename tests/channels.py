@@ -14,6 +14,15 @@ from lottery.pruning.channels.equality import without
 from lottery.pruning.masks import Masks, dense, prunable
 
 
+def mlp() -> nn.Module:
+    """4 -> 4 -> 3 -> 2, whose rows have lengths that can be read."""
+    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    with torch.no_grad():
+        for layer, lengths in ((net[0], [1.0, 4.0, 3.0, 2.0]), (net[2], [9.0, 7.0, 8.0])):
+            layer.weight.copy_(torch.tensor(lengths)[:, None].expand_as(layer.weight))
+    return net
+
+
 def drawn(net: nn.Module, seed: int = 0) -> nn.Module:
     """The network with other biases and parameters of normalisation; initial zeros would prove nothing."""
     rng = torch.Generator().manual_seed(seed)

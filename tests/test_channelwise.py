@@ -23,16 +23,8 @@ from lottery.pruning.contracts import Scores, Target, choose
 from lottery.pruning.masks import Masks, dense, density, prunable
 from lottery.pruning.scopes import everywhere, layerwise
 from lottery.training.costs import COSTS
+from tests.channels import mlp
 from tests.conftest import TINY
-
-
-def mlp() -> nn.Module:
-    """4 -> 4 -> 3 -> 2, whose rows have lengths that can be read."""
-    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
-    with torch.no_grad():
-        for layer, lengths in ((net[0], [1.0, 4.0, 3.0, 2.0]), (net[2], [9.0, 7.0, 8.0])):
-            layer.weight.copy_(torch.tensor(lengths)[:, None].expand_as(layer.weight))
-    return net
 
 
 def magnitudes(net: nn.Module) -> Scores:

@@ -111,6 +111,8 @@ def test_shares_of_another_budget(runs: Path, tmp_path: Path) -> None:
 
 def test_settings_may_stand_behind_options(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert not compress(str(runs), "--explain", "--keep", "0.5", "compensation=mean", "~hardware.devices")
+    with pytest.raises(ValueError, match=r"structure\.pool=median: must be one of"):
+        compress(str(runs), "--explain", "--keep", "0.5", "structure.pool=median")
     with pytest.raises(SystemExit):
         compress(str(runs), "--explain", "--nonsense", "compensation=mean")
     assert "unrecognized arguments: --nonsense" in capsys.readouterr().err

@@ -200,3 +200,17 @@ def test_a_phase_is_that_of_the_optimizer_s_own_step(
     theirs = fit(recipe, phase)
     assert ours.rows == theirs.rows
     assert all(torch.equal(ours.state[name], theirs.state[name]) for name in theirs.state)
+
+
+@pytest.mark.parametrize(
+    ("kind", "group", "decoupled"),
+    [
+        (torch.optim.AdamW, {}, True),  # of PyTorch before 2.7
+        (torch.optim.Adam, {}, False),
+        (torch.optim.Adam, {"decoupled_weight_decay": True}, True),
+    ],
+)
+def test_groups_of_older_versions_say_nothing_of_decay(
+    kind: type[Optimizer], group: dict[str, bool], decoupled: bool
+) -> None:
+    assert kernels._decoupled(kind, group) is decoupled

@@ -38,17 +38,10 @@ from lottery.running.cell import TrainOnce
 from lottery.running.launch import run_cell
 from lottery.store.entries import Store
 from lottery.store.ledger import Ledger
+from tests.channels import mlp
 from tests.conftest import TINY
 
 SETTINGS = [*TINY, "analysis=sensitivity", "analysis.sensitivity.shares=[0.5,0.02]", "schedule.rounds=1"]
-
-
-def net() -> nn.Module:
-    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
-    with torch.no_grad():
-        for layer, lengths in ((net[0], [1.0, 4.0, 3.0, 2.0]), (net[2], [9.0, 7.0, 8.0])):
-            layer.weight.copy_(torch.tensor(lengths)[:, None].expand_as(layer.weight))
-    return net
 
 
 def test_one_layer_alone_loses_its_lowest_weights() -> None:
@@ -65,7 +58,7 @@ def test_one_layer_alone_loses_its_lowest_weights() -> None:
 
 @pytest.mark.parametrize("budget", ["weights", "flops", "channels"])
 def test_channels_of_one_layer_alone(budget: str) -> None:
-    network = net()
+    network = mlp()
     masks = dense(prunable(network))
     scores = {name: weight.detach().abs() for name, weight in prunable(network).items()}
     found = coupled(network, lambda net: net(torch.zeros(1, 4)))
@@ -79,7 +72,7 @@ def test_channels_of_one_layer_alone(budget: str) -> None:
 
 
 def test_rows_of_one_layer_alone() -> None:
-    network = net()
+    network = mlp()
     masks = dense(prunable(network))
     scores = {name: weight.detach().abs() for name, weight in prunable(network).items()}
     assert of_units(rows) is rows
@@ -250,15 +243,26 @@ def test_seeds_are_averaged_and_a_frame_without_ledgers_has_no_curves(ran: Path,
     for seed, (whole, half, least, rate) in enumerate([(0.9, 0.7, 0.5, {"fc": 1.0}), (0.8, 0.5, 1.0, {})]):
         folder = tmp_path / f"seed{seed}"
         folder.mkdir()
-        layer = {"layer": "fc", "size": 7, "shares": [{"share": 0.5, "val_accuracy": half}], "tolerated": least}
+        layer = {
+            "layer": "fc",
+            "size": 7,
+            "shares": [{"share": 0.5, "kept": 4 / 7, "val_accuracy": half}],
+            "tolerated": least,
+        }
         line = {"study": "s", "arm": "imp", "seed": seed, "round": 0, "rounds": 0, "density": 1.0}
         line |= {"val_accuracy": whole, "layers": [layer], "rates": rate, "run": {}}
         (folder / LEDGER).write_text(json.dumps(line) + "\n")
         rounds.append(frame[frame["round"] == 0].assign(**{"seed": seed, "run/ledger": str(folder / "ledger.jsonl")}))
+    lost = frame[frame["round"] == 0].assign(seed=2)  # of a seed whose metric is no finite number
+    (tmp_path / "seed2").mkdir()
+    line |= {"seed": 2, "layers": [{**layer, "shares": [{"share": 0.5, "kept": 4 / 7, "val_accuracy": None}]}]}
+    (tmp_path / "seed2" / LEDGER).write_text(json.dumps(line | {"val_accuracy": None}) + "\n")
+    lost["run/ledger"] = str(tmp_path / "seed2" / "ledger.jsonl")
+    assert curves(pd.concat([*rounds, lost]))["mean"].tolist() == pytest.approx([0.85, 0.6])
     both = pd.concat(rounds)
     assert report_rates(both) == {"fc": 1.0}  # of the seed that has rates
     found = curves(both)
-    assert found[["layer", "share", "n"]].to_numpy().tolist() == [["fc", 1.0, 2], ["fc", 0.5, 2]]
+    assert found[["layer", "share", "kept", "n"]].to_numpy().tolist() == [["fc", 1.0, 1.0, 2], ["fc", 0.5, 4 / 7, 2]]
     assert found["mean"].tolist() == pytest.approx([0.85, 0.6])
     assert found["half"].tolist() == pytest.approx([0.05 * 12.7062, 0.1 * 12.7062], rel=1e-4)  # Student's t, 1 degree
     assert sensitivity_rows(both)[1][-2:] == ["0.75", "1"]

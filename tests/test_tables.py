@@ -108,6 +108,8 @@ def test_methods_of_other_densities_have_columns_of_their_own() -> None:
     assert found[0] == ["", "100.00%", "49.95%", "25.00%"]
     assert found[2] == ["narrow", "80.0 (n = 1)", "-", "50.0 (n = 1)"]
     assert found[3] == ["wide", "80.0 ± 127.1", "60.0 (n = 2, equal)", "-"]
+    with pytest.raises(ValueError, match="two rounds of an arm have nearly the same density"):
+        tables.methods(frame.assign(density=1.0))
 
 
 @pytest.mark.parametrize("name", few(SHOWN, 2))

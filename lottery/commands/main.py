@@ -12,8 +12,9 @@ import sys
 from collections.abc import Sequence
 
 import lottery
-from lottery.commands import check, compress, overlap, process, report, run, status, store, verdict
+from lottery.commands import check, overlap, process, report, run, status, store, verdict
 from lottery.commands import list as listing
+from lottery.commands.compress import actions as compress
 from lottery.commands.ticket import actions as ticket
 from lottery.commands.wandb import actions as wandb
 from lottery.commands.watch import actions as watch

@@ -72,13 +72,14 @@ def publish(paths: Iterable[Path], out: Path | None = None) -> list[str]:
         folders = {study: _of_study(cells[study], studies[study].iloc[0]) for study in order}
     else:
         folders = {study: out / study if len(order) > 1 else out for study in order}
-    (_several if len(order) > 1 else _alone)(studies, folders, unlike, problems, out)
+    if len(order) > 1:
+        _several(studies, folders, unlike, problems, out)
+    else:
+        _alone(studies, folders, unlike, problems)
     return problems
 
 
-def _alone(
-    studies: Studies, folders: Mapping[str, Path], unlike: Unlike, problems: list[str], out: Path | None
-) -> None:
+def _alone(studies: Studies, folders: Mapping[str, Path], unlike: Unlike, problems: list[str]) -> None:
     """Prints and writes the report of the only study."""
     from lottery.reports.answers import screen
     from lottery.reports.folder import pictures, write

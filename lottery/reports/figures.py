@@ -135,8 +135,8 @@ def draw_sensitivity(frame: pd.DataFrame, path: Path) -> None:
         axes = figure.subplots()
         for number, line in enumerate(lines):
             curve, look = numbers[numbers["layer"] == line], number % (2 * len(LOOKS))
-            band(axes, 100 * curve["share"], curve["mean"], curve["half"], look, f"{line} ({count(curve)})")
-        densities(axes, numbers["share"].min())
+            band(axes, 100 * curve["kept"], curve["mean"], curve["half"], look, f"{line} ({count(curve)})")
+        densities(axes, numbers["kept"].min())
         axes.set_xlabel("kept of one layer alone (%)")
         axes.set_ylabel(f"validation {metric.name}{'' if metric.higher_is_better else ' (lower is better)'}")
         within(axes, metric)

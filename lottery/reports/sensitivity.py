@@ -17,25 +17,26 @@ LEDGER = "sensitivity.jsonl"
 
 
 def curves(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row for each layer and share of it that is kept: n, mean and half of the interval of the validation metric.
+    """One row for each layer and share of it that was asked for: the share kept, and the validation metric over seeds.
 
-    The share 1 is the whole network. Layers are in the order of the network. Empty if nothing was measured, and for a
-    frame that was read from a file of results, which does not hold it.
+    That is n, mean and half of the interval. The share 1 is the whole network. Layers are in the order of the network.
+    Empty if nothing was measured, and for a frame that was read from a file of results, which does not hold it.
     """
     name = f"val_{headline(frame).name}"
     rows = [
-        {"layer": each["layer"], "share": point["share"], "value": point[name]}
+        {"layer": each["layer"], "share": point["share"], "kept": point["kept"], "value": point[name]}
         for line in _dense(frame)
         for each in line["layers"]
-        for point in ({"share": 1.0, name: line[name]}, *each["shares"])
+        for point in ({"share": 1.0, "kept": 1.0, name: line[name]}, *each["shares"])
     ]
     found = []
-    for (layer, share), part in pd.DataFrame(rows, columns=["layer", "share", "value"]).groupby(
+    for (layer, share), part in pd.DataFrame(rows, columns=["layer", "share", "kept", "value"]).groupby(
         ["layer", "share"], sort=False
     ):
         mean, half = mean_interval(part["value"].dropna().astype(float))
-        found.append({"layer": layer, "share": share, "n": part["value"].notna().sum(), "mean": mean, "half": half})
-    return pd.DataFrame(found, columns=["layer", "share", "n", "mean", "half"])
+        of = {"layer": layer, "share": share, "kept": part["kept"].mean(), "n": part["value"].notna().sum()}
+        found.append({**of, "mean": mean, "half": half})
+    return pd.DataFrame(found, columns=["layer", "share", "kept", "n", "mean", "half"])
 
 
 def sensitivity_rows(frame: pd.DataFrame) -> list[list[str]]:
