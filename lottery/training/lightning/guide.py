@@ -116,7 +116,7 @@ class Guide(pl.Callback):
         if isinstance(loss := outputs.get("loss") if isinstance(outputs, Mapping) else outputs, Tensor):
             # with automatic optimization, Lightning has divided it by the batches of a step
             shared = trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1
-            self.losses.append(loss.detach().mean() * shared)
+            self.losses.append(loss.detach() if shared == 1 and not loss.ndim else loss.detach().mean() * shared)
 
     def _after_batch(self, trainer: pl.Trainer) -> None:
         """What follows a batch, once all callbacks and the module's own hook are done, which may change its state."""

@@ -15,8 +15,13 @@ from lottery.foundations.seeds import derive
 
 
 def seed_all(seed: int) -> None:
-    """Seeds the global generators of torch, numpy and Python, a hundredth of a small step."""
-    torch.manual_seed(seed)
+    """Seeds the global generators of torch, numpy and Python, before every batch.
+
+    Before CUDA is initialised, `torch.manual_seed` notes a stack trace for each kind of device, a millisecond each time.
+    """
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
 
