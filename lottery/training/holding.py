@@ -39,10 +39,11 @@ class Holding:
 
     def mask_gradients(self) -> None:
         """Before an optimizer step: sets gradients of pruned weights to zero, if anything reads across weights."""
-        if self._across:
-            for weight, factor in zip(self._pruned, self._factors, strict=True):
-                if weight.grad is not None:
-                    weight.grad.mul_(factor)
+        if not self._across:
+            return
+        pairs = zip(self._pruned, self._factors, strict=True)
+        if found := [(weight.grad, factor) for weight, factor in pairs if weight.grad is not None]:
+            torch._foreach_mul_([gradient for gradient, _ in found], [factor for _, factor in found])
 
     def kept_gradients(self, parameters: Iterable[nn.Parameter]) -> list[Tensor]:
         """The gradients of some parameters, with zeros for pruned weights; left out where there is none."""

@@ -129,9 +129,9 @@ class Guide(pl.Callback):
         # schedulers, and so is one where validation is due: a training resumed there would pass over them.
         fetcher = trainer.fit_loop._data_fetcher
         if not loop.batch_progress.is_last_batch and not loop._should_accumulate() and fetcher:
-            self._between(trainer, due=loop._should_check_val_fx(fetcher))
+            self._between(trainer, lambda: loop._should_check_val_fx(fetcher))
 
-    def _between(self, trainer: pl.Trainer, due: bool = False) -> None:
+    def _between(self, trainer: pl.Trainer, due: Callable[[], bool] = lambda: False) -> None:
         """Between two optimizer steps: a waypoint, a checkpoint if the last one is old enough, progress."""
         step, now = step_of(trainer), time.monotonic()
         if step in self.waypoints:
@@ -141,7 +141,7 @@ class Guide(pl.Callback):
                 self.result = found
             elif self.keeper:
                 self.keeper.pass_by(step, found, self.phase.masks)
-        if self.keeper and not due and now - self.saved_at >= self.seconds:
+        if self.keeper and now - self.saved_at >= self.seconds and not due():
             self._check(step)
             tensors, rest = parted(self._checkpoint(trainer))
             losses = [float(loss) for loss in self.losses]

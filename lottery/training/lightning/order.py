@@ -17,7 +17,7 @@ from lottery.foundations.seeds import derive
 def seed_all(seed: int) -> None:
     """Seeds the global generators of torch, numpy and Python, before every batch.
 
-    Before CUDA is initialised, `torch.manual_seed` notes a stack trace for each kind of device, a millisecond each time.
+    Before CUDA is initialised, `torch.manual_seed` notes a stack trace for each kind of device: a millisecond.
     """
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():
