@@ -154,6 +154,17 @@ def goes_with(asked: Sequence[CellConfig], node: Mapping[str, Any], launcher: st
         assert (str(alone), alone.config) == (str(job), job.config)
 
 
+def test_replicates_of_a_sweep_are_what_each_is_alone() -> None:
+    """They are composed once for all seeds."""
+    found = cell_configs(["arm=random_mask,imp", "seed=1,0,7", "out=of_${seed}", "optimizer.lr=0.1", "-m"])
+    assert [(job.label, job.seed, job.config["out"]) for job in found] == [
+        (arm, seed, f"of_{seed}") for arm in ("random_mask", "imp") for seed in (1, 0, 7)
+    ]
+    for job in found:
+        [alone] = cell_configs(list(job.command))
+        assert (str(alone), alone.config, alone.command) == (str(job), job.config, job.command)
+
+
 def test_a_study_for_slurm_is_planned(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
