@@ -134,6 +134,7 @@ def test_survivors_are_refitted_unless_told_otherwise(runs: Path, tmp_path: Path
     assert refitted > as_they_were + 0.1
 
 
+@pytest.mark.slow
 def test_training_on_helps(runs: Path, tmp_path: Path) -> None:
     for steps in ("0", "100"):
         words = ("~compensation", "--round", "0", "--keep", "0.05", "--tune", steps)

@@ -22,6 +22,7 @@ from lottery.config.check import check
 from lottery.config.compose import cell_configs
 from lottery.config.groups import CONF, GROUPS
 from tests.conftest import environment
+from tests.few import few
 from tests.notebooks import executed
 
 ROOT = Path(__file__).parent.parent
@@ -53,7 +54,7 @@ EXECUTED = [words for words in SHOWN if words[0] != "run"]
 COMPOSED = sorted({shlex.join(w for w in words[1:] if w != "--plan") for words in SHOWN if words[0] == "run"})
 
 
-@pytest.mark.parametrize("command", COMPOSED)
+@pytest.mark.parametrize("command", few(COMPOSED, 12))
 def test_run_commands_compose(command: str) -> None:
     words = shlex.split(command)
     assert cell_configs(words[: words.index("--cfg")] if "--cfg" in words else words)

@@ -49,7 +49,7 @@ def test_what_changes_a_number_changes_the_name(more: str) -> None:
     assert one.study != other.study
 
 
-@pytest.mark.parametrize("more", ["data.workers=2", "trainer.log_every_n_steps=1"])
+@pytest.mark.parametrize("more", few(["data.workers=2", "trainer.log_every_n_steps=1"], 1))
 def test_what_changes_no_number_changes_no_name(more: str) -> None:
     [one], [other] = cell_configs(words("siamese")), cell_configs([*words("siamese"), more])
     assert one.study == other.study

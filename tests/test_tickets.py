@@ -675,7 +675,7 @@ OTHERWISE = [
 
 
 @pytest.mark.parametrize(
-    "given", few([*OTHERWISE, *([f"experiment={name}"] for name in EXPERIMENTS)], len(OTHERWISE) + 1), ids=" ".join
+    "given", few([*OTHERWISE, *([f"experiment={name}"] for name in EXPERIMENTS)], len(OTHERWISE)), ids=" ".join
 )
 def test_a_recorded_recipe_is_composed_again(found: Callable[..., Saved], given: list[str]) -> None:
     [job] = cell_configs([*given, "hydra.mode=RUN"])

@@ -30,7 +30,8 @@ from lottery.running.wandb_runs import run_id
 from lottery.store.folder import BEAT, NAME
 from lottery.store.ledger import Ledger, Line
 
-from .conftest import TINY
+from tests.conftest import TINY
+from tests.few import few
 
 OFFLINE = (*TINY, "tracking.mode=offline", "hardware.checkpoint_seconds=1e-6")
 """a cell with a checkpoint after each chunk, so that nothing is measured twice"""
@@ -361,7 +362,7 @@ def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
         yield
 
 
-@pytest.mark.parametrize("server", ["refuses", "accepts and says nothing", "no account"], indirect=True)
+@pytest.mark.parametrize("server", few(["accepts and says nothing", "refuses", "no account"], 1), indirect=True)
 def test_online_without_a_server_goes_on_offline(
     server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
