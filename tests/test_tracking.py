@@ -29,7 +29,6 @@ from lottery.running.tracking import Tracker
 from lottery.running.wandb_runs import run_id
 from lottery.store.folder import BEAT, NAME
 from lottery.store.ledger import Ledger, Line
-
 from tests.conftest import TINY
 from tests.few import few
 
