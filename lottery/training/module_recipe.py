@@ -15,18 +15,14 @@ from lottery.data.examples import Data
 from lottery.foundations.errors import Refused
 from lottery.foundations.metrics import Headline
 from lottery.foundations.seeds import seeded
-from lottery.pruning import masks as _masks
-from lottery.pruning.channels.coupling import Coupling, coupled
-from lottery.pruning.channels.equality import proven
 from lottery.pruning.channels.masking import left
-from lottery.pruning.channels.removal import Kept, Structure, structure
-from lottery.pruning.channels.shrinking import shrunk
+from lottery.pruning.channels.removal import Structure, structure
+from lottery.pruning.channels.tracing import Run
 from lottery.pruning.compensation.contracts import Pruned
 from lottery.pruning.contracts import Evidence
 from lottery.pruning.masks import Masks
 from lottery.pruning.paths import connected_paths
 from lottery.training import flops, sparse
-from lottery.training.costs import COSTS
 from lottery.training.modules import Module, headline_of
 from lottery.training.recipes import Recipe
 from lottery.training.states import State
@@ -58,6 +54,11 @@ class ModuleRecipe(Recipe):
         with self.numerics.entered(), seeded(seed):
             return self.module(self.network())
 
+    def loaded(self, state: State, seed: int) -> nn.Module:
+        net = self.build(seed).net
+        net.load_state_dict(state)
+        return net
+
     def evidence(
         self, state: State, start: State, masks: Masks, init: int, order: int, rng: torch.Generator
     ) -> Evidence:
@@ -83,10 +84,8 @@ class ModuleRecipe(Recipe):
 
     def calibration(self, state: State, masks: Masks, init: int, order: int) -> Pruned:
         self._calls_its_network("compensation")
-        module, device = self.build(init), self.hardware.device
-        module.net.load_state_dict(state)
-        module.eval().to(device)
-        return Pruned(module.net, masks, ScoringBatches(self.data, order, device), lambda net, batch: net(batch[0]))
+        net, device = self.loaded(state, init).eval().to(self.hardware.device), self.hardware.device
+        return Pruned(net, masks, ScoringBatches(self.data, order, device), lambda net, batch: net(batch[0]))
 
     def _calls_its_network(self, what: str) -> None:
         if type(self.sample).forward is not Module.forward:
@@ -102,20 +101,20 @@ class ModuleRecipe(Recipe):
             return None
 
     @cached_property
-    def coupling(self) -> Coupling:
+    def example(self) -> torch.Tensor:
+        """The inputs of two training examples."""
+        with closing(self.data.evaluation("train", 2)) as batches:
+            return next(batches)[0]
+
+    @property
+    def run(self) -> Run:
         self._calls_its_network("structure=channels")
-        with self.numerics.entered(), seeded(0), closing(self.data.evaluation("train", 2)) as batches:
-            net, (inputs, _) = self.build(0).net, next(batches)
+        inputs = self.example
+        return lambda net: net(inputs)
 
-            def run(net: nn.Module) -> object:
-                return net(inputs)
-
-            return proven(net, coupled(net, run), _masks.dense(self.prunable(net)), run)
-
-    def cost(self, budget: str, kept: Kept) -> int:
-        with self.numerics.entered(), seeded(0), closing(self.data.evaluation("train", 1)) as batches:
-            inputs, _ = next(batches)
-            return COSTS[budget](shrunk(self.net, structure(self.coupling, kept)), inputs)
+    @property
+    def forward_pass(self) -> tuple[Run, int]:
+        return self.run, len(self.example)
 
     def structure(self, masks: Masks) -> Structure:
         """With `numerics.shrink=auto`, what is left without the channels that nothing reads any more."""
