@@ -56,8 +56,6 @@ def build(job: CellConfig) -> Cell:
             f"compensation: makes up for what is pruned of trained weights, and arm={job.label} does not train those "
             "on; arm=finetune does, and null leaves it out"
         )
-    if pruning.compensation and isinstance(recipe, Project):
-        raise Refused("compensation: is for modules of ours, not for a Lightning project; null leaves it out")
     if recipe.numerics.shrink != "off" and not channelwise(config):
         raise Refused(
             "numerics.shrink=auto: goes with structure=channels, which leaves channels dead; off leaves it out"
