@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,11 @@ def half(recipe: Project, net: nn.Module) -> tuple[nn.Module, nn.Module, Masks]:
     return net.eval(), shrunk(net, structure(recipe.coupling, kept)).eval(), masks
 
 
+@cache
+def project(kind: str, *more: str) -> Project:
+    return recipe_of(kind, *more)
+
+
 INPUTS: dict[str, Callable[[], tuple[Tensor, ...]]] = {
     "classifier": lambda: (torch.randn(5, 3, 12, 12),),
     "segmenter": lambda: (torch.randn(5, 1, 16, 16),),
@@ -58,7 +65,7 @@ INPUTS: dict[str, Callable[[], tuple[Tensor, ...]]] = {
 
 @pytest.mark.parametrize("kind", ["classifier", "segmenter", "siamese", *SLOW])
 def test_the_smaller_module_computes_what_the_masked_one_does(kind: str) -> None:
-    recipe = recipe_of(kind)
+    recipe = project(kind)
     whole = drawn(recipe.build(3)).eval()  # zeros of an initialisation would hide what they do
     masked, small, _ = half(recipe, copy.deepcopy(whole))
     inputs = INPUTS[kind]()
@@ -70,7 +77,7 @@ def test_the_smaller_module_computes_what_the_masked_one_does(kind: str) -> None
 
 
 def test_what_a_concatenation_puts_together_is_read_at_both_places() -> None:
-    recipe = recipe_of("segmenter")
+    recipe = project("segmenter")
     groups = {group.name: {(m.name, m.axis): m for m in group.members} for group in recipe.coupling.groups}
     # GroupNorm of two groups joins the channels at one place in each; the last layer's are outputs
     assert groups.keys() == {"up.weight"}
@@ -79,7 +86,7 @@ def test_what_a_concatenation_puts_together_is_read_at_both_places() -> None:
 
 
 def test_masks_hold_channels_through_a_training_with_its_norms_and_biases() -> None:
-    recipe = recipe_of("classifier", "data.n=64", "budget.steps=4")
+    recipe = project("classifier", "data.n=64", "budget.steps=4")
     _, _, masks = half(recipe, recipe.build(3))
     trained = recipe.loaded(fit(recipe, phase_of(recipe, masks=masks)).state, 5).eval()
     for name, weight in trained.named_parameters():
@@ -96,7 +103,7 @@ def test_masks_hold_channels_through_a_training_with_its_norms_and_biases() -> N
 
 
 def test_each_part_of_a_gan_is_a_network_of_its_own() -> None:
-    recipe = recipe_of("gan")
+    recipe = project("gan")
     assert [call.path for call in recipe.calls.evaluated] == [""]
     assert [call.path for call in recipe.calls.trained] == ["discriminator"]
     assert [group.name for group in recipe.coupling.groups] == [
@@ -108,7 +115,7 @@ def test_each_part_of_a_gan_is_a_network_of_its_own() -> None:
 
 @pytest.mark.parametrize("kind", some(["siamese", "gan", "classifier"], 1))
 def test_looking_at_calls_changes_nothing(kind: str) -> None:
-    recipe = recipe_of(kind)
+    recipe = replace(project(kind))  # with nothing found yet
     before = {name: tensor.clone() for name, tensor in recipe.net.state_dict().items()}
     torch.manual_seed(7)
     expected = torch.rand(3)
@@ -218,6 +225,7 @@ class Slices(Features):
         return F.cross_entropy(self.net[2:](self.net[:2](batch[0])), batch[1])
 
 
+@cache
 def own(model: type, *more: str) -> Project:
     here = "tests.test_channels_projects"
     line = [f"model._target_={here}.{model.__name__}", f"data._target_={here}.Rows", "budget.steps=2ep", *more]
@@ -320,7 +328,7 @@ def test_what_has_different_lengths_is_not_cut() -> None:
 
 @pytest.mark.parametrize("budget", ["parameters", "flops", "bytes"])
 def test_budgets_are_those_of_the_smaller_module(budget: str) -> None:
-    recipe = recipe_of("classifier")
+    recipe = project("classifier")
     kept = {group.name: list(range(0, group.size, 2)) for group in recipe.coupling.groups}
     small = shrunk(recipe.net, structure(recipe.coupling, kept))
     # 3 -> 8 -> 16 channels at 12x12 and 6x6, then 144 to 4

@@ -24,8 +24,8 @@ from lottery.training.lightning.project import EvidenceBatches, Project
 from lottery.training.states import State, state_of
 from tests.channels import drawn
 from tests.few import few
-from tests.lightning import cell_of, recipe_of
-from tests.test_channels_projects import Functions, own
+from tests.lightning import cell_of
+from tests.test_channels_projects import Functions, own, project
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Lightning's
 
@@ -38,7 +38,7 @@ def calibrated(recipe: Project, state: State, name: str, *lost: int) -> Pruned:
 
 
 def siamese() -> tuple[Project, nn.Module]:
-    recipe = recipe_of("siamese")
+    recipe = project("siamese")
     return recipe, drawn(recipe.build(5)).eval()
 
 
@@ -81,7 +81,7 @@ def test_statistics_are_those_of_what_training_gives() -> None:
 
 def test_every_iteration_gives_the_same_and_moves_nothing() -> None:
     """Of a module whose step draws (mixup) from a loader that draws."""
-    recipe = recipe_of("classifier")
+    recipe = project("classifier")
     state = state_of(recipe.build(5))
     pruned = calibrated(recipe, state, "net.4.weight", 1)
     before = {name: tensor.clone() for name, tensor in pruned.net.state_dict().items()}
@@ -95,7 +95,7 @@ def test_every_iteration_gives_the_same_and_moves_nothing() -> None:
 
 
 def test_both_networks_of_a_gan_see_their_own_inputs() -> None:
-    recipe = recipe_of("gan")
+    recipe = project("gan")
     (calls,) = recipe.calibration(state_of(recipe.net), dense(recipe.prunable(recipe.net)), 5, 11).first(1)
     assert [call.path for call in calls] == ["", "discriminator", "discriminator", "", "discriminator"]
 

@@ -23,14 +23,19 @@ from lottery.pruning.contracts import Evidence
 from lottery.pruning.masks import Masks
 from lottery.pruning.paths import connected_paths
 from lottery.training import flops, sparse
+from lottery.training.evaluation import evaluate
+from lottery.training.hardware import trainer_for
 from lottery.training.modules import Module, headline_of
-from lottery.training.recipes import Recipe
+from lottery.training.recipes import Recipe, Row
 from lottery.training.states import State
 
 
 @dataclass(frozen=True)
 class ModuleRecipe(Recipe):
     """What every phase of a study of our modules has in common: our loop trains them."""
+
+    trains_smaller = True
+    part = ""
 
     data: Data
     module: Callable[[nn.Module], Module] = field(kw_only=True)
@@ -101,20 +106,28 @@ class ModuleRecipe(Recipe):
             return None
 
     @cached_property
-    def example(self) -> torch.Tensor:
-        """The inputs of two training examples."""
+    def example(self) -> tuple[torch.Tensor, ...]:
         with closing(self.data.evaluation("train", 2)) as batches:
-            return next(batches)[0]
+            return (next(batches)[0],)
 
     @property
     def run(self) -> Run:
         self._calls_its_network("structure=channels")
         inputs = self.example
-        return lambda net: net(inputs)
+        return lambda net: net(*inputs)
 
     @property
     def forward_pass(self) -> tuple[Run, int]:
-        return self.run, len(self.example)
+        return self.run, len(self.example[0])
+
+    def scores(self, net: nn.Module, seed: int) -> Row:
+        module, device = self.build(seed), self.hardware.device
+        module.net = net
+        module.trainer = trainer_for(self.hardware, self.numerics)
+        module.to(device)
+        measured = {part: evaluate(module, self.data.to(device), part) for part in ("val", "test")}
+        net.eval().to("cpu")
+        return {f"{part}_{name}": value for part, found in measured.items() for name, value in found.items()}
 
     def structure(self, masks: Masks) -> Structure:
         """With `numerics.shrink=auto`, what is left without the channels that nothing reads any more."""

@@ -6,10 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Protocol, TypedDict
+from typing import Any, ClassVar, Protocol, TypedDict
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lottery.foundations.durations import Steps
 from lottery.foundations.metrics import Headline
@@ -84,6 +84,9 @@ class Contents(Protocol):
 @dataclass(frozen=True)
 class Recipe(ABC):
     """What every phase of a study has in common, whoever trains it: our loop or Lightning's."""
+
+    trains_smaller: ClassVar[bool]
+    """whether a phase can train a network without its dead channels"""
 
     data: Contents
     network: Callable[[], nn.Module]
@@ -180,6 +183,20 @@ class Recipe(ABC):
     @abstractmethod
     def forward_pass(self) -> tuple[Run, int]:
         """How a network is evaluated on a few examples, and how many they are."""
+
+    @property
+    @abstractmethod
+    def part(self) -> str:
+        """The path in a network of what runs on `example`; empty if it is all of it."""
+
+    @property
+    @abstractmethod
+    def example(self) -> tuple[Tensor, ...]:
+        """What a network is given for two examples. Raises Refused if that is not tensors."""
+
+    @abstractmethod
+    def scores(self, net: nn.Module, seed: int) -> Row:
+        """Loss and metrics of a network on validation and test data, in a module that is built with a seed."""
 
     @cached_property
     def coupling(self) -> Coupling:

@@ -149,8 +149,9 @@ class Calls:
         """The only call of validation, one of a part that takes tensors. Raises Refused if it is not that."""
         call, *others = self.evaluated
         if others:
-            parts = ", ".join(dict.fromkeys(f"self.{each.path}" if each.path else "self" for each in self.evaluated))
-            raise Refused(cant(self.module, f"validation_step calls {parts} in more than one way"))
+            parts = list(dict.fromkeys(f"self.{each.path}" if each.path else "self" for each in self.evaluated))
+            how = "one by one" if len(parts) > 1 else "on inputs of several kinds"
+            raise Refused(cant(self.module, f"validation_step calls {', '.join(parts)} {how}"))
         name = call.path or "its forward"
         if call.kwargs or not call.args or len(call.tensors) < len(call.args):
             raise Refused(cant(self.module, f"{name} takes something else than tensors by position"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,8 +11,9 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import CombinedLoader
+from torch import Tensor, nn
 
-from lottery.foundations.errors import Refused
+from lottery.foundations.errors import Refused, describe
 from lottery.foundations.metrics import Headline
 from lottery.foundations.seeds import derive, seeded
 from lottery.pruning.channels.coupling import Coupling
@@ -34,6 +36,8 @@ from lottery.training.states import State, weights
 @dataclass(frozen=True)
 class Project(Recipe):
     """What every phase of a project's training has in common."""
+
+    trains_smaller = False
 
     data: ProjectData
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -150,6 +154,27 @@ class Project(Recipe):
     @property
     def forward_pass(self) -> tuple[Run, int]:
         return self.calls.evaluate, min(call.examples or 1 for call in self.calls.evaluated)
+
+    @property
+    def part(self) -> str:
+        return self.calls.network.path
+
+    @property
+    def example(self) -> tuple[Tensor, ...]:
+        return self.calls.network.args
+
+    def scores(self, net: nn.Module, seed: int) -> Row:
+        """What validation and test log, run with the network itself, whatever the number of its channels is."""
+        module, found = copy.deepcopy(net), Row()  # a Trainer stays in it
+        assert isinstance(module, pl.LightningModule)
+        for part in ("val", "test"):
+            try:
+                found |= measure(self.trainer_for(callbacks=[Seeded(0)]), module, self.data, part)[0]
+            except Exception as error:  # a user's steps may have numbers of channels written down
+                raise Refused(
+                    f"model: {type(net).__name__} fails in {part} without these channels: {describe(error)}"
+                ) from error
+        return found
 
     @cached_property
     def coupling(self) -> Coupling:
