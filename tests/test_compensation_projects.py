@@ -117,5 +117,5 @@ def test_rounds_with_compensation(name: str, tmp_path: Path) -> None:
     folder = tmp_path / "study" / "lr_rewind" / "seed0"
     record_cell(cell, folder, Store(tmp_path / "store"))
     assert [row["round"] for row in Ledger(folder / NAME).lines()] == [0, 1]
-    with pytest.raises(Refused, match="arm=imp does not train those on; arm=finetune does"):
+    with pytest.raises(Refused, match="arm=imp does not train those on; arm=lr_rewind does"):
         cell_of("classifier", "arm=imp", f"compensation={name}")
