@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from glob import glob
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import safetensors.torch
 
 import lottery
 from lottery.commands import main as cli
@@ -49,6 +52,7 @@ def commands(page: Path) -> list[list[str]]:
 
 ALL = [words for page in PAGES for words in commands(page) if "--config-dir" not in words]
 PROJECTS = [words for words in ALL if "mine.lit" in shlex.join(words)]
+COMPRESSED = [words for words in PROJECTS if words[0] == "compress"]
 SHOWN = [words for words in ALL if words not in PROJECTS]
 EXECUTED = [words for words in SHOWN if words[0] != "run"]
 COMPOSED = sorted({shlex.join(w for w in words[1:] if w != "--plan") for words in SHOWN if words[0] == "run"})
@@ -60,15 +64,31 @@ def test_run_commands_compose(command: str) -> None:
     assert cell_configs(words[: words.index("--cfg")] if "--cfg" in words else words)
 
 
-@pytest.mark.parametrize("command", sorted({shlex.join(words[1:]) for words in PROJECTS}))
-def test_commands_for_a_lightning_project_fit(command: str, here: Path) -> None:
+@pytest.fixture
+def mine(here: Path) -> None:
+    """The project that the pages speak of, where commands find it."""
     project = (ROOT / "experiments" / "own_lightning" / "project.py").read_text()
     for module in ("__init__", "lit", "data"):
         (here / "mine").mkdir(exist_ok=True)
         (here / "mine" / f"{module}.py").write_text("" if module == "__init__" else project)
     sys.path.insert(0, str(here))
     sys.argv = ["lottery"]
+
+
+@pytest.mark.parametrize("command", sorted({shlex.join(words[1:]) for words in PROJECTS if words not in COMPRESSED}))
+def test_commands_for_a_lightning_project_fit(command: str, mine: None) -> None:
     check(build(cell_configs(shlex.split(command))[0]))
+
+
+@pytest.mark.slow
+def test_weights_of_a_lightning_project_are_compressed(mine: None, here: Path) -> None:
+    assert COMPRESSED
+    safetensors.torch.save_file(import_module("mine.lit").LitSegmenter().state_dict(), "net.safetensors")
+    for words in COMPRESSED:
+        code, command = said(*words)
+        assert code == 0, command
+        assert (here / "compressed" / "network" / "model.pt2").exists()
+        shutil.rmtree(here / "compressed")
 
 
 def said(*words: str) -> tuple[int, str]:

@@ -20,6 +20,7 @@ from torch import Generator, Tensor
 from experiments.compensation.curves import dense, network, pruning
 from lottery.compress.sizes import sizes
 from lottery.compress.smaller import Trained
+from lottery.data.examples import Data
 from lottery.foundations.errors import Refused
 from lottery.pruning.contracts import Evidence
 from lottery.pruning.criteria.features import moments
@@ -72,8 +73,9 @@ def points(cell: Path) -> Iterator[dict[str, Any]]:
 
 def statistics(trained: Trained) -> Iterator[dict[str, Any]]:
     """Mean and standard deviation of each hidden neuron's activations over as many images as the thresholds look at."""
-    net = trained.network(trained.state, trained.masks)
-    with closing(trained.recipe.data.evaluation("train", BATCHES * trained.recipe.data.batch_size)) as batches:
+    net, data = trained.network(trained.state, trained.masks), trained.recipe.data
+    assert isinstance(data, Data)
+    with closing(data.evaluation("train", BATCHES * data.batch_size)) as batches:
         images, _ = next(batches)
 
     def run(batch: Tensor) -> Tensor:

@@ -69,21 +69,37 @@ def masked(net: nn.Module, masks: Masks | None) -> nn.Module:
     return twin
 
 
-def batch_of(example: Tensor) -> Tensor:
-    """The batch itself. Raises ValueError if it is none."""
-    if not isinstance(example, Tensor) or example.ndim < 1 or not len(example):
-        found = f"a tensor of shape {tuple(example.shape)}" if isinstance(example, Tensor) else type(example).__name__
-        raise ValueError(f"example: must be a batch, a tensor with at least one example, not {found}")
-    return example
+Example = Tensor | tuple[Tensor, ...]
+"""What a network is given: a tensor, or several, with as many examples along the first dimension of each."""
 
 
-def rows_of(example: Tensor, count: int) -> Tensor:
+def batch_of(example: Example) -> tuple[Tensor, ...]:
+    """The tensors of a batch. Raises ValueError if it is none."""
+    found = example if isinstance(example, tuple) else (example,)
+    for each in found:
+        if not isinstance(each, Tensor) or each.ndim < 1 or not len(each):
+            kind = f"a tensor of shape {tuple(each.shape)}" if isinstance(each, Tensor) else type(each).__name__
+            raise ValueError(f"example: must be a batch, a tensor with at least one example, not {kind}")
+    if len({len(each) for each in found}) != 1:
+        raise ValueError(f"example: must have as many examples in each tensor, not the shapes {shape_of(found)}")
+    return found
+
+
+def rows_of(example: Example, count: int) -> tuple[Tensor, ...]:
     """The first `count` examples of a batch, which begins anew where it has fewer.
 
-    >>> rows_of(torch.tensor([[1], [2]]), 3).tolist()
-    [[1], [2], [1]]
+    >>> [rows.tolist() for rows in rows_of(torch.tensor([[1], [2]]), 3)]
+    [[[1], [2], [1]]]
     """
-    return example[torch.arange(count, device=example.device) % len(batch_of(example))]
+    return tuple(each[torch.arange(count, device=each.device) % len(each)] for each in batch_of(example))
+
+
+def shape_of(batch: tuple[Tensor, ...]) -> str:
+    """
+    >>> shape_of((torch.zeros(2, 3), torch.zeros(2)))
+    '(2, 3) and (2,)'
+    """
+    return " and ".join(str(tuple(each.shape)) for each in batch)
 
 
 def _kind(tensor: Tensor) -> str:

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from lottery.compress.contents import batch_of, restore_
+from lottery.compress.contents import Example, batch_of, restore_
 from lottery.compress.programs import OPSET, PROGRAMS, check_programs, programs_of
 from lottery.foundations.digests import canonical, digest_of
 from lottery.foundations.errors import Refused
@@ -43,7 +43,7 @@ class Exported:
 def export_point(
     folder: Path | str,
     net: nn.Module,
-    example: Tensor,
+    example: Example,
     structure: Mapping[str, Any] | None = None,
     programs: Sequence[str] = PROGRAMS,
 ) -> Exported:
@@ -63,7 +63,7 @@ def export_point(
     except (TypeError, ValueError) as error:
         raise Refused(f"structure: must be plain data, which JSON can hold: {error}") from error
     twin = copy.deepcopy(net).cpu().eval()
-    made = programs_of(twin, batch_of(example).detach().cpu(), programs)
+    made = programs_of(twin, tuple(each.detach().cpu() for each in batch_of(example)), programs)
     files = {STRUCTURE: text.encode(), STATE: content(state_once(twin), json.loads(text))}  # as it will be read
     files |= {f"model.{name}": made[name].content for name in programs}
     with staged(folder) as staging:

@@ -13,7 +13,7 @@ from scipy.stats import binom
 from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 
-from lottery.compress.contents import batch_of, masked, rows_of
+from lottery.compress.contents import Example, batch_of, masked, rows_of, shape_of
 from lottery.pruning.masks import Masks
 
 FEWEST = 6
@@ -48,7 +48,7 @@ class Latency:
 
 def latencies(
     nets: Mapping[str, nn.Module],
-    example: Tensor,
+    example: Example,
     batches: Sequence[int] = (1, 64),
     threads: int = 1,
     turns: int = 21,
@@ -161,12 +161,12 @@ class _Csr(nn.Module):
         return outputs.T.reshape(*inputs.shape[:-1], -1)
 
 
-def _timer(name: str, net: nn.Module, inputs: Tensor, threads: int) -> Timer:
+def _timer(name: str, net: nn.Module, inputs: tuple[Tensor, ...], threads: int) -> Timer:
     try:
-        net(inputs)
+        net(*inputs)
     except Exception as error:
-        raise ValueError(f"{name}: fails on a batch of shape {tuple(inputs.shape)}: {error}") from error
-    return Timer("net(inputs)", globals={"net": net, "inputs": inputs}, num_threads=threads)
+        raise ValueError(f"{name}: fails on a batch of shape {shape_of(inputs)}: {error}") from error
+    return Timer("net(*inputs)", globals={"net": net, "inputs": inputs}, num_threads=threads)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.profiler import profile
 
 
-def peak_bytes(net: nn.Module, inputs: Tensor) -> int | None:
+def peak_bytes(net: nn.Module, *inputs: Tensor) -> int | None:
     """The most bytes that weights, buffers, inputs and a forward pass without gradients take at once on a CPU.
 
     Beside activations that is the workspace that kernels allocate, so that it may differ among machines. It is no
@@ -21,12 +21,12 @@ def peak_bytes(net: nn.Module, inputs: Tensor) -> int | None:
     >>> peak_bytes(net, torch.zeros(1, 4))  # 16 of inputs, 32 and 8 of activations
     248
     """
-    held = {tensor.untyped_storage().data_ptr(): tensor for tensor in chain(net.parameters(), net.buffers(), [inputs])}
+    held = {tensor.untyped_storage().data_ptr(): tensor for tensor in chain(net.parameters(), net.buffers(), inputs)}
     if any(tensor.device.type != "cpu" for tensor in held.values()):
         return None
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler says on stderr that there is no GPU
     with torch.no_grad(), profile(profile_memory=True) as profiled:
-        net(inputs)
+        net(*inputs)
     assert profiled.kineto_results is not None
     events = [event for event in profiled.kineto_results.events() if event.name() == "[memory]"]
     events.sort(key=lambda event: event.start_ns())

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from lottery.compress.contents import rows_of
+from lottery.compress.contents import rows_of, shape_of
 from lottery.foundations.errors import Refused
 
 PROGRAMS = ("pt2", "onnx")
@@ -45,7 +45,7 @@ def check_programs(names: Sequence[str]) -> None:
         raise Refused(f"model.onnx needs {', '.join(missing)}: run pip install 'lottery[onnx]', or leave it out")
 
 
-def programs_of(net: nn.Module, inputs: Tensor, names: Sequence[str]) -> dict[str, Program]:
+def programs_of(net: nn.Module, inputs: tuple[Tensor, ...], names: Sequence[str]) -> dict[str, Program]:
     """The programs of these names. Raises Refused if one can't express the network or gives other outputs."""
     expected = {size: _outputs(net, rows_of(inputs, size)) for size in BATCHES}
     if not names:
@@ -54,17 +54,17 @@ def programs_of(net: nn.Module, inputs: Tensor, names: Sequence[str]) -> dict[st
     made = {}
     for name in sorted(names):  # onnx first: pt2 lets go of the inputs
         content, run = (_onnx if name == "onnx" else _pt2)(program)
-        found = max(_difference(name, expected[size], run(rows_of(inputs, size))) for size in BATCHES)
+        found = max(_difference(name, expected[size], run(*rows_of(inputs, size))) for size in BATCHES)
         made[name] = Program(content, found)
     return made
 
 
-Run = Callable[[Tensor], Tensor]
+Run = Callable[..., Tensor]
 
 
-def _traced(net: nn.Module, inputs: Tensor) -> ExportedProgram:
+def _traced(net: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
     try:
-        return torch.export.export(net, (inputs,), dynamic_shapes=({0: Dim("batch")},))
+        return torch.export.export(net, inputs, dynamic_shapes=tuple({0: Dim("batch")} for _ in inputs))
     except Exception as error:
         raise Refused(f"torch.export can't express this network for batches of any size: {_first(error)}") from error
 
@@ -79,6 +79,8 @@ def _pt2(program: ExportedProgram) -> tuple[bytes, Run]:
 def _onnx(program: ExportedProgram) -> tuple[bytes, Run]:
     if sum(tensor.nbytes for tensor in program.state_dict.values()) >= LARGEST:
         raise Refused(f"model.onnx: the weights take more than the {LARGEST:,} bytes of one file; leave ONNX out")
+    count = len(program.graph_signature.user_inputs)
+    names = ["inputs"] if count == 1 else [f"inputs_{number}" for number in range(count)]
     try:
         made = torch.onnx.export(
             program,
@@ -86,7 +88,7 @@ def _onnx(program: ExportedProgram) -> tuple[bytes, Run]:
             opset_version=OPSET,
             verbose=False,
             external_data=False,
-            input_names=["inputs"],
+            input_names=names,
             output_names=["outputs"],
         )
     except Exception as error:
@@ -98,7 +100,9 @@ def _onnx(program: ExportedProgram) -> tuple[bytes, Run]:
     import onnxruntime  # of an extra
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    return content, lambda inputs: torch.from_numpy(session.run(None, {"inputs": inputs.numpy()})[0])
+    return content, lambda *inputs: torch.from_numpy(
+        session.run(None, {name: each.numpy() for name, each in zip(names, inputs, strict=True)})[0]
+    )
 
 
 def _operator(error: BaseException | None) -> str | None:
@@ -110,12 +114,12 @@ def _operator(error: BaseException | None) -> str | None:
     return None
 
 
-def _outputs(net: nn.Module, inputs: Tensor) -> Tensor:
+def _outputs(net: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
     try:
         with torch.inference_mode():
-            outputs = net(inputs)
+            outputs = net(*inputs)
     except Exception as error:
-        raise Refused(f"example: the network fails on a batch of shape {tuple(inputs.shape)}: {error}") from error
+        raise Refused(f"example: the network fails on a batch of shape {shape_of(inputs)}: {error}") from error
     if not isinstance(outputs, Tensor):
         raise Refused(f"the network gives a {type(outputs).__name__}; one that gives a single tensor can be exported")
     if not outputs.isfinite().all():

@@ -5,9 +5,9 @@ from __future__ import annotations
 import gzip
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
-from lottery.compress.contents import batch_of, eight_bits, kept_values, masked
+from lottery.compress.contents import Example, batch_of, eight_bits, kept_values, masked, shape_of
 from lottery.compress.memory import peak_bytes
 from lottery.pruning.masks import Masks
 from lottery.pruning.prunable import Prunable
@@ -52,7 +52,7 @@ class Sizes:
         return _ratio((dense or self).multiply_adds, self.kept_multiply_adds, "multiply-add")
 
 
-def sizes(net: nn.Module, example: Tensor, masks: Masks | None = None) -> Sizes:
+def sizes(net: nn.Module, example: Example, masks: Masks | None = None) -> Sizes:
     """Counts a network, in evaluation mode, as it runs on a batch; the network stays as it is.
 
     Pruned weights count as zero, whatever they hold. Multiply-adds are those of `lottery.training.flops`: linear and
@@ -72,10 +72,10 @@ def sizes(net: nn.Module, example: Tensor, masks: Masks | None = None) -> Sizes:
     twin = masked(net, masks).requires_grad_(False)  # so that a forward pass alone is counted
     tensors = state_once(twin)
     try:
-        counted = by_weight(twin, lambda: twin(batch), Prunable(), len(batch))
-        peak = peak_bytes(twin, batch)
+        counted = by_weight(twin, lambda: twin(*batch), Prunable(), len(batch[0]))
+        peak = peak_bytes(twin, *batch)
     except Exception as error:
-        raise ValueError(f"example: the network fails on a batch of shape {tuple(batch.shape)}: {error}") from error
+        raise ValueError(f"example: the network fails on a batch of shape {shape_of(batch)}: {error}") from error
     nonzeros = {name: int(weight.count_nonzero()) for name, weight in twin.named_parameters()}
     densities = {name: nonzeros[name] / max(1, weight.numel()) for name, weight in Prunable()(twin).items()}
     flops = at_densities(counted, densities)
@@ -89,7 +89,7 @@ def sizes(net: nn.Module, example: Tensor, masks: Masks | None = None) -> Sizes:
         masked_bytes=len(compact),
         gzip_bytes=len(gzip.compress(compact, mtime=0)),
         int8_bytes=len(content(eight_bits(twin))),
-        batch=len(batch),
+        batch=len(batch[0]),
         peak_bytes=peak,
     )
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
+from lottery.compress.contents import Example
 from lottery.foundations.seeds import Streams, seeded
 from lottery.pruning import masks as _masks
 from lottery.pruning.channels.equality import without
@@ -20,12 +21,9 @@ from lottery.rounds.prune import Pruning, prune
 from lottery.rounds.rewinding import as_one
 from lottery.rounds.round import Ticket
 from lottery.rounds.survivors import survivors
-from lottery.training.evaluation import evaluate
 from lottery.training.fit import fit
-from lottery.training.hardware import trainer_for
-from lottery.training.module_recipe import ModuleRecipe
-from lottery.training.recipes import Budget, Phase
-from lottery.training.states import State
+from lottery.training.recipes import Budget, Phase, Recipe
+from lottery.training.states import State, weights
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class Smaller:
 class Trained:
     """A trained network of a recipe, to be made smaller."""
 
-    recipe: ModuleRecipe
+    recipe: Recipe
     state: State
     masks: Masks
     """what it keeps of its weights already"""
@@ -54,16 +52,28 @@ class Trained:
     def dense(self) -> Masks:
         return _masks.dense(self.recipe.prunable(self.recipe.net))
 
-    @cached_property
-    def example(self) -> Tensor:
-        """Training inputs, at least two of them, that networks are traced and timed with."""
-        with closing(self.recipe.data.evaluation("train", 2)) as batches:
-            inputs: Tensor = next(batches)[0]
-        return inputs
+    @property
+    def example(self) -> Example:
+        """Inputs, at least two of them, that networks are traced and timed with. Raises Refused if there are none."""
+        return self.recipe.example
+
+    def part(self, net: nn.Module) -> nn.Module:
+        """What runs on the example: a network of ours itself, what a LightningModule's steps call of it."""
+        return net.get_submodule(self.recipe.part)
+
+    def written(self, small: Smaller) -> dict[str, Any]:
+        """The structure of that part of a smaller network, by its own names, as plain data."""
+        net, part = small.net, self.part(small.net)
+        whole = {id(tensor): name for name, tensor in (*net.named_parameters(), *net.named_buffers())}
+        names = {name: whole[id(tensor)] for name, tensor in (*part.named_parameters(), *part.named_buffers())}
+        return {
+            name: {str(axis): list(kept) for axis, kept in small.structure[first].items()}
+            for name, first in names.items()
+            if first in small.structure
+        }
 
     def network(self, state: State, masks: Masks) -> nn.Module:
-        net = self.recipe.build(Streams(self.seed).init).net
-        net.load_state_dict(as_one(state, net))
+        net = self.recipe.loaded(as_one(state, self.recipe.net), Streams(self.seed).init)
         _masks.apply_(dict(net.named_parameters()), masks)
         return net.eval()
 
@@ -83,34 +93,22 @@ class Trained:
         recipe, streams = self.recipe, Streams(self.seed)
         kept = left(recipe.coupling, masks)
         sizes = structure(recipe.coupling, kept)
-        state = Ticket.of(survivors(recipe, pruning, self.state, masks, self.seed, 1), masks).state
+        state = weights(Ticket.of(survivors(recipe, pruning, self.state, masks, self.seed, 1), masks).state)
         if tune:
             phase = Phase(
                 as_one(state, recipe.net), masks, 0, tune.steps, order=streams.order(1, 0), noise=streams.noise(1, 0),
-                build=streams.init, budget=tune, structure=sizes,
+                build=streams.init, budget=tune, structure=sizes if recipe.trains_smaller else {},
             )  # fmt: skip
             state = fit(recipe, phase, evaluate=False).state
         masked = self.network(state, masks)
         with recipe.numerics.entered(), seeded(streams.init):
-            small = without(masked, recipe.coupling, kept, self.dense, lambda net: net(self.example))
+            small = without(masked, recipe.coupling, kept, self.dense, recipe.run)
         return Smaller(small.eval(), masked, sizes)
 
     def scores(self, net: nn.Module) -> Mapping[str, float | None]:
         """Loss and metrics of a network on validation and test data, by name after `val_` and `test_`."""
-        recipe = self.recipe
-        with recipe.numerics.entered(), seeded(0):
-            module = recipe.build(Streams(self.seed).init)
-            module.net = net
-            module.trainer = trainer_for(recipe.hardware, recipe.numerics)
-            module.to(recipe.hardware.device)
-            data = recipe.data.to(recipe.hardware.device)
-            found = {
-                f"{part}_{name}": value
-                for part in ("val", "test")
-                for name, value in evaluate(module, data, part).items()
-            }
-        net.eval().to("cpu")
-        return found
+        with self.recipe.numerics.entered(), seeded(0):
+            return self.recipe.scores(net, Streams(self.seed).init)
 
 
 def going(trained: Trained, masks: Masks) -> list[list[str]]:

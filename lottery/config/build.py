@@ -52,12 +52,11 @@ def build(job: CellConfig) -> Cell:
     arm = build_arm(job, recipe.data, recipe.budget.steps)
     pruning = build_pruning(config, recipe)
     if pruning.compensation and not keeps_trained(arm.weights):
+        does = "lr_rewind" if isinstance(recipe, Project) else "finetune"
         raise Refused(
             f"compensation: makes up for what is pruned of trained weights, and arm={job.label} does not train those "
-            "on; arm=finetune does, and null leaves it out"
+            f"on; arm={does} does, and null leaves it out"
         )
-    if pruning.compensation and isinstance(recipe, Project):
-        raise Refused("compensation: is for modules of ours, not for a Lightning project; null leaves it out")
     if recipe.numerics.shrink != "off" and not channelwise(config):
         raise Refused(
             "numerics.shrink=auto: goes with structure=channels, which leaves channels dead; off leaves it out"

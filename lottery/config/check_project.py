@@ -14,6 +14,7 @@ from lottery.config.check_pruning import Misfit, begin, part, pruned
 from lottery.foundations.digests import digest
 from lottery.foundations.seeds import Streams, generator, seeded
 from lottery.pruning import masks
+from lottery.pruning.compensation.contracts import compensated
 from lottery.rounds.round import initial
 from lottery.rounds.study import Cell
 from lottery.training.fit import fit
@@ -45,6 +46,10 @@ def rehearse_project(cell: Cell, recipe: Project) -> None:
                 rng = generator(streams.rehearsal)
                 evidence = recipe.evidence(start, start, every, streams.init, streams.scoring(1), rng)
             found = pruned(cell, evidence)
+            if compensation := cell.study.pruning.compensation:
+                with part("compensation"):
+                    calibration = recipe.calibration(start, found, streams.init, streams.scoring(1))
+                    compensated(compensation, replace(calibration, batches=list(calibration.first(1))))
             for arm in filter(None, (cell.arm, cell.arm.parent)):
                 with part("arm"):
                     if arm.length(recipe.budget, 1.0).learning_rate is not recipe.budget.learning_rate:

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import copy
 
-from torch import Tensor, nn
+from torch import nn
 
+from lottery.pruning.channels.tracing import Run
 from lottery.pruning.prunable import Prunable
 from lottery.training.flops import by_weight
 from lottery.training.state_files import content, state_once
 
 
-def parameters(net: nn.Module, inputs: Tensor) -> int:
+def parameters(net: nn.Module, run: Run, examples: int) -> int:
     """The number of parameters; one that several layers share counts once."""
     return sum(weight.numel() for weight in net.parameters())
 
 
-def multiply_adds(net: nn.Module, inputs: Tensor) -> int:
+def multiply_adds(net: nn.Module, run: Run, examples: int) -> int:
     """Multiply-adds of a forward pass of one example: convolutions and matrix products, as `by_weight` counts them."""
     twin = copy.deepcopy(net).eval().requires_grad_(False)  # so that a forward pass alone is counted
-    return round(by_weight(twin, lambda: twin(inputs), Prunable(), len(inputs))[""] / 2)
+    return round(by_weight(twin, lambda: run(twin), Prunable(), examples)[""] / 2)
 
 
-def file_bytes(net: nn.Module, inputs: Tensor) -> int:
+def file_bytes(net: nn.Module, run: Run, examples: int) -> int:
     """Bytes of a safetensors file with weights and buffers."""
     return len(content(state_once(net)))
 
 
 COSTS = {"parameters": parameters, "flops": multiply_adds, "bytes": file_bytes}
-"""By the name of a budget, a function of a network and of inputs that it runs on."""
+"""By the name of a budget, a function of a network, of how it runs on some examples, and of how many they are."""

@@ -15,26 +15,27 @@ from lottery.data.examples import Data
 from lottery.foundations.errors import Refused
 from lottery.foundations.metrics import Headline
 from lottery.foundations.seeds import seeded
-from lottery.pruning import masks as _masks
-from lottery.pruning.channels.coupling import Coupling, coupled
-from lottery.pruning.channels.equality import proven
 from lottery.pruning.channels.masking import left
-from lottery.pruning.channels.removal import Kept, Structure, structure
-from lottery.pruning.channels.shrinking import shrunk
+from lottery.pruning.channels.removal import Structure, structure
+from lottery.pruning.channels.tracing import Run
 from lottery.pruning.compensation.contracts import Pruned
 from lottery.pruning.contracts import Evidence
 from lottery.pruning.masks import Masks
 from lottery.pruning.paths import connected_paths
 from lottery.training import flops, sparse
-from lottery.training.costs import COSTS
+from lottery.training.evaluation import evaluate
+from lottery.training.hardware import trainer_for
 from lottery.training.modules import Module, headline_of
-from lottery.training.recipes import Recipe
+from lottery.training.recipes import Recipe, Row
 from lottery.training.states import State
 
 
 @dataclass(frozen=True)
 class ModuleRecipe(Recipe):
     """What every phase of a study of our modules has in common: our loop trains them."""
+
+    trains_smaller = True
+    part = ""
 
     data: Data
     module: Callable[[nn.Module], Module] = field(kw_only=True)
@@ -57,6 +58,11 @@ class ModuleRecipe(Recipe):
         """Builds the module; the same seed gives the same draws, those that a network keeps outside its state too."""
         with self.numerics.entered(), seeded(seed):
             return self.module(self.network())
+
+    def loaded(self, state: State, seed: int) -> nn.Module:
+        net = self.build(seed).net
+        net.load_state_dict(state)
+        return net
 
     def evidence(
         self, state: State, start: State, masks: Masks, init: int, order: int, rng: torch.Generator
@@ -83,10 +89,8 @@ class ModuleRecipe(Recipe):
 
     def calibration(self, state: State, masks: Masks, init: int, order: int) -> Pruned:
         self._calls_its_network("compensation")
-        module, device = self.build(init), self.hardware.device
-        module.net.load_state_dict(state)
-        module.eval().to(device)
-        return Pruned(module.net, masks, ScoringBatches(self.data, order, device), lambda net, batch: net(batch[0]))
+        net, device = self.loaded(state, init).eval().to(self.hardware.device), self.hardware.device
+        return Pruned(net, masks, ScoringBatches(self.data, order, device), lambda net, batch: net(batch[0]))
 
     def _calls_its_network(self, what: str) -> None:
         if type(self.sample).forward is not Module.forward:
@@ -102,20 +106,28 @@ class ModuleRecipe(Recipe):
             return None
 
     @cached_property
-    def coupling(self) -> Coupling:
+    def example(self) -> tuple[torch.Tensor, ...]:
+        with closing(self.data.evaluation("train", 2)) as batches:
+            return (next(batches)[0],)
+
+    @property
+    def run(self) -> Run:
         self._calls_its_network("structure=channels")
-        with self.numerics.entered(), seeded(0), closing(self.data.evaluation("train", 2)) as batches:
-            net, (inputs, _) = self.build(0).net, next(batches)
+        inputs = self.example
+        return lambda net: net(*inputs)
 
-            def run(net: nn.Module) -> object:
-                return net(inputs)
+    @property
+    def forward_pass(self) -> tuple[Run, int]:
+        return self.run, len(self.example[0])
 
-            return proven(net, coupled(net, run), _masks.dense(self.prunable(net)), run)
-
-    def cost(self, budget: str, kept: Kept) -> int:
-        with self.numerics.entered(), seeded(0), closing(self.data.evaluation("train", 1)) as batches:
-            inputs, _ = next(batches)
-            return COSTS[budget](shrunk(self.net, structure(self.coupling, kept)), inputs)
+    def scores(self, net: nn.Module, seed: int) -> Row:
+        module, device = self.build(seed), self.hardware.device
+        module.net = net
+        module.trainer = trainer_for(self.hardware, self.numerics)
+        module.to(device)
+        measured = {part: evaluate(module, self.data.to(device), part) for part in ("val", "test")}
+        net.eval().to("cpu")
+        return {f"{part}_{name}": value for part, found in measured.items() for name, value in found.items()}
 
     def structure(self, masks: Masks) -> Structure:
         """With `numerics.shrink=auto`, what is left without the channels that nothing reads any more."""

@@ -6,21 +6,26 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Protocol, TypedDict
+from typing import Any, ClassVar, Protocol, TypedDict
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lottery.foundations.durations import Steps
-from lottery.foundations.errors import Refused
 from lottery.foundations.metrics import Headline
-from lottery.pruning.channels.coupling import Coupling
-from lottery.pruning.channels.removal import Kept, Structure
+from lottery.foundations.seeds import seeded
+from lottery.pruning import masks as _masks
+from lottery.pruning.channels.coupling import Coupling, coupled
+from lottery.pruning.channels.equality import proven
+from lottery.pruning.channels.removal import Kept, Structure, structure
+from lottery.pruning.channels.shrinking import shrunk
+from lottery.pruning.channels.tracing import Run
 from lottery.pruning.compensation.contracts import Pruned
 from lottery.pruning.contracts import Evidence, Target
 from lottery.pruning.masks import Masks, layer_densities
 from lottery.pruning.prunable import Prunable
 from lottery.training.changes import Changes
+from lottery.training.costs import COSTS
 from lottery.training.flops import Flops, at_densities
 from lottery.training.hardware import Hardware
 from lottery.training.learning_rates import LearningRate, constant, warmed_up
@@ -80,6 +85,9 @@ class Contents(Protocol):
 class Recipe(ABC):
     """What every phase of a study has in common, whoever trains it: our loop or Lightning's."""
 
+    trains_smaller: ClassVar[bool]
+    """whether a phase can train a network without its dead channels"""
+
     data: Contents
     network: Callable[[], nn.Module]
     """builds what is pruned, its weights drawn from the global generators"""
@@ -98,6 +106,10 @@ class Recipe(ABC):
     @abstractmethod
     def net(self) -> nn.Module:
         """A network that is never trained, for what it is made of."""
+
+    @abstractmethod
+    def loaded(self, state: State, seed: int) -> nn.Module:
+        """The network of a state, built with a seed."""
 
     @abstractmethod
     def evidence(
@@ -151,24 +163,52 @@ class Recipe(ABC):
         last = ([name for name, weight in weights.items() if weight.ndim > 1] or list(weights))[-1]
         return [name for name in self.counted if name][-1] if self.counted[last] else last
 
+    @abstractmethod
     def calibration(self, state: State, masks: Masks, init: int, order: int) -> Pruned:
         """What a compensation may look at of a trained state that is put under masks. Raises Refused if it can't."""
-        raise Refused(
-            "compensation: is for modules of ours, whose networks run on a batch's inputs; null leaves it out"
-        )
 
     def aimed(self, target: Target) -> Target:
         """A target with what scopes and structures may ask of the network."""
         return replace(target, output=self.output, channels=lambda: self.coupling, cost=self.cost)
 
+    @property
+    @abstractmethod
+    def run(self) -> Run:
+        """Runs a network on a few examples in all ways in which it is used; what it gives is read by others.
+
+        Raises Refused if it is not known how it runs.
+        """
+
+    @property
+    @abstractmethod
+    def forward_pass(self) -> tuple[Run, int]:
+        """How a network is evaluated on a few examples, and how many they are."""
+
+    @property
+    @abstractmethod
+    def part(self) -> str:
+        """The path in a network of what runs on `example`; empty if it is all of it."""
+
+    @property
+    @abstractmethod
+    def example(self) -> tuple[Tensor, ...]:
+        """What a network is given for two examples. Raises Refused if that is not tensors."""
+
+    @abstractmethod
+    def scores(self, net: nn.Module, seed: int) -> Row:
+        """Loss and metrics of a network on validation and test data, in a module that is built with a seed."""
+
     @cached_property
     def coupling(self) -> Coupling:
         """The network's channels that go together. Raises Refused if they can't be found."""
-        raise Refused("structure=channels: the channels of this kind of module can't be found")
+        run = self.run
+        with self.numerics.entered(), seeded(0):
+            return proven(self.net, coupled(self.net, run), _masks.dense(self.prunable(self.net)), run)
 
     def cost(self, budget: str, kept: Kept) -> int:
         """What the network without other channels costs, in the unit of a budget. Raises Refused as `coupling` does."""
-        raise Refused("structure=channels: the channels of this kind of module can't be found")
+        with self.numerics.entered(), seeded(0):
+            return COSTS[budget](shrunk(self.net, structure(self.coupling, kept)), *self.forward_pass)
 
 
 @dataclass(frozen=True)

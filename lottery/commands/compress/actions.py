@@ -76,7 +76,8 @@ def main(args: argparse.Namespace) -> int:
         print("\n".join(_measured(trained, found, folder, args.threads)))
         if args.export is not None:
             small = found[args.export]
-            made = export_point(folder / "network", small.net, trained.example, _plain(small), programs)
+            structure = trained.written(small)
+            made = export_point(folder / "network", trained.part(small.net), trained.example, structure, programs)
     print(f"\ntable   {args.out / 'points.csv'}\nfigure  {args.out / 'points.png'}")
     if args.export is not None:
         for name, size in made.files.items():
@@ -109,8 +110,9 @@ def _measured(trained: Trained, found: Mapping[float, Smaller], folder: Path, th
     nets = {"dense": trained.network(trained.state, trained.masks)}
     nets |= {f"{share:.10g}": small.net for share, small in found.items()}
     masked = {f"{share:.10g} masked": small.masked for share, small in found.items()}
-    points = {name: sizes(net, trained.example) for name, net in nets.items()}
-    timed = latencies({**nets, **masked}, trained.example, threads=threads)
+    points = {name: sizes(trained.part(net), trained.example) for name, net in nets.items()}
+    running = {name: trained.part(net) for name, net in (nets | masked).items()}
+    timed = latencies(running, trained.example, threads=threads)
     scores = {name: trained.scores(net) for name, net in nets.items()}
     every = rows(points, "dense", timed, scores)  # type: ignore[arg-type]  # a metric may be None
     frame = pd.DataFrame(every)
@@ -120,10 +122,6 @@ def _measured(trained: Trained, found: Mapping[float, Smaller], folder: Path, th
     lines = table(shown(every))
     (folder / "points.md").write_text("\n".join(lines) + "\n")
     return ["", *lines]
-
-
-def _plain(small: Smaller) -> dict[str, Any]:
-    return {name: {str(axis): list(kept) for axis, kept in axes.items()} for name, axes in small.structure.items()}
 
 
 def _size(small: Smaller) -> str:

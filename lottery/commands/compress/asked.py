@@ -21,8 +21,7 @@ from lottery.rounds.prune import Pruning
 from lottery.rounds.round import dense_ticket, initial
 from lottery.store.folder import NAME
 from lottery.store.ledger import Ledger
-from lottery.training.module_recipe import ModuleRecipe
-from lottery.training.recipes import Budget
+from lottery.training.recipes import Budget, Recipe
 
 GROUPS = tuple(group for group in PRUNING_GROUPS if group != "schedule")
 """what may be chosen for a finished run, whose other settings are its own"""
@@ -56,10 +55,9 @@ def asked(words: Sequence[str], index: int, weights: Path | None, steps: int) ->
     if not any(word.lstrip("+").startswith("structure.budget=") for word in settings):
         config["structure"] = {**config["structure"], "budget": "parameters"}
     recipe, seed = build_recipe(config), config["seed"]
-    if not isinstance(recipe, ModuleRecipe):
-        raise Refused("compress: is for modules of ours so far, not for a Lightning project")
     if folders:
         _check_data(folders[0], recipe)
+    _ = recipe.example  # raises Refused for a LightningModule that is no function of tensors
     schedule = {"_target_": "lottery.pruning.schedules.explicit", "densities": [0.5]}
     pruning = build_pruning({**config, "schedule": schedule}, recipe)
     start, masks = initial(recipe, Streams(seed).init), dense_ticket(recipe, seed).masks
@@ -96,14 +94,14 @@ def _of_run(cell: Path, settings: Iterable[str], asked: Mapping[str, Any], moved
     }
 
 
-def _check_data(cell: Path, recipe: ModuleRecipe) -> None:
+def _check_data(cell: Path, recipe: Recipe) -> None:
     """Raises Refused for other data than those that a cell was trained on."""
     ran = next((line.get("data") for line in Ledger(cell / NAME).lines()), None)
     if ran and ran != (found := recipe.data.digest[:16]):
         raise Refused(f"data: are others than those that {cell} was trained on, of digest {found} and not {ran}")
 
 
-def _of_file(weights: Path, recipe: ModuleRecipe, seed: int) -> dict[str, Tensor]:
+def _of_file(weights: Path, recipe: Recipe, seed: int) -> dict[str, Tensor]:
     with recipe.numerics.entered(), seeded(Streams(seed).init):
         try:
             return pretrained(recipe.network(), str(weights)).state_dict()

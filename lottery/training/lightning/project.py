@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import copy
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -10,15 +11,22 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import CombinedLoader
+from torch import Tensor, nn
 
+from lottery.foundations.errors import Refused, describe
 from lottery.foundations.metrics import Headline
-from lottery.foundations.seeds import seeded
+from lottery.foundations.seeds import derive, seeded
+from lottery.pruning.channels.coupling import Coupling
+from lottery.pruning.channels.tracing import Run
+from lottery.pruning.compensation.contracts import Pruned
 from lottery.pruning.contracts import Evidence
 from lottery.pruning.masks import Masks
 from lottery.training import flops
 from lottery.training.hardware import check_precision
 from lottery.training.lightning.asking import Asking, ProjectEvidence
+from lottery.training.lightning.calls import Call, Calls, calls_of, cant
 from lottery.training.lightning.measuring import Logged, Seeded, headline_among, measure
+from lottery.training.lightning.order import seed_all
 from lottery.training.lightning.parts import ProjectData
 from lottery.training.lightning.trainers import trainer_of
 from lottery.training.recipes import Recipe, Row
@@ -28,6 +36,8 @@ from lottery.training.states import State, weights
 @dataclass(frozen=True)
 class Project(Recipe):
     """What every phase of a project's training has in common."""
+
+    trains_smaller = False
 
     data: ProjectData
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -47,7 +57,7 @@ class Project(Recipe):
         if self.numerics.sparse == "on":
             raise ValueError("numerics.sparse=on: is for modules of ours; a LightningModule's layers stay dense")
         if self.numerics.shrink != "off":
-            raise ValueError("numerics.shrink=auto: is for modules of ours; a LightningModule keeps its channels")
+            raise ValueError("numerics.shrink=auto: is for modules of ours; a LightningModule trains with masks")
         if self.hardware.devices > 1:
             raise ValueError(f"hardware.devices={self.hardware.devices}: a Lightning project trains on one; use 1")
 
@@ -59,6 +69,11 @@ class Project(Recipe):
         """Builds the module, as seeded."""
         with self.numerics.entered(), seeded(seed):
             return self.network()  # type: ignore[return-value]  # as `gives_lightning` has found
+
+    def loaded(self, state: State, seed: int) -> pl.LightningModule:
+        module = self.build(seed)
+        module.load_state_dict(weights(state))
+        return module
 
     def trainer_for(self, **more: Any) -> pl.Trainer:
         """A Trainer with the project's own arguments and these."""
@@ -81,8 +96,7 @@ class Project(Recipe):
 
     def _measure(self, state: State, part: str, seed: int, build: int, **more: Any) -> tuple[Row, Logged]:
         with self.numerics.entered(), seeded(seed):
-            module = self.build(build)
-            module.load_state_dict(weights(state))
+            module = self.loaded(state, build)
             return measure(self.trainer_for(callbacks=[Seeded(seed)], **more), module, self.data, part)
 
     @cached_property
@@ -103,8 +117,7 @@ class Project(Recipe):
     def evidence(
         self, state: State, start: State, masks: Masks, init: int, order: int, rng: torch.Generator
     ) -> Evidence:
-        device, module = self.hardware.device, self.build(init)
-        module.load_state_dict(weights(state))
+        device, module = self.hardware.device, self.loaded(state, init)
         module.eval().to(device)
         asking = self.asking(module)
         return ProjectEvidence(
@@ -117,6 +130,58 @@ class Project(Recipe):
             rng=rng,
             asked=None if self.automatic else asking.gradients,
         )
+
+    def calibration(self, state: State, masks: Masks, init: int, order: int) -> Pruned:
+        net, asked = (self.loaded(state, init).eval().to(self.hardware.device) for _ in range(2))
+        batches = CalledBatches(self.asking(asked), calls_of(asked, masks), EvidenceBatches(self.data, order))
+        return Pruned(net, masks, batches, lambda net, calls: [call(net) for call in calls])
+
+    @cached_property
+    def calls(self) -> Calls:
+        """How a step of validation, and one of training, run the networks. Raises Refused if they run none."""
+        with self.numerics.entered(), seeded(0):
+            module = self.build(0)
+            calls = calls_of(module, self.prunable(module))
+            measure(self.trainer_for(callbacks=[Seeded(0)], limit_val_batches=1), module, self.data, "val")
+            validated = calls.copy()
+            self.asking(module.eval()).outputs(next(iter(EvidenceBatches(self.data, 0))))
+            return Calls.among(validated, calls[len(validated) :], self.build(0).eval())
+
+    @property
+    def run(self) -> Run:
+        return self.calls.run
+
+    @property
+    def forward_pass(self) -> tuple[Run, int]:
+        return self.calls.evaluate, min(call.examples or 1 for call in self.calls.evaluated)
+
+    @property
+    def part(self) -> str:
+        return self.calls.network.path
+
+    @property
+    def example(self) -> tuple[Tensor, ...]:
+        return self.calls.network.args
+
+    def scores(self, net: nn.Module, seed: int) -> Row:
+        """What validation and test log, run with the network itself, whatever the number of its channels is."""
+        module, found = copy.deepcopy(net), Row()  # a Trainer stays in it
+        assert isinstance(module, pl.LightningModule)
+        for part in ("val", "test"):
+            try:
+                found |= measure(self.trainer_for(callbacks=[Seeded(0)]), module, self.data, part)[0]
+            except Exception as error:  # a user's steps may have numbers of channels written down
+                raise Refused(
+                    f"model: {type(net).__name__} fails in {part} without these channels: {describe(error)}"
+                ) from error
+        return found
+
+    @cached_property
+    def coupling(self) -> Coupling:
+        found: Coupling = super().coupling
+        if not found.groups and any(call.path for call in self.calls.every):
+            raise Refused(cant(self.net, "no channel lies between two layers of one of the parts that its steps call"))
+        return found
 
     def sparse_weights(self, masks: Masks) -> tuple[str, ...]:
         return ()
@@ -144,3 +209,24 @@ class EvidenceBatches:
         if isinstance(loader, list | tuple | dict):
             return (batch for batch, _, _ in CombinedLoader(loader, "max_size_cycle"))
         return iter(loader)
+
+
+@dataclass(frozen=True)
+class CalledBatches:
+    """What training_step calls on each batch of an epoch, the same at every iteration."""
+
+    asking: Asking
+    calls: list[Call]
+    """those of its module, as `calls_of` gives them"""
+    batches: EvidenceBatches
+
+    def __iter__(self) -> Iterator[list[Call]]:
+        for number, batch in enumerate(self.batches):
+            self.calls.clear()
+            seed_all(derive(self.batches.order, "batch", number))  # a step may draw, as mixup does
+            self.asking.outputs(batch)
+            if not self.calls:
+                raise Refused(
+                    cant(self.asking.module, "training_step calls no part of it that holds a prunable weight")
+                )
+            yield self.calls.copy()
