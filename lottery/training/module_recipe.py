@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 
 import torch
 from torch import nn
@@ -26,10 +28,13 @@ from lottery.pruning.contracts import Evidence
 from lottery.pruning.masks import Masks
 from lottery.pruning.paths import connected_paths
 from lottery.training import flops, sparse
+from lottery.training.batchnorm import measure_statistics, norms
 from lottery.training.costs import COSTS
+from lottery.training.evaluation import batch, evaluate
+from lottery.training.hardware import trainer_for
 from lottery.training.modules import Module, headline_of
-from lottery.training.recipes import Recipe
-from lottery.training.states import State
+from lottery.training.recipes import Recipe, Row
+from lottery.training.states import State, state_of
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,37 @@ class ModuleRecipe(Recipe):
             objective=module.batch_loss,
             rng=rng,
         )
+
+    def measured(self, state: State, parts: Iterable[str], seed: int, build: int) -> Row:
+        found: Row = {}
+        with self.numerics.entered(), seeded(seed):
+            module = self._placed(state, build)
+            module.trainer = trainer_for(self.hardware, self.numerics)
+            for part in parts:
+                for name, value in evaluate(module, self._placed_data(part), part).items():
+                    found[f"{part}_{name}"] = value if value is not None and math.isfinite(value) else None
+        return found
+
+    def with_statistics(self, state: State, examples: int, seed: int, build: int) -> State:
+        """On examples as evaluation sees them, in order, in as few batches of equal size as evaluation would take."""
+        if not norms(self.net):
+            return state
+        with self.numerics.entered(), seeded(seed):
+            module, data = self._placed(state, build), self._placed_data("train")
+            wanted = min(examples, len(data.train))
+            parts = -(-wanted // batch(data.shape))  # of equal size, since every batch has the same weight
+            with closing(data.evaluation("train", wanted // parts)) as batches:
+                measure_statistics(module.net, (inputs for inputs, _ in islice(batches, parts)))
+            return state_of(module.net)
+
+    def _placed(self, state: State, build: int) -> Module:
+        module = self.build(build)
+        module.net.load_state_dict(state)
+        return module.to(self.hardware.device)
+
+    def _placed_data(self, part: str) -> Data:
+        """The data with one part on the device: all of it would be copied there for each state that is measured."""
+        return replace(self.data, **{part: getattr(self.data, part).to(self.hardware.device)})
 
     def calibration(self, state: State, masks: Masks, init: int, order: int) -> Pruned:
         self._calls_its_network("compensation")

@@ -123,11 +123,14 @@ class ProjectData:
     @contextmanager
     def trained_by(self, loader: Any) -> Iterator[None]:
         """Within the context, Lightning gets this training loader from the data module, whose other hooks apply."""
+        own = vars(self.module).get("train_dataloader")
         self.module.train_dataloader = lambda: loader  # type: ignore[method-assign]  # of this object, for a while
         try:
             yield
         finally:
             del self.module.train_dataloader
+            if own:  # another training goes on
+                self.module.train_dataloader = own  # type: ignore[method-assign]
 
     @cached_property
     def free_of_workers(self) -> bool:
@@ -183,6 +186,12 @@ class ProjectData:
 def each_of(loader: Any) -> list[Any]:
     """The loaders of a list, a tuple or a dict, or the one that is there."""
     return _pytree.tree_leaves(loader) if isinstance(loader, list | tuple | dict) else [loader]
+
+
+def examples_in(batch: Any) -> int:
+    """How many examples a batch has: the length of its first tensor; 1 if it has none."""
+    leaves = _pytree.tree_leaves(dict(batch) if isinstance(batch, Mapping) else batch)
+    return next((len(leaf) for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim), 1)
 
 
 def _first(loader: Any) -> list[Any]:

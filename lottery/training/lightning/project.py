@@ -12,14 +12,15 @@ import torch
 from pytorch_lightning.utilities import CombinedLoader
 
 from lottery.foundations.metrics import Headline
-from lottery.foundations.seeds import seeded
+from lottery.foundations.seeds import derive, seeded
 from lottery.pruning.contracts import Evidence
 from lottery.pruning.masks import Masks
 from lottery.training import flops
+from lottery.training.batchnorm import averaging, norms
 from lottery.training.hardware import check_precision
 from lottery.training.lightning.asking import Asking, ProjectEvidence
 from lottery.training.lightning.measuring import Logged, Seeded, headline_among, measure
-from lottery.training.lightning.parts import ProjectData
+from lottery.training.lightning.parts import ProjectData, examples_in
 from lottery.training.lightning.trainers import trainer_of
 from lottery.training.recipes import Recipe, Row
 from lottery.training.states import State, weights
@@ -70,10 +71,7 @@ class Project(Recipe):
         return bool(self.net.automatic_optimization)
 
     def measured(self, state: State, parts: Iterable[str], seed: int, build: int) -> Row:
-        """What validation (`val`) or `test` log for a state, on a module of its own: training's is left as it is.
-
-        `seed` is that of what they draw, `build` the seed that the module is built with.
-        """
+        """What validation and test log for a state, on a module of its own: training's is left as it is."""
         found: Row = {}
         for part in parts:
             found |= self._measure(state, part, seed, build)[0]
@@ -84,6 +82,27 @@ class Project(Recipe):
             module = self.build(build)
             module.load_state_dict(weights(state))
             return measure(self.trainer_for(callbacks=[Seeded(seed)], **more), module, self.data, part)
+
+    def with_statistics(self, state: State, examples: int, seed: int, build: int) -> State:
+        """On whole batches of training, at least one, that go through training_step on a module of its own.
+
+        They are augmented and shuffled, as training has them, and a layer averages over every call that the step makes
+        of it; for modules of ours they are what evaluation sees. Layers that the module keeps in evaluation mode
+        (`train` overridden, a hook), or that no batch reaches, keep the statistics that they have.
+        """
+        module = self.build(build)
+        module.load_state_dict(weights(state))
+        module.train()  # which a module may override to keep some layers frozen
+        if not (layers := [layer for layer in norms(module) if layer.training]):
+            return state
+        with self.numerics.entered(), seeded(seed), averaging(module, layers):
+            batches = EvidenceBatches(self.data, derive(seed, "statistics"))
+            size = examples_in(next(iter(batches)))
+            count = min(self.data.batches_per_epoch, max(1, examples // size))
+            self.asking(module).pass_through(batches, count, seed)
+        seen = {id(buffer) for layer in layers if layer.num_batches_tracked for buffer in layer.buffers()}
+        found = module.state_dict(keep_vars=True)
+        return state | {name: tensor.cpu().clone() for name, tensor in found.items() if id(tensor) in seen}
 
     @cached_property
     def logged(self) -> dict[str, Logged]:
