@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ def line_of(*more: str, model: str = "LitRows") -> list[str]:
     return [*words, *headline, "tracking.mode=disabled", "hardware=cpu", "schedule.rounds=1", *more]
 
 
+@cache  # composing takes longer than training
 def rows(*more: str, model: str = "LitRows") -> Cell:
     return build(cell_configs(line_of(*more, model=model))[0])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -95,6 +95,11 @@ class ProjectData:
             self.loader(part)
         _ = self.batches_per_epoch
 
+    @cached_property
+    def _own(self) -> Mapping[str, Callable[[], Any]]:
+        """The user's methods by part; while a training runs, another stands in for that of its loader: `trained_by`."""
+        return {part: getattr(self.module, f"{part}_dataloader") for part in PARTS}
+
     def loader(self, part: str) -> Any:
         """The user's loader of `train`, `val` or `test`. Raises DataError without one."""
         name, method = type(self.module).__name__, f"{part}_dataloader"
@@ -104,7 +109,7 @@ class ProjectData:
             raise DataError(f"data: {name} has no {method}, which a curve needs{remedy}")
         try:
             with seeded(0):
-                found = getattr(self.module, method)()
+                found = self._own[part]()
         except Exception as error:  # a user's module may raise anything
             raise DataError(f"data: {name}.{method} failed: {describe(error)}") from error
         if isinstance(found, CombinedLoader):
