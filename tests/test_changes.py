@@ -561,7 +561,7 @@ def test_what_a_change_drops_or_grows_has_no_momentum_after_it() -> None:
             before = self.holding.masks
             super()._change(step, gradients)
             for name, mask in self.holding.masks.items():
-                momentum = self.optimizer.state[self.holding.weights[name]]["momentum_buffer"]
+                momentum = self.optimizers[0].state[self.holding.weights[name]]["momentum_buffer"]
                 seen.append((bool(momentum[mask != before[name]].any()), bool(momentum[mask & before[name]].any())))
 
     with pytest.MonkeyPatch.context() as patch:

@@ -14,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lottery.analyses import connectivity
-from lottery.analyses.connectivity import Connectivity, barrier, measure_statistics, mixed
+from lottery.analyses.connectivity import Connectivity, barrier, mixed
 from lottery.config.build import build
 from lottery.config.cell_config import CellConfig
 from lottery.config.compose import cell_configs
@@ -29,8 +28,8 @@ from lottery.running.launch import run_cell
 from lottery.store.entries import Entry, Store
 from lottery.store.folder import NAME
 from lottery.store.ledger import Ledger, LedgerError
-from lottery.training.hardware import trainer_for
-from lottery.training.modules import Module
+from lottery.training import module_recipe
+from lottery.training.batchnorm import measure_statistics
 from lottery.training.recipes import Recipe, Trained
 from lottery.training.states import State, state_of
 from tests.conftest import TINY
@@ -176,22 +175,13 @@ def test_statistics_are_of_no_more_examples_than_asked_for(monkeypatch: pytest.M
     assert sum(examples_seen(monkeypatch, statistics=30, size=20)) == 30
 
 
-def evaluating(recipe: Recipe) -> Module:
-    """A module as evaluation needs it."""
-    module = recipe.module(recipe.network())
-    module.trainer = trainer_for(recipe.hardware, recipe.numerics)
-    return module
-
-
 def examples_seen(monkeypatch: pytest.MonkeyPatch, statistics: int, size: int) -> list[int]:
     """Sizes of the batches, the first of the 60 training examples in order."""
     recipe: Recipe = batchnorm_recipe()
     seen: list[Tensor] = []
-    monkeypatch.setattr(connectivity, "batch", lambda shape: size)
-    monkeypatch.setattr(connectivity, "measure_statistics", lambda net, inputs: seen.extend(inputs))
-    Connectivity(statistics=statistics)._measured(
-        evaluating(recipe), recipe.data, state_of(recipe.network()), "accuracy"
-    )
+    monkeypatch.setattr(module_recipe, "batch", lambda shape: size)
+    monkeypatch.setattr(module_recipe, "measure_statistics", lambda net, inputs: seen.extend(inputs))
+    recipe.with_statistics(state_of(recipe.network()), statistics, 0, 0)
     together = torch.cat(seen)
     assert torch.equal(together, recipe.data.train.inputs[: len(together)])
     return [len(batch) for batch in seen]
@@ -322,7 +312,7 @@ def test_batchnorm_s_statistics_are_measured_anew_at_the_ends_too(tmp_path: Path
     net = recipe.network()
     net(torch.randn(8, 6) * 3 + 1)
     state = state_of(net)
-    got = Connectivity(statistics=60)._measured(evaluating(recipe), recipe.data, state, "accuracy")
+    got = Connectivity(statistics=60)._measured(recipe, state, 0)
     first, rest = net[0], net[2:]
     data = recipe.data
     with torch.no_grad():

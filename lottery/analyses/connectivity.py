@@ -8,23 +8,16 @@ fresh optimizer, even at step k.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from lottery.data.examples import Data
-from lottery.foundations.seeds import Streams, seeded
+from lottery.foundations.seeds import Streams
 from lottery.rounds.round import Round, Ticket
 from lottery.rounds.study import Cell
-from lottery.training.evaluation import batch, evaluate
-from lottery.training.hardware import trainer_for
-from lottery.training.module_recipe import ModuleRecipe
-from lottery.training.modules import Module
+from lottery.training.recipes import Recipe
 from lottery.training.states import State
 
 
@@ -45,19 +38,13 @@ class Connectivity:
 
     def __call__(self, cell: Cell, current: Round) -> dict[str, Any]:
         recipe = cell.study.recipe
-        assert isinstance(recipe, ModuleRecipe), "others are refused before training"
         if current.index == 0 and cell.arm.rewind:
             start = current.cut(cell.arm.rewind).trained
             current = replace(current, ticket=Ticket.of(start.state, start.masks), first=cell.arm.rewind, passing=())
         ends = [replace(current, copy=copy).trained for copy in (0, 1)]
         metric, places = recipe.headline, [step / (self.points - 1) for step in range(self.points)]
         draw = Streams(cell.seed).init
-        module = recipe.build(draw)
-        module.trainer = trainer_for(recipe.hardware, recipe.numerics)
-        module.to(recipe.hardware.device)
-        data = recipe.data.to(recipe.hardware.device)
-        with recipe.numerics.entered(), seeded(draw):
-            line = [self._measured(module, data, mixed(ends[0].state, ends[1].state, at), metric.name) for at in places]
+        line = [self._measured(recipe, mixed(ends[0].state, ends[1].state, at), draw) for at in places]
         gains = [metric.gain(value) for value in line if value is not None]  # None is a value that was not finite
         return {
             "barrier": barrier(gains) if len(gains) == len(line) else None,
@@ -65,13 +52,9 @@ class Connectivity:
             "line": [{"place": place, f"test_{metric.name}": value} for place, value in zip(places, line, strict=True)],
         }
 
-    def _measured(self, module: Module, data: Data, state: State, metric: str) -> float | None:
-        module.net.load_state_dict(state)
-        wanted = min(self.statistics, len(data.train))
-        parts = -(-wanted // batch(data.shape))  # of equal size, since every batch has the same weight
-        inputs = (inputs for inputs, _ in data.evaluation("train", wanted // parts))
-        measure_statistics(module.net, islice(inputs, parts))
-        return evaluate(module, data, "test")[metric]
+    def _measured(self, recipe: Recipe, state: State, draw: int) -> float | None:
+        anew = recipe.with_statistics(state, self.statistics, draw, draw)
+        return recipe.measured(anew, ["test"], draw, draw)[f"test_{recipe.headline.name}"]
 
 
 def mixed(one: State, other: State, place: float) -> State:
@@ -90,21 +73,3 @@ def barrier(line: Sequence[float]) -> float:
     """
     middle = (line[0] + line[-1]) / 2
     return round(max(0.0, middle - min(line)), 9)
-
-
-def measure_statistics(net: nn.Module, inputs: Iterable[Tensor]) -> None:
-    """Recomputes BatchNorm's running mean and variance as averages over batches; does nothing without BatchNorm."""
-    norms = [module for module in net.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
-    if not norms:
-        return
-    usual = [norm.momentum for norm in norms]
-    net.eval()  # so that dropout does not distort the statistics
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a cumulative average in which every batch has the same weight
-        norm.train()
-    with torch.inference_mode():
-        for part in inputs:
-            net(part)
-    for norm, momentum in zip(norms, usual, strict=True):
-        norm.momentum = momentum

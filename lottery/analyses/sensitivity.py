@@ -12,19 +12,16 @@ from functools import partial
 from itertools import pairwise, takewhile
 from typing import Any, cast
 
-from lottery.foundations.seeds import Streams, seeded
+from lottery.foundations.seeds import Streams
 from lottery.pruning.channelwise import channels
 from lottery.pruning.contracts import Scope, Scores, Structure, Target, choose
-from lottery.pruning.masks import Masks, apply_, kept
+from lottery.pruning.masks import Masks, kept
 from lottery.pruning.selection import best
 from lottery.rounds.prune import scored
 from lottery.rounds.rewinding import as_one
-from lottery.rounds.round import Round
+from lottery.rounds.round import Round, Ticket
 from lottery.rounds.search import search_for
 from lottery.rounds.study import Cell
-from lottery.training.evaluation import evaluate
-from lottery.training.hardware import trainer_for
-from lottery.training.module_recipe import ModuleRecipe
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,6 @@ class Sensitivity:
 
     def __call__(self, cell: Cell, current: Round) -> dict[str, Any]:
         recipe, pruning = cell.study.recipe, cell.study.pruning
-        assert isinstance(recipe, ModuleRecipe), "others are refused before training"
         if current.index:
             return {f"val_{recipe.headline.name}": None, "tolerated": None, "layers": [], "rates": {}}
         on = current.trained
@@ -56,16 +52,11 @@ class Sensitivity:
         target, structure = recipe.aimed(Target(1.0, 1.0)), of_units(pruning.structure)
         metric = recipe.headline
         name, gain = f"val_{metric.name}", metric.gain
-        module = recipe.build(Streams(cell.seed).init)
-        module.trainer = trainer_for(recipe.hardware, recipe.numerics)
-        data = recipe.data.to(recipe.hardware.device)
+        draw = Streams(cell.seed).init
 
         def worth(masks: Masks) -> float | None:
-            module.net.load_state_dict(as_one(on.state, module.net))
-            apply_(dict(module.net.named_parameters()), masks)
-            module.to(recipe.hardware.device)
-            with recipe.numerics.entered(), seeded(Streams(cell.seed).init):
-                return evaluate(module, data, "val")[metric.name]
+            pruned = as_one(Ticket.of(on.state, masks).state, recipe.net)
+            return recipe.measured(pruned, ["val"], draw, draw)[name]
 
         whole, sizes = worth(on.masks), units(structure, scores, on.masks, target)
         layers, least = [], {}

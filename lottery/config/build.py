@@ -9,7 +9,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from lottery.analyses.connectivity import Connectivity
 from lottery.analyses.sensitivity import Sensitivity
 from lottery.config.annotations import hints_of
 from lottery.config.build_during import with_rule
@@ -189,8 +188,6 @@ def build_analyses(job: CellConfig, data: Contents) -> dict[str, Asked]:
     found = {}
     for name, node in nodes.items():
         analysis = make(f"analysis.{name}", with_steps(f"analysis.{name}", node, data.steps_per_epoch))
-        if isinstance(analysis, Connectivity | Sensitivity) and isinstance(data, ProjectData):
-            raise Refused(f"analysis.{name}: is for modules of ours, not for a LightningModule")
         if isinstance(analysis, Sensitivity) and job.choices.get("structure") == "n_of_m":
             raise Refused(f"analysis.{name}: goes without structure=n_of_m, which prunes all layers alike")
         found[name] = Asked(analysis, steady(node, "analysis", job.folder.parent.glob(f"seed*/{name}.jsonl")))

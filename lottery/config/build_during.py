@@ -25,8 +25,11 @@ def with_rule(arm: Arm, node: Mapping[str, Any], pruning: Pruning, recipe: Recip
         arm = replace(arm, parent=with_rule(arm.parent, node, pruning, recipe, config))
     if not (rule := arm.during):
         return arm
-    if isinstance(recipe, Project):
-        raise Refused("arm.during: masks that change while training are for modules of ours, not for a LightningModule")
+    if isinstance(recipe, Project) and not recipe.automatic:
+        raise Refused(
+            "arm.during: masks change at optimizer steps, which a module with manual optimization takes by itself; it "
+            "goes with automatic optimization"
+        )
     if recipe.hardware.devices > 1:
         raise Refused(f"hardware.devices={recipe.hardware.devices}: goes without arm.during, which is for one process")
     if recipe.numerics.precision == "16-mixed" and rule.in_place_of_a_step:

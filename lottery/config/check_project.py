@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lottery.config.check_pruning import Misfit, begin, part, pruned
+from lottery.config.check_pruning import Misfit, begin, change, part, pruned
 from lottery.foundations.digests import digest
 from lottery.foundations.seeds import Streams, generator, seeded
 from lottery.pruning import masks
@@ -58,6 +58,7 @@ def rehearse_project(cell: Cell, recipe: Project) -> None:
                             "arm=lr_rewind trains by its schedule"
                         )
                     begin(cell, arm, start, found)
+                change(cell, arm, evidence, found)
         with part("model: its operations can't be counted"):
             recipe.flops({})
 

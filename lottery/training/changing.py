@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -10,22 +11,24 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lottery.foundations.seeds import derive, drawing
+from lottery.pruning.contracts import Evidence
 from lottery.pruning.masks import Masks, layer_densities, pack, unpack
 from lottery.training.changes import Moment
 from lottery.training.holding import Holding
-from lottery.training.module_recipe import ModuleRecipe
-from lottery.training.modules import Module
-from lottery.training.recipes import Changed, Phase
+from lottery.training.recipes import Changed, Phase, Recipe
+
+Look = Callable[[Masks, int, torch.Generator], AbstractContextManager[Evidence]]
+"""(masks, seed of the order of batches, generator) -> what a rule may look at of the network in training"""
 
 
 class Changing:
     """Changes the masks of a phase in training, at the steps of its rule."""
 
     def __init__(
-        self, phase: Phase, recipe: ModuleRecipe, module: Module, optimizer: Optimizer, holding: Holding
+        self, phase: Phase, recipe: Recipe, optimizers: Sequence[Optimizer], holding: Holding, look: Look
     ) -> None:
-        self.phase, self.recipe, self.module = phase, recipe, module
-        self.optimizer, self.holding = optimizer, holding
+        self.phase, self.recipe, self.look = phase, recipe, look
+        self.optimizers, self.holding = optimizers, holding
         self.changed: list[Changed] = []
         self.of = (phase.budget or recipe.budget).steps
         rule = phase.changes.rule if phase.changes else None
@@ -56,7 +59,7 @@ class Changing:
         """Goes back to the masks of a checkpoint."""
         if self.phase.changes:
             self.changed = list(info["changed"])
-            self.holding.hold({n: unpack(tensors[f"mask.{n}"], mask.shape) for n, mask in self.phase.masks.items()})
+            self.holding.hold(masks_in(tensors, self.phase))
 
     def due(self, step: int) -> bool:
         """Whether masks change at a step."""
@@ -64,18 +67,12 @@ class Changing:
 
     def _change(self, step: int, gradients: Mapping[str, Tensor]) -> None:
         assert self.phase.changes
-        before, rule, module = self.holding.masks, self.phase.changes.rule, self.module
-        compiled, module.net._compiled_call_impl = module.net._compiled_call_impl, None  # it has no second derivatives
-        module.eval()
-        # in 32 bits and from a generator of its own, as between rounds
-        plain = torch.autocast(module.device.type, enabled=False)
-        with plain, drawing(derive(self.phase.noise, "change", step)) as rng:
-            order = derive(self.phase.order, "change", step)
-            evidence = self.recipe.evidence_of(module, self.phase.state, before, order, str(module.device), rng)
+        before, rule = self.holding.masks, self.phase.changes.rule
+        # from a generator of its own, as between rounds
+        order, noise = (derive(seed, "change", step) for seed in (self.phase.order, self.phase.noise))
+        with drawing(noise) as rng, self.look(before, order, rng) as evidence:
             density, output = self.phase.changes.density, self.recipe.output
             masks = rule.masks(Moment(step, self.of, density, before, evidence, gradients, output))
-        module.train()
-        module.net._compiled_call_impl = compiled
         self.holding.hold(masks)
         self._forget({name: mask != before[name] for name, mask in masks.items()})
         self.changed.append(
@@ -83,7 +80,7 @@ class Changing:
         )
 
     def _forget(self, changed: Masks) -> None:
-        """Deletes what an optimizer has gathered for grown weights, which begin without momentum, and for dropped ones.
+        """Deletes what optimizers have gathered for grown weights, which begin without momentum, and for dropped ones.
 
         An optimizer that reads across weights must see nothing of those that are pruned.
         """
@@ -91,6 +88,13 @@ class Changing:
             weight = self.holding.weights[name]
             if mask.any():
                 stays = (~mask).to(weight.device)
-                for state in self.optimizer.state.get(weight, {}).values():
+                for state in [kept for each in self.optimizers for kept in each.state.get(weight, {}).values()]:
                     if isinstance(state, Tensor) and state.shape == weight.shape:
                         state.mul_(stays)
+
+
+def masks_in(tensors: Mapping[str, Tensor], phase: Phase) -> Masks:
+    """The masks in a checkpoint of a phase whose masks change; otherwise the phase's own."""
+    if not phase.changes:
+        return phase.masks
+    return {name: unpack(tensors[f"mask.{name}"], mask.shape) for name, mask in phase.masks.items()}

@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -20,6 +21,7 @@ from torch.nn.utils import get_total_norm
 from lottery.foundations.errors import Said
 from lottery.pruning.channels.removal import gathered, spread
 from lottery.pruning.channels.shrinking import aliased
+from lottery.pruning.contracts import Evidence
 from lottery.pruning.masks import Masks, apply_
 from lottery.training import checkpoints, kernels, ranks, sparse
 from lottery.training.changing import Changing
@@ -84,7 +86,7 @@ class Loop:
         across = sparse.reads_across(self.optimizer)
         masks = gathered(self.phase.masks, self.phase.structure)
         self.holding = Holding(self.module.net, masks, across, elsewhere=self.phase.sparse)
-        self.changing = Changing(self.phase, self.recipe, self.module, self.optimizer, self.holding)
+        self.changing = Changing(self.phase, self.recipe, [self.optimizer], self.holding, self._look)
         self._resume()
         self._begin_reading()
         self.saved_at = time.monotonic()
@@ -101,6 +103,17 @@ class Loop:
             self.step, self.rows, self.losses = info["step"], list(info["rows"]), list(info["losses"])
             self.changing.restore(tensors, info)
             checkpoints.restore(tensors, info, self.module, self.optimizer, self.scaler, self.module.device)
+
+    @contextmanager
+    def _look(self, masks: Masks, order: int, rng: torch.Generator) -> Iterator[Evidence]:
+        """What a rule may look at of the network as it trains: in evaluation mode and in 32 bits, as between rounds."""
+        module, device = self.module, self.module.device
+        compiled, module.net._compiled_call_impl = module.net._compiled_call_impl, None  # it has no second derivatives
+        module.eval()
+        with torch.autocast(device.type, enabled=False):
+            yield self.recipe.evidence_of(module, self.phase.state, masks, order, str(device), rng)
+        module.train()
+        module.net._compiled_call_impl = compiled
 
     def _begin_reading(self) -> None:
         """Puts the data on the device, and begins with the batch of the step that comes next."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 
 import torch
 from torch import nn
@@ -23,11 +25,12 @@ from lottery.pruning.contracts import Evidence
 from lottery.pruning.masks import Masks
 from lottery.pruning.paths import connected_paths
 from lottery.training import flops, sparse
-from lottery.training.evaluation import evaluate
+from lottery.training.batchnorm import measure_statistics, norms
+from lottery.training.evaluation import batch, evaluate
 from lottery.training.hardware import trainer_for
 from lottery.training.modules import Module, headline_of
 from lottery.training.recipes import Recipe, Row
-from lottery.training.states import State
+from lottery.training.states import State, state_of
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,37 @@ class ModuleRecipe(Recipe):
             rng=rng,
         )
 
+    def measured(self, state: State, parts: Iterable[str], seed: int, build: int) -> Row:
+        with self.numerics.entered(), seeded(seed):
+            return self._evaluated(self._placed(state, build), parts)
+
+    def _evaluated(self, module: Module, parts: Iterable[str]) -> Row:
+        module.trainer = trainer_for(self.hardware, self.numerics)
+        measured = {part: evaluate(module, self._placed_data(part), part) for part in parts}
+        found = {f"{part}_{name}": value for part, row in measured.items() for name, value in row.items()}
+        return {name: value if value is not None and math.isfinite(value) else None for name, value in found.items()}
+
+    def with_statistics(self, state: State, examples: int, seed: int, build: int) -> State:
+        """On examples as evaluation sees them, in order, in as few batches of equal size as evaluation would take."""
+        if not norms(self.net):
+            return state
+        with self.numerics.entered(), seeded(seed):
+            module, data = self._placed(state, build), self._placed_data("train")
+            wanted = min(examples, len(data.train))
+            parts = -(-wanted // batch(data.shape))  # of equal size, since every batch has the same weight
+            with closing(data.evaluation("train", wanted // parts)) as batches:
+                measure_statistics(module.net, (inputs for inputs, _ in islice(batches, parts)))
+            return state_of(module.net)
+
+    def _placed(self, state: State, build: int) -> Module:
+        module = self.build(build)
+        module.net.load_state_dict(state)
+        return module.to(self.hardware.device)
+
+    def _placed_data(self, part: str) -> Data:
+        """The data with one part on the device: all of it would be copied there for each state that is measured."""
+        return replace(self.data, **{part: getattr(self.data, part).to(self.hardware.device)})
+
     def calibration(self, state: State, masks: Masks, init: int, order: int) -> Pruned:
         self._calls_its_network("compensation")
         net, device = self.loaded(state, init).eval().to(self.hardware.device), self.hardware.device
@@ -121,13 +155,11 @@ class ModuleRecipe(Recipe):
         return self.run, len(self.example[0])
 
     def scores(self, net: nn.Module, seed: int) -> Row:
-        module, device = self.build(seed), self.hardware.device
+        module = self.build(seed)
         module.net = net
-        module.trainer = trainer_for(self.hardware, self.numerics)
-        module.to(device)
-        measured = {part: evaluate(module, self.data.to(device), part) for part in ("val", "test")}
+        found = self._evaluated(module.to(self.hardware.device), ("val", "test"))
         net.eval().to("cpu")
-        return {f"{part}_{name}": value for part, found in measured.items() for name, value in found.items()}
+        return found
 
     def structure(self, masks: Masks) -> Structure:
         """With `numerics.shrink=auto`, what is left without the channels that nothing reads any more."""

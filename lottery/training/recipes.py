@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, Protocol, TypedDict
@@ -116,6 +116,17 @@ class Recipe(ABC):
         self, state: State, start: State, masks: Masks, init: int, order: int, rng: torch.Generator
     ) -> Evidence:
         """What a criterion may look at of a trained state; `order` is the seed of the order of its batches."""
+
+    @abstractmethod
+    def measured(self, state: State, parts: Iterable[str], seed: int, build: int) -> Row:
+        """Loss and metrics of a state on validation (`val`) or `test` data, by the names of a row.
+
+        `seed` is that of what is drawn meanwhile, `build` the seed that the network is built with.
+        """
+
+    @abstractmethod
+    def with_statistics(self, state: State, examples: int, seed: int, build: int) -> State:
+        """The state with BatchNorm's running statistics measured anew, on at most so many training examples."""
 
     @abstractmethod
     def sparse_weights(self, masks: Masks) -> tuple[str, ...]:

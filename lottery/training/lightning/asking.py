@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,8 +13,10 @@ import torch
 from torch import Tensor
 
 from lottery.foundations.errors import Refused
+from lottery.foundations.seeds import derive
 from lottery.pruning.contracts import Evidence
 from lottery.pruning.derivatives import Times
+from lottery.training.lightning.order import seed_all
 from lottery.training.lightning.parts import ProjectData
 from lottery.training.lightning.trainers import quiet
 
@@ -50,13 +53,21 @@ class Asking:
         self._fit(batch, watch)
         return watch.gradients
 
+    def pass_through(self, batches: Iterable[Any], count: int, seed: int) -> None:
+        """Runs training_step on the first `count` batches, each seeded, for what layers see meanwhile."""
+        self._run(_First(batches, count), _Seeds(seed))
+
     def _fit(self, batch: Any, watch: _Watch) -> None:
+        self._run(_First([batch], 1), watch)
+
+    def _run(self, batches: _First, watch: _NoStep) -> None:
         own, training = self.data.module.trainer, self.module.training
         trainer = self.trainer(
-            max_epochs=1, limit_train_batches=1, limit_val_batches=0, accumulate_grad_batches=1, callbacks=[watch]
-        )
+            max_epochs=1, limit_train_batches=len(batches), limit_val_batches=0, accumulate_grad_batches=1,
+            callbacks=[watch],
+        )  # fmt: skip
         try:
-            with quiet(), self.data.trained_by(_Single(batch)), watch.backward(self.module):
+            with quiet(), self.data.trained_by(batches), watch.around(self.module):
                 trainer.fit(self.module, datamodule=self.data.module)
         finally:
             self.data.module.trainer = own
@@ -64,7 +75,39 @@ class Asking:
         self.module.zero_grad()
 
 
-class _Watch(pl.Callback):
+class _NoStep(pl.Callback):
+    """Lets no optimizer and no scheduler step."""
+
+    @contextmanager
+    def around(self, module: pl.LightningModule) -> Iterator[None]:
+        """What else of the module is as it must be while Lightning runs it."""
+        module.lr_scheduler_step = lambda *_: None  # type: ignore[method-assign]  # a module may log their rates
+        module.cpu = lambda: module  # type: ignore[method-assign]  # at its end, Lightning would take the graph's weights away
+        try:
+            yield
+        finally:
+            del module.lr_scheduler_step, module.cpu
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        names = {id(parameter): name for name, parameter in pl_module.named_parameters()}
+        for config in trainer.lr_scheduler_configs:
+            config.strict = False  # a plateau's metric is not there without validation
+        for optimizer in trainer.optimizers:
+            own = (p for group in optimizer.param_groups for p in group["params"])
+            held = {names[id(p)]: p for p in own if id(p) in names}
+
+            def step(closure: Callable[[], Any] | None = None, held: dict[str, Any] = held) -> Any:
+                found = closure() if closure else None
+                self.stepped(held)
+                return found
+
+            optimizer.step = step  # type: ignore[method-assign]  # of this optimizer alone
+
+    def stepped(self, held: dict[str, Tensor]) -> None:
+        """Is called where an optimizer of these parameters would have stepped."""
+
+
+class _Watch(_NoStep):
     """Collects losses with their graphs, and gradients where an optimizer would have stepped."""
 
     def __init__(self) -> None:
@@ -73,7 +116,7 @@ class _Watch(pl.Callback):
         self.returned: Any = None
 
     @contextmanager
-    def backward(self, module: pl.LightningModule) -> Iterator[None]:
+    def around(self, module: pl.LightningModule) -> Iterator[None]:
         """The module's own backward, whose graph is kept."""
         own = module.backward
 
@@ -82,26 +125,14 @@ class _Watch(pl.Callback):
             own(loss, *rest, **{**more, "retain_graph": True})
 
         module.backward = keeping  # type: ignore[method-assign]  # of this module, for a while
-        module.lr_scheduler_step = lambda *_: None  # type: ignore[method-assign]  # a module may log their rates
-        module.cpu = lambda: module  # type: ignore[method-assign]  # at its end, Lightning would take the graph's weights away
         try:
-            yield
+            with super().around(module):
+                yield
         finally:
-            del module.backward, module.lr_scheduler_step, module.cpu
+            del module.backward
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        names = {id(parameter): name for name, parameter in pl_module.named_parameters()}
-        for config in trainer.lr_scheduler_configs:
-            config.strict = False  # a plateau's metric is not there without validation
-        for optimizer in trainer.optimizers:
-            held = [p for group in optimizer.param_groups for p in group["params"]]
-
-            def step(closure: Callable[[], Any] | None = None, held: list[Any] = held) -> Any:
-                found = closure() if closure else None
-                self.gradients |= {names[id(p)]: p.grad.clone() for p in held if p.grad is not None}
-                return found
-
-            optimizer.step = step  # type: ignore[method-assign]  # of this optimizer alone
+    def stepped(self, held: dict[str, Tensor]) -> None:
+        self.gradients |= {name: p.grad.clone() for name, p in held.items() if p.grad is not None}
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, index: int
@@ -109,15 +140,27 @@ class _Watch(pl.Callback):
         self.returned = outputs
 
 
-class _Single:
-    def __init__(self, batch: Any) -> None:
-        self.batch = batch
+class _Seeds(_NoStep):
+    """Seeds each batch, so that what is drawn for it does not depend on who has read it."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, index: int) -> None:
+        seed_all(derive(self.seed, "batch", index))
+
+
+class _First:
+    """The first `count` batches, as a loader."""
+
+    def __init__(self, batches: Iterable[Any], count: int) -> None:
+        self.batches, self.count = batches, count
 
     def __len__(self) -> int:
-        return 1
+        return self.count
 
     def __iter__(self) -> Iterator[Any]:
-        yield self.batch
+        return islice(self.batches, self.count)
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,11 @@ from torch import Tensor
 
 from lottery.foundations.seeds import derive
 from lottery.training.lightning import accumulators
+from lottery.training.lightning.masked import Masked
 from lottery.training.lightning.memory import InMemory
 from lottery.training.lightning.order import seed_all
 from lottery.training.lightning.plain import joined, parted
-from lottery.training.lightning.position import position_of
+from lottery.training.lightning.position import position_of, step_of
 from lottery.training.lightning.refusals import check_monitors, check_parts
 from lottery.training.loop import CHUNK_SECONDS, Diverged, Keeper
 from lottery.training.recipes import Phase, Row
@@ -37,6 +38,7 @@ class Guide(pl.Callback):
         horizon: int,
         loaders: Any,
         memory: InMemory,
+        masked: Masked,
         measure: Callable[[State, Iterable[str], int], Row],
         keeper: Keeper | None = None,
         waypoints: Iterable[int] = (),
@@ -44,7 +46,7 @@ class Guide(pl.Callback):
         seconds: float = 10.0,
         val_names: Mapping[str, str] | None = None,
     ) -> None:
-        self.phase, self.loaders, self.memory, self.measure = phase, loaders, memory, measure
+        self.phase, self.loaders, self.memory, self.masked, self.measure = phase, loaders, memory, masked, measure
         self.keeper, self.watch, self.seconds, self.val_names = keeper, watch, seconds, val_names or {}
         # a phase that ends early is part of a longer one: its result is the state at a waypoint of that
         self.waypoints = {step for step in (*waypoints, phase.last) if phase.first < step < horizon}
@@ -108,6 +110,8 @@ class Guide(pl.Callback):
             raise StopIteration
         if self.keeper and step >= self.reached:
             self._reach(step, self.keeper)
+        if self.masked.due(step):  # or else masks would be chosen by what is no number
+            self._check(step)
         seed_all(derive(self.phase.noise, "batch", trainer.fit_loop.epoch_loop.total_batch_idx + 1))
 
     def on_train_batch_end(
@@ -140,12 +144,14 @@ class Guide(pl.Callback):
             if step == self.phase.last:
                 self.result = found
             elif self.keeper:
-                self.keeper.pass_by(step, found, self.phase.masks)
+                self.keeper.pass_by(step, found, self.masked.holding.masks)
         if self.keeper and now - self.saved_at >= self.seconds and not due():
             self._check(step)
             tensors, rest = parted(self._checkpoint(trainer))
             losses = [float(loss) for loss in self.losses]
-            self.keeper.save(tensors, {"lightning": rest, "step": step, "rows": self.rows, "losses": losses})
+            masks, changed = self.masked.changing.taken()
+            info = {"lightning": rest, "step": step, "rows": self.rows, "losses": losses}
+            self.keeper.save({**tensors, **masks}, {**changed, **info})
             self.saved_at = time.monotonic()
         if now - self.seen_at >= CHUNK_SECONDS:
             self.seen_at = now
@@ -209,13 +215,6 @@ class Guide(pl.Callback):
 
 
 _ACCUMULATED = "lottery_accumulated"
-
-
-def step_of(trainer: pl.Trainer) -> int:
-    """Optimizer steps so far; with manual optimization, which may take several in a batch, batches so far."""
-    if trainer.lightning_module.automatic_optimization:
-        return trainer.global_step
-    return trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]  # as its base
 
 
 def validation_seed(phase: Phase, step: int) -> int:

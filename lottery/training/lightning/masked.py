@@ -1,34 +1,116 @@
-"""The callback that keeps pruned weights at zero while Lightning trains, whatever the optimizers."""
+"""The callback that keeps pruned weights at zero while Lightning trains, whatever the optimizers, and changes masks."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
 
+from lottery.foundations.errors import Refused
+from lottery.pruning.contracts import Evidence
 from lottery.pruning.masks import Masks
+from lottery.training.changing import Changing, masks_in
 from lottery.training.holding import Holding
+from lottery.training.lightning.position import step_of
+from lottery.training.loop import Diverged
+from lottery.training.recipes import Phase, Recipe
+from lottery.training.states import state_of
 
 
 class Masked(pl.Callback):
-    """Pruned weights are zero after every step of every optimizer, and their gradients count in no clipping."""
+    """Pruned weights are zero after every step of every optimizer, and their gradients count in no clipping.
 
-    def __init__(self, masks: Masks) -> None:
-        self.masks = masks
+    With a rule for it, masks change before the first batch of a step, or in place of the step's update. `begin` is the
+    checkpoint that training goes on from.
+    """
+
+    def __init__(
+        self, phase: Phase, recipe: Recipe, begin: tuple[Mapping[str, Tensor], Mapping[str, Any]] | None
+    ) -> None:
+        self.phase, self.recipe, self.begin = phase, recipe, begin
         self.handles: list[Any] = []
+        self.restored: Callable[[], None] = lambda: None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        holding = self.holding = Holding(pl_module, self.masks, across=True)
+        # Lightning has loaded the weights: under the masks that the phase began with, grown ones would be lost
+        masks = masks_in(self.begin[0], self.phase) if self.begin else self.phase.masks
+        holding = self.holding = Holding(pl_module, masks, across=True)
         for optimizer in trainer.optimizers:
             self.handles.append(optimizer.register_step_post_hook(lambda *_: holding.mask_weights()))
             if not pl_module.automatic_optimization:  # its gradients may come from `loss.backward()`, without a hook
                 self.handles.append(optimizer.register_step_pre_hook(lambda *_: holding.mask_gradients()))
 
+        def look(masks: Masks, order: int, rng: torch.Generator) -> AbstractContextManager[Evidence]:
+            # of a module of its own, so that asking it moves nothing of the Trainer at work
+            state, start = state_of(pl_module), self.phase.state
+            return nullcontext(self.recipe.evidence(state, start, masks, self.phase.build, order, rng))
+
+        self.changing = Changing(self.phase, self.recipe, trainer.optimizers, holding, look)
+        if self.begin:
+            self.changing.restore(*self.begin)
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.holding.mask_weights()  # a checkpoint may have been loaded since
 
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, index: int) -> None:
+        if self.due(step := step_of(trainer)):
+            self.changing.before(step)
+        if self._takes(step):
+            self._replace_step(*trainer.optimizers)
+
+    def due(self, step: int) -> bool:
+        """Whether masks are still to change at a step, which may have several batches."""
+        changed = self.changing.changed
+        return self.changing.due(step) and not (changed and changed[-1]["step"] == step)
+
+    def _takes(self, step: int) -> bool:
+        return step in self.changing.in_place
+
+    def _replace_step(self, optimizer: Optimizer) -> None:
+        """The optimizer's next step runs the closure, which gives gradients and changes masks, and updates nothing."""
+        own = vars(optimizer).get("step")  # schedulers have put theirs there
+
+        def restored() -> None:
+            self.restored = lambda: None
+            del optimizer.step
+            if own:
+                optimizer.step = own  # type: ignore[method-assign]  # as it was
+
+        def instead(closure: Callable[[], Any] | None = None, **_: Any) -> Any:
+            restored()
+            optimizer._opt_called = True  # type: ignore[attr-defined]  # or schedulers warn that they come first
+            return closure() if closure else None
+
+        optimizer.step = instead  # type: ignore[method-assign]  # of this optimizer, for one step
+        self.restored = restored
+
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.holding.mask_gradients()
+        if not self._takes(step_of(trainer)):
+            self.holding.mask_gradients()
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Where the gradients of all batches of a step are there, and not clipped yet."""
+        if not self._takes(step := step_of(trainer)) or not self.due(step):
+            return
+        gradients = [weight.grad for name, weight in self.holding.weights.items() if name in self.phase.masks]
+        if not all(gradient.isfinite().all() for gradient in gradients if gradient is not None):
+            raise Diverged(f"the gradients of training_step became NaN or infinite at step {step}")
+        self.changing.takes(step)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        self.restored()
+        last = step_of(trainer) - 1
+        if last >= self.phase.first and self._takes(last) and self.due(last):
+            raise Refused(
+                f"model: its optimizer_step takes no step at step {last}, whose gradients arm.during looks at"
+            )
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for handle in self.handles:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -95,6 +95,11 @@ class ProjectData:
             self.loader(part)
         _ = self.batches_per_epoch
 
+    @cached_property
+    def _own(self) -> Mapping[str, Callable[[], Any]]:
+        """The user's methods by part; while a training runs, another stands in for that of its loader: `trained_by`."""
+        return {part: getattr(self.module, f"{part}_dataloader") for part in PARTS}
+
     def loader(self, part: str) -> Any:
         """The user's loader of `train`, `val` or `test`. Raises DataError without one."""
         name, method = type(self.module).__name__, f"{part}_dataloader"
@@ -104,7 +109,7 @@ class ProjectData:
             raise DataError(f"data: {name} has no {method}, which a curve needs{remedy}")
         try:
             with seeded(0):
-                found = getattr(self.module, method)()
+                found = self._own[part]()
         except Exception as error:  # a user's module may raise anything
             raise DataError(f"data: {name}.{method} failed: {describe(error)}") from error
         if isinstance(found, CombinedLoader):
@@ -123,11 +128,14 @@ class ProjectData:
     @contextmanager
     def trained_by(self, loader: Any) -> Iterator[None]:
         """Within the context, Lightning gets this training loader from the data module, whose other hooks apply."""
+        own = vars(self.module).get("train_dataloader")
         self.module.train_dataloader = lambda: loader  # type: ignore[method-assign]  # of this object, for a while
         try:
             yield
         finally:
             del self.module.train_dataloader
+            if own:  # another training goes on
+                self.module.train_dataloader = own  # type: ignore[method-assign]
 
     @cached_property
     def free_of_workers(self) -> bool:
@@ -183,6 +191,12 @@ class ProjectData:
 def each_of(loader: Any) -> list[Any]:
     """The loaders of a list, a tuple or a dict, or the one that is there."""
     return _pytree.tree_leaves(loader) if isinstance(loader, list | tuple | dict) else [loader]
+
+
+def examples_in(batch: Any) -> int:
+    """How many examples a batch has: the length of its first tensor; 1 if it has none."""
+    leaves = _pytree.tree_leaves(dict(batch) if isinstance(batch, Mapping) else batch)
+    return next((len(leaf) for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim), 1)
 
 
 def _first(loader: Any) -> list[Any]:

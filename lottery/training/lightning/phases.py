@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable
 from lottery.foundations.errors import Refused, Said
 from lottery.foundations.seeds import seeded
 from lottery.training.exits import interrupts
-from lottery.training.lightning.guide import Guide, step_of, validation_seed
+from lottery.training.lightning.guide import Guide, validation_seed
 from lottery.training.lightning.masked import Masked
 from lottery.training.lightning.memory import InMemory
 from lottery.training.lightning.parts import each_of
-from lottery.training.lightning.position import checkpoint_at
+from lottery.training.lightning.position import checkpoint_at, step_of
 from lottery.training.lightning.project import Project
 from lottery.training.lightning.trainers import quiet
 from lottery.training.loop import Keeper
@@ -50,15 +50,14 @@ def fit_project(
                 f"arm.first={phase.first}: its weights come without where training stood at that step, as a rewinding "
                 "has it, and a LightningModule needs that"
             )
+        masked = Masked(phase, recipe, found := keeper.load() if keeper else None)
         guide = Guide(
-            phase, budget.steps, loaders, memory, measure, keeper, waypoints, watch,
+            phase, budget.steps, loaders, memory, masked, measure, keeper, waypoints, watch,
             recipe.hardware.checkpoint_seconds, recipe.logged["val"].names,
         )  # fmt: skip
-        if found := keeper.load() if keeper else None:
+        if found:
             guide.resume(found[1], found[0])
-        trainer = recipe.trainer_for(
-            callbacks=[Masked(phase.masks), guide], plugins=[memory], **horizon(recipe, budget.steps)
-        )
+        trainer = recipe.trainer_for(callbacks=[guide, masked], plugins=[memory], **horizon(recipe, budget.steps))
         with seeded(phase.noise), quiet(), recipe.data.trained_by(loader), interrupts():
             trainer.fit(
                 module,
@@ -75,7 +74,8 @@ def fit_project(
                 "such as EarlyStopping, or its own code has stopped it: every round must train as long as the others"
             )
         guide.finish(trainer, module)
-        return Trained(guide.result or state_of(module), phase.masks, guide.rows)
+        state, changing = guide.result or state_of(module), masked.changing
+        return Trained(state, changing.holding.masks, guide.rows, changed=changing.changed)
 
 
 def horizon(recipe: Project, steps: int) -> dict[str, int]:

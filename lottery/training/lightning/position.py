@@ -9,11 +9,19 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 
 from lottery.foundations.digests import canonical
 from lottery.training.lightning.plain import joined, parted
 from lottery.training.states import BESIDE, State
+
+
+def step_of(trainer: pl.Trainer) -> int:
+    """Optimizer steps so far; with manual optimization, which may take several in a batch, batches so far."""
+    if trainer.lightning_module.automatic_optimization:
+        return trainer.global_step
+    return trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]  # as its base
 
 
 def position_of(checkpoint: Mapping[str, Any]) -> State:

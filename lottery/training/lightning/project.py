@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities import CombinedLoader
 from torch import Tensor, nn
 
 from lottery.foundations.errors import Refused, describe
@@ -22,12 +21,13 @@ from lottery.pruning.compensation.contracts import Pruned
 from lottery.pruning.contracts import Evidence
 from lottery.pruning.masks import Masks
 from lottery.training import flops
+from lottery.training.batchnorm import averaging, norms
 from lottery.training.hardware import check_precision
 from lottery.training.lightning.asking import Asking, ProjectEvidence
-from lottery.training.lightning.calls import Call, Calls, calls_of, cant
+from lottery.training.lightning.batches import CalledBatches, EvidenceBatches
+from lottery.training.lightning.calls import Calls, calls_of, cant
 from lottery.training.lightning.measuring import Logged, Seeded, headline_among, measure
-from lottery.training.lightning.order import seed_all
-from lottery.training.lightning.parts import ProjectData
+from lottery.training.lightning.parts import ProjectData, examples_in
 from lottery.training.lightning.trainers import trainer_of
 from lottery.training.recipes import Recipe, Row
 from lottery.training.states import State, weights
@@ -85,10 +85,7 @@ class Project(Recipe):
         return bool(self.net.automatic_optimization)
 
     def measured(self, state: State, parts: Iterable[str], seed: int, build: int) -> Row:
-        """What validation (`val`) or `test` log for a state, on a module of its own: training's is left as it is.
-
-        `seed` is that of what they draw, `build` the seed that the module is built with.
-        """
+        """What validation and test log for a state, on a module of its own: training's is left as it is."""
         found: Row = {}
         for part in parts:
             found |= self._measure(state, part, seed, build)[0]
@@ -98,6 +95,26 @@ class Project(Recipe):
         with self.numerics.entered(), seeded(seed):
             module = self.loaded(state, build)
             return measure(self.trainer_for(callbacks=[Seeded(seed)], **more), module, self.data, part)
+
+    def with_statistics(self, state: State, examples: int, seed: int, build: int) -> State:
+        """On whole batches of training, at least one, that go through training_step on a module of its own.
+
+        They are augmented and shuffled, as training has them, and a layer averages over every call that the step makes
+        of it; for modules of ours they are what evaluation sees. Layers that the module keeps in evaluation mode
+        (`train` overridden, a hook), or that no batch reaches, keep the statistics that they have.
+        """
+        module = self.loaded(state, build)
+        module.train()  # which a module may override to keep some layers frozen
+        if not (layers := [layer for layer in norms(module) if layer.training]):
+            return state
+        with self.numerics.entered(), seeded(seed), averaging(module, layers):
+            batches = EvidenceBatches(self.data, derive(seed, "statistics"))
+            size = examples_in(next(iter(batches)))
+            count = min(self.data.batches_per_epoch, max(1, examples // size))
+            self.asking(module).pass_through(batches, count, seed)
+        seen = {id(buffer) for layer in layers if layer.num_batches_tracked for buffer in layer.buffers()}
+        found = module.state_dict(keep_vars=True)
+        return state | {name: tensor.cpu().clone() for name, tensor in found.items() if id(tensor) in seen}
 
     @cached_property
     def logged(self) -> dict[str, Logged]:
@@ -195,38 +212,3 @@ class Project(Recipe):
     @property
     def examples(self) -> int:
         return self.data.accumulate  # operations are counted for a batch, whatever a batch is
-
-
-@dataclass(frozen=True)
-class EvidenceBatches:
-    """One epoch of training batches, the same at every iteration."""
-
-    data: ProjectData
-    order: int
-
-    def __iter__(self) -> Any:
-        loader = self.data.training(self.order)
-        if isinstance(loader, list | tuple | dict):
-            return (batch for batch, _, _ in CombinedLoader(loader, "max_size_cycle"))
-        return iter(loader)
-
-
-@dataclass(frozen=True)
-class CalledBatches:
-    """What training_step calls on each batch of an epoch, the same at every iteration."""
-
-    asking: Asking
-    calls: list[Call]
-    """those of its module, as `calls_of` gives them"""
-    batches: EvidenceBatches
-
-    def __iter__(self) -> Iterator[list[Call]]:
-        for number, batch in enumerate(self.batches):
-            self.calls.clear()
-            seed_all(derive(self.batches.order, "batch", number))  # a step may draw, as mixup does
-            self.asking.outputs(batch)
-            if not self.calls:
-                raise Refused(
-                    cant(self.asking.module, "training_step calls no part of it that holds a prunable weight")
-                )
-            yield self.calls.copy()

@@ -1,0 +1,41 @@
+"""BatchNorm's running statistics, measured anew as averages over batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def norms(net: nn.Module) -> list[_BatchNorm]:
+    """The layers of a network that have running statistics."""
+    return [module for module in net.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+
+
+@contextmanager
+def averaging(net: nn.Module, layers: Iterable[_BatchNorm]) -> Iterator[None]:
+    """Within the context these layers average over what passes through them, every call with the same weight.
+
+    All others are in evaluation mode, so that dropout does not distort the statistics.
+    """
+    usual = [(layer, layer.momentum) for layer in layers]
+    net.eval()
+    for layer, _ in usual:
+        layer.reset_running_stats()
+        layer.momentum = None  # a cumulative average
+        layer.train()
+    yield
+    for layer, momentum in usual:
+        layer.momentum = momentum
+
+
+def measure_statistics(net: nn.Module, inputs: Iterable[Tensor]) -> None:
+    """Recomputes BatchNorm's running mean and variance as averages over batches; does nothing without BatchNorm."""
+    if not (layers := norms(net)):
+        return
+    with averaging(net, layers), torch.inference_mode():
+        for part in inputs:
+            net(part)
