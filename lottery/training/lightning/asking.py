@@ -14,6 +14,7 @@ from torch import Tensor
 from lottery.foundations.errors import Refused
 from lottery.pruning.contracts import Evidence
 from lottery.pruning.derivatives import Times
+from lottery.training import ranks
 from lottery.training.lightning.parts import ProjectData
 from lottery.training.lightning.trainers import quiet
 
@@ -50,6 +51,7 @@ class Asking:
         self._fit(batch, watch)
         return watch.gradients
 
+    @ranks.alone()  # the others wait for the next training
     def _fit(self, batch: Any, watch: _Watch) -> None:
         own, training = self.data.module.trainer, self.module.training
         trainer = self.trainer(

@@ -15,7 +15,7 @@ from lottery.foundations.metrics import Headline
 from lottery.foundations.seeds import seeded
 from lottery.pruning.contracts import Evidence
 from lottery.pruning.masks import Masks
-from lottery.training import flops
+from lottery.training import flops, ranks
 from lottery.training.hardware import check_precision
 from lottery.training.lightning.asking import Asking, ProjectEvidence
 from lottery.training.lightning.measuring import Logged, Seeded, headline_among, measure
@@ -48,8 +48,8 @@ class Project(Recipe):
             raise ValueError("numerics.sparse=on: is for modules of ours; a LightningModule's layers stay dense")
         if self.numerics.shrink != "off":
             raise ValueError("numerics.shrink=auto: is for modules of ours; a LightningModule keeps its channels")
-        if self.hardware.devices > 1:
-            raise ValueError(f"hardware.devices={self.hardware.devices}: a Lightning project trains on one; use 1")
+        if self.arguments.get("sync_batchnorm") and self.hardware.device == "cpu":
+            raise ValueError("trainer.sync_batchnorm=true: needs GPUs; on a CPU each process normalises its own share")
 
     @cached_property
     def net(self) -> pl.LightningModule:
@@ -80,7 +80,7 @@ class Project(Recipe):
         return found
 
     def _measure(self, state: State, part: str, seed: int, build: int, **more: Any) -> tuple[Row, Logged]:
-        with self.numerics.entered(), seeded(seed):
+        with ranks.alone(), self.numerics.entered(), seeded(seed):
             module = self.build(build)
             module.load_state_dict(weights(state))
             return measure(self.trainer_for(callbacks=[Seeded(seed)], **more), module, self.data, part)

@@ -56,10 +56,11 @@ def checked_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
 def trainer_of(hardware: Hardware, numerics: Numerics, arguments: Mapping[str, Any], **ours: Any) -> pl.Trainer:
     """A Trainer with a project's arguments and ours, which win."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    given = devices(hardware)
+    # a module may freeze layers, or use them in some batches only
+    given = devices(hardware, find_unused_parameters=True)
     plugins = [*given.pop("plugins", []), *ours.pop("plugins", [])]
     # the logger answers self.logger.experiment.add_image(...), which False would not
-    settings = OFF | {"logger": DummyLogger()}
+    settings = OFF | {"logger": DummyLogger(), "use_distributed_sampler": False}
     return pl.Trainer(
         accelerator="gpu" if hardware.device == "cuda" else "cpu",
         precision=numerics.precision,  # type: ignore[arg-type]  # one of PRECISIONS
@@ -78,6 +79,8 @@ QUIET = (
     ".*before the epoch ended and your dataloader is.*",  # it is resumed at the epoch's beginning
     ".*Trying to infer the `batch_size`.*",
     ".*`weights_only`.*",
+    ".*find_unused_parameters=True was specified.*",  # whether it is needed is known after the step
+    ".*`self.log.*sync_dist=True.*",  # what training logs is read where schedulers monitor it, and agreed upon there
     ".*conditioned on metric .* which is not available but strict is set to `False`.*",  # where no step is taken
 )
 """Warnings of Lightning about what is as it should be here."""
