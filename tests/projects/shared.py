@@ -1,7 +1,6 @@
-"""Variants of the little projects, for trainings by several processes: without noise of their own, or with a trap."""
+"""A project for trainings by several processes, and variants of it with traps; it imports no test."""
 
 import os
-from unittest import mock
 
 import pytorch_lightning as pl
 import torch
@@ -9,29 +8,6 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset
 from torchmetrics import MeanMetric
-
-from tests.projects.finetune import LitFineTuner
-from tests.projects.gan import LitGAN
-
-
-class StillFineTuner(LitFineTuner):
-    """BatchNorm stays in evaluation mode, as often in fine-tuning."""
-
-    def train(self, mode=True):
-        super().train(mode)
-        for part in self.modules():
-            if isinstance(part, nn.BatchNorm2d):
-                part.train(False)
-        return self
-
-
-class StillGAN(LitGAN):
-    """Draws its noise from the batch."""
-
-    def training_step(self, batch, batch_idx):
-        mixed = torch.linspace(-2, 2, 2 * self.hparams.latent).reshape(2, self.hparams.latent)
-        with mock.patch("torch.randn", return_value=torch.sin(5 * batch[0] @ mixed)):
-            super().training_step(batch, batch_idx)
 
 
 def rows(n):
