@@ -136,14 +136,11 @@ def trainer_for(hardware: Hardware, numerics: Numerics) -> pl.Trainer:
         )
 
 
-def devices(hardware: Hardware, **ddp: Any) -> dict[str, Any]:
-    """Trainer arguments for the devices: one for each rank, or, in a worker of a sweep, that worker's own GPU.
-
-    `ddp` are arguments of PyTorch's DistributedDataParallel, where there are several.
-    """
+def devices(hardware: Hardware) -> dict[str, Any]:
+    """Trainer arguments for the devices: one for each rank, or, in a worker of a sweep, that worker's own GPU."""
     _, count = ranks.share()
     if count > 1:
-        return {"devices": count, "strategy": DDPStrategy(cluster_environment=LightningEnvironment(), **ddp)}
+        return {"devices": count, "strategy": DDPStrategy(cluster_environment=LightningEnvironment())}
     # else Lightning detects Slurm, and adds checkpoints and signal handlers of its own
     alone: dict[str, Any] = {"plugins": [LightningEnvironment()]}
     if hardware.device == "cuda":

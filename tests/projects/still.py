@@ -12,6 +12,10 @@ from tests.projects.gan import LitGAN
 class StillFineTuner(LitFineTuner):
     """BatchNorm stays in evaluation mode, as often in fine-tuning."""
 
+    def __init__(self):
+        super().__init__()
+        self.train()
+
     def train(self, mode=True):
         super().train(mode)
         for part in self.modules():

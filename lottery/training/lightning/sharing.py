@@ -13,7 +13,9 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from pytorch_lightning.strategies import DDPStrategy
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DistributedSampler
 
 from lottery.foundations.errors import Refused
@@ -84,6 +86,19 @@ class Timely:
         self.step, self.asked = step, now
         answer, self.next = ranks.agree((answer, step + self.stride))
         return answer
+
+
+class Averaging(DDPStrategy):
+    """Lightning's DDP for modules that may freeze layers, or use them in some batches only."""
+
+    def _setup_model(self, model: nn.Module) -> DistributedDataParallel:
+        # Where no parameter is unused, PyTorch writes to stderr that it need not have looked. So one always is; it is
+        # in neither optimizers nor states.
+        model.register_parameter("never_used", nn.Parameter(torch.zeros((), device=self.root_device)))
+        try:
+            return super()._setup_model(model)
+        finally:
+            del model.never_used
 
 
 class Together(pl.Callback):

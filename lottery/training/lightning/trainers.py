@@ -12,9 +12,11 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.loggers.logger import DummyLogger
+from pytorch_lightning.plugins.environments import LightningEnvironment
 
 from lottery.foundations.errors import nearby
 from lottery.training.hardware import OFF, SET, Hardware, devices
+from lottery.training.lightning.sharing import Averaging
 from lottery.training.modules import Module
 from lottery.training.numerics import Numerics
 
@@ -56,8 +58,9 @@ def checked_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
 def trainer_of(hardware: Hardware, numerics: Numerics, arguments: Mapping[str, Any], **ours: Any) -> pl.Trainer:
     """A Trainer with a project's arguments and ours, which win."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    # a module may freeze layers, or use them in some batches only
-    given = devices(hardware, find_unused_parameters=True)
+    given = devices(hardware)
+    if "strategy" in given:
+        given["strategy"] = Averaging(cluster_environment=LightningEnvironment(), find_unused_parameters=True)
     plugins = [*given.pop("plugins", []), *ours.pop("plugins", [])]
     # the logger answers self.logger.experiment.add_image(...), which False would not
     settings = OFF | {"logger": DummyLogger(), "use_distributed_sampler": False}
@@ -79,7 +82,6 @@ QUIET = (
     ".*before the epoch ended and your dataloader is.*",  # it is resumed at the epoch's beginning
     ".*Trying to infer the `batch_size`.*",
     ".*`weights_only`.*",
-    ".*find_unused_parameters=True was specified.*",  # whether it is needed is known after the step
     ".*`self.log.*sync_dist=True.*",  # what training logs is read where schedulers monitor it, and agreed upon there
     ".*conditioned on metric .* which is not available but strict is set to `False`.*",  # where no step is taken
 )
