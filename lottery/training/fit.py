@@ -40,7 +40,7 @@ def fit(
         waypoints = list(waypoints)
         ranks.agree((phase, waypoints, evaluate))
     if isinstance(recipe, Project):
-        with _in_step(count):
+        with _in_step(rank, count):
             return fit_project(recipe, phase, keeper, waypoints, watch)
     assert isinstance(recipe, ModuleRecipe)
     module = recipe.build(phase.build)
@@ -59,7 +59,7 @@ def fit(
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning 2.6 under PyTorch 2.14
             warnings.filterwarnings("ignore", ".*`srun` command is available.*")  # as on every login node
-            with _in_step(count), closing(loop), interrupts():
+            with _in_step(rank, count), closing(loop), interrupts():
                 trainer.fit(module, train_dataloaders=Chunks(loop))
         if trainer.interrupted or loop.step < phase.last:
             raise KeyboardInterrupt
@@ -67,15 +67,15 @@ def fit(
 
 
 @contextmanager
-def _in_step(count: int) -> Iterator[None]:
+def _in_step(rank: int, count: int) -> Iterator[None]:
     """Within the context, an error ends the cell if it leaves the other ranks behind."""
     try:
         yield
     except Exception as error:
-        # every rank raises these, or none can go on
-        if count == 1 or isinstance(error, Diverged | RuntimeError | ranks.Broken):
+        # every rank raises these, or none can go on; the others tell the first why they end
+        if count == 1 or rank or isinstance(error, Diverged | RuntimeError | ranks.Broken):
             raise
-        # The other ranks wait in a collective in the middle of a step, out of sync with this one. That holds
+        # The other ranks wait in a collective in the middle of a step, out of sync with the first. That holds
         # for a lost lease too: the store would go on, and this rank would enter another collective.
         why = str(error) if isinstance(error, Lost) else describe(error)
         raise ranks.Broken(f"training with {count} processes broke off: {why}") from error

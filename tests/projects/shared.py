@@ -136,6 +136,21 @@ class Thawing(Lit):
         return torch.optim.Adam(self.parameters(), 0.01)
 
 
+class Manual(Lit):
+    """Manual optimization, and a buffer that follows the batches and changes the loss."""
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers()
+        self.ema.lerp_(batch[0].mean(0)[:2], 0.5)
+        optimizer.zero_grad()
+        self.manual_backward(self.loss((batch[0] * (1 + self.ema.mean()), batch[1])))
+        optimizer.step()
+
+
 class ByHand(Lit):
     """Manual optimization without manual_backward: no process hears of the gradients of the others."""
 
