@@ -204,7 +204,7 @@ def test_each_process_has_its_share_and_noise_of_its_own(two: Two, kind: str, mo
     assert_close(two(given, recipe, phase).state, by_hand(recipe, phase), masks)
 
 
-@pytest.mark.parametrize("monitor", few(["train_loss", "val_loss", "seen", "val_first"], 1))
+@pytest.mark.parametrize("monitor", few(["side", "train_loss", "val_loss", "seen", "val_first"], 1))
 def test_what_is_logged_is_of_all_the_data_and_schedulers_see_one_value(two: Two, monitor: str) -> None:
     given = line("Synced", f"model.monitor={monitor}", "budget.steps=4ep")
     recipe = recipe_from(given)

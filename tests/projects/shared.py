@@ -109,7 +109,11 @@ class Synced(Lit):
         self.seen.update(loss, weight=len(batch[0]))
         self.log("train_loss", loss, on_step=False, on_epoch=True)
         self.log("seen", self.seen, on_step=False, on_epoch=True)
+        self.log("side", (-1.0) ** self.global_rank * self.current_epoch, on_step=False, on_epoch=True)
         return loss
+
+    def on_train_epoch_end(self):
+        self.ema.fill_(self.seen.compute())
 
     def validation_step(self, batch, batch_idx):
         loss = self.loss(batch)
