@@ -133,6 +133,10 @@ class Synced(Lit):
 class Thawing(Lit):
     """Trains one layer in the first epoch, and both from the second on."""
 
+    def __init__(self):
+        super().__init__()
+        self.net[0].requires_grad_(False)
+
     def on_train_epoch_start(self):
         self.net[0].requires_grad_(self.trainer.current_epoch > 0)
 
