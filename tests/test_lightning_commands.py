@@ -73,7 +73,7 @@ def test_keys_of_a_project_need_no_plus() -> None:
         (["better=up"], "better=up: must be higher, lower or null"),
         (["headline=iou"], "headline=iou: must be logged by validation_step and by test_step; validation logs val/"),
         (["arm=finetune"], "arm: finetune trains at learning rates of its own"),
-        (["hardware.devices=2"], "hardware.devices=2: a Lightning project trains on one"),
+        (["hardware.devices=2", "data.batch_size=1"], "hardware.devices=2: a training batch has"),
         (["numerics.compile=true"], "numerics.compile=true: is for modules of ours"),
         (["data._target_=tests.projects.segmenter.Discs", "data.n=5", "data.seed=0", "data.batch_size=5"],
          "data.batch_size=5: tests.projects.segmenter.Discs has no such argument"),

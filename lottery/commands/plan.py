@@ -52,6 +52,8 @@ def show(jobs: Sequence[CellConfig]) -> None:
         planned |= new.keys()
         if new and job.study not in timed:
             timed[job.study] = probe(cell)
+            if (devices := cell.study.recipe.hardware.devices) > 1:
+                print(f"{job.study}: timed in one process; {devices} will share each batch")
             say_scoring(cell)
         own = sum(new.values())
         looks = sum(-(-length // cell.study.recipe.budget.evaluate) for length in new.values())

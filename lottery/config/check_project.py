@@ -20,6 +20,7 @@ from lottery.rounds.study import Cell
 from lottery.training.fit import fit
 from lottery.training.lightning.guide import validation_seed
 from lottery.training.lightning.project import Project
+from lottery.training.lightning.sharing import check_shares
 from lottery.training.recipes import Phase
 from lottery.training.states import State, weights
 
@@ -34,6 +35,9 @@ def rehearse_project(cell: Cell, recipe: Project) -> None:
     """
     streams, few = Streams(cell.seed), _few(recipe)
     with recipe.numerics.entered(), seeded(streams.rehearsal):
+        if recipe.hardware.devices > 1:
+            with part("data"):
+                check_shares(recipe.data, recipe.hardware.devices)
         with part("model"):
             start = initial(recipe, streams.init)
             if not (names := recipe.prunable(recipe.net)):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 
 import torch
 
+from lottery.foundations.errors import Lost, describe
 from lottery.foundations.seeds import seeded
 from lottery.pruning.channels.removal import gathered
 from lottery.pruning.channels.shrinking import aliased, shrunk
@@ -34,13 +35,14 @@ def fit(
     `waypoints` are steps whose state and masks go to the keeper. `watch(step, row)` is called at the end of each
     chunk; `row` is None if nothing was measured there. Raises Diverged if the loss is no longer finite.
     """
-    if isinstance(recipe, Project):
-        return fit_project(recipe, phase, keeper, waypoints, watch)
-    assert isinstance(recipe, ModuleRecipe)
     rank, count = ranks.share()
     if rank == 0:
         waypoints = list(waypoints)
         ranks.agree((phase, waypoints, evaluate))
+    if isinstance(recipe, Project):
+        with _in_step(rank, count):
+            return fit_project(recipe, phase, keeper, waypoints, watch)
+    assert isinstance(recipe, ModuleRecipe)
     module = recipe.build(phase.build)
     if phase.structure:
         module.net = shrunk(module.net, phase.structure)
@@ -57,18 +59,26 @@ def fit(
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning 2.6 under PyTorch 2.14
             warnings.filterwarnings("ignore", ".*`srun` command is available.*")  # as on every login node
-            try:
-                with closing(loop), interrupts():
-                    trainer.fit(module, train_dataloaders=Chunks(loop))
-            except Exception as error:
-                if count == 1 or isinstance(error, Diverged | RuntimeError):  # every rank raises it, or none can go on
-                    raise
-                # The other ranks wait in a collective in the middle of a step, out of sync with this one. That holds
-                # for a lost lease too: the store would go on, and this rank would enter another collective.
-                raise ranks.Broken(f"training with {count} processes broke off: {error}") from error
+            with _in_step(rank, count), closing(loop), interrupts():
+                trainer.fit(module, train_dataloaders=Chunks(loop))
         if trainer.interrupted or loop.step < phase.last:
             raise KeyboardInterrupt
     return Trained(*loop.result(), loop.rows, changed=loop.changing.changed)
+
+
+@contextmanager
+def _in_step(rank: int, count: int) -> Iterator[None]:
+    """Within the context, an error ends the cell if it leaves the other ranks behind."""
+    try:
+        yield
+    except Exception as error:
+        # every rank raises these, or none can go on; the others tell the first why they end
+        if count == 1 or rank or isinstance(error, Diverged | RuntimeError | ranks.Broken):
+            raise
+        # The other ranks wait in a collective in the middle of a step, out of sync with the first. That holds
+        # for a lost lease too: the store would go on, and this rank would enter another collective.
+        why = str(error) if isinstance(error, Lost) else describe(error)
+        raise ranks.Broken(f"training with {count} processes broke off: {why}") from error
 
 
 def assist(recipe: Recipe) -> None:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, distributed, multiprocessing
 from torch.distributed import TCPStore
 
-from lottery.foundations.errors import Said
+from lottery.foundations.errors import Said, describe
 
 T = TypeVar("T")
 
@@ -36,6 +36,26 @@ def share() -> tuple[int, int]:
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     return 0, 1
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within the context this process is rank 0 of 1, for torchmetrics, Lightning and a user's code too.
+
+    All of them ask `torch.distributed.is_initialized`. Evaluated by one rank, or by each on all the data, a metric
+    would else wait for the others, or add up what they have seen of the same data.
+    """
+    own = distributed.is_initialized
+    distributed.is_initialized = lambda: False
+    try:
+        yield
+    finally:
+        distributed.is_initialized = own
+
+
+def stream(rank: int) -> tuple[str, int] | tuple[()]:
+    """Part of the purpose of what a rank draws; the first has none, so that it draws what one process would."""
+    return ("rank", rank) if rank else ()
 
 
 def agree(value: T) -> T:
@@ -70,6 +90,15 @@ def everyone(tensor: Tensor) -> list[Tensor]:
     return values
 
 
+def everyone_s(value: T) -> list[T]:
+    """Gathers any value from all ranks, in order of rank."""
+    values: list[Any] = [value]
+    if share()[1] > 1:
+        values *= share()[1]
+        distributed.all_gather_object(values, value)
+    return values
+
+
 @contextmanager
 def gathered(count: int, serve: Callable[..., None], *arguments: Any) -> Iterator[None]:
     """Makes this process rank 0 of `count`; the other ranks call `serve(*arguments)` in child processes.
@@ -98,16 +127,21 @@ def gathered(count: int, serve: Callable[..., None], *arguments: Any) -> Iterato
                 f"another of the {count} processes of this cell ended with code {ended[0]} before it could train"
             )
 
+    board = TCPStore("localhost", port, count, is_master=True, wait_for_workers=False)
     try:
-        with leading(count, TCPStore("localhost", port, count, is_master=True, wait_for_workers=False), look):
+        with leading(count, board, look):
             yield
         for process in others.processes:
             process.join(10)
     except RuntimeError as error:  # a broken connection raises this
         for process in others.processes:
             process.join(5)
-        if any(process.exitcode for process in others.processes):
-            raise Broken(f"another of the {count} processes of this cell ended, and training with it") from error
+        ended = [f"failed {rank}" for rank, process in enumerate(others.processes, 1) if process.exitcode]
+        said = [board.get(key).decode() for key in ended if board.check([key])]
+        own = [why for why in said if "onnection" not in why]
+        if own or len(said) < len(ended):  # else they have ended because this one has left them
+            why = f": {own[0]}" if own else ""
+            raise Broken(f"another of the {count} processes of this cell ended, and training with it{why}") from error
         raise
     finally:
         for process in others.processes:
@@ -140,7 +174,11 @@ def following(rank: int, count: int, board: TCPStore, serve: Callable[[], None])
     """Makes this process a rank other than the first while it calls `serve`."""
     board.set(f"here {rank}", "")
     _join(rank, count, board)
-    serve()
+    try:
+        serve()
+    except Exception as error:
+        board.set(f"failed {rank}", describe(error))
+        raise
     distributed.destroy_process_group()
 
 

@@ -16,6 +16,7 @@ from lottery.foundations.errors import Refused
 from lottery.foundations.seeds import derive
 from lottery.pruning.contracts import Evidence
 from lottery.pruning.derivatives import Times
+from lottery.training import ranks
 from lottery.training.lightning.order import seed_all
 from lottery.training.lightning.parts import ProjectData
 from lottery.training.lightning.trainers import quiet
@@ -60,6 +61,7 @@ class Asking:
     def _fit(self, batch: Any, watch: _Watch) -> None:
         self._run(_First([batch], 1), watch)
 
+    @ranks.alone()  # the others wait for the next training
     def _run(self, batches: _First, watch: _NoStep) -> None:
         own, training = self.data.module.trainer, self.module.training
         trainer = self.trainer(

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.loops.loop import _Loop
 from torch import Tensor
 
 from lottery.foundations.seeds import derive
+from lottery.training import ranks
 from lottery.training.lightning import accumulators
 from lottery.training.lightning.masked import Masked
 from lottery.training.lightning.memory import InMemory
@@ -24,6 +24,7 @@ from lottery.training.lightning.order import seed_all
 from lottery.training.lightning.plain import joined, parted
 from lottery.training.lightning.position import position_of, step_of
 from lottery.training.lightning.refusals import check_monitors, check_parts
+from lottery.training.lightning.sharing import Losses, Timely
 from lottery.training.loop import CHUNK_SECONDS, Diverged, Keeper
 from lottery.training.recipes import Phase, Row
 from lottery.training.states import State, state_of
@@ -51,7 +52,7 @@ class Guide(pl.Callback):
         # a phase that ends early is part of a longer one: its result is the state at a waypoint of that
         self.waypoints = {step for step in (*waypoints, phase.last) if phase.first < step < horizon}
         self.ends_early = phase.last < horizon
-        self.rows, self.losses = list[Row](), list[Tensor]()
+        self.rows, self.losses, self.timely = list[Row](), Losses(), Timely(seconds)
         self.result: State | None = None
         self.reached, self.stride, self.reached_at = phase.first, 1, time.monotonic()
         self.epoch, self.means = -1, dict[str, Any]()
@@ -61,7 +62,7 @@ class Guide(pl.Callback):
 
     def resume(self, info: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Goes back to a checkpoint that the keeper has kept."""
-        self.rows, self.losses = list(info["rows"]), [torch.tensor(loss) for loss in info["losses"]]
+        self.rows, self.losses = list(info["rows"]), Losses(info["losses"])
         self.reached = info["step"]
         self.memory.checkpoint = joined(tensors, info["lightning"])
 
@@ -78,7 +79,7 @@ class Guide(pl.Callback):
 
         pl_module.on_train_batch_end = on_train_batch_end  # type: ignore[method-assign]  # of this module alone
         if begun := self.memory.checkpoint:
-            self.means = accumulators.restore(trainer, begun[_ACCUMULATED])
+            self.means = accumulators.restore(trainer, _own(begun[_ACCUMULATED]))
             self.memory.checkpoint = None
             loop = trainer.fit_loop
             if loop._combined_loader_states_to_load and loop._data_fetcher:
@@ -111,8 +112,9 @@ class Guide(pl.Callback):
         if self.keeper and step >= self.reached:
             self._reach(step, self.keeper)
         if self.masked.due(step):  # or else masks would be chosen by what is no number
-            self._check(step)
-        seed_all(derive(self.phase.noise, "batch", trainer.fit_loop.epoch_loop.total_batch_idx + 1))
+            self._sound_losses(step)
+        number = trainer.fit_loop.epoch_loop.total_batch_idx + 1
+        seed_all(derive(self.phase.noise, "batch", number, *ranks.stream(ranks.share()[0])))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, index: int
@@ -120,7 +122,8 @@ class Guide(pl.Callback):
         if isinstance(loss := outputs.get("loss") if isinstance(outputs, Mapping) else outputs, Tensor):
             # with automatic optimization, Lightning has divided it by the batches of a step
             shared = trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1
-            self.losses.append(loss.detach() if shared == 1 and not loss.ndim else loss.detach().mean() * shared)
+            loss = loss.detach() if shared == 1 and not loss.ndim else loss.detach().mean() * shared
+            self.losses.note(loss, self.loaders[0].part(index))
 
     def _after_batch(self, trainer: pl.Trainer) -> None:
         """What follows a batch, once all callbacks and the module's own hook are done, which may change its state."""
@@ -145,13 +148,13 @@ class Guide(pl.Callback):
                 self.result = found
             elif self.keeper:
                 self.keeper.pass_by(step, found, self.masked.holding.masks)
-        if self.keeper and now - self.saved_at >= self.seconds and not due():
-            self._check(step)
-            tensors, rest = parted(self._checkpoint(trainer))
-            losses = [float(loss) for loss in self.losses]
-            masks, changed = self.masked.changing.taken()
-            info = {"lightning": rest, "step": step, "rows": self.rows, "losses": losses}
-            self.keeper.save({**tensors, **masks}, {**changed, **info})
+        if self.timely(step, bool(self.keeper) and now - self.saved_at >= self.seconds) and not due():
+            losses, checkpoint = self._sound_losses(step), self._checkpoint(trainer)
+            if self.keeper:
+                tensors, rest = parted(checkpoint)
+                masks, changed = self.masked.changing.taken()
+                info = {"lightning": rest, "step": step, "rows": self.rows, "losses": losses}
+                self.keeper.save({**tensors, **masks}, {**changed, **info})
             self.saved_at = time.monotonic()
         if now - self.seen_at >= CHUNK_SECONDS:
             self.seen_at = now
@@ -159,7 +162,8 @@ class Guide(pl.Callback):
 
     def _checkpoint(self, trainer: pl.Trainer) -> dict[str, Any]:
         begun = {} if self.between_epochs else self.means
-        return self.memory.taken(trainer) | {_ACCUMULATED: accumulators.taken(trainer, begun, self.between_epochs)}
+        own = accumulators.taken(trainer, begun, self.between_epochs)
+        return self.memory.taken(trainer) | {_ACCUMULATED: own if ranks.share()[1] == 1 else ranks.everyone_s(own)}
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -194,27 +198,38 @@ class Guide(pl.Callback):
         step = step_of(trainer)
         if self.phase.first < step <= self.phase.last and not any(row["step"] == step for row in self.rows):
             logged = {ours: number(trainer.callback_metrics[name]) for name, ours in self.val_names.items()}
-            self._row(step, logged | self.measure(state_of(pl_module), ["test"], step))
+            self._row(step, lambda: logged | self.measure(state_of(pl_module), ["test"], step))
 
     def finish(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Measures the last step, if validation did not fall on it."""
         if not self.ends_early and (not self.rows or self.rows[-1]["step"] != self.phase.last):
-            self._row(self.phase.last, self.measure(state_of(module), ["val", "test"], self.phase.last))
+            last = self.phase.last
+            self._row(last, lambda: self.measure(state_of(module), ["val", "test"], last))
 
-    def _row(self, step: int, measured: Row) -> None:
-        self._check(step)
-        losses = [float(loss) for loss in self.losses]
+    def _row(self, step: int, measured: Callable[[], Row]) -> None:
+        losses = self._sound_losses(step)
         row: Row = {"step": step, "train_loss": math.fsum(losses) / len(losses) if losses else None}
-        self.rows.append(row | measured)
-        self.losses.clear()
+        self.rows.append(row | (measured() if ranks.share()[0] == 0 else {}))
+        self.losses = Losses()
         self.watch(step, self.rows[-1])
 
-    def _check(self, step: int) -> None:
-        if self.losses and not torch.stack([loss.float().cpu() for loss in self.losses]).isfinite().all():
+    def _sound_losses(self, step: int) -> list[float]:
+        losses = self.losses.whole()
+        if not all(map(math.isfinite, losses)):
             raise Diverged(f"the loss of training_step became NaN or infinite before step {step}")
+        return losses
 
 
 _ACCUMULATED = "lottery_accumulated"
+
+
+def _own(accumulated: Any) -> Any:
+    """What this rank had accumulated, of a checkpoint that one rank or several have made.
+
+    Of another number of ranks, as where a ticket is verified within a tolerance, it is what one of them had.
+    """
+    made = accumulated if isinstance(accumulated, list) else [accumulated]
+    return made[ranks.share()[0] % len(made)]
 
 
 def validation_seed(phase: Phase, step: int) -> int:

@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from lottery.data.examples import DataError
 from lottery.foundations.seeds import derive
+from lottery.training import ranks
 
 
 def seed_all(seed: int) -> None:
@@ -26,10 +28,14 @@ def seed_all(seed: int) -> None:
     random.seed(seed)
 
 
-def ordered(loader: Any, seed: int) -> Ordered | FromStart:
-    """The loader with its order and augmentations as functions of `seed`."""
+def ordered(loader: Any, seed: int, share: tuple[int, int] = (0, 1)) -> Ordered | FromStart:
+    """The loader with its order and augmentations as functions of `seed`.
+
+    `share` = (rank, number of ranks) selects one of nearly equal parts of each batch, which `check_shares` has found to
+    be possible.
+    """
     if enters_anywhere(loader):
-        return Ordered(loader, seed)
+        return Ordered(loader, seed, share)
     return FromStart(loader, seed)
 
 
@@ -47,11 +53,16 @@ def enters_anywhere(loader: Any) -> bool:
 
 
 class EpochBatches:
-    """A batch sampler whose epoch is drawn whole, under a seed of that epoch, and can then be entered anywhere."""
+    """A batch sampler whose epoch is drawn whole, under a seed of that epoch, and can then be entered anywhere.
 
-    def __init__(self, inner: Any, generators: Sequence[torch.Generator], seed: int) -> None:
-        self.inner, self.generators, self.seed = inner, generators, seed
+    All ranks draw the same epoch, and each yields its share of every batch.
+    """
+
+    def __init__(self, inner: Any, generators: Sequence[torch.Generator], seed: int, share: tuple[int, int]) -> None:
+        self.inner, self.generators, self.seed, self.share = inner, generators, seed, share
         self.epoch, self.begin = 0, 0
+        self.parts: list[float] = []
+        """this rank's part of each batch of the epoch, in (0, 1]"""
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning calls it on samplers only, not on batch samplers: whoever trains calls it."""
@@ -70,15 +81,31 @@ class EpochBatches:
             generator.manual_seed(seed)
         batches = list(self.inner)
         begin, self.begin = self.begin, 0
+        if self.share[1] > 1:
+            shares = [shared(list(batch), self.share) for batch in batches]
+            self.parts = [len(share) / len(batch) for share, batch in zip(shares, batches, strict=True)]
+            batches = shares
         for number, batch in enumerate(batches[begin:], begin):
             yield [(self.epoch, number), *batch]
+
+
+def shared(batch: Sequence[Any], share: tuple[int, int]) -> Sequence[Any]:
+    """A rank's share of a batch: all of them, one after the other, are the batch. Raises DataError for an empty one.
+
+    >>> [list(shared(range(7), (rank, 3))) for rank in range(3)]
+    [[0, 1], [2, 3], [4, 5, 6]]
+    """
+    rank, of = share
+    if len(batch) < of:
+        raise DataError(f"data: a training batch has {len(batch)} examples, too few for hardware.devices={of}")
+    return batch[len(batch) * rank // of : len(batch) * (rank + 1) // of]
 
 
 class Augmented(Dataset):
     """A data set that is seeded once a batch, in whichever worker draws it, so that no number depends on workers."""
 
-    def __init__(self, inner: Any, seed: int) -> None:
-        self.inner, self.seed = inner, seed
+    def __init__(self, inner: Any, seed: int, rank: int) -> None:
+        self.inner, self.seed, self.rank = inner, seed, rank
 
     def __len__(self) -> int:
         return len(self.inner)
@@ -90,7 +117,7 @@ class Augmented(Dataset):
 
     def __getitems__(self, keys: Sequence[Any]) -> list[Any]:
         (epoch, number), *indices = keys
-        seed_all(derive(self.seed, "batch", epoch, number))
+        seed_all(derive(self.seed, "batch", epoch, number, *ranks.stream(self.rank)))
         if hasattr(self.inner, "__getitems__"):
             return self.inner.__getitems__(indices)
         return [self.inner[index] for index in indices]
@@ -99,13 +126,13 @@ class Augmented(Dataset):
 class Ordered(DataLoader):
     """A loader that Lightning can resume in the middle of an epoch: it asks for `state_dict` and `load_state_dict`."""
 
-    def __init__(self, loader: DataLoader, seed: int) -> None:
+    def __init__(self, loader: DataLoader, seed: int, share: tuple[int, int] = (0, 1)) -> None:
         generators = [loader.generator, getattr(loader.sampler, "generator", None)]
         generators.append(getattr(getattr(loader.batch_sampler, "sampler", None), "generator", None))
         own = [each for each in dict.fromkeys(generators) if each is not None]
-        self._batches = EpochBatches(loader.batch_sampler, own, seed)
+        self._batches = EpochBatches(loader.batch_sampler, own, seed, share)
         super().__init__(
-            Augmented(loader.dataset, seed),
+            Augmented(loader.dataset, seed, share[0]),
             batch_sampler=self._batches,
             num_workers=loader.num_workers,
             collate_fn=loader.collate_fn,
@@ -119,6 +146,11 @@ class Ordered(DataLoader):
 
     def set_epoch(self, epoch: int) -> None:
         self._batches.set_epoch(epoch)
+
+    def part(self, number: int) -> float:
+        """This rank's part of a batch of the epoch; of loaders that take turns, all batches are shared equally."""
+        parts = self._batches.parts
+        return parts[number] if number < len(parts) else 1 / self._batches.share[1]
 
     def state_dict(self) -> dict[str, int]:
         return {}  # Lightning asks for one; `Guide` knows how many batches were trained
@@ -137,6 +169,9 @@ class FromStart:
         self.epoch = epoch
         if (dataset := getattr(self.loader, "dataset", None)) is not None and hasattr(dataset, "set_epoch"):
             dataset.set_epoch(epoch)
+
+    def part(self, number: int) -> float:
+        return 1.0  # see `check_shares`
 
     def __len__(self) -> int:
         return len(self.loader)

@@ -21,6 +21,7 @@ from lottery.data.examples import DataError
 from lottery.foundations.digests import digest, digest_of
 from lottery.foundations.errors import describe
 from lottery.foundations.seeds import seeded
+from lottery.training import ranks
 from lottery.training.lightning.order import enters_anywhere, ordered
 
 PARTS = ("train", "val", "test")
@@ -83,9 +84,11 @@ class ProjectData:
         name = type(self.module).__name__
         try:
             with seeded(0):  # a split may be drawn; it is the same for every replicate
-                self.module.prepare_data()
-                for stage in ("fit", "validate", "test"):
-                    self.module.setup(stage)
+                if ranks.share()[0] == 0:  # as Lightning has it: the others find what the first has prepared
+                    self.module.prepare_data()
+                with ranks.alone():  # or it might share out what is shared out here
+                    for stage in ("fit", "validate", "test"):
+                        self.module.setup(stage)
         except Exception as error:  # a user's module may raise anything, such as for want of a network
             raise DataError(f"data: {name} can't be set up: {describe(error)}") from error
         # Trainer.fit would do it again; a split that is drawn would then be another
@@ -108,7 +111,7 @@ class ProjectData:
             remedy = "; what it returns may be that of val_dataloader" if part == "test" else ""
             raise DataError(f"data: {name} has no {method}, which a curve needs{remedy}")
         try:
-            with seeded(0):
+            with ranks.alone(), seeded(0):
                 found = self._own[part]()
         except Exception as error:  # a user's module may raise anything
             raise DataError(f"data: {name}.{method} failed: {describe(error)}") from error
@@ -118,24 +121,26 @@ class ProjectData:
             raise DataError(f"data: {name}.{method} gives no loader")
         return found
 
-    def training(self, seed: int) -> Any:
-        """The training loader, or loaders, in the order and with the augmentations of `seed`."""
+    def training(self, seed: int, share: tuple[int, int] = (0, 1)) -> Any:
+        """The training loader, or loaders, in the order and with the augmentations of `seed`, for a rank of several."""
         found = self.loader("train")
         if isinstance(found, list | tuple | dict):
-            return _pytree.tree_map(lambda loader: ordered(loader, seed), found)
-        return ordered(found, seed)
+            return _pytree.tree_map(lambda loader: ordered(loader, seed, share), found)
+        return ordered(found, seed, share)
 
     @contextmanager
     def trained_by(self, loader: Any) -> Iterator[None]:
         """Within the context, Lightning gets this training loader from the data module, whose other hooks apply."""
-        own = vars(self.module).get("train_dataloader")
-        self.module.train_dataloader = lambda: loader  # type: ignore[method-assign]  # of this object, for a while
+        names, of = ("train_dataloader", "val_dataloader"), vars(self.module)
+        before = {name: of[name] for name in names if name in of}  # as `from_datasets` sets them
+        # each rank validates on all the data
+        of |= dict(zip(names, (lambda: loader, ranks.alone()(self.module.val_dataloader)), strict=True))
         try:
             yield
         finally:
-            del self.module.train_dataloader
-            if own:  # another training goes on
-                self.module.train_dataloader = own  # type: ignore[method-assign]
+            for name in names:
+                del of[name]
+            of |= before
 
     @cached_property
     def free_of_workers(self) -> bool:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+import pytorch_lightning as pl
+
 from lottery.foundations.errors import Refused, Said
 from lottery.foundations.seeds import seeded
+from lottery.training import ranks
 from lottery.training.exits import interrupts
 from lottery.training.lightning.guide import Guide, validation_seed
 from lottery.training.lightning.masked import Masked
@@ -13,6 +16,7 @@ from lottery.training.lightning.memory import InMemory
 from lottery.training.lightning.parts import each_of
 from lottery.training.lightning.position import checkpoint_at, step_of
 from lottery.training.lightning.project import Project
+from lottery.training.lightning.sharing import Together
 from lottery.training.lightning.trainers import quiet
 from lottery.training.loop import Keeper
 from lottery.training.recipes import Phase, Row, Trained
@@ -30,15 +34,15 @@ def fit_project(
     waypoints: Iterable[int] = (),
     watch: Callable[[int, Row | None], None] = lambda step, row: None,
 ) -> Trained:
-    """Trains a phase, from its last checkpoint if the keeper has one.
+    """Trains a phase, from its last checkpoint if the keeper has one, together with the other ranks, if any.
 
     Raises Diverged if the loss is no longer finite, EndedEarly if the project itself stops.
     """
-    budget = phase.budget or recipe.budget
+    budget, share = phase.budget or recipe.budget, ranks.share()
     with recipe.numerics.entered():
         module = recipe.build(phase.build)
+        loader = recipe.data.training(phase.order, share)
         module.load_state_dict(weights(phase.state))
-        loader = recipe.data.training(phase.order)
         loaders = each_of(loader)
 
         def measure(state: State, parts: Iterable[str], step: int) -> Row:
@@ -50,14 +54,17 @@ def fit_project(
                 f"arm.first={phase.first}: its weights come without where training stood at that step, as a rewinding "
                 "has it, and a LightningModule needs that"
             )
-        masked = Masked(phase, recipe, found := keeper.load() if keeper else None)
+        masked = Masked(phase, recipe, found := ranks.agree(keeper.load() if keeper else None))
         guide = Guide(
             phase, budget.steps, loaders, memory, masked, measure, keeper, waypoints, watch,
-            recipe.hardware.checkpoint_seconds, recipe.logged["val"].names,
+            recipe.hardware.checkpoint_seconds, recipe.logged["val"].names if share[0] == 0 else {},
         )  # fmt: skip
         if found:
             guide.resume(found[1], found[0])
-        trainer = recipe.trainer_for(callbacks=[guide, masked], plugins=[memory], **horizon(recipe, budget.steps))
+        callbacks: list[pl.Callback] = [guide, masked]
+        if recipe.hardware.devices > 1:
+            callbacks.insert(0, Together(loaders, recipe.hardware.devices))
+        trainer = recipe.trainer_for(callbacks=callbacks, plugins=[memory], **horizon(recipe, budget.steps))
         with seeded(phase.noise), quiet(), recipe.data.trained_by(loader), interrupts():
             trainer.fit(
                 module,

@@ -20,7 +20,7 @@ from lottery.pruning.channels.tracing import Run
 from lottery.pruning.compensation.contracts import Pruned
 from lottery.pruning.contracts import Evidence
 from lottery.pruning.masks import Masks
-from lottery.training import flops
+from lottery.training import flops, ranks
 from lottery.training.batchnorm import averaging, norms
 from lottery.training.hardware import check_precision
 from lottery.training.lightning.asking import Asking, ProjectEvidence
@@ -58,8 +58,8 @@ class Project(Recipe):
             raise ValueError("numerics.sparse=on: is for modules of ours; a LightningModule's layers stay dense")
         if self.numerics.shrink != "off":
             raise ValueError("numerics.shrink=auto: is for modules of ours; a LightningModule trains with masks")
-        if self.hardware.devices > 1:
-            raise ValueError(f"hardware.devices={self.hardware.devices}: a Lightning project trains on one; use 1")
+        if self.arguments.get("sync_batchnorm") and self.hardware.device == "cpu":
+            raise ValueError("trainer.sync_batchnorm=true: needs GPUs; on a CPU each process normalises its own share")
 
     @cached_property
     def net(self) -> pl.LightningModule:
@@ -92,7 +92,7 @@ class Project(Recipe):
         return found
 
     def _measure(self, state: State, part: str, seed: int, build: int, **more: Any) -> tuple[Row, Logged]:
-        with self.numerics.entered(), seeded(seed):
+        with ranks.alone(), self.numerics.entered(), seeded(seed):
             module = self.loaded(state, build)
             return measure(self.trainer_for(callbacks=[Seeded(seed)], **more), module, self.data, part)
 

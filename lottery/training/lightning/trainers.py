@@ -12,9 +12,11 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.loggers.logger import DummyLogger
+from pytorch_lightning.plugins.environments import LightningEnvironment
 
 from lottery.foundations.errors import nearby
 from lottery.training.hardware import OFF, SET, Hardware, devices
+from lottery.training.lightning.sharing import Averaging
 from lottery.training.modules import Module
 from lottery.training.numerics import Numerics
 
@@ -57,9 +59,11 @@ def trainer_of(hardware: Hardware, numerics: Numerics, arguments: Mapping[str, A
     """A Trainer with a project's arguments and ours, which win."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     given = devices(hardware)
+    if "strategy" in given:
+        given["strategy"] = Averaging(cluster_environment=LightningEnvironment(), find_unused_parameters=True)
     plugins = [*given.pop("plugins", []), *ours.pop("plugins", [])]
     # the logger answers self.logger.experiment.add_image(...), which False would not
-    settings = OFF | {"logger": DummyLogger()}
+    settings = OFF | {"logger": DummyLogger(), "use_distributed_sampler": False}
     return pl.Trainer(
         accelerator="gpu" if hardware.device == "cuda" else "cpu",
         precision=numerics.precision,  # type: ignore[arg-type]  # one of PRECISIONS
@@ -78,6 +82,7 @@ QUIET = (
     ".*before the epoch ended and your dataloader is.*",  # it is resumed at the epoch's beginning
     ".*Trying to infer the `batch_size`.*",
     ".*`weights_only`.*",
+    ".*`self.log.*sync_dist=True.*",  # what training logs is read where schedulers monitor it, and agreed upon there
     ".*conditioned on metric .* which is not available but strict is set to `False`.*",  # where no step is taken
 )
 """Warnings of Lightning about what is as it should be here."""

@@ -1,0 +1,207 @@
+"""Several ranks that train a project together, each on its share of every batch: what Lightning's DDP leaves open.
+
+The result is that of one process up to rounding where the loss of a batch is the mean of its examples' losses.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterable
+from contextlib import ExitStack
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.strategies import DDPStrategy
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DistributedSampler
+
+from lottery.foundations.errors import Refused
+from lottery.training import ranks
+from lottery.training.lightning.order import Ordered, enters_anywhere
+from lottery.training.lightning.parts import ProjectData, each_of
+
+
+def check_shares(data: ProjectData, count: int) -> None:
+    """Raises Refused for training data of which `count` ranks can't have a share of every batch."""
+    where, loaders = f"hardware.devices={count}: ", each_of(data.loader("train"))
+    for loader in loaders:
+        if not enters_anywhere(loader):
+            raise Refused(
+                f"{where}each process takes its share of every batch, which needs a DataLoader that batches a "
+                f"map-style data set, and {type(data.module).__name__} trains on a stream or batches of its own; use 1"
+            )
+        if isinstance(getattr(loader.batch_sampler, "sampler", None), DistributedSampler):
+            raise Refused(
+                f"{where}the training data have a DistributedSampler, and would be shared out twice; use none"
+            )
+        sizes = [len(keys) - 1 for keys in Ordered(loader, 0)._batches][: data.batches_per_epoch]
+        if (smallest := min(sizes)) < count:
+            raise Refused(
+                f"{where}a training batch has {smallest} examples, fewer than processes; drop_last=True omits it"
+            )
+        if len(loaders) > 1 and (uneven := [size for size in sizes if size % count]):
+            raise Refused(
+                f"{where}each batch of several training loaders must be a multiple of it, and one is {uneven[0]}"
+            )
+
+
+class Losses:
+    """The losses of whole batches since the last row, of each of which a rank notes its part."""
+
+    def __init__(self, known: Iterable[float] = ()) -> None:
+        self._known, self._own = list(known), list[Tensor]()
+
+    def note(self, loss: Tensor, part: float) -> None:
+        """Adds a batch, of which this rank has seen a part in (0, 1] with this mean loss."""
+        self._own.append(loss if part == 1 else loss.double() * part)
+
+    def whole(self) -> list[float]:
+        """All of them, the same on every rank."""
+        if self._own:
+            own = torch.stack([loss.double() for loss in self._own])
+            self._known += torch.stack(ranks.everyone(own)).sum(0).tolist()
+            self._own.clear()
+        return self._known
+
+
+class Timely:
+    """Rank 0's answers to a question of time, on every rank; it is asked so seldom that it takes little of a step."""
+
+    def __init__(self, seconds: float) -> None:
+        self.every = min(seconds, 1.0) / 20
+        self.step, self.stride, self.asked = 0, 1, time.monotonic()
+        self.next = 0
+
+    def __call__(self, step: int, answer: bool) -> bool:
+        if ranks.share()[1] == 1:
+            return answer
+        if step < self.next:
+            return False
+        now = time.monotonic()
+        each = (now - self.asked) / max(1, step - self.step)
+        self.stride = max(1, min(10 * self.stride, int(self.every / max(each, 1e-9))))
+        self.step, self.asked = step, now
+        answer, self.next = ranks.agree((answer, step + self.stride))
+        return answer
+
+
+class Averaging(DDPStrategy):
+    """Lightning's DDP for modules that may freeze layers, or use them in some batches only."""
+
+    def _setup_model(self, model: nn.Module) -> DistributedDataParallel:
+        # Where no parameter is unused, PyTorch writes to stderr that it need not have looked. So one always is; it is
+        # in neither optimizers nor states.
+        model.register_parameter("never_used", nn.Parameter(torch.zeros((), device=self.root_device)))
+        try:
+            return super()._setup_model(model)
+        finally:
+            del model.never_used
+
+
+class Together(pl.Callback):
+    """Keeps the ranks of a training alike: gradients of unequal shares, buffers, validation, what schedulers monitor.
+
+    Also where a training of several processes is tried by one. Raises Broken where ranks have come apart, and Refused
+    for gradients that no rank hears of.
+    """
+
+    def __init__(self, loaders: Any, devices: int) -> None:
+        self.loaders, self.devices = loaders, devices
+        self.weight, self.backward, self.compared = 1.0, False, False
+        self.evaluating = ExitStack()
+        self.on_sigterm = signal.getsignal(signal.SIGTERM)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.trains = _trains(pl_module)
+        if not pl_module.automatic_optimization:
+            for optimizer in trainer.optimizers:
+                optimizer.register_step_pre_hook(lambda *_: self._check_backward())
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if ranks.share()[1] > 1:  # Lightning's handler asks the other ranks, which may wait for this one
+            signal.signal(signal.SIGTERM, self.on_sigterm)
+        own, loop = pl_module.backward, trainer.fit_loop.epoch_loop
+        monitored = loop._get_monitor_value
+
+        def backward(loss: Tensor, *rest: Any, **more: Any) -> None:
+            self.backward = True
+            own(loss if self.weight == 1 else loss * self.weight, *rest, **more)
+
+        def agreed(key: str) -> Any:
+            """The mean over the ranks: what training logs is of a rank's own shares."""
+            found = [each for each in ranks.everyone_s(_number(monitored(key))) if each is not None]
+            return torch.tensor(found).mean() if found else None
+
+        pl_module.backward = backward  # type: ignore[method-assign]  # of this module alone
+        if ranks.share()[1] > 1:
+            loop._get_monitor_value = agreed  # type: ignore[method-assign]  # of this loop alone
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, index: int) -> None:
+        # DDP takes the mean over ranks; a smaller share must count for less in it
+        count = ranks.share()[1]
+        self.weight = self.loaders[0].part(index) * count
+        if count == 1:
+            return
+        if (trains := _trains(pl_module)) != self.trains:  # DDP averages what trained when it was made
+            self.trains = trains
+            trainer.strategy.model = pl_module
+            trainer.strategy.configure_ddp()  # type: ignore[attr-defined]  # of DDPStrategy
+        if not pl_module.automatic_optimization:  # else DDP does it
+            ranks.copy_first_(pl_module.buffers())
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        if not self.compared and not trainer.fit_loop.epoch_loop._should_accumulate():
+            self.compared = True
+            _compare(pl_module, "its first step")
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        _compare(pl_module, "its last step")
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        _compare(pl_module, f"step {trainer.global_step}")
+        ranks.copy_first_(pl_module.buffers())
+        self.evaluating.enter_context(ranks.alone())  # each validates on all the data
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        found = dict(trainer.callback_metrics)
+        self.evaluating.close()
+        if ranks.share()[1] > 1:
+            found = ranks.agree({name: value.cpu() for name, value in found.items()})
+            on_device = {name: value.to(pl_module.device) for name, value in found.items()}
+            trainer._logger_connector._callback_metrics.update(on_device)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self.evaluating.close()
+
+    def _check_backward(self) -> None:
+        if not self.backward:
+            raise Refused(
+                f"hardware.devices={self.devices}: self.manual_backward(loss) averages gradients over processes, and "
+                "training_step steps an optimizer without it; call it in place of loss.backward()"
+            )
+
+
+def _trains(module: pl.LightningModule) -> list[bool]:
+    return [parameter.requires_grad for parameter in module.parameters()]
+
+
+def _compare(module: pl.LightningModule, after: str) -> None:
+    """Raises Broken if ranks do not hold the same weights."""
+    if ranks.share()[1] == 1:
+        return
+    sums = torch.stack([parameter.detach().double().sum() for parameter in module.parameters()])
+    first, *others = ranks.everyone(sums)
+    if not all(torch.allclose(first, other, rtol=0, atol=0, equal_nan=True) for other in others):
+        raise ranks.Broken(
+            f"model: after {after} its processes hold different weights, which one gradient for all would not give; "
+            "hardware.devices=1 trains it"
+        )
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
