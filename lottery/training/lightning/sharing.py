@@ -20,7 +20,7 @@ from torch.utils.data import DistributedSampler
 
 from lottery.foundations.errors import Refused
 from lottery.training import ranks
-from lottery.training.lightning.order import enters_anywhere, ordered
+from lottery.training.lightning.order import Ordered, enters_anywhere
 from lottery.training.lightning.parts import ProjectData, each_of
 
 
@@ -37,7 +37,7 @@ def check_shares(data: ProjectData, count: int) -> None:
             raise Refused(
                 f"{where}the training data have a DistributedSampler, and would be shared out twice; use none"
             )
-        sizes = [len(keys) - 1 for keys in ordered(loader, 0)._batches][: data.batches_per_epoch]
+        sizes = [len(keys) - 1 for keys in Ordered(loader, 0)._batches][: data.batches_per_epoch]
         if (smallest := min(sizes)) < count:
             raise Refused(
                 f"{where}a training batch has {smallest} examples, fewer than processes; drop_last=True omits it"
