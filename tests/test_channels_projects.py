@@ -6,7 +6,9 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
@@ -25,18 +27,24 @@ from lottery.pruning.channels.removal import structure
 from lottery.pruning.channels.shrinking import shrunk
 from lottery.pruning.contracts import Target
 from lottery.pruning.masks import Masks, apply_, dense
+from lottery.pruning.prunable import Prunable
 from lottery.running.cell import record_cell
 from lottery.store.entries import Store
 from lottery.store.folder import NAME
 from lottery.store.ledger import Ledger
 from lottery.store.lookup import holding
 from lottery.training.fit import fit
+from lottery.training.hardware import Hardware
 from lottery.training.lightning.calls import Call, few
+from lottery.training.lightning.parts import ProjectData
 from lottery.training.lightning.project import Project
+from lottery.training.recipes import Budget
 from lottery.training.states import weights
 from tests.channels import drawn, halves
 from tests.few import few as some
-from tests.lightning import cell_of, phase_of, recipe_of
+from tests.lightning import cell_of, phase_of
+from tests.projects.classifier import LitClassifier, PicturesModule
+from tests.test_projects import PROJECTS
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Lightning's
 SLOW = [pytest.param("finetune", marks=pytest.mark.slow)]  # a ResNet-18
@@ -50,9 +58,17 @@ def half(recipe: Project, net: nn.Module) -> tuple[nn.Module, nn.Module, Masks]:
     return net.eval(), shrunk(net, structure(recipe.coupling, kept)).eval(), masks
 
 
+def made(module: Callable[[], nn.Module], data: pl.LightningDataModule, steps: int = 20, **more: Any) -> Project:
+    """A project without its command line, which takes longer than most of what is looked at here."""
+    budget, hardware = Budget(steps, steps, steps), Hardware(accelerator="cpu")
+    return Project(data=ProjectData(data), network=module, budget=budget, hardware=hardware, **more)
+
+
 @cache
-def project(kind: str, *more: str) -> Project:
-    return recipe_of(kind, *more)
+def project(kind: str) -> Project:
+    code = import_module(f"tests.projects.{kind}")
+    module, data, *_ = PROJECTS[kind]
+    return made(getattr(code, module), getattr(code, data)())
 
 
 INPUTS: dict[str, Callable[[], tuple[Tensor, ...]]] = {
@@ -86,7 +102,7 @@ def test_what_a_concatenation_puts_together_is_read_at_both_places() -> None:
 
 
 def test_masks_hold_channels_through_a_training_with_its_norms_and_biases() -> None:
-    recipe = project("classifier", "data.n=64", "budget.steps=4")
+    recipe = made(LitClassifier, PicturesModule(n=64), steps=4)
     _, _, masks = half(recipe, recipe.build(3))
     trained = recipe.loaded(fit(recipe, phase_of(recipe, masks=masks)).state, 5).eval()
     for name, weight in trained.named_parameters():
@@ -226,16 +242,12 @@ class Slices(Features):
 
 
 @cache
-def own(model: type, *more: str) -> Project:
-    here = "tests.test_channels_projects"
-    line = [f"model._target_={here}.{model.__name__}", f"data._target_={here}.Rows", "budget.steps=2ep", *more]
-    recipe = build(cell_configs([*line, "tracking.mode=disabled"])[0]).study.recipe
-    assert isinstance(recipe, Project)
-    return recipe
+def own(model: type[pl.LightningModule], *exclude: str) -> Project:
+    return made(model, Rows(), prunable=Prunable(exclude=exclude))
 
 
 @pytest.mark.parametrize(("model", "path"), [(Lit, "net"), (Forwards, "")])
-def test_the_network_is_what_the_steps_call(model: type, path: str) -> None:
+def test_the_network_is_what_the_steps_call(model: type[pl.LightningModule], path: str) -> None:
     recipe = own(model)
     assert [(call.path, call.examples) for call in recipe.calls.evaluated] == [(path, 2)]
     assert not recipe.calls.trained
@@ -249,6 +261,12 @@ def test_what_training_reads_within_the_network_stays_whole() -> None:
     assert [group.name for group in recipe.coupling.groups] == ["net.2.weight"]
 
 
+CANT = (
+    "model: how the network of {} runs can't be told: {}; give it a forward(inputs) that is all of the network, and "
+    "call self(inputs) in training_step and validation_step"
+)
+
+
 @pytest.mark.parametrize(
     ("model", "said"),
     [
@@ -257,20 +275,22 @@ def test_what_training_reads_within_the_network_stays_whole() -> None:
         (Functions, "its steps call no part of it that holds a prunable weight"),
     ],
 )
-def test_a_module_whose_network_can_not_be_found_is_refused_before_training(model: type, said: str) -> None:
-    here = "tests.test_channels_projects"
-    line = [f"model._target_={here}.{model.__name__}", f"data._target_={here}.Rows", "budget.steps=2ep"]
-    (job,) = cell_configs([*line, "tracking.mode=disabled", "structure=channels", "schedule.rounds=1"])
+def test_a_module_whose_network_can_not_be_found_is_refused(model: type[pl.LightningModule], said: str) -> None:
     with pytest.raises(Refused) as refused:
+        _ = own(model).coupling
+    assert str(refused.value) == CANT.format(model.__name__, said)
+
+
+def test_it_is_refused_before_training() -> None:
+    here = "tests.test_channels_projects"
+    line = [f"model._target_={here}.LayerByLayer", f"data._target_={here}.Rows", "budget.steps=2ep"]
+    (job,) = cell_configs([*line, "tracking.mode=disabled", "structure=channels", "schedule.rounds=1"])
+    with pytest.raises(Refused, match="how the network of LayerByLayer runs can't be told: no channel lies between"):
         check(build(job))
-    assert str(refused.value) == (
-        f"model: how the network of {model.__name__} runs can't be told: {said}; give it a forward(inputs) that is all "
-        "of the network, and call self(inputs) in training_step and validation_step"
-    )
 
 
 def test_an_excluded_layer_keeps_the_channels_that_it_reads() -> None:
-    recipe = own(Lit, "prune.exclude=[net.4.weight]")
+    recipe = own(Lit, "net.4.weight")
     assert [group.name for group in recipe.coupling.groups] == ["net.0.weight"]
     assert recipe.coupling.fixed["net.2.weight"][0] == "its consumer net.4.weight has no mask"
 
@@ -314,7 +334,7 @@ def test_a_call_is_cut_to_two_examples_where_they_are_apart(
 ) -> None:
     call = few(Call("", (torch.randn(length, 3),), {}), net)
     assert (call.examples, len(call.tensors[0])) == (examples, left)
-    first = call(net)
+    first = call(net).clone()
     assert torch.equal(call(net), first) or isinstance(net, Noisy)
 
 

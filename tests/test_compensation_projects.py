@@ -24,9 +24,9 @@ from lottery.training.lightning.batches import EvidenceBatches
 from lottery.training.lightning.project import Project
 from lottery.training.states import State, state_of
 from tests.channels import drawn
-from tests.few import few
 from tests.lightning import cell_of
-from tests.test_channels_projects import Functions, own, project
+from tests.projects.classifier import LitClassifier, PicturesModule
+from tests.test_channels_projects import Functions, made, own, project
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Lightning's
 
@@ -95,6 +95,15 @@ def test_every_iteration_gives_the_same_and_moves_nothing() -> None:
     assert not pruned.net.training
 
 
+def test_what_a_step_draws_does_not_depend_on_workers() -> None:
+    seen = []
+    for workers in (0, 1):
+        recipe = made(LitClassifier, PicturesModule(n=96, workers=workers))
+        (calls,) = calibrated(recipe, state_of(recipe.net), "net.4.weight", 1).first(1)
+        seen.append(calls[0].tensors[0])
+    assert torch.equal(*seen)
+
+
 def test_both_networks_of_a_gan_see_their_own_inputs() -> None:
     recipe = project("gan")
     (calls,) = recipe.calibration(state_of(recipe.net), dense(recipe.prunable(recipe.net)), 5, 11).first(1)
@@ -110,7 +119,8 @@ def test_a_step_that_calls_nothing_is_refused() -> None:
         next(pruned.first(1))
 
 
-@pytest.mark.parametrize("name", few(["batch_norm", "mean", "norm", "least_squares"], 1))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["batch_norm", "mean", "norm", "least_squares"])
 def test_rounds_with_compensation(name: str, tmp_path: Path) -> None:
     line = ["arm=lr_rewind", "schedule.rounds=1", "structure=channels", "scope=layerwise", f"compensation={name}"]
     cell = cell_of("classifier", "data.n=96", *line, f"out={tmp_path}")

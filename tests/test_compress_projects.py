@@ -78,6 +78,7 @@ def test_a_round_becomes_smaller_modules_with_a_table_and_files(
     torch.testing.assert_close(again(inputs), program(inputs), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_is_measured_is_the_smaller_module_itself(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,6 +95,7 @@ def test_what_is_measured_is_the_smaller_module_itself(
     assert min(sizes) < 8
 
 
+@pytest.mark.slow
 def test_a_round_trains_on_by_its_own_steps(runs: Path, tmp_path: Path) -> None:
     for steps in ("0", "60"):
         line = ("~compensation", "--keep", "0.1", "--tune", steps)
@@ -126,6 +128,7 @@ def test_weights_of_a_module_whose_network_is_a_part_of_it(tmp_path: Path) -> No
     assert points(tmp_path / "out")["test_loss"]["dense"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "module", "share", "shapes"),
     [("siamese", LitSiamese, "0.6", [(24,), (24,)]), ("segmenter", LitUNet, "0.8", [(1, 16, 16)])],
