@@ -19,7 +19,7 @@ from lottery.rounds.round import initial
 from lottery.rounds.study import Cell
 from lottery.training.lightning.order import seed_all
 from lottery.training.lightning.project import Project
-from lottery.training.recipes import Phase
+from lottery.training.phase import Phase
 from lottery.training.states import State
 from lottery.training.states import weights as weights_of
 from tests.test_projects import PROJECTS

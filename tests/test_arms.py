@@ -32,7 +32,8 @@ from lottery.store.ledger import Ledger
 from lottery.store.phases import phase_of, specification
 from lottery.training.fit import fit
 from lottery.training.learning_rates import constant, cosine, multistep
-from lottery.training.recipes import Budget, Phase, Recipe, Trained
+from lottery.training.phase import Phase, Trained
+from lottery.training.recipes import Budget, Recipe
 from lottery.training.states import State, state_of
 from tests.conftest import TINY
 from tests.test_rounds import PRUNING, ROUNDS, STEPS, WEIGHTS, assert_equal, initialised, network

@@ -40,7 +40,7 @@ from lottery.training import loop
 from lottery.training.changes import Changes, Gradual, Moment, Rewiring, Rule, at_the_end, cubic, straight
 from lottery.training.changing import Changing
 from lottery.training.fit import fit
-from lottery.training.recipes import Phase
+from lottery.training.phase import Phase
 from lottery.training.states import State, state_of
 from tests.conftest import TINY
 from tests.test_training import STEPS, Killed, Memory, equal, network, phase, recipe

@@ -30,7 +30,8 @@ from lottery.store.folder import NAME
 from lottery.store.ledger import Ledger, LedgerError
 from lottery.training import module_recipe
 from lottery.training.batchnorm import measure_statistics
-from lottery.training.recipes import Recipe, Trained
+from lottery.training.phase import Trained
+from lottery.training.recipes import Recipe
 from lottery.training.states import State, state_of
 from tests.conftest import TINY
 from tests.test_rounds import recipe as batchnorm_recipe

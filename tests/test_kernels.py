@@ -17,7 +17,7 @@ from lottery.training import kernels
 from lottery.training.fit import fit
 from lottery.training.kernels import prepared
 from lottery.training.optimizers import adam, adamw, sgd
-from lottery.training.recipes import Phase
+from lottery.training.phase import Phase
 
 Make = Callable[[Iterable[nn.Parameter]], Optimizer]
 MADE: dict[str, Make] = {

@@ -33,7 +33,7 @@ from lottery.store.entries import Store
 from lottery.store.folder import NAME
 from lottery.store.keeper import FolderKeeper
 from lottery.store.ledger import Ledger
-from lottery.training.recipes import Phase, Trained
+from lottery.training.phase import Phase, Trained
 from lottery.training.states import State
 from tests.conftest import TINY, environment
 from tests.test_leases import ELSEWHERE, Clock, clock, leave

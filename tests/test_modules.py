@@ -34,7 +34,8 @@ from lottery.training.fit import fit
 from lottery.training.hardware import Hardware
 from lottery.training.module_recipe import ModuleRecipe
 from lottery.training.modules import Classifier, Module, headline_of
-from lottery.training.recipes import Budget, Phase
+from lottery.training.phase import Phase
+from lottery.training.recipes import Budget
 from lottery.training.states import state_of
 
 

@@ -26,7 +26,7 @@ from lottery.foundations.digests import digest_of
 from lottery.running.launch import run_cell
 from lottery.store import ledger, phases
 from lottery.store.folder import CONFIG, NAME
-from lottery.training.recipes import Phase
+from lottery.training.phase import Phase
 from tests.conftest import TINY, environment
 
 

@@ -23,7 +23,7 @@ from lottery.rounds.round import dense_round
 from lottery.rounds.study import Cell
 from lottery.running.launch import run_cell
 from lottery.training.hardware import Hardware, Numerics, trainer_for
-from lottery.training.recipes import Trained
+from lottery.training.phase import Trained
 from tests.conftest import TINY
 
 Settings = tuple[int, bool, bool, bool, str, bool]

@@ -29,7 +29,7 @@ from lottery.store.ledger import Ledger
 from lottery.store.phases import phase_of
 from lottery.training.fit import fit
 from lottery.training.lightning.project import Project
-from lottery.training.recipes import Trained
+from lottery.training.phase import Trained
 from lottery.training.states import State
 from tests.lightning import cell_of, differing
 from tests.rows import LitRows, Rows

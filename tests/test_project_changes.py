@@ -34,7 +34,8 @@ from lottery.training.lightning.order import seed_all
 from lottery.training.lightning.parts import ProjectData
 from lottery.training.lightning.project import Project
 from lottery.training.loop import Diverged
-from lottery.training.recipes import Budget, Phase
+from lottery.training.phase import Phase
+from lottery.training.recipes import Budget
 from tests.few import few
 from tests.lightning import Kept, cell_of, differing, every, phase_of, some_masks
 from tests.rows import LitRows, Rows

@@ -33,7 +33,7 @@ from lottery.store.phases import phase_of, specification
 from lottery.store.tickets import read
 from lottery.training.fit import fit
 from lottery.training.loop import Loop
-from lottery.training.recipes import Trained
+from lottery.training.phase import Trained
 from tests.conftest import TINY
 
 NETS = """

@@ -32,7 +32,8 @@ from lottery.training.lightning.masked import Masked
 from lottery.training.lightning.order import seed_all, shared
 from lottery.training.lightning.project import Project
 from lottery.training.lightning.sharing import Losses
-from lottery.training.recipes import Phase, Row, Trained
+from lottery.training.phase import Phase, Trained
+from lottery.training.recipes import Row
 from lottery.training.states import State, weights
 from tests.few import few
 from tests.lightning import Kept, differing, every, phase_of, some_masks, words

@@ -208,7 +208,7 @@ def test_tied_weights_and_optimizer_groups_survive_a_checkpoint(tmp_path: Path) 
 
     base = build(cell_configs([*TINY, "hardware.checkpoint_seconds=1e-9"])[0])
     recipe = replace(base.study.recipe, network=Tied, optimizer=lambda weights: Counting(weights, lr=0.1))
-    from lottery.training.recipes import Phase
+    from lottery.training.phase import Phase
 
     ticket = dense_ticket(recipe, 0)
     phase = Phase(ticket.state, ticket.masks, 0, 30, order=0, noise=0)

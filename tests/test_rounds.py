@@ -29,7 +29,8 @@ from lottery.training.fit import fit
 from lottery.training.hardware import Hardware
 from lottery.training.module_recipe import ModuleRecipe
 from lottery.training.modules import Classifier
-from lottery.training.recipes import Budget, Phase, Recipe, Trained
+from lottery.training.phase import Phase, Trained
+from lottery.training.recipes import Budget, Recipe
 from lottery.training.states import State, state_of
 
 STEPS, ROUNDS = 12, 3

@@ -30,7 +30,8 @@ from lottery.training.fit import fit
 from lottery.training.hardware import Hardware, Numerics
 from lottery.training.module_recipe import ModuleRecipe
 from lottery.training.modules import Classifier
-from lottery.training.recipes import Budget, Phase
+from lottery.training.phase import Phase
+from lottery.training.recipes import Budget
 from lottery.training.states import state_of
 from tests.test_training import Killed, Memory, equal
 

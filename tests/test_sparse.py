@@ -23,7 +23,8 @@ from lottery.training.fit import fit
 from lottery.training.hardware import Hardware, Numerics
 from lottery.training.module_recipe import ModuleRecipe
 from lottery.training.modules import Classifier
-from lottery.training.recipes import Budget, Phase, Trained
+from lottery.training.phase import Phase, Trained
+from lottery.training.recipes import Budget
 from lottery.training.sparse import SparseLinear, install, layers
 from lottery.training.states import state_of
 from tests.test_training import Memory, equal

@@ -23,7 +23,7 @@ from lottery.running.launch import run_cell
 from lottery.store.entries import Store
 from lottery.store.folder import NAME
 from lottery.store.ledger import Ledger
-from lottery.training.recipes import Trained
+from lottery.training.phase import Trained
 from tests.conftest import TINY
 
 ACCURACY = Headline.named("accuracy")

@@ -45,7 +45,7 @@ from lottery.store.keeper import FolderKeeper
 from lottery.store.ledger import Ledger
 from lottery.store.phases import phase_of, specification
 from lottery.training.hardware import Hardware
-from lottery.training.recipes import Phase, Trained
+from lottery.training.phase import Phase, Trained
 from tests.conftest import TINY
 
 SPEC = {"what": "a phase", "steps": [0, 10]}

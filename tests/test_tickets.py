@@ -44,7 +44,7 @@ from lottery.store.folder import NAME
 from lottery.store.ledger import Ledger
 from lottery.store.phases import phase_of, specification
 from lottery.store.tickets import Saved, read
-from lottery.training.recipes import Trained
+from lottery.training.phase import Trained
 from tests import tiny_sets
 from tests.conftest import TINY, environment
 from tests.few import few

@@ -22,7 +22,7 @@ from lottery.store.folder import NAME
 from lottery.store.keeper import FolderKeeper
 from lottery.store.ledger import Ledger
 from lottery.store.tickets import read
-from lottery.training.recipes import Phase, Trained
+from lottery.training.phase import Phase, Trained
 from lottery.training.states import State
 from tests.conftest import TINY
 

@@ -30,7 +30,8 @@ from lottery.training.loop import Diverged
 from lottery.training.module_recipe import ModuleRecipe
 from lottery.training.modules import Classifier
 from lottery.training.optimizers import sgd
-from lottery.training.recipes import Budget, Phase
+from lottery.training.phase import Phase
+from lottery.training.recipes import Budget
 from lottery.training.states import State, state_of
 
 STEPS, EVALUATE = 12, 5

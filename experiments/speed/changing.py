@@ -19,7 +19,7 @@ from lottery.rounds.study import Cell
 from lottery.training.changes import Changes, Gradual, Rewiring, Rule
 from lottery.training.fit import fit
 from lottery.training.holding import Holding
-from lottery.training.recipes import Phase
+from lottery.training.phase import Phase
 
 EVERY, HELD = 100, 200
 RULES: dict[str, Rule] = {

@@ -33,7 +33,7 @@ from lottery.rounds.study import Cell
 from lottery.training.fit import fit
 from lottery.training.module_recipe import ModuleRecipe
 from lottery.training.numerics import Numerics
-from lottery.training.recipes import Phase
+from lottery.training.phase import Phase
 
 T = TypeVar("T")
 

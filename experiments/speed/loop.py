@@ -26,7 +26,7 @@ from lottery.running.cell import record_cell
 from lottery.running.progress import Progress
 from lottery.store.entries import Store
 from lottery.training.fit import fit
-from lottery.training.recipes import Phase
+from lottery.training.phase import Phase
 from lottery.training.recipes import Row as Line
 
 SEGMENTS, SEGMENT = 40, 200  # segments, and the fewest steps in each, for the training loop alone

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from lottery.pruning.masks import Masks
 from lottery.training.fit import fit
-from lottery.training.recipes import Phase, Recipe, Row
+from lottery.training.phase import Phase
+from lottery.training.recipes import Recipe, Row
 
 
 def pace(recipe: Recipe, masks: Masks, steps: int = 600, clock: Callable[[], float] = time.process_time) -> float:

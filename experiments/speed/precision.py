@@ -19,7 +19,8 @@ from lottery.config.build import build
 from lottery.pruning import masks as _masks
 from lottery.rounds.round import dense_ticket
 from lottery.training.fit import fit
-from lottery.training.recipes import Phase, Recipe
+from lottery.training.phase import Phase
+from lottery.training.recipes import Recipe
 
 PAIRS, SEEDS, STEPS = 20, 6, 1500
 

@@ -20,7 +20,8 @@ from lottery.training.fit import fit
 from lottery.training.hardware import Hardware
 from lottery.training.lightning.parts import Loaders, ProjectData
 from lottery.training.lightning.project import Project
-from lottery.training.recipes import Budget, Phase
+from lottery.training.phase import Phase
+from lottery.training.recipes import Budget
 
 PAIRS, STEPS, WARM = 15, 700, 100
 """pairs of trainings, steps in each, and how many of them are not timed"""

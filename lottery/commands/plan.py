@@ -23,7 +23,7 @@ from lottery.store.folder import NAME
 from lottery.store.ledger import Ledger, LedgerError
 from lottery.store.lookup import NotYet, lookup
 from lottery.training.fit import fit
-from lottery.training.recipes import Phase
+from lottery.training.phase import Phase
 
 PROBE, PROBE_SECONDS = 100, 4.0  # at most so many optimizer steps are timed, and their result is discarded
 

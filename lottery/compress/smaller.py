@@ -22,7 +22,8 @@ from lottery.rounds.rewinding import as_one
 from lottery.rounds.round import Ticket
 from lottery.rounds.survivors import survivors
 from lottery.training.fit import fit
-from lottery.training.recipes import Budget, Phase, Recipe
+from lottery.training.phase import Phase
+from lottery.training.recipes import Budget, Recipe
 from lottery.training.states import State, weights
 
 

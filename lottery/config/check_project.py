@@ -21,7 +21,7 @@ from lottery.training.fit import fit
 from lottery.training.lightning.guide import validation_seed
 from lottery.training.lightning.project import Project
 from lottery.training.lightning.sharing import check_shares
-from lottery.training.recipes import Phase
+from lottery.training.phase import Phase
 from lottery.training.states import State, weights
 
 STEPS = 2

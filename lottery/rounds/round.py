@@ -12,7 +12,8 @@ from lottery.pruning import masks as _masks
 from lottery.pruning.masks import Masks
 from lottery.training.changes import Changes
 from lottery.training.flops import Flops, with_dense_gradients
-from lottery.training.recipes import Budget, Recipe, Trained
+from lottery.training.phase import Trained
+from lottery.training.recipes import Budget, Recipe
 from lottery.training.states import State, state_of
 
 

@@ -27,7 +27,7 @@ from lottery.foundations.files import Damaged, read_tensors, write_tensors, writ
 from lottery.pruning.masks import Masks, pack, unpack
 from lottery.store import leases
 from lottery.store.keeper import CHECKPOINT, FolderKeeper
-from lottery.training.recipes import Trained
+from lottery.training.phase import Trained
 from lottery.training.states import State
 
 _log = logging.getLogger(__name__)

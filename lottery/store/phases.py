@@ -11,7 +11,8 @@ import torch
 from lottery.foundations.digests import digest, digest_of
 from lottery.foundations.seeds import Streams
 from lottery.rounds.round import Round
-from lottery.training.recipes import Phase, Recipe
+from lottery.training.phase import Phase
+from lottery.training.recipes import Recipe
 
 SCIENCE = 1  # raised whenever our own numerics change, so that older phases are not taken for newer ones
 

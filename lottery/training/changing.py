@@ -15,7 +15,8 @@ from lottery.pruning.contracts import Evidence
 from lottery.pruning.masks import Masks, layer_densities, pack, unpack
 from lottery.training.changes import Moment
 from lottery.training.holding import Holding
-from lottery.training.recipes import Changed, Phase, Recipe
+from lottery.training.phase import Changed, Phase
+from lottery.training.recipes import Recipe
 
 Look = Callable[[Masks, int, torch.Generator], AbstractContextManager[Evidence]]
 """(masks, seed of the order of batches, generator) -> what a rule may look at of the network in training"""

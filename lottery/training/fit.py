@@ -19,7 +19,8 @@ from lottery.training.lightning.phases import fit_project
 from lottery.training.lightning.project import Project
 from lottery.training.loop import Diverged, Keeper, Loop
 from lottery.training.module_recipe import ModuleRecipe
-from lottery.training.recipes import Phase, Recipe, Row, Trained
+from lottery.training.phase import Phase, Trained
+from lottery.training.recipes import Recipe, Row
 
 
 def fit(

@@ -29,7 +29,8 @@ from lottery.training.evaluation import evaluate
 from lottery.training.holding import Holding
 from lottery.training.module_recipe import ModuleRecipe
 from lottery.training.modules import Module
-from lottery.training.recipes import Phase, Row
+from lottery.training.phase import Phase
+from lottery.training.recipes import Row
 from lottery.training.states import State, state_of
 
 CHUNK = 100

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar, Protocol, TypedDict
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,6 @@ from lottery.pruning.compensation.contracts import Pruned
 from lottery.pruning.contracts import Evidence, Target
 from lottery.pruning.masks import Masks, layer_densities
 from lottery.pruning.prunable import Prunable
-from lottery.training.changes import Changes
 from lottery.training.costs import COSTS
 from lottery.training.flops import Flops, at_densities
 from lottery.training.hardware import Hardware
@@ -220,51 +219,3 @@ class Recipe(ABC):
         """What the network without other channels costs, in the unit of a budget. Raises Refused as `coupling` does."""
         with self.numerics.entered(), seeded(0):
             return COSTS[budget](shrunk(self.net, structure(self.coupling, kept)), *self.forward_pass)
-
-
-@dataclass(frozen=True)
-class Phase:
-    """One stretch of training."""
-
-    state: State
-    masks: Masks
-    first: int
-    """the first step; learning rate and data order go on from there"""
-    last: int
-    """the step at which it ends"""
-    order: int
-    """seed of the data order"""
-    noise: int
-    """seed of everything drawn while training, such as dropout"""
-    build: int = 0
-    """seed that the network is built with: what it draws and keeps outside its state is then always the same"""
-    sparse: tuple[str, ...] = ()
-    """names of the weights that train on their kept values alone"""
-    structure: Structure = field(default_factory=dict)
-    """what is left of the network without its dead channels; empty: all of it"""
-    budget: Budget | None = None
-    """the budget, if it is not the recipe's"""
-    changes: Changes | None = None
-    """how masks change while it trains; None: they do not"""
-
-
-class Changed(TypedDict):
-    """A change of masks in the middle of a training."""
-
-    step: int
-    densities: dict[str, float]
-    """kept share of each layer's weights from then on"""
-    dense_gradients: bool
-    """whether gradients of all weights were computed for it, in place of a step"""
-
-
-@dataclass(frozen=True)
-class Trained:
-    """The result of a phase."""
-
-    state: State
-    masks: Masks
-    """the masks that training ended with; a training may give others than it was given"""
-    rows: list[Row]
-    changed: list[Changed] = field(default_factory=list, kw_only=True)
-    """the changes of masks while it trained, in order"""

@@ -33,7 +33,7 @@ from lottery.store.lookup import NotYet, holding, lookup
 from lottery.store.phases import phase_of
 from lottery.store.ticket_checks import seed_of
 from lottery.store.tickets import FORMAT, VERSION, Saved
-from lottery.training.recipes import Phase
+from lottery.training.phase import Phase
 from lottery.training.states import State
 
 

@@ -23,7 +23,8 @@ from lottery.store.phases import specification
 from lottery.store.ticket_checks import CLAIMS, unfit
 from lottery.store.tickets import Saved
 from lottery.training.fit import fit
-from lottery.training.recipes import Budget, Phase, Recipe, Trained
+from lottery.training.phase import Phase, Trained
+from lottery.training.recipes import Budget, Recipe
 
 TOLERANCE = 0.01  # one point of a share: how much other hardware or another PyTorch may change it
 

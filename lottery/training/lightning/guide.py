@@ -26,7 +26,8 @@ from lottery.training.lightning.position import position_of, step_of
 from lottery.training.lightning.refusals import check_monitors, check_parts
 from lottery.training.lightning.sharing import Losses, Timely
 from lottery.training.loop import CHUNK_SECONDS, Diverged, Keeper
-from lottery.training.recipes import Phase, Row
+from lottery.training.phase import Phase
+from lottery.training.recipes import Row
 from lottery.training.states import State, state_of
 
 

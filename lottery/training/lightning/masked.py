@@ -18,7 +18,8 @@ from lottery.training.changing import Changing, masks_in
 from lottery.training.holding import Holding
 from lottery.training.lightning.position import step_of
 from lottery.training.loop import Diverged
-from lottery.training.recipes import Phase, Recipe
+from lottery.training.phase import Phase
+from lottery.training.recipes import Recipe
 from lottery.training.states import state_of
 
 

@@ -19,7 +19,8 @@ from lottery.training.lightning.project import Project
 from lottery.training.lightning.sharing import Together
 from lottery.training.lightning.trainers import quiet
 from lottery.training.loop import Keeper
-from lottery.training.recipes import Phase, Row, Trained
+from lottery.training.phase import Phase, Trained
+from lottery.training.recipes import Row
 from lottery.training.states import State, state_of, weights
 
 
