@@ -62,7 +62,7 @@ def test_keys_of_a_project_need_no_plus() -> None:
 
 @pytest.mark.parametrize(
     ("more", "said"),
-    [
+    few([
         (["optimizer=sgd"], "is not read with a LightningModule; configure_optimizers"),
         (["optimizer.lr=0.1"], "optimizer.lr=0.1: is not read with a LightningModule"),
         (["budget.evaluate=50"], "budget.evaluate=50: is not read with a LightningModule"),
@@ -79,7 +79,7 @@ def test_keys_of_a_project_need_no_plus() -> None:
          "data.batch_size=5: tests.projects.segmenter.Discs has no such argument"),
         (["data._target_=tests.projects.segmenter.Discs", "data.n=5", "data.seed=0"], "data: gives a Discs"),
         (["data._target_=builtins.dict"], "Loaders.train_dataloader gives no loader"),
-    ],
+    ], 8),
 )  # fmt: skip
 def test_what_does_not_fit_is_one_sentence_before_training(more: list[str], said: str) -> None:
     line = [
