@@ -69,12 +69,16 @@ class Asking:
             callbacks=[watch],
         )  # fmt: skip
         try:
-            with quiet(), self.data.trained_by(batches), watch.around(self.module):
+            with quiet(EVALUATES), self.data.trained_by(batches), watch.around(self.module):
                 trainer.fit(self.module, datamodule=self.data.module)
         finally:
             self.data.module.trainer = own
         self.module.train(training)
         self.module.zero_grad()
+
+
+EVALUATES = r".*module\(s\) in eval mode at the start of training.*"
+"""A warning of Lightning, which holds here by intent: what is asked is the network as it evaluates."""
 
 
 class _NoStep(pl.Callback):

@@ -89,10 +89,10 @@ QUIET = (
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """A context without the warnings of QUIET."""
+def quiet(*more: str) -> Iterator[None]:
+    """A context without the warnings of QUIET, and without more of them."""
     with warnings.catch_warnings():
-        for message in QUIET:
+        for message in (*QUIET, *more):
             warnings.filterwarnings("ignore", message)
         yield
 
