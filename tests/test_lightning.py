@@ -276,6 +276,20 @@ def _killed(server: Server, tmp_path: Path, kind: str, dies: int) -> None:
     assert lines[0] == lines[1]
 
 
+@pytest.mark.parametrize("kind", few(["classifier", "gan", "forecast"], 1))
+def test_a_waypoint_is_the_same_from_every_checkpoint(kind: str) -> None:
+    """All of it is part of the keys of later rounds, what Lightning counts and has logged too."""
+    recipe = recipe_of(kind)
+    recipe = replace(recipe, hardware=Hardware(accelerator="cpu", checkpoint_seconds=1e-9))
+    k, keeper = recipe.budget.steps // 2 + 2, Kept()
+    fit(recipe, phase_of(recipe), keeper, waypoints=[k])
+    steps = [info["step"] for _, info in keeper.saved]
+    for at in (0, k // 2, k - 2, k - 1):  # the training's first step, amid an epoch, between two, the one before
+        again = Kept(keeper.saved[steps.index(at)])
+        fit(recipe, phase_of(recipe), again, waypoints=[k])
+        assert not differing(again.passed[k], keeper.passed[k]), f"from step {at}"
+
+
 def test_the_module_s_own_hooks_are_part_of_what_a_checkpoint_holds() -> None:
     """A teacher that follows after each batch, and layers that a hook freezes, as after every resume."""
     recipe = recipe_of("siamese")

@@ -30,7 +30,8 @@ def taken(trainer: pl.Trainer, pending: Mapping[str, Any], between_epochs: bool)
     return {
         "metrics": metrics,
         "means": {} if between_epochs else {**pending, **begun},
-        "logged": dict(trainer._logger_connector._callback_metrics),
+        # Lightning's own dictionary is of the batch before, unless someone has asked for it since
+        "logged": dict(trainer._logger_connector._callback_metrics if between_epochs else trainer.callback_metrics),
         "modes": {path: part.training for path, part in module.named_modules()},
         "trains": {name: parameter.requires_grad for name, parameter in module.named_parameters()},
     }

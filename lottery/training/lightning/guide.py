@@ -22,7 +22,7 @@ from lottery.training.lightning.masked import Masked
 from lottery.training.lightning.memory import InMemory
 from lottery.training.lightning.order import seed_all
 from lottery.training.lightning.plain import joined, parted
-from lottery.training.lightning.position import position_of, step_of
+from lottery.training.lightning.position import begin_epoch, position_of, step_of
 from lottery.training.lightning.refusals import check_monitors, check_parts
 from lottery.training.lightning.sharing import Losses, Timely
 from lottery.training.loop import CHUNK_SECONDS, Diverged, Keeper
@@ -107,6 +107,7 @@ class Guide(pl.Callback):
         if trainer.fit_loop.restarting:
             # Else Lightning passes over ReduceLROnPlateau at this epoch's end. Its own setter turns False into True.
             _Loop.restarting.fset(trainer.fit_loop, False)  # type: ignore[attr-defined]  # a property
+            begin_epoch(trainer.fit_loop)
         if (step := step_of(trainer)) >= self.phase.last:  # a hook of the module's has cleared `should_stop`
             trainer.should_stop = True
             raise StopIteration
@@ -170,11 +171,11 @@ class Guide(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         if self.between_epochs:  # the counts are still those of the last epoch: Lightning would pass over the next
-            for name, state in checkpoint["loops"]["fit_loop"].items():
-                if name.startswith("epoch_loop.") and isinstance(state, dict) and "current" in state:
-                    state["current"] = dict.fromkeys(state["current"], 0)
-                    if "is_last_batch" in state:
-                        state["is_last_batch"] = False
+            for name in ("batch", "scheduler"):
+                state = checkpoint["loops"]["fit_loop"][f"epoch_loop.{name}_progress"]
+                state["current"] = dict.fromkeys(state["current"], 0)
+                if "is_last_batch" in state:
+                    state["is_last_batch"] = False
         # Lightning may have read a batch ahead, and asks only loaders with a length where they are.
         trained = trainer.fit_loop.epoch_loop.batch_progress.current
         done = 0 if self.between_epochs else trained.processed  # type: ignore[attr-defined]  # typed as its base

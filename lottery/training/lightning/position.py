@@ -40,3 +40,12 @@ def checkpoint_at(state: State) -> dict[str, Any] | None:
     tensors = {name.removeprefix(BESIDE): tensor for name, tensor in state.items() if name.startswith(BESIDE)}
     checkpoint = joined(tensors, json.loads(bytes(tensors.pop("").tolist())))
     return checkpoint | {"state_dict": {n: tensor for n, tensor in state.items() if not n.startswith(BESIDE)}}
+
+
+def begin_epoch(loop: Any) -> None:
+    """Sets Lightning's counts as at an epoch's beginning, if training is resumed there: they are in keys."""
+    if not loop.epoch_loop.batch_progress.current.processed:
+        loop.epoch_progress.current.ready = loop.epoch_progress.current.started
+        loop.epoch_loop._batches_that_stepped -= 1
+        loop.epoch_loop.automatic_optimization.optim_progress.reset_on_run()
+        loop.epoch_loop.val_loop.batch_progress.total.reset()
