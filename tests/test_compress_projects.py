@@ -181,7 +181,7 @@ class Named(Lit):
         ("tests.test_channels_projects.LayerByLayer", "step calls self.net.0, self.net.2, self.net.4 one by one;"),
         ("tests.test_channels_projects.Functions", "its steps call no part of it that holds a prunable weight"),
         (f"{HERE}.Named", "its forward takes something else than tensors by position"),
-        (f"{HERE}.Sized", "Sized fails in val without these channels: "),
+        (f"{HERE}.Sized", "the val steps of Sized fail with the network that they are given"),
     ],
 )
 def test_what_can_not_be_compressed_is_one_sentence_and_nothing_is_written(

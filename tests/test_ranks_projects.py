@@ -136,7 +136,8 @@ def by_hand(recipe: Project, phase: Phase) -> State:
     module.training_step = training_step
     trainer = pl.Trainer(
         max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        accelerator="cpu", num_sanity_val_steps=0, callbacks=[Masked(phase.masks), Epochs()], **recipe.arguments,
+        accelerator="cpu", num_sanity_val_steps=0, callbacks=[Masked(phase, recipe, None), Epochs()],
+        **recipe.arguments,
     )  # fmt: skip
     with seeded(phase.noise):
         trainer.fit(module, CombinedLoader(loaders, "max_size"), recipe.data.module.val_dataloader())
@@ -169,6 +170,7 @@ def assert_alike(rows: list[Row], others: list[Row]) -> None:
             ("StillGAN", ("data._target_=tests.projects.gan.RingModule", "headline=score", "better=lower")),
             ("Lit", ("data.batch_size=11", "trainer.gradient_clip_val=0.1", "trainer.accumulate_grad_batches=3")),
             ("Thawing", ("data.batch_size=11",)),
+            ("ThawingAmid", ("data.batch_size=11",)),
             ("Lit", (f"data._target_={SHARED}.Two",)),
         ],
         1,
@@ -231,6 +233,7 @@ def test_what_is_logged_is_of_all_the_data_and_schedulers_see_one_value(two: Two
             ("segmenter", ()),
             ("finetune", ()),
             ("Thawing", ("data.batch_size=11",)),
+            ("ThawingAmid", ("data.batch_size=11",)),
         ],
         1,
     ),

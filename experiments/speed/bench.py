@@ -67,7 +67,7 @@ a process.
 ## Where a step's time goes
 
 `optimizer.step` builds lists of six small tensors anew at each step. The loop builds them once a chunk and calls the
-same fused kernel, bit for bit ([kernels.py](../../lottery/training/kernels.py)): rows "on prepared lists". What is left
+same fused kernel, bit for bit (`lottery/training/kernels.py`): rows "on prepared lists". What is left
 of a dense step is products; of a sparse one products, autograd and the small layers.
 
 Tried without gain: gathering the batches of a whole chunk at once. A sparse step took 0.892 [0.822, 1.074] of its time

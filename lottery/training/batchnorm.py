@@ -27,9 +27,11 @@ def averaging(net: nn.Module, layers: Iterable[_BatchNorm]) -> Iterator[None]:
         layer.reset_running_stats()
         layer.momentum = None  # a cumulative average
         layer.train()
-    yield
-    for layer, momentum in usual:
-        layer.momentum = momentum
+    try:
+        yield
+    finally:
+        for layer, momentum in usual:
+            layer.momentum = momentum
 
 
 def measure_statistics(net: nn.Module, inputs: Iterable[Tensor]) -> None:

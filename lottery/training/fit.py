@@ -42,7 +42,7 @@ def fit(
         ranks.agree((phase, waypoints, evaluate))
     if isinstance(recipe, Project):
         with _in_step(rank, count):
-            return fit_project(recipe, phase, keeper, waypoints, watch)
+            return fit_project(recipe, phase, keeper, waypoints, watch, evaluate)
     assert isinstance(recipe, ModuleRecipe)
     module = recipe.build(phase.build)
     if phase.structure:

@@ -40,10 +40,11 @@ def share() -> tuple[int, int]:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Within the context this process is rank 0 of 1, for torchmetrics, Lightning and a user's code too.
+    """Within the context this process is rank 0 of 1, for us, torchmetrics and all who ask whether there are others.
 
-    All of them ask `torch.distributed.is_initialized`. Evaluated by one rank, or by each on all the data, a metric
-    would else wait for the others, or add up what they have seen of the same data.
+    They ask `torch.distributed.is_initialized`; its `get_world_size` and a Trainer's are as before. Evaluated by one
+    rank, or by each on all the data, a metric would else wait for the others, or add up what they have seen of the
+    same data.
     """
     own = distributed.is_initialized
     distributed.is_initialized = lambda: False

@@ -144,6 +144,16 @@ class Thawing(Lit):
         return torch.optim.Adam(self.parameters(), 0.01)
 
 
+class ThawingAmid(Thawing):
+    """Trains both layers from the fifth step on."""
+
+    def on_train_epoch_start(self):
+        pass
+
+    def on_train_batch_start(self, batch, batch_idx):
+        self.net[0].requires_grad_(self.trainer.global_step >= 5)
+
+
 class Manual(Lit):
     """Manual optimization, and a buffer that follows the batches and changes the loss."""
 

@@ -63,7 +63,7 @@ class Asking:
 
     @ranks.alone()  # the others wait for the next training
     def _run(self, batches: _First, watch: _NoStep) -> None:
-        own, training = self.data.module.trainer, self.module.training
+        own, modes = self.data.module.trainer, [(part, part.training) for part in self.module.modules()]
         trainer = self.trainer(
             max_epochs=1, limit_train_batches=len(batches), limit_val_batches=0, accumulate_grad_batches=1,
             callbacks=[watch],
@@ -73,8 +73,9 @@ class Asking:
                 trainer.fit(self.module, datamodule=self.data.module)
         finally:
             self.data.module.trainer = own
-        self.module.train(training)
-        self.module.zero_grad()
+            for part, training in modes:
+                part.training = training
+            self.module.zero_grad()
 
 
 EVALUATES = r".*module\(s\) in eval mode at the start of training.*"

@@ -15,7 +15,7 @@ import torch
 from pytorch_lightning.utilities import CombinedLoader
 from torch import Tensor
 from torch.utils import _pytree
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from lottery.data.examples import DataError
 from lottery.foundations.digests import digest, digest_of
@@ -133,14 +133,28 @@ class ProjectData:
         """Within the context, Lightning gets this training loader from the data module, whose other hooks apply."""
         names, of = ("train_dataloader", "val_dataloader"), vars(self.module)
         before = {name: of[name] for name in names if name in of}  # as `from_datasets` sets them
-        # each rank validates on all the data
-        of |= dict(zip(names, (lambda: loader, ranks.alone()(self.module.val_dataloader)), strict=True))
+        of |= dict(zip(names, (lambda: loader, self._whole(self.module.val_dataloader)), strict=True))
         try:
             yield
         finally:
             for name in names:
                 del of[name]
             of |= before
+
+    def _whole(self, own: Callable[[], Any]) -> Callable[[], Any]:
+        """A validation loader's method, for each rank to validate on all the data. It raises DataError for a share."""
+
+        def found() -> Any:
+            with ranks.alone():
+                loader = own()
+            if any(isinstance(getattr(each, "sampler", None), DistributedSampler) for each in each_of(loader)):
+                raise DataError(
+                    f"data: {type(self.module).__name__}.val_dataloader gives a DistributedSampler; every process "
+                    "validates on all the data, and needs none"
+                )
+            return loader
+
+        return found
 
     @cached_property
     def free_of_workers(self) -> bool:

@@ -34,8 +34,11 @@ def fit_project(
     keeper: Keeper | None = None,
     waypoints: Iterable[int] = (),
     watch: Callable[[int, Row | None], None] = lambda step, row: None,
+    evaluate: bool = True,
 ) -> Trained:
     """Trains a phase, from its last checkpoint if the keeper has one, together with the other ranks, if any.
+
+    Without `evaluate` nothing is tested; it still validates, since schedulers may look at what that logs.
 
     Raises Diverged if the loss is no longer finite, EndedEarly if the project itself stops.
     """
@@ -47,6 +50,8 @@ def fit_project(
         loaders = each_of(loader)
 
         def measure(state: State, parts: Iterable[str], step: int) -> Row:
+            if not evaluate:
+                return {}
             return recipe.measured(state, parts, validation_seed(phase, step), phase.build)
 
         memory = InMemory(checkpoint_at(phase.state))

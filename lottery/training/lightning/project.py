@@ -156,7 +156,7 @@ class Project(Recipe):
     @cached_property
     def calls(self) -> Calls:
         """How a step of validation, and one of training, run the networks. Raises Refused if they run none."""
-        with self.numerics.entered(), seeded(0):
+        with ranks.alone(), self.numerics.entered(), seeded(0):
             module = self.build(0)
             calls = calls_of(module, self.prunable(module))
             measure(self.trainer_for(callbacks=[Seeded(0)], limit_val_batches=1), module, self.data, "val")
@@ -186,10 +186,12 @@ class Project(Recipe):
         assert isinstance(module, pl.LightningModule)
         for part in ("val", "test"):
             try:
-                found |= measure(self.trainer_for(callbacks=[Seeded(0)]), module, self.data, part)[0]
+                with ranks.alone(), self.numerics.entered(), seeded(seed):
+                    found |= measure(self.trainer_for(callbacks=[Seeded(seed)]), module, self.data, part)[0]
             except Exception as error:  # a user's steps may have numbers of channels written down
                 raise Refused(
-                    f"model: {type(net).__name__} fails in {part} without these channels: {describe(error)}"
+                    f"model: the {part} steps of {type(net).__name__} fail with the network that they are given, whose "
+                    f"channels may be fewer than written down: {describe(error)}"
                 ) from error
         return found
 

@@ -91,7 +91,15 @@ class Timely:
 class Averaging(DDPStrategy):
     """Lightning's DDP for modules that may freeze layers, or use them in some batches only."""
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        # after all callbacks and hooks: DDP averages what trained when it was made
+        assert self.lightning_module is not None
+        if _trains(self.lightning_module) != self.trains:
+            self.model = self.lightning_module
+            self.configure_ddp()
+
     def _setup_model(self, model: nn.Module) -> DistributedDataParallel:
+        self.trains = _trains(model)
         # Where no parameter is unused, PyTorch writes to stderr that it need not have looked. So one always is; it is
         # in neither optimizers nor states.
         model.register_parameter("never_used", nn.Parameter(torch.zeros((), device=self.root_device)))
@@ -115,7 +123,6 @@ class Together(pl.Callback):
         self.on_sigterm = signal.getsignal(signal.SIGTERM)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.trains = _trains(pl_module)
         if not pl_module.automatic_optimization:
             for optimizer in trainer.optimizers:
                 optimizer.register_step_pre_hook(lambda *_: self._check_backward())
@@ -145,10 +152,6 @@ class Together(pl.Callback):
         self.weight = self.loaders[0].part(index) * count
         if count == 1:
             return
-        if (trains := _trains(pl_module)) != self.trains:  # DDP averages what trained when it was made
-            self.trains = trains
-            trainer.strategy.model = pl_module
-            trainer.strategy.configure_ddp()  # type: ignore[attr-defined]  # of DDPStrategy
         if not pl_module.automatic_optimization:  # else DDP does it
             ranks.copy_first_(pl_module.buffers())
 
@@ -186,7 +189,7 @@ class Together(pl.Callback):
             )
 
 
-def _trains(module: pl.LightningModule) -> list[bool]:
+def _trains(module: nn.Module) -> list[bool]:
     return [parameter.requires_grad for parameter in module.parameters()]
 
 
