@@ -108,6 +108,8 @@ class _NoStep(pl.Callback):
                 self.stepped(held)
                 return found
 
+            # or a scheduler that the module steps itself warns that it is not the step that it has wrapped
+            step._wrapped_by_lr_sched = optimizer._opt_called = True  # type: ignore[attr-defined]
             optimizer.step = step  # type: ignore[method-assign]  # of this optimizer alone
 
     def stepped(self, held: dict[str, Tensor]) -> None:
