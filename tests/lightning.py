@@ -35,6 +35,10 @@ EACH = [pytest.param(kind, marks=() if kind in QUICK else pytest.mark.slow) for 
 """All kinds as parameters: one with automatic and one with manual optimization in every run, the others are slow."""
 
 
+ADVICE = pytest.mark.filterwarnings("ignore::UserWarning:pytorch_lightning", "ignore::UserWarning:lightning_fabric")
+"""Lets Lightning advise on loaders, logging and clusters in tests that run it plainly; our warnings still fail."""
+
+
 def words(kind: str, *more: str) -> list[str]:
     """The command line of a little project: two epochs, no W&B."""
     module, data, *_ = PROJECTS[kind]

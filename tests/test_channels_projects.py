@@ -33,6 +33,7 @@ from lottery.store.entries import Store
 from lottery.store.folder import NAME
 from lottery.store.ledger import Ledger
 from lottery.store.lookup import holding
+from lottery.training.costs import COSTS
 from lottery.training.fit import fit
 from lottery.training.hardware import Hardware
 from lottery.training.lightning.calls import Call, few
@@ -42,11 +43,11 @@ from lottery.training.recipes import Budget
 from lottery.training.states import weights
 from tests.channels import drawn, halves
 from tests.few import few as some
-from tests.lightning import cell_of, phase_of
+from tests.lightning import ADVICE, cell_of, phase_of
 from tests.projects.classifier import LitClassifier, PicturesModule
 from tests.test_projects import PROJECTS
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Lightning's
+pytestmark = ADVICE
 SLOW = [pytest.param("finetune", marks=pytest.mark.slow)]  # a ResNet-18
 
 
@@ -190,6 +191,35 @@ class Lit(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), 0.1)
+
+
+class Centred(nn.Module):
+    """Gives for an example what depends on the others of its batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x - x.mean(0))
+
+
+class Parts(Lit):
+    """Calls a part that runs on two examples alike, and one that does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.centred = Centred()
+
+    def logits(self, x: Tensor) -> Tensor:
+        return self.net(x) + self.centred(x)
+
+
+@pytest.mark.parametrize("size", [4, 16])
+def test_operations_are_those_of_one_example_whatever_each_part_is_given(size: int) -> None:
+    recipe = made(Parts, Rows(size))
+    assert [length for _, length in recipe.forward_passes] == [2, size]
+    assert COSTS["flops"](recipe.net, recipe.forward_passes) == 6 * 16 + 16 * 8 + 8 * 2 + 6 * 2
 
 
 class Forwards(Lit):

@@ -86,7 +86,7 @@ def counted(net: nn.Module, found: Coupling, share: float) -> Target:
     """A target with costs that are those of the network that is really left."""
 
     def cost(budget: str, kept: Kept) -> int:
-        return COSTS[budget](shrunk(net, structure(found, kept)), lambda net: net(torch.zeros(1, 4)), 1)
+        return COSTS[budget](shrunk(net, structure(found, kept)), [(lambda net: net(torch.zeros(1, 4)), 1)])
 
     return Target(share, share, channels=lambda: found, cost=cost)
 
@@ -105,7 +105,7 @@ def test_a_density_is_a_share_of_a_budget_that_is_reached_from_below(
     """`everywhere` keeps rows of length 9, 8, 7, 4, 3, 2, 1: those of the second layer before any of the first."""
     sizes = [(1, 1), (1, 2), (1, 3), (2, 3), (3, 3), (4, 3)]  # a layer keeps one
     costs = [of_sizes(*each)[budget] for each in sizes]
-    assert COSTS[budget](net, lambda net: net(torch.zeros(1, 4)), 1) == costs[-1]
+    assert COSTS[budget](net, [(lambda net: net(torch.zeros(1, 4)), 1)]) == costs[-1]
     expected = max(size for size, cost in zip(sizes, costs, strict=True) if cost <= share * costs[-1])
     pruned = choose(
         partial(channels, everywhere, budget=budget), magnitudes(net), dense(prunable(net)), counted(net, found, share)

@@ -24,11 +24,11 @@ from lottery.training.lightning.batches import EvidenceBatches
 from lottery.training.lightning.project import Project
 from lottery.training.states import State, state_of
 from tests.channels import drawn
-from tests.lightning import cell_of
+from tests.lightning import ADVICE, cell_of
 from tests.projects.classifier import LitClassifier, PicturesModule
 from tests.test_channels_projects import Functions, made, own, project
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Lightning's
+pytestmark = ADVICE
 
 
 def calibrated(recipe: Project, state: State, name: str, *lost: int) -> Pruned:
@@ -60,7 +60,7 @@ def test_survivors_come_closer_to_what_they_computed() -> None:
     def error(compensation: Compensation) -> float:
         with torch.no_grad():
             return float(
-                (torch.func.functional_call(net, compensated(compensation, pruned), (a, b)) - net(a, b)).norm()
+                (torch.func.functional_call(net, compensated(compensation, pruned), (a, b)) - net(a, b)).norm().detach()
             )
 
     assert error(least_squares) < 0.5 * error(none)

@@ -23,13 +23,13 @@ from lottery.running.cell import record_cell
 from lottery.store.entries import Store
 from lottery.store.folder import NAME
 from lottery.store.ledger import Ledger
-from tests.lightning import words
+from tests.lightning import ADVICE, words
 from tests.projects.classifier import LitClassifier
 from tests.projects.segmenter import LitUNet
 from tests.projects.siamese import LitSiamese
 from tests.test_channels_projects import Lit
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Lightning's
+pytestmark = ADVICE
 HERE = "tests.test_compress_projects"
 
 
@@ -137,7 +137,8 @@ def test_programs_give_what_the_smaller_module_does(
     kind: str, module: type, share: str, shapes: list[tuple[int, ...]], tmp_path: Path
 ) -> None:
     """Of two inputs, and of a picture of classes; in ONNX too."""
-    onnxruntime = pytest.importorskip("onnxruntime", reason="of the extra lottery[onnx]")
+    import onnxruntime  # which takes a second
+
     model, data, *_ = words(kind)
     line = of_weights(tmp_path, module(), model.partition("=")[2], data.partition("=")[2])
     assert not compress(*line, "--keep", share, "--export", share, "--onnx")

@@ -14,9 +14,9 @@ from lottery.training.lightning.order import seed_all
 from lottery.training.lightning.project import Project
 from lottery.training.states import State
 from tests.evidence import shipped
-from tests.lightning import phase_of, recipe_of
+from tests.lightning import ADVICE, phase_of, recipe_of
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Lightning's
+pytestmark = ADVICE
 
 
 @cache

@@ -22,10 +22,10 @@ from lottery.training.lightning.order import seed_all
 from lottery.training.lightning.project import Project
 from lottery.training.states import State, position, weights
 from tests.few import few
-from tests.lightning import EACH, Kept, differing, every, phase_of, plainly, recipe_of, some_masks, words
+from tests.lightning import ADVICE, EACH, Kept, differing, every, phase_of, plainly, recipe_of, some_masks, words
 from tests.server import Server
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Lightning's, of plain runs
+pytestmark = ADVICE
 
 
 @pytest.fixture(autouse=True)
@@ -274,6 +274,15 @@ def _killed(server: Server, tmp_path: Path, kind: str, dies: int) -> None:
             [{k: v for k, v in json.loads(line).items() if k != "run"} for line in path.read_text().splitlines()]
         )
     assert lines[0] == lines[1]
+
+
+def test_without_evaluation_nothing_is_tested_and_training_is_the_same() -> None:
+    recipe = recipe_of("classifier")
+    phase = phase_of(recipe)
+    whole, untested = (fit(recipe, phase, evaluate=evaluate) for evaluate in (True, False))
+    assert not differing(whole.state, untested.state)
+    assert "test_acc" in whole.rows[-1]
+    assert not any(name.startswith("test_") for row in untested.rows for name in row)
 
 
 @pytest.mark.parametrize("kind", few(["classifier", "gan", "forecast"], 1))

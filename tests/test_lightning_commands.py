@@ -22,9 +22,9 @@ from lottery.training.fit import fit
 from lottery.training.hardware import Hardware
 from lottery.training.lightning.project import Project
 from tests.few import few
-from tests.lightning import Kept, cell_of, differing, phase_of, words
+from tests.lightning import ADVICE, Kept, cell_of, differing, phase_of, words
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Lightning's advice on loaders and logging
+pytestmark = ADVICE
 HERE = Path(__file__).parent
 
 

@@ -31,10 +31,10 @@ from lottery.training.fit import fit
 from lottery.training.lightning.project import Project
 from lottery.training.phase import Trained
 from lottery.training.states import State
-from tests.lightning import cell_of, differing
+from tests.lightning import ADVICE, cell_of, differing
 from tests.rows import LitRows, Rows
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Lightning's advice on loaders and logging
+pytestmark = ADVICE
 
 
 @pytest.fixture(autouse=True)

@@ -37,12 +37,12 @@ from lottery.training.loop import Diverged
 from lottery.training.phase import Phase
 from lottery.training.recipes import Budget
 from tests.few import few
-from tests.lightning import Kept, cell_of, differing, every, phase_of, some_masks
+from tests.lightning import ADVICE, Kept, cell_of, differing, every, phase_of, some_masks
 from tests.rows import LitRows, Rows
 from tests.server import Server
 from tests.test_project_analyses import line_of, rows
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Lightning's advice on loaders and logging
+pytestmark = ADVICE
 
 STEPS = 16
 RULES: dict[str, Rule] = {

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -18,10 +19,12 @@ import torch
 from pytorch_lightning.utilities import CombinedLoader
 from torch import distributed
 from torch.utils import _pytree
+from torch.utils.data import DataLoader, DistributedSampler
 
 from lottery.config.build import build
 from lottery.config.check import check
 from lottery.config.compose import cell_configs
+from lottery.data.examples import DataError
 from lottery.foundations.errors import Refused
 from lottery.foundations.seeds import derive, seeded
 from lottery.pruning.masks import Masks
@@ -30,16 +33,17 @@ from lottery.training import ranks
 from lottery.training.fit import assist, fit
 from lottery.training.lightning.masked import Masked
 from lottery.training.lightning.order import seed_all, shared
+from lottery.training.lightning.parts import ProjectData
 from lottery.training.lightning.project import Project
 from lottery.training.lightning.sharing import Losses
 from lottery.training.phase import Phase, Trained
 from lottery.training.recipes import Row
 from lottery.training.states import State, weights
 from tests.few import few
-from tests.lightning import Kept, differing, every, phase_of, some_masks, words
+from tests.lightning import ADVICE, Kept, differing, every, phase_of, some_masks, words
 from tests.server import Server
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Lightning's, of plain runs
+pytestmark = ADVICE
 TWO = ("hardware.devices=2", "hardware.accelerator=cpu")
 SHARED = "shared_of_mine"
 """tests/projects/shared.py, copied to where tests are not part of its code, whose digest would take seconds"""
@@ -342,6 +346,24 @@ def test_what_can_not_be_shared_is_refused_before_training(kind: str, more: tupl
         check(build(cell_configs(list(line(kind, *more)))[0]))
     assert said in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_validation_on_a_share_is_refused_and_on_all_the_data_is_not() -> None:
+    shared = import_module(SHARED)
+    for count in (1, 2):
+        data = shared.Rows()
+        rows = shared.rows(8)
+        data.val_dataloader = lambda count=count, rows=rows: DataLoader(
+            rows, 4, sampler=DistributedSampler(rows, num_replicas=count, rank=0)
+        )
+        project = ProjectData(data)
+        with project.trained_by(project.training(0)):
+            if count == 1:
+                assert len(data.val_dataloader()) == 2
+            else:
+                with pytest.raises(DataError, match=r"^data: Rows\.val_dataloader gives a DistributedSampler"):
+                    data.val_dataloader()
+        assert len(data.val_dataloader()) == 2 // count
 
 
 def test_a_project_that_can_be_shared_is_not_refused() -> None:

@@ -53,7 +53,7 @@ def points(cell: Path) -> Iterator[dict[str, Any]]:
     """A row for each pair of thresholds and each compensation; those that leave a layer no neuron are left out."""
     trained = network(cell)
     whole = trained.network(trained.state, trained.masks)
-    dense, before = trained.scores(whole)["test_accuracy"], sizes(whole, trained.example)
+    dense, before = trained.scores(whole)["test_accuracy"], sizes(whole, trained.recipe.example)
     for mean, deviation in product(MEANS, DEVIATIONS):
         thresholds = [f"criterion.mean={mean}", f"criterion.deviation={deviation}", f"criterion.batches={BATCHES}"]
         by = ["criterion=activation_statistics", *thresholds, "scope=threshold", "scope.above=1", "structure=channels"]
@@ -63,7 +63,7 @@ def points(cell: Path) -> Iterator[dict[str, Any]]:
             continue
         for compensation in COMPENSATIONS:
             small = trained.smaller(pruning(trained, by, compensation), masks).net
-            after = sizes(small, trained.example)
+            after = sizes(small, trained.recipe.example)
             yield {
                 "mean": mean, "deviation": deviation, "compensation": compensation, "seed": trained.seed,
                 "size": after.bytes / before.bytes, "accuracy": trained.scores(small)["test_accuracy"],

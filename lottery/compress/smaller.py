@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import nn
 
-from lottery.compress.contents import Example
 from lottery.foundations.seeds import Streams, seeded
 from lottery.pruning import masks as _masks
 from lottery.pruning.channels.equality import without
@@ -52,11 +51,6 @@ class Trained:
     @cached_property
     def dense(self) -> Masks:
         return _masks.dense(self.recipe.prunable(self.recipe.net))
-
-    @property
-    def example(self) -> Example:
-        """Inputs, at least two of them, that networks are traced and timed with. Raises Refused if there are none."""
-        return self.recipe.example
 
     def part(self, net: nn.Module) -> nn.Module:
         """What runs on the example: a network of ours itself, what a LightningModule's steps call of it."""
@@ -108,8 +102,7 @@ class Trained:
 
     def scores(self, net: nn.Module) -> Mapping[str, float | None]:
         """Loss and metrics of a network on validation and test data, by name after `val_` and `test_`."""
-        with self.recipe.numerics.entered(), seeded(0):
-            return self.recipe.scores(net, Streams(self.seed).init)
+        return self.recipe.scores(net, Streams(self.seed).init)
 
 
 def going(trained: Trained, masks: Masks) -> list[list[str]]:

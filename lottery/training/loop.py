@@ -111,10 +111,12 @@ class Loop:
         module, device = self.module, self.module.device
         compiled, module.net._compiled_call_impl = module.net._compiled_call_impl, None  # it has no second derivatives
         module.eval()
-        with torch.autocast(device.type, enabled=False):
-            yield self.recipe.evidence_of(module, self.phase.state, masks, order, str(device), rng)
-        module.train()
-        module.net._compiled_call_impl = compiled
+        try:
+            with torch.autocast(device.type, enabled=False):
+                yield self.recipe.evidence_of(module, self.phase.state, masks, order, str(device), rng)
+        finally:
+            module.train()
+            module.net._compiled_call_impl = compiled
 
     def _begin_reading(self) -> None:
         """Puts the data on the device, and begins with the batch of the step that comes next."""

@@ -63,16 +63,17 @@ class ModuleRecipe(Recipe):
             return self.module(self.network())
 
     def loaded(self, state: State, seed: int) -> nn.Module:
-        net = self.build(seed).net
-        net.load_state_dict(state)
-        return net
+        return self._module(state, seed).net
+
+    def _module(self, state: State, seed: int) -> Module:
+        module = self.build(seed)
+        module.net.load_state_dict(state)
+        return module
 
     def evidence(
         self, state: State, start: State, masks: Masks, init: int, order: int, rng: torch.Generator
     ) -> Evidence:
-        module = self.build(init)
-        module.net.load_state_dict(state)
-        module.eval().to(self.hardware.device)
+        module = self._module(state, init).eval().to(self.hardware.device)
         return self.evidence_of(module, start, masks, order, self.hardware.device, rng)
 
     def evidence_of(
@@ -92,11 +93,12 @@ class ModuleRecipe(Recipe):
 
     def measured(self, state: State, parts: Iterable[str], seed: int, build: int) -> Row:
         with self.numerics.entered(), seeded(seed):
-            return self._evaluated(self._placed(state, build), parts)
+            return self._evaluated(self._module(state, build), parts)
 
     def _evaluated(self, module: Module, parts: Iterable[str]) -> Row:
+        module.to(self.hardware.device)
         module.trainer = trainer_for(self.hardware, self.numerics)
-        measured = {part: evaluate(module, self._placed_data(part), part) for part in parts}
+        measured = {part: evaluate(module, self._placed(part), part) for part in parts}
         found = {f"{part}_{name}": value for part, row in measured.items() for name, value in row.items()}
         return {name: value if value is not None and math.isfinite(value) else None for name, value in found.items()}
 
@@ -105,19 +107,14 @@ class ModuleRecipe(Recipe):
         if not norms(self.net):
             return state
         with self.numerics.entered(), seeded(seed):
-            module, data = self._placed(state, build), self._placed_data("train")
+            module, data = self._module(state, build).to(self.hardware.device), self._placed("train")
             wanted = min(examples, len(data.train))
             parts = -(-wanted // batch(data.shape))  # of equal size, since every batch has the same weight
             with closing(data.evaluation("train", wanted // parts)) as batches:
                 measure_statistics(module.net, (inputs for inputs, _ in islice(batches, parts)))
             return state_of(module.net)
 
-    def _placed(self, state: State, build: int) -> Module:
-        module = self.build(build)
-        module.net.load_state_dict(state)
-        return module.to(self.hardware.device)
-
-    def _placed_data(self, part: str) -> Data:
+    def _placed(self, part: str) -> Data:
         """The data with one part on the device: all of it would be copied there for each state that is measured."""
         return replace(self.data, **{part: getattr(self.data, part).to(self.hardware.device)})
 
@@ -151,13 +148,14 @@ class ModuleRecipe(Recipe):
         return lambda net: net(*inputs)
 
     @property
-    def forward_pass(self) -> tuple[Run, int]:
-        return self.run, len(self.example[0])
+    def forward_passes(self) -> list[tuple[Run, int]]:
+        return [(self.run, len(self.example[0]))]
 
     def scores(self, net: nn.Module, seed: int) -> Row:
-        module = self.build(seed)
-        module.net = net
-        found = self._evaluated(module.to(self.hardware.device), ("val", "test"))
+        with self.numerics.entered(), seeded(seed):
+            module = self.build(seed)
+            module.net = net
+            found = self._evaluated(module, ("val", "test"))
         net.eval().to("cpu")
         return found
 

@@ -91,7 +91,7 @@ def everyone(tensor: Tensor) -> list[Tensor]:
     return values
 
 
-def everyone_s(value: T) -> list[T]:
+def everyone_says(value: T) -> list[T]:
     """Gathers any value from all ranks, in order of rank."""
     values: list[Any] = [value]
     if share()[1] > 1:

@@ -191,8 +191,8 @@ class Recipe(ABC):
 
     @property
     @abstractmethod
-    def forward_pass(self) -> tuple[Run, int]:
-        """How a network is evaluated on a few examples, and how many they are."""
+    def forward_passes(self) -> list[tuple[Run, int]]:
+        """How a network is evaluated on a few examples, part by part, and how many examples each part is given."""
 
     @property
     @abstractmethod
@@ -206,7 +206,7 @@ class Recipe(ABC):
 
     @abstractmethod
     def scores(self, net: nn.Module, seed: int) -> Row:
-        """Loss and metrics of a network on validation and test data, in a module that is built with a seed."""
+        """Loss and metrics of a network on validation and test data; `seed` is that of all that is drawn for it."""
 
     @cached_property
     def coupling(self) -> Coupling:
@@ -218,4 +218,4 @@ class Recipe(ABC):
     def cost(self, budget: str, kept: Kept) -> int:
         """What the network without other channels costs, in the unit of a budget. Raises Refused as `coupling` does."""
         with self.numerics.entered(), seeded(0):
-            return COSTS[budget](shrunk(self.net, structure(self.coupling, kept)), *self.forward_pass)
+            return COSTS[budget](shrunk(self.net, structure(self.coupling, kept)), self.forward_passes)

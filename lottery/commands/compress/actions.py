@@ -76,8 +76,8 @@ def main(args: argparse.Namespace) -> int:
         print("\n".join(_measured(trained, found, folder, args.threads)))
         if args.export is not None:
             small = found[args.export]
-            structure = trained.written(small)
-            made = export_point(folder / "network", trained.part(small.net), trained.example, structure, programs)
+            part, example = trained.part(small.net), trained.recipe.example
+            made = export_point(folder / "network", part, example, trained.written(small), programs)
     print(f"\ntable   {args.out / 'points.csv'}\nfigure  {args.out / 'points.png'}")
     if args.export is not None:
         for name, size in made.files.items():
@@ -110,9 +110,9 @@ def _measured(trained: Trained, found: Mapping[float, Smaller], folder: Path, th
     nets = {"dense": trained.network(trained.state, trained.masks)}
     nets |= {f"{share:.10g}": small.net for share, small in found.items()}
     masked = {f"{share:.10g} masked": small.masked for share, small in found.items()}
-    points = {name: sizes(trained.part(net), trained.example) for name, net in nets.items()}
+    points = {name: sizes(trained.part(net), trained.recipe.example) for name, net in nets.items()}
     running = {name: trained.part(net) for name, net in (nets | masked).items()}
-    timed = latencies(running, trained.example, threads=threads)
+    timed = latencies(running, trained.recipe.example, threads=threads)
     scores = {name: trained.scores(net) for name, net in nets.items()}
     every = rows(points, "dense", timed, scores)  # type: ignore[arg-type]  # a metric may be None
     frame = pd.DataFrame(every)

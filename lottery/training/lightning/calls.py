@@ -43,6 +43,12 @@ class Call:
     def tensors(self) -> list[Tensor]:
         return [each for each in tree_flatten((self.args, self.kwargs))[0] if isinstance(each, Tensor)]
 
+    @property
+    def length(self) -> int | None:
+        """The number of examples along the first dimension of all its tensors; None if they differ or are none."""
+        lengths = {len(tensor) if tensor.ndim else 0 for tensor in self.tensors}
+        return lengths.pop() or None if len(lengths) == 1 else None
+
     def with_each(self, change: Callable[[Tensor], Tensor]) -> Call:
         """The call with all its tensors changed."""
         args, kwargs = tree_map_only(Tensor, change, (self.args, self.kwargs))
@@ -88,8 +94,7 @@ def few(call: Call, net: nn.Module) -> Call:
     The network must be on the CPU, in evaluation mode.
     """
     call = call.with_each(Tensor.cpu)
-    lengths = {len(tensor) if tensor.ndim else 0 for tensor in call.tensors}
-    if len(lengths) != 1 or not (length := lengths.pop()):
+    if not (length := call.length):
         return call
     which = torch.arange(EXAMPLES) % length
     cut = replace(call.with_each(lambda tensor: tensor[which]), examples=EXAMPLES)
@@ -139,10 +144,6 @@ class Calls:
     def run(self, net: nn.Module) -> list[Any]:
         """Runs all of them on a module."""
         return [call(net) for call in self.every]
-
-    def evaluate(self, net: nn.Module) -> list[Any]:
-        """Runs those of validation."""
-        return [call(net) for call in self.evaluated]
 
     @property
     def network(self) -> Call:

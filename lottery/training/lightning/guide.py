@@ -165,7 +165,7 @@ class Guide(pl.Callback):
     def _checkpoint(self, trainer: pl.Trainer) -> dict[str, Any]:
         begun = {} if self.between_epochs else self.means
         own = accumulators.taken(trainer, begun, self.between_epochs)
-        return self.memory.taken(trainer) | {_ACCUMULATED: own if ranks.share()[1] == 1 else ranks.everyone_s(own)}
+        return self.memory.taken(trainer) | {_ACCUMULATED: own if ranks.share()[1] == 1 else ranks.everyone_says(own)}
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

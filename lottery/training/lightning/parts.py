@@ -147,7 +147,8 @@ class ProjectData:
         def found() -> Any:
             with ranks.alone():
                 loader = own()
-            if any(isinstance(getattr(each, "sampler", None), DistributedSampler) for each in each_of(loader)):
+            samplers = (getattr(each, "sampler", None) for each in each_of(loader))
+            if any(isinstance(each, DistributedSampler) and each.num_replicas > 1 for each in samplers):
                 raise DataError(
                     f"data: {type(self.module).__name__}.val_dataloader gives a DistributedSampler; every process "
                     "validates on all the data, and needs none"

@@ -169,8 +169,8 @@ class Project(Recipe):
         return self.calls.run
 
     @property
-    def forward_pass(self) -> tuple[Run, int]:
-        return self.calls.evaluate, min(call.examples or 1 for call in self.calls.evaluated)
+    def forward_passes(self) -> list[tuple[Run, int]]:
+        return [(call, call.length or 1) for call in self.calls.evaluated]
 
     @property
     def part(self) -> str:

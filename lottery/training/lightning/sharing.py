@@ -139,7 +139,7 @@ class Together(pl.Callback):
 
         def agreed(key: str) -> Any:
             """The mean over the ranks: what training logs is of a rank's own shares."""
-            found = [each for each in ranks.everyone_s(_number(monitored(key))) if each is not None]
+            found = [each for each in ranks.everyone_says(_number(monitored(key))) if each is not None]
             return torch.tensor(found).mean() if found else None
 
         pl_module.backward = backward  # type: ignore[method-assign]  # of this module alone
