@@ -5,6 +5,7 @@ Its commands and its Python are tested with those of the other pages, in tests/t
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -20,6 +21,36 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"
 
 def test_stays_short() -> None:
     assert len(README.encode()) < 8000
+
+
+def test_figures_of_speed_are_those_that_were_measured() -> None:
+    measured = json.loads((ROOT / "experiments" / "speed" / "results.json").read_text()).values()
+    rows = {row["what"]: row["measured"] for taken in measured for row in taken["rows"]}
+
+    def of(*begins: str) -> list[float]:
+        found = [[value for what, value in rows.items() if what.startswith(begin)] for begin in begins]
+        return [float(value.split()[0]) for [value] in found]
+
+    lenet, step = "LeNet: steps/s over a bare loop, evaluation off, density ", "LeNet at density 3.6%: a step, "
+    dense, masked, sparse, channels = of(
+        f"{lenet}100%",
+        f"{lenet}21%",
+        f"{step}numerics.sparse=auto over a bare",
+        "ResNet-18 at 224, batch 8: dense over",
+    )
+    short, long = (" ".join(text.split()) for text in (README, (ROOT / "docs" / "speed.md").read_text()))
+    for said in (
+        f"is {dense:.2f} times as fast as a bare PyTorch loop",
+        f"{masked:.2f} times under masks",
+        f"in {sparse:.2f} of a bare masked step",
+        f"runs {channels:.1f} times as fast",
+    ):
+        assert said in short
+    for said in (
+        f"step takes {1 / dense:.2f} of that",
+        f"{1 / masked:.2f} under masks, and {sparse:.2f} at 3.6 % density",
+    ):
+        assert said in long
 
 
 def test_make_targets_exist() -> None:
