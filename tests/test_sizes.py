@@ -178,6 +178,7 @@ def test_a_network_stays_as_it_is() -> None:
         (torch.tensor(1.0), None, r"example: must be a batch, .* not a tensor of shape \(\)"),
         (torch.ones(0, 4), None, r"example: must be a batch, .* not a tensor of shape \(0, 4\)"),
         ([1.0], None, "example: must be a batch, .* not list"),
+        ((torch.ones(2, 4), torch.ones(3)), None, r"example: must have as many examples .* \(2, 4\) and \(3,\)"),
         (torch.ones(2, 3), None, r"example: the network fails on a batch of shape \(2, 3\): mat1"),
         (torch.ones(2, 4), {"1.weight": torch.ones(2, 4).bool()}, "no parameter 1.weight; it has weight, bias"),
         (torch.ones(2, 4), {"weight": torch.ones(4, 2).bool()}, r"the mask of weight is .* not boolean of \(2, 4\)"),
