@@ -2,7 +2,8 @@
 
 Nothing is trained: the network at initialisation is scored, pruned with one ranking of all weights, and looked at. With
 `--steps` above 1 it is scored again after each of as many exponential steps, as SynFlow is. Criteria that look at data
-get a batch of `--data`: `noise`, which are no pictures, or a data set of 3x32x32 pictures with up to 100 classes.
+get a batch of `--data`: `noise`, which are no pictures, or a data set of 32x32 pictures with up to 100 classes, whose
+gray becomes three equal colours.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("--steps", type=int, default=1, help="exponential steps, each with scores of its own")
     parser.add_argument("--draws", type=int, default=3, help="initialisations")
     parser.add_argument("--first", type=float, default=0.0, help="the log10 compression to begin with")
-    parser.add_argument("--data", default="noise", help="for criteria that look at data; noise are no pictures")
+    parser.add_argument(
+        "--data", nargs="+", default=["noise"], metavar="NAME", help="a data set and its settings; noise are no pictures"
+    )
     parser.add_argument("--out", type=Path, help="a CSV file of all rows")
     args = parser.parse_args(words)
     batches = batches_of(args.data)
@@ -73,7 +76,7 @@ def main(words: Sequence[str]) -> None:
     frame = pd.DataFrame(rows)
     if args.out:
         frame.to_csv(args.out, index=False)
-    print(f"data: {args.data}\n| criterion | steps | draws | all layers keep a weight up to | a path is left up to |")
+    print(f"data: {' '.join(args.data)}\n| criterion | steps | draws | all layers keep a weight up to | a path is left up to |")
     print("|---|---|---|---|---|")
     for (name, steps), of in frame.groupby(["criterion", "steps"], sort=False):
         layers, paths = last(of[of["dead"] == 0]), last(of[of["paths"] > 0])
@@ -137,15 +140,16 @@ def paths(net: nn.Module, masks: Masks) -> float:
     return connected_paths(net, masks, torch.zeros(1, *SHAPE))
 
 
-def batches_of(data: str) -> list[Batch]:
-    """One batch of a data set, or of noise with labels at random, which has nothing to learn."""
-    if data == "noise":
+def batches_of(data: Sequence[str]) -> list[Batch]:
+    """One batch of a data set in three colours, or of noise with labels at random, which has nothing to learn."""
+    if list(data) == ["noise"]:
         rng = torch.Generator().manual_seed(0)
         return [(torch.randn(BATCH, *SHAPE, generator=rng), torch.randint(CLASSES, (BATCH,), generator=rng))]
-    [job] = cell_configs(["model=vgg_16", f"data={data}", f"data.batch_size={BATCH}"])
+    [job] = cell_configs(["model=vgg_16", f"data={data[0]}", *data[1:], f"data.batch_size={BATCH}"])
     recipe = build_recipe(job.config)
     assert isinstance(recipe, ModuleRecipe)
-    return [next(recipe.data.batches(0, 0, 1, (0, 1)))]
+    pictures, labels = next(recipe.data.batches(0, 0, 1, (0, 1)))
+    return [(pictures.expand(-1, *SHAPE), labels)]
 
 
 if __name__ == "__main__":
