@@ -62,7 +62,11 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("--draws", type=int, default=3, help="initialisations")
     parser.add_argument("--first", type=float, default=0.0, help="the log10 compression to begin with")
     parser.add_argument(
-        "--data", nargs="+", default=["noise"], metavar="NAME", help="a data set and its settings; noise are no pictures"
+        "--data",
+        nargs="+",
+        default=["noise"],
+        metavar="NAME",
+        help="a data set and its settings; noise are no pictures",
     )
     parser.add_argument("--out", type=Path, help="a CSV file of all rows")
     args = parser.parse_args(words)
@@ -76,7 +80,8 @@ def main(words: Sequence[str]) -> None:
     frame = pd.DataFrame(rows)
     if args.out:
         frame.to_csv(args.out, index=False)
-    print(f"data: {' '.join(args.data)}\n| criterion | steps | draws | all layers keep a weight up to | a path is left up to |")
+    print(f"data: {' '.join(args.data)}\n")
+    print("| criterion | steps | draws | all layers keep a weight up to | a path is left up to |")
     print("|---|---|---|---|---|")
     for (name, steps), of in frame.groupby(["criterion", "steps"], sort=False):
         layers, paths = last(of[of["dead"] == 0]), last(of[of["paths"] > 0])
