@@ -9,6 +9,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from torch import nn
+
 from lottery.analyses.sensitivity import Sensitivity
 from lottery.config.annotations import hints_of
 from lottery.config.build_during import with_rule
@@ -35,7 +37,8 @@ from lottery.rounds.study import Asked, Cell, Study
 from lottery.store.tickets import read
 from lottery.training.lightning.parts import ProjectData, data_module
 from lottery.training.lightning.project import Project
-from lottery.training.lightning.trainers import checked_arguments
+from lottery.training.lightning.setups import set_up
+from lottery.training.lightning.trainers import bare, checked_arguments
 from lottery.training.module_recipe import ModuleRecipe
 from lottery.training.recipes import Contents, Recipe
 
@@ -104,7 +107,7 @@ def build_project(config: Mapping[str, Any]) -> Project:
     try:
         return Project(
             data=data,
-            network=partial(network, config["model"]),
+            network=partial(_set_up, config["model"], data),
             prunable=Prunable(**{key: tuple(listed) for key, listed in patterns(config).items()}),
             arguments=arguments,
             asked=config.get("headline"),
@@ -113,6 +116,11 @@ def build_project(config: Mapping[str, Any]) -> Project:
         )
     except ValueError as error:
         raise Refused(str(error)) from error
+
+
+def _set_up(node: Mapping[str, Any], data: ProjectData) -> nn.Module:
+    """A project's module, as its own `setup` leaves it."""
+    return set_up(network(node), data.module, bare())  # type: ignore[arg-type]  # as `gives_lightning` has found
 
 
 def _project_data(node: Mapping[str, Any], arguments: Mapping[str, Any]) -> ProjectData:
@@ -125,7 +133,7 @@ def _project_data(node: Mapping[str, Any], arguments: Mapping[str, Any]) -> Proj
     _projects.clear()
     try:
         module = data_module(made, node.get("batch_size"))
-        data = ProjectData(module, *lengths)
+        data = ProjectData(module, *lengths, trainer=bare())
         _ = data.digest  # reads the first batches
         return _projects.setdefault(key, data)
     except DataError as error:

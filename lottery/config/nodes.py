@@ -14,6 +14,7 @@ from hydra._internal.utils import _locate  # unlike get_object, it logs nothing
 from torch import nn
 
 from lottery.config.annotations import awaited, hints_of, inner, is_duration, misfit, takes_null
+from lottery.config.unified import unify
 from lottery.data.examples import DataError
 from lottery.foundations import durations
 from lottery.foundations.errors import Refused, nearby
@@ -102,6 +103,7 @@ def target_of(where: str, node: Mapping[str, Any]) -> tuple[Callable[..., Any], 
         path = roomed(path)
     except ValueError as error:
         raise Refused(f"{where}._target_={error}") from error
+    unify()
     try:
         target = _locate(path)
     except Exception as error:  # importing a user's module may raise anything

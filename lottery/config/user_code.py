@@ -13,13 +13,29 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from lottery.foundations.errors import Refused
 from lottery.store.folder import folders
+
+_first: dict[str, str] = {}
+"""What each package was when this process first looked, which is before it imports it."""
 
 
 def user_code(nodes: Any) -> dict[str, str]:
     """The top-level packages that nodes name, except ours and PyTorch, each with its version or digest."""
     packages = {target.split(".")[0] for target in _targets(nodes)}
-    return {name: _package(name) for name in sorted(packages - {"lottery", "torch"})}
+    found = {name: _package(name) for name in sorted(packages - {"lottery", "torch"})}
+    for name, code in found.items():
+        _first.setdefault(name, code)
+    return found
+
+
+def check_imported(nodes: Any) -> None:
+    """Raises Refused if a package's files are no longer what this process has imported: keys would name other code."""
+    if edited := [name for name, code in user_code(nodes).items() if _first[name] != code]:
+        raise Refused(
+            f"{edited[0]}: its files have changed since this command began, which would train what they were then and "
+            "record it as what they are now; type the command again"
+        )
 
 
 def _targets(value: Any) -> list[str]:

@@ -25,6 +25,7 @@ from lottery.config.differences import changed
 from lottery.config.groups import CONF
 from lottery.config.nodes import make
 from lottery.config.projects import added
+from lottery.config.user_code import check_imported
 from lottery.foundations.errors import Lost, Refused, describe
 from lottery.foundations.files import write_whole
 from lottery.foundations.job import Task, here
@@ -96,6 +97,7 @@ def run_cell(job: CellConfig, mine: Task | None = None) -> None:
         waiting = attempts.waiting
     store = Store(job.config["store"], waiting)
     cell = build(job)
+    check_imported(list(job.config.values()))
     check(cell)
     analyses = build_analyses(job, cell.study.recipe.data)
     if differs := changed(job):

@@ -129,6 +129,7 @@ class Guide(pl.Callback):
 
     def _after_batch(self, trainer: pl.Trainer) -> None:
         """What follows a batch, once all callbacks and the module's own hook are done, which may change its state."""
+        self.masked.after_batch()
         if self.means:
             accumulators.add(trainer, self.means)
         step, loop = step_of(trainer), trainer.fit_loop.epoch_loop

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -57,6 +58,21 @@ class Masked(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.holding.mask_weights()  # a checkpoint may have been loaded since
+        self.after_hooks = _hooked(trainer)
+        if self.after_hooks:
+            own = pl_module.configure_gradient_clipping
+
+            def clip(*given: Any, **more: Any) -> None:
+                if not self._takes(step_of(trainer)):
+                    self.holding.mask_gradients()
+                own(*given, **more)
+
+            pl_module.configure_gradient_clipping = clip  # type: ignore[method-assign]  # of this module alone
+
+    def after_batch(self) -> None:
+        """Once all hooks are done with a batch: what they have put into pruned weights is zero again."""
+        if self.after_hooks:
+            self.holding.mask_weights()
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, index: int) -> None:
         if self.due(step := step_of(trainer)):
@@ -116,3 +132,10 @@ class Masked(pl.Callback):
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for handle in self.handles:
             handle.remove()
+
+
+def _hooked(trainer: pl.Trainer) -> bool:
+    """Whether hooks of the project may change gradients or weights after this callback has had its turn."""
+    hooks = ("on_after_backward", "on_before_optimizer_step", "optimizer_step", "on_train_batch_end")
+    others = (each for each in trainer.callbacks if not type(each).__module__.startswith("lottery."))
+    return any(is_overridden(hook, trainer.lightning_module) for hook in hooks) or any(others)

@@ -34,7 +34,8 @@ class Logged:
 
 def measure(trainer: pl.Trainer, module: pl.LightningModule, data: ProjectData, part: str) -> tuple[Row, Logged]:
     """Runs validation (`val`) or `test` of a module; its values by the names of a row."""
-    own, seen, was = module.log, dict[str, Metric](), data.module.trainer
+    datamodule = data.at(part)
+    own, seen, was = module.log, dict[str, Metric](), datamodule.trainer
 
     def log(name: str, value: Any, *rest: Any, **more: Any) -> None:
         if isinstance(value, Metric):
@@ -45,9 +46,9 @@ def measure(trainer: pl.Trainer, module: pl.LightningModule, data: ProjectData, 
     run = trainer.validate if part == "val" else trainer.test
     try:
         with quiet():
-            run(module, datamodule=data.module, verbose=False)
+            run(module, datamodule=datamodule, verbose=False)
     finally:
-        data.module.trainer = was
+        datamodule.trainer = was
         del module.log
     found: dict[str, tuple[str, Any]] = {}
     for name, value in trainer.callback_metrics.items():

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -71,29 +72,42 @@ def data_module(made: Any, batch_size: int | None) -> pl.LightningDataModule:
 
 @dataclass(frozen=True)
 class ProjectData:
-    """A project's data module, set up once for all phases, and what Lightning's arguments make of its lengths."""
+    """A project's data module, set up once for all phases, and what Lightning's arguments make of its lengths.
+
+    `setup` may leave other data for a test than for training. As Lightning has it, the training and the validation in
+    it see what "fit" has left, and the test what "test" has left after that.
+    """
 
     module: pl.LightningDataModule
+    """set up for "fit\""""
     accumulate: int = 1
     """batches for each optimizer step"""
     limit: int | float | None = None
     """the Trainer's `limit_train_batches`"""
+    trainer: pl.Trainer | None = None
+    """what `setup` finds as its `self.trainer`; it knows nothing of the training"""
+    tested: pl.LightningDataModule = field(init=False)
+    """set up for "test" as well"""
 
     def __post_init__(self) -> None:
         """Raises DataError for a part that is missing or can't be read."""
-        name = type(self.module).__name__
+        name, was = type(self.module).__name__, self.module.trainer
         try:
+            self.module.trainer = self.trainer
             with seeded(0):  # a split may be drawn; it is the same for every replicate
                 if ranks.share()[0] == 0:  # as Lightning has it: the others find what the first has prepared
                     self.module.prepare_data()
                 with ranks.alone():  # or it might share out what is shared out here
-                    for stage in ("fit", "validate", "test"):
-                        self.module.setup(stage)
+                    self.module.setup("fit")
+                    object.__setattr__(self, "tested", copy.copy(self.module))
+                    self.tested.setup("test")
         except Exception as error:  # a user's module may raise anything, such as for want of a network
             raise DataError(f"data: {name} can't be set up: {describe(error)}") from error
-        # Trainer.fit would do it again; a split that is drawn would then be another
-        for done in ("prepare_data", "setup"):
-            setattr(self.module, done, lambda *_, **__: None)
+        # Trainer.fit would do it again; a split that is drawn would then be another, and none is there after `teardown`
+        for module in (self.module, self.tested):
+            module.trainer = was
+            for done in ("prepare_data", "setup", "teardown"):
+                setattr(module, done, lambda *_, **__: None)
         for part in PARTS:
             self.loader(part)
         _ = self.batches_per_epoch
@@ -101,13 +115,17 @@ class ProjectData:
     @cached_property
     def _own(self) -> Mapping[str, Callable[[], Any]]:
         """The user's methods by part; while a training runs, another stands in for that of its loader: `trained_by`."""
-        return {part: getattr(self.module, f"{part}_dataloader") for part in PARTS}
+        return {part: getattr(self.at(part), f"{part}_dataloader") for part in PARTS}
+
+    def at(self, part: str) -> pl.LightningDataModule:
+        """The data module, set up for `train`, `val` or `test`."""
+        return self.tested if part == "test" else self.module
 
     def loader(self, part: str) -> Any:
         """The user's loader of `train`, `val` or `test`. Raises DataError without one."""
         name, method = type(self.module).__name__, f"{part}_dataloader"
         own = getattr(type(self.module), method) is not getattr(pl.LightningDataModule, method)
-        if not own and method not in vars(self.module):
+        if not own and method not in vars(self.at(part)):
             remedy = "; what it returns may be that of val_dataloader" if part == "test" else ""
             raise DataError(f"data: {name} has no {method}, which a curve needs{remedy}")
         try:

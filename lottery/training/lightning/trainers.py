@@ -73,6 +73,11 @@ def trainer_of(hardware: Hardware, numerics: Numerics, arguments: Mapping[str, A
     )
 
 
+def bare() -> pl.Trainer:
+    """What a project's `setup` finds as its Trainer before any training: it knows nothing of one."""
+    return trainer_of(Hardware("cpu"), Numerics(), {})
+
+
 QUIET = (
     ".*does not have many workers.*",
     ".*LeafSpec.*",  # Lightning 2.6 under PyTorch 2.14
