@@ -59,4 +59,4 @@ def test_the_table_is_of_the_medians(tmp_path: Path) -> None:
         ["theirs", "2,000", "4,000", "6,000", "8,000", "0", "10,000", "30,000"],
         ["ours", "1,000", "2,000", "3,000", "4,000", "0", "5,000", "15,000"],
     ]
-    assert (tmp_path / "profile.csv").read_text().splitlines()[2] == "theirs,forward,4000,2000,6000,3"
+    assert (tmp_path / "profile.csv").read_text().splitlines()[2] == "theirs,forward,4000.0,2000.0,6000.0,3"
