@@ -106,7 +106,8 @@ and the plan checks one cell of each arm, 0.3 s. Of what is left before a first 
 `torch._dynamo`, which PyTorch imports as soon as an optimizer is made, 2.1 s. torchmetrics imports matplotlib and
 torchvision too; a plan for which it took them to be missing was 0.6 s faster, but then metrics of users' own that plot
 or detect would fail. So the goals of 4 s to the first step and 5 s for the plan are missed even in CPU time; that of
-0.5 s for the help is met in it, and not by the clock beside twelve other jobs (0.9).
+0.5 s for the help is met in it, and not by the clock beside twelve other jobs (0.9). Rows of the table that are older
+than this are of the version before.
 
 **The command again for a finished cell** was not measured again. By a profile its report has four fifths of the time:
 importing matplotlib and drawing the same figure as PNG, SVG and PDF more than half of all, importing pandas a tenth.
