@@ -27,8 +27,8 @@ def measure() -> Iterator[Row]:
         for density in DENSITIES:
             thin, dense = (step(shape, kept(shape, density), sparsely) for sparsely in (True, False))
             calls = max(3, int(SECONDS / max(1e-6, cpu_seconds(partial(often, dense, 3)) / 3)))
-            pair = [partial(cpu_seconds, partial(often, work, calls)) for work in (thin, dense)]
-            found.append(sorted(turns(*pair, PAIRS))[PAIRS // 2])
+            one, other = (partial(cpu_seconds, partial(often, work, calls)) for work in (thin, dense))
+            found.append(sorted(turns(one, other, PAIRS))[PAIRS // 2])
         what = f"A layer of {shape[0]} to {shape[1]}, batch {BATCH}: its step, sparse over dense, at "
         yield Row(what + ", ".join(f"{each:.0%}" for each in DENSITIES), ", ".join(f"{each:.2f}" for each in found))
 
