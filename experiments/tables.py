@@ -76,6 +76,11 @@ def figures(root: Path) -> Iterator[Path]:
 
         grid.draw(pd.read_csv(file), file.with_suffix(".png"))
         yield file.with_suffix(".png")
+    if (measured := root / "speed" / "profile.csv").exists():
+        from experiments.speed import profiles
+
+        profiles.draw(measured, measured.with_suffix(".png"))
+        yield measured.with_suffix(".png")
 
 
 def reports(root: Path) -> Iterator[Path]:

@@ -16,9 +16,11 @@ import pytest
 import torch
 from PIL import Image
 from scipy.io import savemat
+from sklearn.datasets import load_digits
 from torch import Tensor
 from torchvision import datasets
 
+from lottery.data import digits
 from lottery.data.cifar import cifar10, cifar100
 from lottery.data.examples import Data, DataError, Examples, split
 from lottery.data.svhn import svhn
@@ -345,3 +347,11 @@ def test_folders_without_images_are_said(tmp_path: Path) -> None:
     (tmp_path / "train" / WNIDS[0]).mkdir(parents=True)
     with pytest.raises(DataError, match=rf"^{re.escape(str(tmp_path / 'train'))}: no <wnid>/images/\*\.JPEG in it"):
         load("tiny_imagenet", tmp_path)
+
+
+def test_digits_are_those_that_scikit_learn_gives() -> None:
+    pixels, labels = digits.read()
+    theirs = load_digits()
+    assert pixels.tolist() == theirs.data.tolist()
+    assert labels.tolist() == theirs.target.tolist()
+    assert labels.dtype == torch.int64

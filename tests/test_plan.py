@@ -71,3 +71,12 @@ def test_a_damaged_ledger_is_said_of_its_own_cell(
     assert said[0] == f"{damaged}: {damaged.folder / NAME}, line 1 is damaged: 'round'; move the file away"
     assert f"{whole}: 3 rounds, 3 phases to train (90 steps)" in said
     assert said[-1].startswith("2 cells, 3 phases to train, 90 steps, ")
+
+
+def test_a_cell_of_each_arm_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `lottery run` does: seeds change nothing that is checked."""
+    checked: list[tuple[str, int]] = []
+    monkeypatch.setattr(plan, "probe", lambda cell: (0.0, 0.0))
+    monkeypatch.setattr(plan, "check", lambda cell: checked.append((cell.arm.name, cell.seed)))
+    plan.show(cell_configs([*TINY, f"out={tmp_path}", "arm=imp,one_shot", "seed=0,1,2", "-m"]))
+    assert sorted(checked) == [("imp", 0), ("one_shot", 0)]

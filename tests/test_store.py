@@ -16,13 +16,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import sklearn.datasets
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -75,14 +73,6 @@ def filled(root: Path) -> Store:
 
 def content(entry: Entry) -> tuple[object, ...]:
     return digest(entry.state), digest(entry.masks), entry.rows, entry.executed
-
-
-@pytest.fixture(scope="module", autouse=True)
-def read_once() -> Iterator[None]:
-    """The digits are read from their file once, not for each of the many cells that are built here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sklearn.datasets, "load_digits", cache(sklearn.datasets.load_digits))
-        yield
 
 
 def executed(store: Store) -> int:

@@ -75,6 +75,8 @@ class Masked(pl.Callback):
             self.holding.mask_weights()
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, index: int) -> None:
+        if not self.phase.changes:  # asking Lightning for the step takes longer than all else here
+            return
         if self.due(step := step_of(trainer)):
             self.changing.before(step)
         if self._takes(step):
@@ -107,14 +109,14 @@ class Masked(pl.Callback):
         self.restored = restored
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not self._takes(step_of(trainer)):
+        if not self.phase.changes or not self._takes(step_of(trainer)):
             self.holding.mask_gradients()
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
         """Where the gradients of all batches of a step are there, and not clipped yet."""
-        if not self._takes(step := step_of(trainer)) or not self.due(step):
+        if not self.phase.changes or not self._takes(step := step_of(trainer)) or not self.due(step):
             return
         gradients = [weight.grad for name, weight in self.holding.weights.items() if name in self.phase.masks]
         if not all(gradient.isfinite().all() for gradient in gradients if gradient is not None):
@@ -122,6 +124,8 @@ class Masked(pl.Callback):
         self.changing.takes(step)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        if not self.phase.changes:
+            return
         self.restored()
         last = step_of(trainer) - 1
         if last >= self.phase.first and self._takes(last) and self.due(last):
