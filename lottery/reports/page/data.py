@@ -43,9 +43,8 @@ def study_data(frame: pd.DataFrame, name: str) -> Data:
             "rounds": [int(index) for index in there.index],
             "columns": dict(zip(columns, _spreads(cells_of), strict=True)),
             "layers": {
-                layer.removeprefix("density/"): numbers(layers.loc[arm][layer])
-                for layer in of_layers
-                if layers.loc[arm][layer].notna().any()
+                str(layer).removeprefix("density/"): numbers(values)
+                for layer, values in layers.loc[arm].dropna(axis="columns", how="all").items()
             },
             "iqm": [numbers(row, 5) for row in iqm_intervals(there[own])] if len(own) >= FEW else [],
             "ended": _ended(cells),
