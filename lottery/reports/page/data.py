@@ -32,20 +32,17 @@ def study_data(frame: pd.DataFrame, name: str) -> Data:
     every = np.stack([wide[column].to_numpy() for column in columns])  # column x arm and round x seed
     index, seeds = wide[score].index, wide[score].columns.to_numpy()
     of_layers = [str(column) for column in frame if str(column).startswith("density/")]
-    layers = frame.groupby(["arm", "round"])[of_layers].mean()
     arms = []
     for arm, cells in frame.groupby("arm", sort=False):
         there, own = wide[score].loc[arm], [int(seed) for seed in sorted(cells["seed"].unique())]
+        layers = cells.groupby("round")[of_layers].mean().dropna(axis="columns", how="all")
         cells_of = np.take(every[:, index.get_loc(arm)], np.searchsorted(seeds, own), axis=-1)
         data: Data = {
             "name": arm,
             "seeds": own,
             "rounds": [int(index) for index in there.index],
             "columns": dict(zip(columns, _spreads(cells_of), strict=True)),
-            "layers": {
-                str(layer).removeprefix("density/"): numbers(values)
-                for layer, values in layers.loc[arm].dropna(axis="columns", how="all").items()
-            },
+            "layers": {str(layer).removeprefix("density/"): numbers(values) for layer, values in layers.items()},
             "iqm": [numbers(row, 5) for row in iqm_intervals(there[own])] if len(own) >= FEW else [],
             "ended": _ended(cells),
         }
