@@ -93,11 +93,15 @@ def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 
 @pytest.mark.filterwarnings("default")  # MLflow's own
-def test_mlflow_goes_on_in_one_run_with_every_row_once(kind: str, tmp_path: Path) -> None:
+def test_mlflow_goes_on_in_one_run_with_every_row_once(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     job = asked(kind, tmp_path)
     interrupted(job, "advanced", 2)
     interrupted(asked(kind, tmp_path, "hardware.checkpoint_seconds=1"), "finished", 2)  # it would refuse to change it
     run_cell(job)
+    assert "settings of this cell" not in capsys.readouterr().err
+    assert len(list((tmp_path / ".loggers").iterdir())) == 1  # the last turn
     (run,) = runs_of(kind, tmp_path)
     assert (run["experiment"], run["name"], run["status"]) == (job.study, "imp/seed0", "FINISHED")
     assert (run["tags"]["arm"], run["tags"]["seed"]) == ("imp", "0")
