@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from lottery.commands import run as sweep
 from lottery.config.compose import cell_configs
 from lottery.rounds.study import Cell
 from lottery.running.cell import record_cell
-from lottery.running.segments import logged
 from lottery.store.entries import Store
 from lottery.store.folder import NAME
 from lottery.store.ledger import Ledger, LedgerError
@@ -340,35 +338,6 @@ def test_a_report_that_finds_no_room_is_whole_as_far_as_it_goes(
     assert "report.html" in done
     assert begun.items() <= done.items()
     assert before == {path: path.read_bytes() for path in before}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("room", [0, 24])
-def test_a_full_disk_of_wandb_costs_rows_of_its_run_alone(
-    undisturbed: Path, mount: Callable[..., Path], tmp_path: Path, room: int
-) -> None:
-    disk = mount(f"size={room + 4}k")
-    (disk / "filler").write_bytes(bytes(4096))
-    cell = tmp_path / "runs" / next(undisturbed.glob(f"*/*/*/{NAME}")).parent.relative_to(undisturbed)
-    cell.mkdir(parents=True)
-    (cell / "wandb").symlink_to(disk)
-
-    def lottery(*words: str) -> tuple[int, str]:  # a process of its own: forks would share W&B's temporary files
-        command = [sys.executable, "-m", "lottery", *words]
-        done = subprocess.run(command, cwd=tmp_path, text=True, stdout=-1, stderr=subprocess.STDOUT, check=False)
-        return done.returncode, done.stdout
-
-    code, said = lottery(*CELL[:-1], "tracking.mode=offline")
-    assert code == 0
-    assert "Traceback" not in said, said
-    assert "seed0/wandb: No space left on device, so that W&B may lack rounds" in said
-    assert "Traceback" not in said
-    assert same(tmp_path / "runs", undisturbed)
-
-    mount("remount,size=50m")
-    code, said = lottery("wandb", "backfill", "runs")
-    assert (code, "Traceback" in said) == (0, False)
-    assert logged(cell).rounds == {0, 1}
 
 
 @pytest.mark.slow
