@@ -88,8 +88,19 @@ def reports(root: Path) -> Iterator[Path]:
     for file in results(root):
         frame, page = read(file), file.with_suffix(".html")
         study = str(frame["study"].iloc[0])
-        write_page({study: frame}, page, {study: None}, {study: f"{file.parent.name}/{file.stem}"}, [])
+        again = {study: command(file.with_name("README.md").read_text())}
+        write_page({study: frame}, page, {study: None}, {study: f"{file.parent.name}/{file.stem}"}, [], again)
         yield page
+
+
+def command(readme: str) -> str:
+    """The commands that a README gives first: those that made its results.
+
+    >>> command("Prose.\\n\\n```\\nlottery run experiment=demo\\n```\\n")
+    'lottery run experiment=demo'
+    """
+    blocks = re.findall(r"^```\w*\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    return next((block.strip() for block in blocks if block.startswith(("lottery ", "make ", "python "))), "")
 
 
 def pages(root: Path) -> list[Path]:

@@ -317,6 +317,29 @@ def test_a_full_disk_is_named_and_the_command_goes_on_when_there_is_room(
     assert same(out, undisturbed)
 
 
+@pytest.mark.parametrize("room", few([300, 0, 4, 24, 100], 1))  # for no page, nothing, ..., and no figure
+def test_a_report_that_finds_no_room_is_whole_as_far_as_it_goes(
+    server: Server, undisturbed: Path, mount: Callable[..., Path], tmp_path: Path, room: int
+) -> None:
+    out = mount(f"size={room + 4}k") / "report"
+    (out.parent / "filler").write_bytes(bytes(4096))
+    before = {path: path.read_bytes() for path in undisturbed.rglob("*") if path.is_file()}
+    code, said = server.run(tmp_path, "report", str(undisturbed), "--out", str(out))
+    assert code == 1
+    assert said.splitlines()[-1].startswith(f"lottery: {out}")
+    assert said.endswith(": No space left on device\n")
+    assert "Traceback" not in said
+    assert "page    " not in said
+    begun = {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+    mount("remount,size=50m")
+    assert server.run(tmp_path, "report", str(undisturbed), "--out", str(out))[0] == 0
+    done = {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert "report.html" in done
+    assert begun.items() <= done.items()
+    assert before == {path: path.read_bytes() for path in before}
+
+
 @pytest.mark.slow
 def test_a_read_only_folder_is_named_and_left_alone(
     server: Server, undisturbed: Path, mount: Callable[..., Path], tmp_path: Path

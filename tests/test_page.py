@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 
 from lottery.commands import report as publishing
-from lottery.reports import results
+from lottery.config.groups import options
+from lottery.reports import answers, intervals, results
 from lottery.reports.answers import answer
 from lottery.reports.page import files
 from lottery.reports.page.beside import claims, curves
@@ -54,6 +55,28 @@ def test_numbers_of_the_page_are_those_of_the_frame(frame: pd.DataFrame) -> None
     assert ticket["columns"]["density"] == {"mean": [1, 0.5, 0.125]}  # the same for all seeds
     assert ticket["layers"] == {"fc.weight": [1, 0.5, 0.125]}
     assert ticket["match"] == ["yes", "undecided", "no"]
+
+
+def test_the_page_says_which_arm_won_what_arms_are_and_how_to_make_it_again(
+    frame: pd.DataFrame, tmp_path: Path, small: None
+) -> None:
+    apart = {"imp": {seed: (0.9, 0.9 + seed / 1000, 0.8) for seed in range(4)}}
+    apart["random_reinit"] = {seed: (0.9, 0.8, 0.8 + seed / 1000) for seed in range(4)}
+    found = results.read(ledgers(tmp_path / "apart", apart))
+    won = "imp is better than random_reinit at 1 of 2 densities (paired over seeds, p < 0.05 after Holm's correction)."
+    assert answers.better(found, intervals.compared(found)) == won
+    loss = found.rename(columns=lambda name: name.replace("accuracy", "loss") if "accuracy" in name else f"{name}")
+    loss = loss.loc[:, ~loss.columns.duplicated()]
+    assert "imp is worse than random_reinit at 1 of 2 densities (" in answers.better(loss, intervals.compared(loss))
+    same = results.read(ledgers(tmp_path / "same", apart | {"random_reinit": apart["imp"]}))
+    assert "imp is not shown to differ from random_reinit (" in answers.better(same, intervals.compared(same))
+    alone = found[found["arm"] == "imp"]
+    assert answers.better(alone, intervals.compared(alone)) == ""
+    page = tmp_path / "report.html"
+    files.write_page({STUDY: found}, page, {STUDY: None}, NAMES, [], {STUDY: "lottery run experiment=mine"})
+    (study,) = within(page)["studies"]
+    assert (study["better"], study["again"]) == (won, "lottery run experiment=mine")
+    assert [arm["what"] for arm in study["arms"]] == [options("arm")[name] for name in ("imp", "random_reinit")]
 
 
 def test_two_seeds_that_agree_have_no_interval(tmp_path: Path) -> None:

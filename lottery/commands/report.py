@@ -89,9 +89,10 @@ def _alone(studies: Studies, folders: Mapping[str, Path], unlike: Unlike, proble
     folder = folders[study]
     print(f"\n{screen(frame)}", flush=True)  # also where nothing can be written
     write(frame, folder)
-    print(f"page    {folder / 'report.html'}\ntable   {folder / 'report.md'}")
+    print(f"table   {folder / 'report.md'}")
     print(f"figure  {', '.join(str(folder / name) for name in pictures(frame))}\nframe   {folder / 'results.csv'}")
     write_page(studies, folder / "report.html", unlike, {study: study}, problems)
+    print(f"page    {folder / 'report.html'}")
 
 
 def _several(

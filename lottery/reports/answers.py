@@ -37,6 +37,25 @@ def answer(frame: pd.DataFrame, found: pd.DataFrame | None = None) -> str:
     return f"{', '.join(said)}{more}; {n}, margin {100 * metric.margin:g} points.{_caution(int(seeds.min()))}"
 
 
+def better(frame: pd.DataFrame, found: pd.DataFrame) -> str:
+    """At how many densities the first arm of a study beats each other one, by `compared`; empty where none was tested.
+
+    Significant is p < 0.05 after Holm's correction.
+    """
+    first, metric = frame["arm"].iloc[0], headline(frame)
+    said, alike = list[str](), list[str]()
+    for other, pairs in found[(found["first"] == first) & found["p"].notna()].groupby("second", sort=False):
+        gains = pairs["mean"][pairs["holm"] < 0.05].map(metric.gain)
+        wins, losses, of = int((gains > 0).sum()), int((gains < 0).sum()), f"of {len(pairs)} densities"
+        told = [f"better than {other} at {wins} {of}"] * bool(wins) + [f"worse than {other} at {losses} {of}"] * bool(
+            losses
+        )
+        said += told
+        alike += [] if told else [str(other)]
+    said += [f"not shown to differ from {' or '.join(alike)}"] if alike else []
+    return f"{first} is {'; '.join(said)} (paired over seeds, p < 0.05 after Holm's correction)." if said else ""
+
+
 def _reach(of: pd.Series) -> str:
     if not of["matching"]:
         return "is nowhere shown to match dense"

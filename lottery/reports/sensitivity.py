@@ -13,7 +13,8 @@ from lottery.reports.layout import digits_of, plus_minus, table
 from lottery.reports.statistics import mean_interval
 from lottery.store.ledger import Ledger
 
-LEDGER = "sensitivity.jsonl"
+NAME = "sensitivity"
+LEDGER = f"{NAME}.jsonl"
 
 
 def curves(frame: pd.DataFrame) -> pd.DataFrame:
@@ -92,7 +93,7 @@ def sensitivity_text(frame: pd.DataFrame) -> str:
 
 def _dense(frame: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """Round 0 of each seed, which all arms have in common, from the first of them that was analysed."""
-    if "run/ledger" not in frame:
+    if "run/ledger" not in frame or not any(str(column).startswith(f"{NAME}/") for column in frame):
         return
     first = frame[frame["round"] == 0]
     for _, arms in first.groupby("seed"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -157,14 +158,14 @@ def iqm(values: ArrayLike) -> Floats:
 
 def iqm_intervals(rows: ArrayLike, seed: int = 0) -> Floats:
     """`iqm_interval` of each row, without what is NaN, as one stratum; columns are the mean and both ends."""
-    rows = np.asarray(rows, dtype=float)
+    rows = np.sort(np.asarray(rows, dtype=float), axis=-1)
     n = rows.shape[-1]
     found = np.full((len(rows), 3), np.nan)
     whole = ~np.isnan(rows).any(axis=-1)
-    if n >= FEW:  # all at once, with the same draws
-        drawn = np.random.default_rng(seed).integers(n, size=(RESAMPLES, n))
+    if n >= FEW:  # all at once: places of sorted values are sorted once, and serve for every row
+        places = np.sort(_places((n,), seed), axis=-1)[:, n // 4 : n - n // 4]
         found[whole, 0] = iqm(rows[whole])
-        found[whole, 1:] = np.quantile(iqm(rows[whole][:, drawn]), [0.025, 0.975], axis=-1).T
+        found[whole, 1:] = np.quantile(rows[whole][:, places].mean(axis=-1), [0.025, 0.975], axis=-1).T
     for row in np.flatnonzero(~whole if n >= FEW else np.ones(len(rows), dtype=bool)):
         found[row] = iqm_interval([rows[row][~np.isnan(rows[row])]], seed)
     return found
@@ -183,7 +184,13 @@ def iqm_interval(strata: Sequence[ArrayLike], seed: int = 0) -> tuple[float, flo
     middle = float(iqm(everything))
     if len(everything) < FEW or min(map(len, groups)) < 2:
         return middle, math.nan, math.nan
-    rng = np.random.default_rng(seed)
-    drawn = [group[rng.integers(len(group), size=(RESAMPLES, len(group)))] for group in groups]
-    low, high = np.quantile(iqm(np.concatenate(drawn, axis=-1)), [0.025, 0.975])
+    low, high = np.quantile(iqm(everything[_places(tuple(map(len, groups)), seed)]), [0.025, 0.975])
     return middle, float(low), float(high)
+
+
+@lru_cache(maxsize=2)  # the densities of a study have as many runs each, nearly always
+def _places(sizes: tuple[int, ...], seed: int) -> NDArray[np.int64]:
+    """The places that each resample draws, among the values of strata of some sizes one after the other."""
+    rng, starts = np.random.default_rng(seed), np.cumsum([0, *sizes])
+    drawn = [start + rng.integers(size, size=(RESAMPLES, size)) for start, size in zip(starts, sizes, strict=False)]
+    return np.concatenate(drawn, axis=-1)

@@ -6,7 +6,7 @@ from typing import Any
 
 from lottery.running.segments import logged
 from lottery.running.view import View, chain, say
-from lottery.running.wandb_runs import ROUNDS, Place, arrived, cause, forget, open_run, table, whence
+from lottery.running.wandb_runs import ROUNDS, Place, arrived, cause, forget, full, open_run, table, whence
 
 MODES = ("offline", "online", "disabled")
 
@@ -48,6 +48,11 @@ class Tracker(View):
         if (there := arrived(run)) < self.shown["rows"]:
             for values in logged(self.folder).after(there, self.folder):
                 run.log(values)
+
+    def close(self, failed: bool) -> None:
+        super().close(failed)
+        if self.begun and self.mode != "disabled" and (said := full(self.folder)):
+            say(said)
 
     def _conclude(self) -> None:
         if lines := chain(self.folder):

@@ -5,8 +5,11 @@ Whoever trains goes on without W&B where this raises.
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,8 @@ UNHEEDED = ("WANDB_DIR", "WANDB_JOB_TYPE", "WANDB_NAME", "WANDB_RESUME", "WANDB_
 """Environment variables of W&B that have no effect, because a restarted cell must find its run again."""
 INIT_SECONDS = 30  # the longest wait for a server at the start; then the run is kept offline
 FINISH_SECONDS = 30
+LEAST_FREE = 1 << 16
+"""Bytes of a disk that is taken for full: W&B writes blocks of 32 KiB."""
 AXES = {"round/*": "round/density", "train/*": "train/step"}
 """What is plotted over which axis of its own: W&B's step can't go back, but a killed cell repeats its last steps."""
 ROUNDS = "rounds"
@@ -98,32 +103,53 @@ def open_run(told: Told, folder: Path, mode: str, place: Place, seconds: float |
     import wandb
 
     whole = told.label == STUDY
-    run = wandb.init(
-        project=place.project,
-        entity=place.entity,
-        mode=mode,  # type: ignore[arg-type]  # online or offline
-        dir=str(folder),
-        id=run_id(told.study, told.label, told.seed),
-        resume="allow",
-        reinit="create_new",
-        group=told.study,
-        job_type=job_type(told.label),
-        name=told.study if whole else f"{told.label}/seed{told.seed}",
-        tags=tags(told.study, told.label),
-        config={**told.config, "study": told.study, **({} if whole else {"arm_label": told.label})},
-        settings=wandb.Settings(
-            x_transaction_log_flush_interval=0.1,  # seconds of rows that a kill loses; the default is 15
-            init_timeout=INIT_SECONDS,
-            finish_timeout=FINISH_SECONDS if seconds is None else seconds,
-            x_disable_stats=True,
-            console="off",
-        ),
-    )
+    with quiet():
+        run = wandb.init(
+            project=place.project,
+            entity=place.entity,
+            mode=mode,  # type: ignore[arg-type]  # online or offline
+            dir=str(folder),
+            id=run_id(told.study, told.label, told.seed),
+            resume="allow",
+            reinit="create_new",
+            group=told.study,
+            job_type=job_type(told.label),
+            name=told.study if whole else f"{told.label}/seed{told.seed}",
+            tags=tags(told.study, told.label),
+            config={**told.config, "study": told.study, **({} if whole else {"arm_label": told.label})},
+            settings=wandb.Settings(
+                x_transaction_log_flush_interval=0.1,  # seconds of rows that a kill loses; the default is 15
+                init_timeout=INIT_SECONDS,
+                finish_timeout=FINISH_SECONDS if seconds is None else seconds,
+                x_disable_stats=True,
+                console="off",
+            ),
+        )
     for axis in AXES.values():
         run.define_metric(axis, hidden=True)
     for names, axis in AXES.items():
         run.define_metric(names, step_metric=axis)
     return run
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps Python from printing a traceback for each line of W&B's log that a full disk refuses, later ones too."""
+    loud, logging.raiseExceptions = logging.raiseExceptions, False
+    try:
+        yield
+    finally:
+        logging.raiseExceptions = loud
+        for handler in logging.getLogger("wandb").handlers:
+            setattr(handler, "handleError", lambda record: None)  # noqa: B010  # of this handler alone
+
+
+def full(folder: Path) -> str:
+    """Says that the disk of a run's files is full, which W&B does not; empty if it is not."""
+    with suppress(OSError):
+        if shutil.disk_usage(place := folder / "wandb").free < LEAST_FREE:
+            return f"{place}: No space left on device, so that W&B may lack rounds; `lottery wandb backfill` makes them"
+    return ""
 
 
 def arrived(run: Any) -> int:

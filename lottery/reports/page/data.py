@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lottery.config.groups import options
 from lottery.foundations.metrics import headline
-from lottery.reports.answers import answer
+from lottery.reports.answers import answer, better
 from lottery.reports.comparison import comparable
 from lottery.reports.intervals import NEAR, all_by_seed, by_seed, compared, densities, matching, sparsest
 from lottery.reports.results import KEYS, missing
@@ -27,26 +28,24 @@ def study_data(frame: pd.DataFrame, name: str) -> Data:
     metric, score = headline(frame), f"test_{headline(frame).name}"
     judged = matching(frame) if metric.margin is not None else None
     found = sparsest(judged).set_index("arm") if judged is not None else pd.DataFrame()
+    pairs, known = compared(frame), options("arm")
     columns = numeric(frame)
     wide = all_by_seed(frame, columns)
     every = np.stack([wide[column].to_numpy() for column in columns])  # column x arm and round x seed
     index, seeds = wide[score].index, wide[score].columns.to_numpy()
     of_layers = [str(column) for column in frame if str(column).startswith("density/")]
-    layers = frame.groupby(["arm", "round"])[of_layers].mean()
     arms = []
     for arm, cells in frame.groupby("arm", sort=False):
         there, own = wide[score].loc[arm], [int(seed) for seed in sorted(cells["seed"].unique())]
+        layers = cells.groupby("round")[of_layers].mean().dropna(axis="columns", how="all")
         cells_of = np.take(every[:, index.get_loc(arm)], np.searchsorted(seeds, own), axis=-1)
         data: Data = {
             "name": arm,
+            "what": known.get(str(arm).partition(",")[0], ""),
             "seeds": own,
             "rounds": [int(index) for index in there.index],
             "columns": dict(zip(columns, _spreads(cells_of), strict=True)),
-            "layers": {
-                layer.removeprefix("density/"): numbers(layers.loc[arm][layer])
-                for layer in of_layers
-                if layers.loc[arm][layer].notna().any()
-            },
+            "layers": {str(layer).removeprefix("density/"): numbers(values) for layer, values in layers.items()},
             "iqm": [numbers(row, 5) for row in iqm_intervals(there[own])] if len(own) >= FEW else [],
             "ended": _ended(cells),
         }
@@ -60,6 +59,7 @@ def study_data(frame: pd.DataFrame, name: str) -> Data:
         "name": str(frame["study"].iloc[0]),
         "short": name,
         "answer": answer(frame, found),
+        "better": better(frame, pairs),
         "metric": score,
         "higher": metric.higher_is_better,
         "share": metric.share,
@@ -67,7 +67,7 @@ def study_data(frame: pd.DataFrame, name: str) -> Data:
         "missing": missing(frame),
         "unknown": int(frame[score].isna().sum()),
         "arms": arms,
-        "pairs": _pairs(frame),
+        "pairs": _pairs(pairs, list(frame["arm"].unique())),
     }
 
 
@@ -154,9 +154,9 @@ def _ended(cells: pd.DataFrame) -> list[str]:
     return [f"{what} ({', '.join(who)})" for what, who in said.items()]
 
 
-def _pairs(frame: pd.DataFrame) -> list[list[Any]]:
+def _pairs(found: pd.DataFrame, names: Sequence[str]) -> list[list[Any]]:
     """Rows of `compared`, with arms by their place; two equal pairs have no p, and say so by it."""
-    found, arms = compared(frame), {arm: place for place, arm in enumerate(frame["arm"].unique())}
+    arms = {arm: place for place, arm in enumerate(names)}
     told = ["density", "mean", "half", "p", "holm", "effect"]
     numbered = zip(*(numbers(found[column], 4) for column in told), strict=True)
     sides = zip(found["first"], found["second"], found["round"], found["n"], strict=True)

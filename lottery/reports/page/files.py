@@ -11,6 +11,7 @@ from contextlib import suppress
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -27,9 +28,15 @@ def write_page(
     unlike: Mapping[str, Sequence[str] | None],
     names: Mapping[str, str],
     problems: list[str],
+    commands: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Writes `report.html` of some studies. A study that can't be shown is added to the problems, which it lists."""
+    """Writes `report.html` of some studies. A study that can't be shown is added to the problems, which it lists.
+
+    `commands` say how to make a study whose configuration does not lie beside its results.
+    """
     data = page_data(studies, unlike, names, problems)
+    for study in data["studies"]:
+        study["again"] = commands.get(study["name"], "")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, page(data).encode())
 

@@ -99,10 +99,12 @@ function rows_of(found) {
   for (const one of found) {
     const look = looks.get(one.key), column = one.arm.columns[state.y];
     const fixed = { key: one.key, colour: colour(look), dash: DASHES[Math.floor(look / MOST) % DASHES.length], shape: SHAPES[look % SHAPES.length] };
+    // an interval may reach beyond what a share can be, and would take the figure's room
+    const within = (value) => one.study.share && state.y === one.study.metric ? Math.min(1, Math.max(0, value)) : value;
     one.arm.rounds.forEach((_, at) => {
       const x = x_of(one, at), y = column.mean[at], half = column.half ? column.half[at] ?? 0 : 0;
       if (!(x > 0) || y === null) return;
-      means.push({ ...fixed, x, y, low: y - half, high: y + half });
+      means.push({ ...fixed, x, y, low: within(y - half), high: within(y + half) });
       if (column.seeds && ($("seeds").checked || state.hovered === one.key)) column.seeds.forEach((values, seed) => {
         if (values[at] !== null) seeds.push({ ...fixed, seed: `${one.key} ${seed}`, x, y: values[at] });
       });

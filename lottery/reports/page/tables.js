@@ -41,6 +41,11 @@ function changed() { draw(); keys(); }
 function answers() {
   $("title").textContent = D.studies.length === 1 ? first.name : `${D.studies.length} studies`;
   const shown = D.studies.slice(0, 4).map((study) => element("p", { class: "answer" }, ...(D.studies.length > 1 ? [element("strong", {}, study.short)] : []), study.answer.replace(/ %/g, "\u00a0%").replace(/n = /g, "n\u00a0=\u00a0")));
+  if (D.studies.length === 1) {
+    if (first.better) shown.push(element("p", { class: "answer" }, first.better));
+    const kinds = [...new Set(first.arms.map((arm) => arm.what).filter(Boolean))].slice(0, 8);
+    shown.push(...kinds.map((what) => element("p", { class: "note" }, `${first.arms.filter((arm) => arm.what === what).map((arm) => arm.name).join("; ")}: ${what}.`)));
+  }
   if (D.studies.length > 4) shown.push(element("p", { class: "note" }, `The table of matches below holds all ${D.studies.length} studies.`));
   if (D.problems.length) shown.push(element("p", { class: "warn" }, `${D.problems.length} left out since they can't be read or shown; the last part but one says which.`));
   $("answers").replaceChildren(...shown);
@@ -114,13 +119,14 @@ function pairs(study, arm) {
   const rows = study.pairs.filter(([a, b]) => (a === mine && b === other) || (a === other && b === mine)).map(([a, , , n, density, mean, half, p, holm, effect]) => {
     const turn = a === mine ? 1 : -1, value = mean === null ? "no seed in common" : `${turn * mean > 0 ? "+" : ""}${number(turn * mean)}`;
     const level = iqm_of(arm, density, study);
-    return [percent(density), mean === null ? value : half === null ? `${value} (n = ${n}${n === 2 ? ", equal" : ""})` : `${value} ± ${number(half)}`, String(n), p === null ? "–" : number(p, 3),
-      { text: holm === null ? "–" : number(holm, 3), class: holm !== null && holm < 0.05 ? "yes" : "" }, effect === null ? "–" : number(turn * effect, 2), level];
+    return [percent(density), mean === null ? value : half === null ? `${value} (n = ${n}${n === 2 ? ", equal" : ""})` : `${value} ± ${number(half)}`, String(n), chance(p),
+      { text: chance(holm), class: holm !== null && holm < 0.05 ? "yes" : "" }, effect === null ? "–" : number(turn * effect, 2), level];
   });
   const tests = study.pairs.filter((pair) => pair[7] !== null).length, n = Math.min(...study.arms.map((one) => one.seeds.length));
   $("pairs-note").textContent = other < 0 ? "This study has one arm alone." : `${arm.name} minus ${$("other").value}, ${label(study.metric)}, paired over seeds: t-test, p after Holm's correction for all ${tests} tests of this study, Hedges' g. ${few(n)}`;
   fill($("pairs"), ["density", "difference", "n", "p", "p (Holm)", "effect g", "interquartile mean of the arm"], other < 0 ? [] : rows);
 }
+const chance = (p) => p === null ? "–" : p < 0.001 ? "< 0.001" : number(p, 3);
 function iqm_of(arm, density) {
   if (!arm.iqm.length) return "takes 5 seeds";
   const at = arm.columns.density.mean.findIndex((value) => Math.abs(value / density - 1) <= 0.03);
@@ -143,6 +149,7 @@ function training(study, arm) {
   const curves = study.curves?.[arm.name], column = $("curve-y").value;
   $("curve-y").closest(".controls").hidden = !curves;
   $("curves").replaceChildren();
+  $("curves").hidden = !curves;
   if (!curves || !column) { $("curves-note").textContent = study.lacks ?? "No training of this arm is in the store."; return; }
   const rounds = Object.keys(curves), rows = rounds.flatMap((round) => curves[round].step.map((step, at) => ({ round: Number(round), x: step, y: curves[round][column]?.[at] ?? null })).filter((row) => row.y !== null));
   const width = Math.max(280, Math.min($("curves").clientWidth, 1100));
@@ -169,11 +176,12 @@ function configuration(study) {
   const unlike = [...new Set(others.flatMap((one) => Object.keys(one.settings)))].filter((key) => new Set(others.map((one) => one.settings[key])).size > 1);
   if (others.length > 1) parts.push(unlike.length ? wide("Settings in which the studies differ", ["setting", ...others.map((one) => one.short)], unlike.map((key) => [key, ...others.map((one) => one.settings[key] ?? "not there")]))
     : element("p", { class: "note" }, "The studies that have a configuration do not differ in it."));
+  if (study.again) parts.push(element("p", {}, "To make these results again:"), element("pre", { tabindex: "0" }, study.again));
   if (study.command) parts.push(element("p", {}, "One cell of it again:"), element("pre", { tabindex: "0" }, study.command));
   const where = [...(study.versions ?? []), ...(study.hosts ?? []).map((host) => `host ${host}`)];
   if (where.length) parts.push(element("p", { class: "note" }, `Trained with ${where.join("; ")}.`));
   if (study.config) parts.push(element("details", {}, element("summary", {}, `The whole configuration of ${study.arms[0].name}, seed ${study.arms[0].seeds[0]}`), element("pre", { tabindex: "0" }, study.config)));
-  else parts.push(element("p", { class: "note" }, study.lacks ?? "No configuration lies beside the ledgers."));
+  else if (!study.again) parts.push(element("p", { class: "note" }, study.lacks ?? "No configuration lies beside the ledgers."));
   $("config").replaceChildren(...parts);
   $("overlap").replaceChildren(...(study.overlap ? [element("h3", {}, "Overlap of masks"), wide("Kept weights in common over those of the sparser mask, mean over pairs", ["between", "round", "density", "in common", "by chance"],
     study.overlap.map(([round, between, density, shared, chance]) => [between, String(round), percent(density), number(shared), number(chance)]))] : []));
