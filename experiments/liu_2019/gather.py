@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import pandas as pd
-
 from experiments.gathering import arguments, function, gathered, written
 
 METHODS = {"batch_norm_scale": "slimming", "magnitude": "l1"}
