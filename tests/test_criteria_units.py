@@ -453,10 +453,10 @@ def test_a_unit_that_is_read_before_and_after_its_activation_is_silent_in_both()
 
 
 def test_all_calls_of_a_layer_are_silent_at_once() -> None:
-    """w (w x) with w = diag(2, 3) and x = (1, 1): 4 + 9, without a unit 9 and 4."""
-    layer = linear([2.0, 0.0], [0.0, 3.0])
+    """(1, 1) becomes (2, 1), then (3, 1); without the first unit (0, 1) both times, without the second (2, 0)."""
+    layer = linear([1.0, 1.0], [0.0, 1.0])
     evidence = evidence_of(nn.Sequential(layer, layer), [(torch.ones(1, 2),) * 2], lambda outputs, _: outputs.sum())
-    assert units_of(oracle, evidence) == {"0.weight": [4, 9]}
+    assert units_of(oracle, evidence) == {"0.weight": [3, 2]}
 
 
 def test_first_order_change_is_the_oracle_of_small_maps() -> None:
