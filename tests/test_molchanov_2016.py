@@ -17,8 +17,8 @@ def test_spearman_by_hand() -> None:
     """1 - 6 sum d^2 / (n (n^2 - 1)) of ranks (1 2 3 4 5) and (2 1 4 3 5): 1 - 24 / 120."""
     assert spearman(torch.arange(5.0), torch.tensor([0.2, 0.1, 7.0, 6.0, 9.0])) == pytest.approx(0.8)
     assert spearman(torch.arange(3.0), torch.tensor([9.0, 8.0, -1.0])) == -1
-    # ranks (1.5, 1.5, 3) and (1, 2, 3): products -0.5 * -1, 0 and 1 * 1, lengths sqrt(1.5) and sqrt(2)
-    assert spearman(torch.tensor([4.0, 4.0, 5.0]), torch.arange(3.0)) == pytest.approx(1.5 / 3**0.5)
+    # ranks (1, 2.5, 2.5, 4) and (1, 2, 3, 4): products 2.25 twice, lengths sqrt(4.5) and sqrt(5)
+    assert spearman(torch.tensor([0.0, 4.0, 4.0, 5.0]), torch.arange(4.0)) == pytest.approx(4.5 / 22.5**0.5)
     assert spearman(torch.ones(3), torch.arange(3.0)) == 0
 
 
