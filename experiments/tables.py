@@ -37,6 +37,8 @@ from lottery.reports.verdicts import Verdict, table, verdicts
 HERE = Path(__file__).parent
 ROUND = {"study", "arm", "seed", "round"}
 """what names a round in a file of results"""
+FLOPS = "share of the FLOPs (%)"
+"""what the densities are of a file that counts FLOPs in a column of its own"""
 _OPENING = re.compile(r"<!-- (?:(?:table|methods|analyses|cost): \S+|verdicts) -->")
 _BLOCK = re.compile(r"<!-- (?:(table|methods|analyses|cost): (\S+)|verdicts) -->\n(.*?)<!-- end -->", re.DOTALL)
 
@@ -69,7 +71,10 @@ def figures(root: Path) -> Iterator[Path]:
         figure = file.with_name("curve.png") if file.stem == "results" else file.with_suffix(".png")
         if f"]({figure.name})" in file.with_name("README.md").read_text():
             frame = read(file)
-            (draw_barriers if BARRIER in frame else draw)(frame, figure)
+            if BARRIER in frame:
+                draw_barriers(frame, figure)
+            else:
+                draw(frame, figure, FLOPS if "flops" in frame else None)
             yield figure
     for file in sorted(root.glob("activation_statistics/neurons_*.csv")):
         from experiments.activation_statistics import grid

@@ -219,8 +219,11 @@ SMALLER = {
     "renda2020_vgg16": ["model=vgg_11", "data.batch_size=2"],
     "renda2020_resnet50": ["model=resnet18", "data.batch_size=2"],
     "renda2020_resnet56": ["model=resnet_8"],
+    "liu2019_slimming": ["data.train_size=null"],
+    "molchanov2016_resnet8": ["data.train_size=null", "arm.length.of_recipe=1"],
+    "molchanov2016_vgg": ["data.train_size=null", "arm.length.of_recipe=1"],
 }
-"""replaces networks that are too large for a toy run"""
+"""replaces networks that are too large for a toy run, and lengths that are too short"""
 
 
 @pytest.mark.parametrize(

@@ -223,7 +223,8 @@ class Transformer(nn.Module):
 
 UNSEEN = {
     **dict.fromkeys(
-        ("activation_statistics", "apoz", "taylor_features", "variance"), r"^the outputs that \S+ makes can't be seen"
+        ("activation_statistics", "apoz", "oracle", "taylor_features", "variance"),
+        r"^the outputs that \S+ makes can't be seen",
     ),
     "batch_norm_scale": "^no BatchNorm with a scale reads a layer's output as it is",
 }

@@ -38,7 +38,10 @@ REFUSED = {
     ("gan", "corrupted"): PAIRS,
     ("language", "synflow"): "^the network's inputs have no floating-point tensor to put ones into",
     ("language", "wanda"): r"^the inputs that attention\.out_proj\.weight multiplies can't be seen",
-    **{("language", name): UNSEEN for name in ("apoz", "variance", "activation_statistics", "taylor_features")},
+    **{
+        ("language", name): UNSEEN
+        for name in ("apoz", "variance", "activation_statistics", "taylor_features", "oracle")
+    },
     **{(kind, "batch_norm_scale"): "^no BatchNorm with a scale reads a layer's output" for kind in ("language", "gan")},
     (
         "language",

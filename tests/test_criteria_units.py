@@ -22,9 +22,12 @@ from lottery.pruning.criteria import (
     apoz,
     batch_norm_scale,
     fpgm,
+    magnitude,
+    oracle,
     taylor_features,
     variance,
 )
+from lottery.pruning.criteria import normalised as rescaled
 from lottery.pruning.criteria.units import rows, spread
 from lottery.pruning.masks import dense, prunable
 from lottery.pruning.scopes import layerwise, threshold
@@ -185,7 +188,7 @@ def test_every_place_of_a_map_counts() -> None:
     assert units_of(apoz, single) == {"0.weight": [1 / 2]}
 
 
-@pytest.mark.parametrize("criterion", [apoz, variance, taylor_features])
+@pytest.mark.parametrize("criterion", [apoz, variance, taylor_features, oracle])
 def test_a_layer_that_is_not_called_has_no_outputs_to_see(criterion: Criterion) -> None:
     net = nn.MultiheadAttention(4, 2)
     batch = torch.randn(3, 1, 4)
@@ -394,3 +397,108 @@ def test_a_map_is_followed_until_something_else_reads_it(then: str, map_: list[f
     assert changes[0].tolist() == pytest.approx(change, abs=1e-4)
     assert positions == 1
     assert torch.equal(net(batch), before)
+
+
+# what a unit does, measured
+
+
+def test_change_of_the_loss_without_each_of_two_units_by_hand() -> None:
+    """Outputs (-5, 15) against (-6, 16): a mean square of 1; (36 + 1) / 2 and (1 + 256) / 2 without a unit."""
+    net = linear([1.0, -2.0], [3.0, 4.0])
+    first = torch.tensor([[1.0, 3.0]]), torch.tensor([[-6.0, 16.0]])
+    second = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 6.0]])  # outputs (2, 6): 2, then 0 and (4 + 36) / 2
+    found = units_of(oracle, evidence_of(net, [first, second], functional.mse_loss))
+    assert found == {"weight": [17.5, 127.5]}
+    both = units_of(partial(oracle, batches=2), evidence_of(net, [first, second], functional.mse_loss))
+    assert both == {"weight": [(17.5 - 2) / 2, (127.5 + 18) / 2]}  # what one batch gains, another may lose
+    helped = units_of(oracle, evidence_of(net, [second], functional.mse_loss))
+    assert helped == {"weight": [2, 18]}  # a loss that falls counts as one that rises
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_silent_unit_is_one_whose_gate_is_closed(in_place: bool) -> None:
+    torch.manual_seed(0)
+    net = Block(in_place).double().eval()
+    net.norm.running_mean += torch.rand(3)
+    inputs, targets = torch.randn(4, 1, 5, 5, dtype=torch.float64), torch.tensor([0, 1, 1, 0])
+    evidence = evidence_of(net, [(inputs, targets)])
+    evidence.masks["two.weight"][1] = False
+    found = units_of(oracle, evidence)
+    whole = evidence.loss((inputs, targets)).item()
+    for name, size in (("one", 3), ("two", 3), ("out", 2)):
+        for unit in range(size):
+            gate = torch.ones(1, size, dtype=torch.float64)
+            gate[0, unit] = 0
+            net.gates = {name: gate if name == "out" else gate[..., None, None]}
+            expected = abs(evidence.loss((inputs, targets)).item() - whole) if (name, unit) != ("two", 1) else 0
+            assert found[f"{name}.weight"][unit] == pytest.approx(expected, rel=1e-9)
+        net.gates = {}
+
+
+def test_a_unit_that_is_read_before_and_after_its_activation_is_silent_in_both() -> None:
+    """x + sigmoid(x) of 3 and -1: the map is x, of which sigmoid(0) = 0.5 is left."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = linear([3.0], [-1.0])
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            hidden = self.layer(inputs)
+            return hidden + hidden.sigmoid()
+
+    evidence = evidence_of(Twice(), [(torch.ones(1, 1), torch.zeros(1))], lambda outputs, _: outputs.sum())
+    of = torch.tensor([3.0, -1.0])
+    assert units_of(oracle, evidence)["layer.weight"] == pytest.approx((of + of.sigmoid() - 0.5).abs().tolist())
+
+
+def test_all_calls_of_a_layer_are_silent_at_once() -> None:
+    """(1, 1) becomes (2, 1), then (3, 1); without the first unit (0, 1) both times, without the second (2, 0)."""
+    layer = linear([1.0, 1.0], [0.0, 1.0])
+    evidence = evidence_of(nn.Sequential(layer, layer), [(torch.ones(1, 2),) * 2], lambda outputs, _: outputs.sum())
+    assert units_of(oracle, evidence) == {"0.weight": [3, 2]}
+
+
+def test_first_order_change_is_the_oracle_of_small_maps() -> None:
+    """As a map shrinks, its change of the loss tends to |sum of activation x gradient|, without norms."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    net[0].weight.data *= 1e-4
+    net[0].bias.data *= 1e-4
+    batch = torch.randn(1, 3, dtype=torch.float64), torch.tensor([1])
+    evidence = evidence_of(net, [batch])
+    first = units_of(partial(taylor_features, normalised=False), evidence)
+    assert units_of(oracle, evidence)["0.weight"] == pytest.approx(first["0.weight"], rel=1e-3)
+
+
+def test_without_norms_changes_are_as_they_are() -> None:
+    net = linear([1.0, -2.0], [3.0, 4.0])
+    batch = torch.tensor([[1.0, 3.0]]), torch.tensor([[-6.0, 16.0]])
+    evidence = evidence_of(net, [batch], functional.mse_loss)
+    assert units_of(partial(taylor_features, normalised=False), evidence) == {"weight": [5, 15]}
+
+
+def test_any_criterion_is_normalised_by_the_units_of_each_layer() -> None:
+    """Means of living weights 3 and 4, then 6 and 8: norms 5 and 10; a unit of which nothing lives counts nothing."""
+    net = nn.Sequential(linear([1.0, -5.0], [4.0, 9.0]), linear([6.0, 6.0], [-8.0, 8.0], [7.0, 1.0]))
+    evidence = evidence_of(net, [])
+    evidence.masks["0.weight"][1, 1] = False
+    evidence.masks["1.weight"][2] = False
+    found = score(partial(rescaled, of=magnitude), evidence)
+    assert found["0.weight"].tolist() == [[pytest.approx(1 / 5), 1], [pytest.approx(4 / 5), pytest.approx(9 / 5)]]
+    assert found["1.weight"][:2].flatten().tolist() == pytest.approx([0.6, 0.6, 0.8, 0.8])
+    zeros = evidence_of(linear([0.0, 0.0]), [])
+    assert score(partial(rescaled, of=magnitude), zeros)["weight"].tolist() == [[0, 0]]
+
+
+def test_normalised_activation_x_gradient_is_that_of_the_criterion_itself() -> None:
+    evidence = trained()
+    own = units_of(taylor_features, evidence)
+    other = units_of(partial(rescaled, of=partial(taylor_features, normalised=False)), evidence)
+    for name, units in own.items():
+        assert other[name] == pytest.approx(units, rel=1e-5)
+
+
+def test_what_a_wrapped_criterion_refuses_has_its_key() -> None:
+    with pytest.raises(ValueError, match=r"^of\.batches=0: must be at least 1$"):
+        score(partial(rescaled, of=partial(apoz, batches=0)), activated())

@@ -10,6 +10,9 @@ import pytest
 
 from experiments import gathering
 from experiments.large_sparse.gather import widths
+from experiments.liu_2019.gather import method as slimming
+from experiments.molchanov_2016.gather import by_flops
+from experiments.molchanov_2016.gather import criterion as ranking
 from experiments.pruning_at_init.gather import method as mask
 from experiments.sparse_training.gather import chosen, of_lenet, of_mlp
 from experiments.warmup.gather import method as rate
@@ -116,3 +119,37 @@ def test_cells_are_put_together_under_their_methods_names(cells: Path) -> None:
 def test_two_cells_of_one_name_are_refused_and_none_at_all(cells: Path, named: gathering.Named, said: str) -> None:
     with pytest.raises(SystemExit, match=said):
         gathering.gathered([cells], named, "both")
+
+
+@pytest.mark.parametrize(
+    ("criterion", "name"),
+    [
+        (called("taylor_features", flops=0), "taylor_features"),
+        (called("taylor_features", flops=2), "taylor_features_flops"),
+        (called("normalised", of=called("magnitude")), "magnitude"),
+        (called("normalised", of=called("activation_statistics", mean=1)), "mean_activation"),
+        (called("oracle"), "oracle"),
+    ],
+)
+def test_rankings_of_maps_are_named_by_the_criterion_that_is_normalised(criterion: dict, name: str) -> None:
+    cell = {"model": called("vgg"), "criterion": criterion}
+    assert (ranking("vgg", cell, "finetune"), ranking("resnet", cell, "finetune")) == (name, None)
+
+
+def test_maps_are_compared_at_the_flops_that_were_asked_for() -> None:
+    frame = pd.DataFrame(
+        {"round": [0, 1, 4], "density": [1, 0.7, 0.1], "train_flops": [8, 6, 1.5], "train_flops_dense": 8.0}
+    ).assign(**{"density/conv.weight": 1.0})
+    found = by_flops(frame)
+    assert found["density"].tolist() == [1, 0.8, 0.2]
+    assert found["flops"].tolist() == [1, 0.75, 0.1875]
+    assert found["weights"].tolist() == [1, 0.7, 0.1]
+    assert "density/conv.weight" not in found
+
+
+def test_slimming_and_l1_norms_of_a_vgg_have_the_name_of_the_arm_behind_theirs() -> None:
+    cell = {"model": called("vgg"), "criterion": called("batch_norm_scale")}
+    assert slimming(cell, "scratch_b") == "slimming_scratch_b"
+    assert slimming({**cell, "criterion": called("magnitude")}, "finetune_parent,x=1") == "l1_finetune_parent"
+    assert slimming({**cell, "model": called("resnet")}, "imp") is None
+    assert slimming({**cell, "criterion": called("snip")}, "imp") is None

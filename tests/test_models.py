@@ -235,6 +235,14 @@ def test_vggs_follow_their_plan(depth: int, meta: None) -> None:
     assert len(prunable(net)) == depth - 2, "two of three linear layers are gone"
 
 
+def test_a_narrow_vgg_has_a_share_of_the_channels(meta: None) -> None:
+    narrow = vgg(11, COLOUR, 10, width=0.125)
+    found = [layer.out_channels for layer in narrow.modules() if isinstance(layer, nn.Conv2d)]
+    assert found == [8, 16, 32, 32, 64, 64, 64, 64]
+    assert narrow.output.in_features == 64
+    assert size(vgg(11, COLOUR, 10, width=1)) == size(vgg(11, COLOUR, 10))
+
+
 def test_vgg_19_is_the_papers_20_million(meta: None) -> None:
     assert size(vgg(19, COLOUR, 10)) == 20_035_018
     assert size(vgg(16, COLOUR, 10)) == 14_724_042

@@ -106,6 +106,61 @@ def test_a_smoothing_outside_its_range_is_refused(smoothing: float) -> None:
         Classifier(nn.Identity(), classes=5, label_smoothing=smoothing)
 
 
+def normed() -> nn.Module:
+    """Two BatchNorms with scales (0.5, -2, 0) and (-0.25, 1), one without, and a LayerNorm, which has scales too."""
+    first, second = nn.BatchNorm1d(3), nn.BatchNorm1d(2)
+    first.weight.data, second.weight.data = torch.tensor([0.5, -2.0, 0.0]), torch.tensor([-0.25, 1.0])
+    plain = nn.BatchNorm1d(2, affine=False)
+    return nn.Sequential(nn.Linear(4, 3), first, nn.Linear(3, 2), second, plain, nn.LayerNorm(2), nn.Linear(2, 5))
+
+
+def test_penalty_of_scales_is_their_sum_in_training_alone_and_its_slope_the_sign() -> None:
+    outputs, targets = torch.randn(9, 5, generator=torch.Generator().manual_seed(0)), torch.arange(9) % 5
+    module = Classifier(normed(), classes=5, scale_penalty=0.1)
+    plain = functional.cross_entropy(outputs, targets)
+    loss = module.loss(outputs, targets)
+    torch.testing.assert_close(loss, plain + 0.1 * 3.75)
+    loss.backward()
+    slopes = {name: weight.grad for name, weight in module.net.named_parameters() if weight.grad is not None}
+    assert {name: slope.tolist() for name, slope in slopes.items()} == {
+        "1.weight": pytest.approx([0.1, -0.1, 0.0]), "3.weight": pytest.approx([-0.1, 0.1])
+    }  # fmt: skip
+    assert torch.equal(module.eval().loss(outputs, targets), plain)
+    assert torch.equal(Classifier(normed(), 5).loss(outputs, targets), plain)
+
+
+def test_a_step_with_the_penalty_moves_scales_by_rate_x_penalty_x_sign() -> None:
+    """Trained as a phase, by SGD without momentum: beside the same step without the penalty."""
+    stream = torch.Generator().manual_seed(0)
+    examples = Examples(torch.randn(12, 4, generator=stream), torch.randint(5, (12,), generator=stream))
+    data = Data(examples, examples, examples, batch_size=12, shape=(4,), classes=5)
+    scales = {}
+    for penalty in (0.0, 0.3):
+        recipe = ModuleRecipe(
+            data, normed, Budget(1, 1, 1), module=partial(Classifier, classes=5, scale_penalty=penalty),
+            optimizer=partial(SGD, lr=0.1), hardware=Hardware(accelerator="cpu"),
+        )  # fmt: skip
+        torch.manual_seed(1)
+        trained = fit(recipe, Phase(state_of(normed()), {}, 0, 1, order=1, noise=2))
+        scales[penalty] = torch.cat([trained.state["1.weight"], trained.state["3.weight"]])
+    moved = scales[0.3] - scales[0.0]
+    torch.testing.assert_close(moved, -0.1 * 0.3 * torch.tensor([1.0, -1.0, 0.0, -1.0, 1.0]))
+
+
+@pytest.mark.parametrize(
+    ("penalty", "net", "message"),
+    [
+        (-0.1, normed(), "scale_penalty=-0.1: must be a finite number of 0 or more"),
+        (math.nan, normed(), "scale_penalty=nan: must be a finite number of 0 or more"),
+        (math.inf, normed(), "scale_penalty=inf: must be a finite number of 0 or more"),
+        (0.1, nn.Linear(4, 5), "scale_penalty=0.1: the network has no BatchNorm with scales"),
+    ],
+)
+def test_a_penalty_that_cannot_be_is_refused(penalty: float, net: nn.Module, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        Classifier(net, classes=5, scale_penalty=penalty)
+
+
 @pytest.mark.parametrize("missing", ["loss", "metrics"])
 def test_a_module_without_loss_or_metrics_says_so(missing: str) -> None:
     class Empty(Module):

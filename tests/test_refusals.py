@@ -328,6 +328,9 @@ def test_the_real_command(lottery: Callable[..., object], tmp_path: Path) -> Non
         (["optimizer.clip_norm=-1"], "optimizer.clip_norm=-1: must be above 0"),
         (["optimizer.decay=some"], "optimizer.decay=some: must be all or weights"),
         (["module.label_smoothing=2"], "module.label_smoothing=2: must lie in [0, 1)"),
+        (["+module.scale_penalty=0.1"], "module.scale_penalty=0.1: the network has no BatchNorm with scales"),
+        (["model=vgg_11", "model.shape=[1,32,32]", "+model.width=0.001"],
+         "model.width=0.001: leaves no channel of 64; must be at least 0.01"),
         (["scope=everywhere", "scope.spare=[fc9]"], "scope.spare: no layer matches 'fc9'; the layers are "
          "fc1.weight, fc2.weight, output.weight"),
         (["hardware.devices=7"], "data.batch_size=60: must be a multiple of the 7 processes"),

@@ -55,18 +55,18 @@ def channels(
     if not coupling.groups:
         raise Refused("structure=channels: the network has no channels that can be removed")
     lives = {name: _marked(coupling.group(name), kept) for name, kept in alive(coupling, masks).items()}
-    pooled = {group.name: _pooled(group, scores, masks, pool) for group in coupling.groups}
+    scored = {group.name: pooled(group, scores, masks, pool) for group in coupling.groups}
     living = sum(int(mask.sum()) for mask in lives.values()) / sum(group.size for group in coupling.groups)
 
     def chosen(share: float) -> dict[str, list[int]]:
         """The channels that the scope keeps at a share of them."""
         asked = replace(target, density=share, keep=min(1.0, share / max(living, share)))
-        found = checked(scope(pooled, {name: mask.clone() for name, mask in lives.items()}, asked), like=lives)
+        found = checked(scope(scored, {name: mask.clone() for name, mask in lives.items()}, asked), like=lives)
         counts = {
             name: _rounded(int(mask.sum()), int(lives[name].sum()), least, multiple) for name, mask in found.items()
         }
         # of a group that has died one channel stays: a network is never without
-        return {name: _best(pooled[name], lives[name], count) or [0] for name, count in counts.items()}
+        return {name: _best(scored[name], lives[name], count) or [0] for name, count in counts.items()}
 
     if budget == "channels":
         return without(coupling, chosen(target.density), masks)
@@ -123,7 +123,7 @@ def _marked(group: Group, kept: list[int]) -> Tensor:
     return torch.zeros(group.size, dtype=torch.bool).index_fill(0, torch.tensor(kept, dtype=torch.long), True)
 
 
-def _pooled(group: Group, scores: Scores, masks: Masks, pool: str) -> Tensor:
+def pooled(group: Group, scores: Scores, masks: Masks, pool: str) -> Tensor:
     """A score for each channel, from those of the unpruned weights that produce it; zero where there are none."""
     members = [member for member in group.of(PRODUCES) if member.name in scores][: 1 if pool == "first" else None]
     if not members:

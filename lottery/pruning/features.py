@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, NamedTuple
 
 import torch
@@ -140,3 +141,43 @@ def gated(feature: Tensor, axis: int) -> tuple[Gate, Tensor]:
         shape[0] = len(feature)
     gate = torch.ones(shape, dtype=feature.dtype, device=feature.device, requires_grad=True)
     return Gate(gate, shape[axis], feature.numel() // max(1, gate.numel())), feature * gate
+
+
+def without_units(net: nn.Module, name: str, units: Iterable[int], run: Callable[[], Tensor]) -> list[Tensor]:
+    """What a run of a network gives when the map of a single unit is set to zero, for each of some units of a layer.
+
+    The maps of all calls of the layer are. Nothing is differentiated. Raises ValueError for a layer whose outputs can't
+    be seen.
+    """
+    with torch.no_grad():
+        numbers = count()
+        with followed(net, [name], lambda feature, axis: (next(numbers), feature)) as chains:
+            run()
+        if not chains:
+            raise ValueError(unseen(name))
+        last = {chain.last for chain in chains[name]}  # maps after these are others' too, or no longer a unit's own
+        found = []
+        for unit in units:
+            with followed(net, [name], _silencing(unit, last)):
+                found.append(run())
+    return found
+
+
+def _silencing(unit: int, which: set[int]) -> See:
+    """Sets a unit to zero in the maps of some numbers, in the order in which they come."""
+    numbers = count()
+
+    def silence(feature: Tensor, axis: int) -> tuple[None, Tensor]:
+        if next(numbers) in which:
+            feature.select(axis, unit).zero_()  # in place, for a network may go on with what a function in place got
+        return None, feature
+
+    return silence
+
+
+def unseen(name: str) -> str:
+    """What is said of a weight whose layer's outputs can't be seen."""
+    return (
+        f"the outputs that {name} makes can't be seen: its layer is no linear layer or convolution, or is not called "
+        f"itself; prune.exclude leaves it out, and another criterion needs no outputs"
+    )

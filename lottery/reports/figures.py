@@ -37,17 +37,17 @@ def plot(frame: pd.DataFrame) -> Figure:
     return _curves(frame, None)
 
 
-def draw(frame: pd.DataFrame, path: Path) -> None:
+def draw(frame: pd.DataFrame, path: Path, axis: str | None = None) -> None:
     """Draws accuracy by density, mean and 95 % band of every arm, and below it the early-stopping step.
 
     The lower panel is left out if rounds were given different numbers of steps, or if nearly every training was best at
     its end, so that the budget and not early stopping ended it. The end of a rewound round is taken as its number of
-    training steps, without the rewinding step.
+    training steps, without the rewinding step. `axis` says what densities are shares of, other than of the weights.
     """
-    _curves(frame, path)
+    _curves(frame, path, axis)
 
 
-def _curves(frame: pd.DataFrame, path: Path | None) -> Figure:
+def _curves(frame: pd.DataFrame, path: Path | None, axis: str | None = None) -> Figure:
     metric, numbers = headline(frame), summary(frame)
     score = f"test_{metric.name}"
     pruned = frame[frame["round"] > 0]
@@ -76,6 +76,7 @@ def _curves(frame: pd.DataFrame, path: Path | None) -> Figure:
             at = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
             above.annotate("dense", (1, height), (3, 0), **at, va="center", color="0.4")  # beside all curves
         densities(below, numbers["density"].min())
+        below.set_xlabel(axis or below.get_xlabel())
         above.set_ylabel(f"test {metric.name}{'' if metric.higher_is_better else ' (lower is better)'}")
         within(above, metric)
         named(figure, above, frame)

@@ -123,25 +123,39 @@ class Module(pl.LightningModule):
 class Classifier(Module):
     """Cross-entropy and accuracy in [0, 1]; top-5 accuracy too where there are more than 5 classes.
 
-    `label_smoothing` (Szegedy et al. 2016), in [0, 1), applies to training only: evaluation has plain cross-entropy.
+    `label_smoothing` (Szegedy et al. 2016), in [0, 1), applies to training only: evaluation has plain cross-entropy. So
+    does `scale_penalty`, times the sum of the absolute scales of all BatchNorms (network slimming, Liu et al. 2017).
     """
 
     headline = "accuracy"
 
-    def __init__(self, net: nn.Module, classes: int, label_smoothing: float = 0.0) -> None:
+    def __init__(self, net: nn.Module, classes: int, label_smoothing: float = 0.0, scale_penalty: float = 0.0) -> None:
         super().__init__(net)
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing={label_smoothing:g}: must lie in [0, 1)")
+        if not 0 <= scale_penalty < float("inf"):
+            raise ValueError(f"scale_penalty={scale_penalty:g}: must be a finite number of 0 or more")
+        if scale_penalty and not _scales(net):
+            raise ValueError(f"scale_penalty={scale_penalty:g}: the network has no BatchNorm with scales")
         self.classes = classes
         self.label_smoothing = label_smoothing
+        self.scale_penalty = scale_penalty
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         smoothing = self.label_smoothing if self.training else 0.0
-        return functional.cross_entropy(outputs, targets, label_smoothing=smoothing)
+        error = functional.cross_entropy(outputs, targets, label_smoothing=smoothing)
+        if not (self.scale_penalty and self.training):
+            return error
+        # of the network as it is now: rounds may train one without its dead channels
+        return error + self.scale_penalty * torch.cat(_scales(self.net)).abs().sum()
 
     def metrics(self) -> Mapping[str, Metric]:
         accuracy = MulticlassAccuracy(self.classes, average="micro", validate_args=False)
         return {"accuracy": accuracy} | ({"top5": _TopFive()} if self.classes > 5 else {})
+
+
+def _scales(net: nn.Module) -> list[Tensor]:
+    return [norm.weight for norm in net.modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.affine]
 
 
 def headline_of(module: Module) -> Headline:

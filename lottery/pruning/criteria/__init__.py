@@ -2,11 +2,13 @@
 
 from lottery.pruning.criteria.ablations import corrupted as corrupted
 from lottery.pruning.criteria.ablations import inverted as inverted
+from lottery.pruning.criteria.ablations import normalised as normalised
 from lottery.pruning.criteria.activations import wanda as wanda
 from lottery.pruning.criteria.curvature import obd as obd
 from lottery.pruning.criteria.curvature import obs as obs
 from lottery.pruning.criteria.features import activation_statistics as activation_statistics
 from lottery.pruning.criteria.features import apoz as apoz
+from lottery.pruning.criteria.features import oracle as oracle
 from lottery.pruning.criteria.features import taylor_features as taylor_features
 from lottery.pruning.criteria.features import variance as variance
 from lottery.pruning.criteria.filters import batch_norm_scale as batch_norm_scale

@@ -1,4 +1,4 @@
-"""Criteria made from another criterion, to find out whether its scores matter."""
+"""Criteria made from another criterion: rescaled by layer; turned over or corrupted, to find out if scores matter."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lottery.pruning.contracts import Batch, Criterion, Evidence, Scores
+from lottery.pruning.criteria.units import rows
 
 
 def inverted(evidence: Evidence, of: Criterion) -> Scores:
@@ -18,6 +19,23 @@ def inverted(evidence: Evidence, of: Criterion) -> Scores:
     Raises what `of` raises.
     """
     return {name: -values for name, values in _scores(of, evidence).items()}
+
+
+def normalised(evidence: Evidence, of: Criterion) -> Scores:
+    """The scores of another criterion over their 2-norm in each layer, so that layers compare (Molchanov et al. 2016).
+
+    The norm is that of the layer's units (neurons, filters), each with the mean score of its unpruned weights. Raises
+    what `of` raises.
+    """
+    scores = _scores(of, evidence)
+    matrices, living = rows(scores, evidence), rows(evidence.masks, evidence)
+    found = {}
+    for name, matrix in matrices.items():
+        units = (matrix.double() * living[name]).sum(1) / living[name].sum(1).clamp(min=1)
+        found[name] = (scores[name].double() / units.norm().clamp(min=torch.finfo(units.dtype).tiny)).to(
+            scores[name].dtype
+        )
+    return found
 
 
 def corrupted(evidence: Evidence, of: Criterion, data: str) -> Scores:

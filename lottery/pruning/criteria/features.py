@@ -13,18 +13,19 @@ import torch
 from torch import Tensor
 
 from lottery.pruning.contracts import Batch, Evidence, Scores
-from lottery.pruning.criteria.units import spread
+from lottery.pruning.criteria.units import rows, spread
 from lottery.pruning.derivatives import summed
+from lottery.pruning.features import unseen, without_units
 
 
-def taylor_features(evidence: Evidence, batches: int = 10, flops: float = 0.0) -> Scores:
+def taylor_features(evidence: Evidence, batches: int = 10, flops: float = 0.0, normalised: bool = True) -> Scores:
     """|Mean over positions of activation x gradient|, averaged over examples, over its 2-norm in the layer.
 
     The first-order change of the loss when a feature map is set to zero (Molchanov et al. 2016, equation 8, and their
     normalisation of layers). Of the score is taken `flops` x the millions of floating-point operations that a map of
     the layer costs, unpruned weights alone (their regularisation, 0.001 in the paper). Calls of a layer count as
-    further examples. Raises ValueError for fewer than one batch, for `flops` below 0, and for a layer whose outputs
-    can't be seen.
+    further examples. Unless `normalised`, layers are compared as they are. Raises ValueError for fewer than one batch,
+    for `flops` below 0, and for a layer whose outputs can't be seen.
     """
     if not flops >= 0:
         raise ValueError(f"flops={flops:g}: must be 0 or more")
@@ -44,7 +45,31 @@ def taylor_features(evidence: Evidence, batches: int = 10, flops: float = 0.0) -
     for name, of in total.items():
         mean = of[:-1] / of[-1]
         kept = evidence.masks[name].sum() / max(1, len(mean))  # weights of a unit, on average
-        units[name] = mean / mean.norm().clamp(min=torch.finfo(mean.dtype).tiny) - flops * 2e-6 * places[name] * kept
+        length = mean.norm().clamp(min=torch.finfo(mean.dtype).tiny) if normalised else 1
+        units[name] = mean / length - flops * 2e-6 * places[name] * kept
+    return spread(units, evidence)
+
+
+def oracle(evidence: Evidence, batches: int = 1) -> Scores:
+    """|Change of the loss when a unit's feature map is set to zero|: what `taylor_features` is to foretell.
+
+    The loss is the mean over `batches` training batches, computed anew for each unit (the oracle of Molchanov et al.
+    2016). Raises ValueError for fewer than one batch, and for a layer whose outputs can't be seen.
+    """
+    chosen = list(evidence.first(batches))
+    if not chosen:
+        raise ValueError("there is no training batch to score with")
+
+    def loss() -> Tensor:
+        return torch.stack([evidence.loss(batch).detach() for batch in chosen]).double().mean()
+
+    with torch.no_grad():
+        whole = loss()
+    units = {}
+    for name, living in rows(evidence.masks, evidence).items():
+        alive = living.any(1).nonzero().flatten()
+        losses = torch.stack(without_units(evidence.net, name, alive.tolist(), loss)) if len(alive) else whole[None][:0]
+        units[name] = whole.new_zeros(len(living)).index_copy(0, alive.to(whole.device), (losses - whole).abs())
     return spread(units, evidence)
 
 
@@ -111,9 +136,6 @@ def _statistics(evidence: Evidence, batches: int, see: Callable[[Tensor], list[T
 
 def _all(evidence: Evidence, found: dict[str, list[Any]]) -> dict[str, list[Any]]:
     """What was found of each weight. Raises ValueError for one whose layer was not called, or is of another kind."""
-    if unseen := [name for name in evidence.weights if not found.get(name)]:
-        raise ValueError(
-            f"the outputs that {unseen[0]} makes can't be seen: its layer is no linear layer or convolution, or is not "
-            f"called itself; prune.exclude leaves it out, and another criterion needs no outputs"
-        )
+    if missing := [name for name in evidence.weights if not found.get(name)]:
+        raise ValueError(unseen(missing[0]))
     return {name: found[name] for name in evidence.weights}
