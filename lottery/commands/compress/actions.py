@@ -131,6 +131,7 @@ def _measured(
     """Measures everything, writes the table, and gives latencies and the table as text."""
     import pandas as pd
 
+    from lottery.compress.energy import counters, energies
     from lottery.compress.latency import latencies
     from lottery.compress.points import rows, shown
     from lottery.compress.sizes import sizes
@@ -144,7 +145,8 @@ def _measured(
     running = {name: trained.part(net) for name, net in (nets | masked).items()}
     timed = latencies(running, trained.recipe.example, threads=threads)
     scores = {name: trained.scores(net) for name, net in nets.items()}
-    every = rows(points, "dense", timed, scores)  # type: ignore[arg-type]  # a metric may be None
+    energy = energies(running, trained.recipe.example, counters(), threads=threads)
+    every = rows(points, "dense", timed, scores, energy)  # type: ignore[arg-type]  # a metric may be None
     frame = pd.DataFrame(every)
     frame.to_csv(folder / "points.csv", index=False)
     for suffix in ("png", "svg", "pdf"):
