@@ -89,7 +89,8 @@ def steps(folder: Path, cell: Path, seed: int) -> Iterator[dict[str, Any]]:
 def points(file: Path) -> dict[str, dict[str, Any]]:
     """The points that are networks of their own, by name."""
     frame = pd.read_csv(file, dtype={"point": str}).dropna(subset=["parameters"])
-    return {str(values["point"]): values for values in frame.to_dict("records")}
+    rows = ({str(name): value for name, value in values.items()} for values in frame.to_dict("records"))
+    return {str(values["point"]): values for values in rows}
 
 
 def row(arm: str, seed: int, index: int, density: float, values: dict[str, Any]) -> dict[str, Any]:

@@ -103,7 +103,8 @@ def _interval(row: Mapping[str, Any], what: str, batch: str) -> str:
 
 
 def _triple(found: Sequence[float | None]) -> str:
-    return UNKNOWN if None in found else "{:.3g} [{:.3g}, {:.3g}]".format(*found)
+    known = [value for value in found if value is not None]
+    return "{:.3g} [{:.3g}, {:.3g}]".format(*known) if len(known) == len(found) else UNKNOWN
 
 
 def _sizes(own: Sizes | None, dense: Sizes) -> dict[str, Any]:

@@ -78,8 +78,8 @@ class Stop:
             value, side = now[f"val_{metric.name}"], "below" if metric.higher_is_better else "above"
             if value is not None and metric.gain(value) < metric.gain(self.floor):
                 return f"val_{metric.name} {value:.4g} is {side} stop.floor={self.floor:g}"
-        for name, most in self.sizes.items() if cost else ():
-            if (size := cost(name)) <= most:
+        for name, most in self.sizes.items():
+            if cost and (size := cost(name)) <= most:
                 return f"{size:,} {name} are within stop.{name}={most:.10g}"
         return None
 

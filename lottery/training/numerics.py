@@ -85,11 +85,9 @@ def side_by_side_(net: nn.Module) -> None:
     On a CPU, PyTorch 2.14's gradients of a 1x1 convolution with a stride and fewer than 8 input channels write beyond
     their memory in this layout: the process dies, or worse. Networks without most of their channels have such layers.
     """
-    for layer in net.modules():
-        strided = isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.stride != (1, 1)
-        if strided and layer.in_channels < 8:
-            return
-    net.to(memory_format=torch.channels_last)
+    pointwise = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1)]
+    if not any(layer.stride != (1, 1) and layer.in_channels < 8 for layer in pointwise):
+        net.to(memory_format=torch.channels_last)
 
 
 def _rounding() -> tuple[str, bool]:
