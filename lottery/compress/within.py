@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 
-from lottery.compress.latency import Interval, latencies
+from lottery.compress.latency import Interval, latencies, median
 from lottery.compress.limits import LATENCY, Verdict, verdict
 from lottery.compress.smaller import Trained
 from lottery.foundations.errors import Refused
@@ -50,10 +50,14 @@ class Candidate:
 def candidates(trained: Trained, pruning: Pruning, limits: Mapping[str, float], threads: int) -> Iterator[Candidate]:
     """The networks that bisection tries: the whole, the smallest, then between the largest within and the next above.
 
-    Costs do not depend on a network's values, so that none is refitted or trained for it. A latency that can't be told
-    from its limit counts as one above. Where time does not fall with every channel, as on hardware that likes round
-    numbers, the last that is within is one that fits, and not always the largest. Raises Refused as `chosen` does.
+    Costs do not depend on a network's values, so that none is refitted or trained for it. The whole network's latency
+    is measured first; the others' are in proportion to it, each measured in turns with it, since what else a machine
+    does changes within minutes. A latency that can't be told from its limit counts as one above. Where time does not
+    fall with every channel, as on hardware that likes round numbers, the last that is within is one that fits, and not
+    always the largest. Raises Refused as `chosen` does.
     """
+    whole = trained.part(trained.untrained(left(trained.recipe.coupling, trained.masks)))
+    reference: list[float] = []  # seconds of the whole network, once they are known
 
     @cache
     def measured(kept: tuple[tuple[str, tuple[int, ...]], ...]) -> tuple[dict[str, int], Interval | None]:
@@ -62,17 +66,22 @@ def candidates(trained: Trained, pruning: Pruning, limits: Mapping[str, float], 
         if LATENCY not in limits:
             return costs, None
         net = trained.part(trained.untrained(channels))
-        (timed,) = latencies({"net": net}, trained.recipe.example, (1,), threads, TURNS)
-        return costs, timed.interval
+        if not reference:
+            (own,) = latencies({"net": net}, trained.recipe.example, (1,), threads, TURNS)
+            return costs, own.interval
+        other, own = latencies({"whole": whole, "net": net}, trained.recipe.example, (1,), threads, TURNS)
+        return costs, median([a / b * reference[0] for a, b in zip(own.seconds, other.seconds, strict=True)])
 
     def candidate(share: float, masks: Masks) -> Candidate:
         kept = left(trained.recipe.coupling, masks)
         costs, latency = measured(tuple((name, tuple(channels)) for name, channels in kept.items()))
         return Candidate(share, costs, latency, verdict(limits, costs, latency))
 
-    yield (whole := candidate(1.0, trained.masks))
-    if whole.verdict == "within":
+    yield (first := candidate(1.0, trained.masks))
+    if first.verdict == "within":
         return
+    if first.latency:
+        reference.append(first.latency.middle)
     low, masks = _least(trained, pruning)
     yield (smallest := candidate(low / SHARES, masks))
     if smallest.verdict != "within":
