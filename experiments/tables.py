@@ -9,6 +9,7 @@ A comment in a README marks the place of a table; everything between it and the 
     <!-- methods: NAME -->   test accuracy alone, a row for each arm: for many of them
     <!-- analyses: NAME -->  results of analyses, from NAME.csv
     <!-- cost: NAME -->      cost of training, from NAME.csv
+    <!-- decision: NAME -->  a row for each step from a trained network to a file, from NAME.csv
     <!-- verdicts -->        verdicts on the claims of expected.csv; in experiments/README.md those of all folders
 """
 
@@ -39,8 +40,10 @@ ROUND = {"study", "arm", "seed", "round"}
 """what names a round in a file of results"""
 FLOPS = "share of the FLOPs (%)"
 """what the densities are of a file that counts FLOPs in a column of its own"""
-_OPENING = re.compile(r"<!-- (?:(?:table|methods|analyses|cost): \S+|verdicts) -->")
-_BLOCK = re.compile(r"<!-- (?:(table|methods|analyses|cost): (\S+)|verdicts) -->\n(.*?)<!-- end -->", re.DOTALL)
+_OPENING = re.compile(r"<!-- (?:(?:table|methods|analyses|cost|decision): \S+|verdicts) -->")
+_BLOCK = re.compile(
+    r"<!-- (?:(table|methods|analyses|cost|decision): (\S+)|verdicts) -->\n(.*?)<!-- end -->", re.DOTALL
+)
 
 
 def main() -> None:
@@ -148,6 +151,13 @@ def _content(folder: Path, kind: str | None, name: str) -> str:
     return _TABLES[kind](read(file)) or "FLOPs were not counted yet when this ran."
 
 
+def decision(frame: pd.DataFrame) -> str:
+    """What each step gave and cost."""
+    from experiments.edge_device import gather
+
+    return gather.decision(frame)
+
+
 def methods(frame: pd.DataFrame) -> str:
     """Test accuracy in per cent with its 95 % interval, an arm a row, a density a column."""
     density = frame.groupby(["arm", "round"])["density"].transform("mean")
@@ -166,7 +176,7 @@ def methods(frame: pd.DataFrame) -> str:
     return "\n".join(lines(rows))
 
 
-_TABLES = {"table": accuracies, "methods": methods, "analyses": analyses, "cost": costs}
+_TABLES = {"table": accuracies, "methods": methods, "analyses": analyses, "cost": costs, "decision": decision}
 
 
 def every_verdict(root: Path) -> str:

@@ -271,6 +271,10 @@ def test_a_resnet_becomes_smaller_round_after_round() -> None:
     ("setting", "message"),
     [
         ({"pool": "median"}, "structure.pool=median: must be one of mean, sum, max, norm, first"),
+        (
+            {"budget": "latency"},
+            "structure.budget=latency: is measured, and .* `lottery compress --within latency=2ms`",
+        ),
         ({"budget": "area"}, "structure.budget=area: must be one of weights, channels, parameters, flops, bytes"),
         ({"least": 0}, "structure.least=0: must be at least 1"),
         ({"multiple": 0}, "structure.multiple=0: must be at least 1"),

@@ -21,7 +21,7 @@ from lottery.commands.plan import show
 from lottery.config.build import build
 from lottery.config.cell_config import CellConfig
 from lottery.config.compose import cell_configs
-from lottery.config.groups import CONF, SCIENCE_GROUPS
+from lottery.config.groups import CONF, SCIENCE_GROUPS, SETTINGS
 from lottery.foundations.digests import digest_of
 from lottery.running.launch import run_cell
 from lottery.store import ledger, phases
@@ -72,7 +72,7 @@ def changed(job: CellConfig, path: tuple[str, ...]) -> CellConfig:
 
 
 def test_study_changes_with_each_science_value_and_nothing_else(job: CellConfig) -> None:
-    paths, single = list(leaves(job.config)), {("stop", "density"), ("stop", "below_dense"), ("stop", "_target_")}
+    paths, single = list(leaves(job.config)), {("stop", key) for key in (*SETTINGS["stop"], "_target_")}
     single |= {("hardware", "devices"), ("hardware", "_target_"), ("prune", "include"), ("prune", "exclude")}
     single |= {("trainer",), ("headline",), ("better",)}
     science = [path for path in paths if path in single or (path[0] in SCIENCE_GROUPS and path != ("data", "root"))]

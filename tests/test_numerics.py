@@ -23,6 +23,7 @@ from lottery.rounds.round import dense_round
 from lottery.rounds.study import Cell
 from lottery.running.launch import run_cell
 from lottery.training.hardware import Hardware, Numerics, trainer_for
+from lottery.training.numerics import side_by_side_
 from lottery.training.phase import Trained
 from tests.conftest import TINY
 
@@ -138,3 +139,18 @@ def test_scores_are_the_same_whatever_threads_others_left(cell: Callable[..., Ce
             recipe, pruning, dense.ticket.state, dense.ticket.masks, dense.ticket.state, pruning.schedule[0], 0, (1, 0)
         )
     assert digest(seen[0]) == digest(seen[1])
+
+
+@pytest.mark.parametrize(
+    ("layer", "turned"),
+    [
+        (nn.Conv2d(7, 8, 1, stride=2), False),  # its gradients end the process in that layout
+        (nn.Conv2d(8, 8, 1, stride=2), True),
+        (nn.Conv2d(7, 8, 1), True),
+        (nn.Conv2d(7, 8, 3, stride=2), True),
+    ],
+)
+def test_networks_that_can_t_be_trained_channel_by_channel_stay_as_they_are(layer: nn.Module, turned: bool) -> None:
+    net = nn.Sequential(nn.Conv2d(2, 4, 3), layer)
+    side_by_side_(net)
+    assert net[0].weight.is_contiguous(memory_format=torch.channels_last) is turned

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+import yaml
 
 from lottery.config.build import build
 from lottery.config.cell_config import CellConfig
@@ -21,7 +22,7 @@ from lottery.rounds.round import dense_round
 from lottery.rounds.stopping import Stop, stop_reason
 from lottery.running.launch import run_cell
 from lottery.store.entries import Store
-from lottery.store.folder import NAME
+from lottery.store.folder import CONFIG, NAME
 from lottery.store.ledger import Ledger
 from lottery.training.phase import Trained
 from tests.conftest import TINY
@@ -61,6 +62,56 @@ def test_reasons_at_the_edge() -> None:
     assert below.reason(0.9, {"val_accuracy": 0.4375, "test_accuracy": 1.0}, dense, ACCURACY) == said
     assert below.reason(0.9, {"val_accuracy": 1.0}, dense, ACCURACY) is None
     assert Stop().reason(1e-9, {}, {}, ACCURACY) is None
+
+
+def test_a_floor_and_sizes_at_the_edge() -> None:
+    floor = Stop(floor=0.5)
+    assert floor.reason(0.1, {"val_accuracy": 0.5}, {}, ACCURACY) is None
+    assert floor.reason(0.1, {"val_accuracy": 0.4999}, {}, ACCURACY) == "val_accuracy 0.4999 is below stop.floor=0.5"
+    assert floor.reason(0.1, {"val_accuracy": None}, {}, ACCURACY) is None
+    assert (
+        Stop(floor=0.5).reason(0.1, {"val_loss": 0.6}, {}, Headline.named("loss"))
+        == "val_loss 0.6 is above stop.floor=0.5"
+    )
+    for name, other in (("parameters", "flops"), ("flops", "bytes"), ("bytes", "parameters")):
+        stop, costs = Stop(**{name: 64_000}), {name: 64_000, other: 1}
+        assert stop.reason(0.1, {}, {}, ACCURACY, costs.get) == f"64,000 {name} are within stop.{name}=64000"
+        assert stop.reason(0.1, {}, {}, ACCURACY, {name: 64_001, other: 1}.get) is None
+    with pytest.raises(ValueError, match=r"^bytes=0: must be more than 0$"):
+        Stop(bytes=0)
+
+
+def test_the_first_round_that_is_small_enough_is_the_last(tmp_path: Path) -> None:
+    asked = ("schedule.rounds=4", "schedule.keep=0.5", "structure=channels", "scope=layerwise", "stop.parameters=10000")
+    (chain,) = cell_configs([*TINY, *asked, f"out={tmp_path}"])
+    run_cell(chain)
+    left = []
+    for line in ledger(chain):
+        first, second, third = line["layer_densities"].values()
+        one, two = round(300 * first), round(100 * third)  # neurons of the hidden layers
+        assert second == pytest.approx(one * two / 30_000)
+        left.append(64 * one + one + one * two + two + 10 * two + 10)
+    assert left[0] == 64 * 300 + 300 + 300 * 100 + 100 + 10 * 100 + 10
+    assert left[-2] > 10_000 >= left[-1]
+    assert len(left) < 5
+    assert ledger(chain)[-1]["stopped"] == f"{left[-1]:,} parameters are within stop.parameters=10000"
+
+
+@pytest.mark.parametrize("size", ["parameters", "flops", "bytes"])
+def test_sizes_are_those_of_whole_channels(size: str, job: Callable[..., CellConfig]) -> None:
+    with pytest.raises(Refused, match=rf"^stop\.{size}: counts what is left without dead channels, which structure="):
+        build(job(f"stop.{size}=1000"))
+
+
+def test_a_cell_that_was_finished_before_a_condition_was_known_stays_so(job: Callable[..., CellConfig]) -> None:
+    first = job("stop.density=0.3")
+    run_cell(first)
+    file = first.folder / CONFIG
+    before = yaml.safe_load(file.read_text())
+    before["stop"] = {key: value for key, value in before["stop"].items() if key in ("_target_", "density")}
+    file.write_text(yaml.safe_dump(before))
+    assert first.finished()
+    assert not job("stop.density=0.3", "stop.floor=0.1").finished()
 
 
 def test_any_of_two_conditions_is_enough() -> None:
@@ -225,10 +276,11 @@ REFUSED = {
     "stop.density=true": "stop.density=true: must be a number or null",
     "stop.below_dense=-1": "stop.below_dense=-1: must be 0 or more",
     "stop.below_dense=[1]": "stop.below_dense=[1]: must be a number or null",
-    "stop.densty=0.1": "stop.densty=0.1: stop has no such key; did you mean density? allowed: below_dense, density; "
+    "stop.densty=0.1": "stop.densty=0.1: stop has no such key; did you mean density? "
+    "allowed: below_dense, bytes, density, floor, flops, parameters; "
     "to add one, write +stop.densty=0.1",
     "+stop.rounds=3": "stop.rounds=3: lottery.stopping.Stop has no such argument; "
-    "allowed: density, below_dense; ~stop.rounds takes it out",
+    "allowed: density, below_dense, floor, parameters, flops, bytes; ~stop.rounds takes it out",
 }
 
 

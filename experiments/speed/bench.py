@@ -25,6 +25,7 @@ from experiments.speed import (
     precision,
     profiles,
     projects,
+    refitting,
     reuse,
     rows,
     selection,
@@ -52,6 +53,7 @@ MEASUREMENTS: dict[str, Callable[[], Iterator[rows.Row]]] = {
     "projects": projects.measure,
     "changing": changing.measure,
     "channels": channels.measure,
+    "refitting": refitting.measure,
     "sweeps": sweeps.measure,
     "open_lth": open_lth.measure,
 }
@@ -149,7 +151,7 @@ What each row does, line by line: [loop.py](loop.py), [parts.py](parts.py), [reu
 [start.py](start.py), [sparse_rounds.py](sparse_rounds.py), [break_even.py](break_even.py),
 [equivalence.py](equivalence.py), [selection.py](selection.py), [augmentation.py](augmentation.py),
 [precision.py](precision.py), [compiled.py](compiled.py), [projects.py](projects.py), [changing.py](changing.py),
-[channels.py](channels.py), [sweeps.py](sweeps.py), [open_lth.py](open_lth.py).
+[channels.py](channels.py), [refitting.py](refitting.py), [sweeps.py](sweeps.py), [open_lth.py](open_lth.py).
 The bare loop is [bare.py](bare.py).
 LeNet is LeNet-300-100 with batch 60 on Fashion-MNIST (`experiment=fc2019_lenet`), ResNet-20 trains with batch 128 on
 random pixels in CIFAR-10's form. One row or a few: `python -m experiments.speed.bench {names}`.

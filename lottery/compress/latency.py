@@ -71,7 +71,7 @@ def latencies(
     found: list[Latency] = []
     with torch.inference_mode(), ExitStack() as stack:
         for net in nets.values():
-            stack.enter_context(_evaluating(net))
+            stack.enter_context(evaluating(net))
         for batch in batches:
             inputs = rows_of(example, batch)
             timers = {name: _timer(name, net, inputs, threads) for name, net in nets.items()}
@@ -170,7 +170,8 @@ def _timer(name: str, net: nn.Module, inputs: tuple[Tensor, ...], threads: int) 
 
 
 @contextmanager
-def _evaluating(net: nn.Module) -> Iterator[None]:
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Within the context, a network is in evaluation mode."""
     modes = {module: module.training for module in net.modules()}
     net.eval()
     try:

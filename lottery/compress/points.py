@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lottery.compress.latency import Latency, realised
+from lottery.compress.latency import Interval, Latency, realised
 from lottery.compress.sizes import Sizes
 
 UNKNOWN = "not measured"
@@ -14,18 +14,23 @@ BYTES = ("bytes", "masked_bytes", "gzip_bytes", "int8_bytes", "peak_bytes")
 TIMED = ("ms", "ms_low", "ms_high", "realised", "realised_low", "realised_high", "share")
 """What is known of each batch size, whose number follows in the column's name."""
 
+MJ = ("mj", "mj_low", "mj_high")
+"""Columns of energy, in millijoules an example."""
+
 
 def rows(
     points: Mapping[str, Sizes],
     dense: str,
     timed: Iterable[Latency] = (),
     scores: Mapping[str, Mapping[str, float]] | None = None,
+    energy: Mapping[str, Interval | None] | None = None,
 ) -> list[dict[str, Any]]:
     """One row for each operating point, all with the same columns; None is what was not measured.
 
     Ratios are to the point called `dense`. Latencies belong to the point of their network's name; one that has no
     sizes of its own, such as a copy with CSR weights, has a row of time alone. `scores` are further numbers by point,
-    such as accuracies. For each batch size, `share_<n>` is the realised over the theoretical speedup.
+    such as accuracies. For each batch size, `share_<n>` is the realised over the theoretical speedup. `energy` is in
+    joules an example, by point.
     Raises ValueError if `dense` or a scored point is unknown.
     """
     if dense not in points:
@@ -43,6 +48,10 @@ def rows(
         for batch in sorted({batch for _, batch in times}):
             theory = own.speedup(whole) if own else None
             row |= _time(batch, times.get((name, batch)), times.get((dense, batch)), theory)
+        if energy is not None:
+            joules = energy.get(name)
+            values = (joules.middle, joules.low, joules.high) if joules else (None,) * 3
+            row |= {column: None if value is None else 1e3 * value for column, value in zip(MJ, values, strict=True)}
         table.append(row)
     return table
 
@@ -74,6 +83,10 @@ def shown(table: Iterable[Mapping[str, Any]]) -> list[list[str]]:
     lines = [["", *(str(row["point"]) for row in listed)]]
     for column in [column for column in listed[0] if column != "point"]:
         what, _, batch = column.rpartition("_")
+        if column == MJ[0]:
+            lines.append(["mJ an example", *(_triple([row[name] for name in MJ]) for row in listed)])
+        if column in MJ:
+            continue
         if what in ("ms", "realised"):
             said = f"{'ms' if what == 'ms' else 'measured speedup'}, batch {batch}"
             lines.append([said, *(_interval(row, what, batch) for row in listed)])
@@ -86,8 +99,12 @@ def shown(table: Iterable[Mapping[str, Any]]) -> list[list[str]]:
 
 
 def _interval(row: Mapping[str, Any], what: str, batch: str) -> str:
-    found = [row[f"{name}_{batch}"] for name in (what, f"{what}_low", f"{what}_high")]
-    return UNKNOWN if None in found else "{:.3g} [{:.3g}, {:.3g}]".format(*found)
+    return _triple([row[f"{name}_{batch}"] for name in (what, f"{what}_low", f"{what}_high")])
+
+
+def _triple(found: Sequence[float | None]) -> str:
+    known = [value for value in found if value is not None]
+    return "{:.3g} [{:.3g}, {:.3g}]".format(*known) if len(known) == len(found) else UNKNOWN
 
 
 def _sizes(own: Sizes | None, dense: Sizes) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from lottery.foundations.seeds import Streams, seeded
 from lottery.pruning import masks as _masks
 from lottery.pruning.channels.equality import without
 from lottery.pruning.channels.masking import alive, left
-from lottery.pruning.channels.removal import Structure, structure
+from lottery.pruning.channels.removal import Kept, Structure, structure
+from lottery.pruning.channels.shrinking import shrunk
 from lottery.pruning.contracts import Target
 from lottery.pruning.masks import Masks
 from lottery.rounds.prune import Pruning, prune
@@ -71,6 +72,11 @@ class Trained:
         net = self.recipe.loaded(as_one(state, self.recipe.net), Streams(self.seed).init)
         _masks.apply_(dict(net.named_parameters()), masks)
         return net.eval()
+
+    def untrained(self, kept: Kept) -> nn.Module:
+        """The network without other channels, as it was built: of the same size and speed as a trained one."""
+        with self.recipe.numerics.entered(), seeded(Streams(self.seed).init):
+            return shrunk(self.recipe.net, structure(self.recipe.coupling, kept)).eval()
 
     def chosen(self, pruning: Pruning, density: float) -> Masks:
         """Masks at a density of the prunable weights, never more than are kept already.

@@ -33,6 +33,7 @@ from lottery.pruning.prunable import Prunable
 from lottery.rounds.arms import Arm
 from lottery.rounds.prune import Pruning
 from lottery.rounds.rewinding import keeps_trained
+from lottery.rounds.stopping import sizes_of
 from lottery.rounds.study import Asked, Cell, Study
 from lottery.store.tickets import read
 from lottery.training.lightning.parts import ProjectData, data_module
@@ -63,6 +64,9 @@ def build(job: CellConfig) -> Cell:
         raise Refused(
             "numerics.shrink=auto: goes with structure=channels, which leaves channels dead; off leaves it out"
         )
+    if (sizes := sizes_of(pruning.stop)) and not channelwise(config):
+        name = next(iter(sizes))
+        raise Refused(f"stop.{name}: counts what is left without dead channels, which structure=channels leaves behind")
     if arm.given:  # its only round; nothing is pruned for it
         pruning = replace(pruning, schedule=(Target(density(arm.given.masks), keep=1.0),))
     ruling = with_steps("arm", (job.parent.node if job.parent else config["arm"]), recipe.data.steps_per_epoch)

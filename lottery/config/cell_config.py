@@ -187,7 +187,11 @@ def science(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _as_before(group: str, node: Any) -> Any:
     """A group's node without settings that earlier versions lacked, where they are what those did."""
-    if group != "numerics" or not isinstance(node, Mapping):
+    if not isinstance(node, Mapping):
+        return node
+    if group == "stop":
+        return {key: value for key, value in node.items() if value is not None}
+    if group != "numerics":
         return node
     return {key: value for key, value in node.items() if key != "shrink" or value not in ("off", False)}
 

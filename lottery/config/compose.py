@@ -163,7 +163,7 @@ def cell_config(config: DictConfig, hydra_config: Any = None, options: Options |
         if not isinstance(config.get(group), DictConfig) or choices.get(group) is None:
             raise Refused(f"{group}: is missing; must be one of {', '.join(options.names(group))}")
     if not isinstance(config.get("stop"), DictConfig):
-        raise Refused(f"stop: must hold {' and '.join(SETTINGS['stop'])}, each null where it is no condition")
+        raise Refused(f"stop: must hold {', '.join(SETTINGS['stop'])}, each null where it is no condition")
     plain = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     words = cast(list[str], OmegaConf.to_container(hydra_config.overrides.task, resolve=False))
     _all_known(plain, words, choices.get("experiment"))

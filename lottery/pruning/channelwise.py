@@ -73,6 +73,14 @@ def channels(
     return without(coupling, _within(target.density, chosen, _budget(budget, coupling, masks, target)), masks)
 
 
+class OutOfReach(Refused):
+    """A density that no choice of channels comes to from below; `least` and `most` are the shares that some do."""
+
+    def __init__(self, said: str, least: float = 0.0, most: float = 1.0) -> None:  # defaults: processes pickle errors
+        super().__init__(said)
+        self.least, self.most = least, most
+
+
 class Budget(NamedTuple):
     """What the schedule's densities are shares of."""
 
@@ -112,9 +120,11 @@ def _within(wanted: float, chosen: Callable[[float], Kept], budget: Budget) -> K
         low, high, best = (middle, high, found) if spent / budget.whole <= wanted else (low, middle, best)
     if best is None:
         most = budget.cost(chosen(1.0))  # raises what the scope has to say, if it refuses all shares
-        raise Refused(
+        raise OutOfReach(
             f"structure=channels: keeps {smallest / budget.whole:.4g} of the {budget.name} at the least, {smallest:,}, "
-            f"and {most / budget.whole:.4g} at the most, {most:,}; {wanted:.4g} is asked for"
+            f"and {most / budget.whole:.4g} at the most, {most:,}; {wanted:.4g} is asked for",
+            least=smallest / budget.whole,
+            most=most / budget.whole,
         )
     return best
 
@@ -162,6 +172,11 @@ def _best(scores: Tensor, alive: Tensor, count: int) -> list[int]:
 def _check(pool: str, budget: str, least: int, multiple: int) -> None:
     if pool not in POOLS:
         raise ValueError(f"structure.pool={pool}: must be one of {', '.join(POOLS)}")
+    if budget == "latency":
+        raise ValueError(
+            "structure.budget=latency: is measured, and what is trained must follow from its configuration alone; "
+            "`lottery compress --within latency=2ms` measures which share of the parameters to ask for"
+        )
     if budget not in BUDGETS:
         raise ValueError(f"structure.budget={budget}: must be one of {', '.join(BUDGETS)}")
     for name, value in (("least", least), ("multiple", multiple)):

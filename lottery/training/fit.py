@@ -19,6 +19,7 @@ from lottery.training.lightning.phases import fit_project
 from lottery.training.lightning.project import Project
 from lottery.training.loop import Diverged, Keeper, Loop
 from lottery.training.module_recipe import ModuleRecipe
+from lottery.training.numerics import side_by_side_
 from lottery.training.phase import Phase, Trained
 from lottery.training.recipes import Recipe, Row
 
@@ -50,7 +51,7 @@ def fit(
     module.net.load_state_dict(gathered(phase.state, aliased(phase.structure, module.net)))
     sparse.install(module.net, phase.masks, phase.sparse)
     if recipe.numerics.channels_last:
-        module.net.to(memory_format=torch.channels_last)
+        side_by_side_(module.net)
     if recipe.numerics.compile:
         torch._dynamo.reset()  # what it has cached in earlier phases would change its kernels
         module.net.compile(dynamic=False)

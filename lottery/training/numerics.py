@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 PRECISIONS = ("32", "bf16-mixed", "16-mixed")
 SPARSE = ("auto", "on", "off")
@@ -32,7 +33,7 @@ class Numerics:
     compile: bool = False
     """whether the network goes through `torch.compile`"""
     channels_last: bool = False
-    """whether images lie in memory with the channels of a pixel side by side (NHWC)"""
+    """whether images lie in memory with the channels of a pixel side by side (NHWC), see `side_by_side_`"""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "precision", str(self.precision))
@@ -76,6 +77,17 @@ class Numerics:
             _round(*rounding)
             torch.use_deterministic_algorithms(strict, warn_only=warn_only)
             torch.backends.cudnn.benchmark = benchmark
+
+
+def side_by_side_(net: nn.Module) -> None:
+    """Lays the weights of a network out for `channels_last`, unless it has a layer that PyTorch can't train so.
+
+    On a CPU, PyTorch 2.14's gradients of a 1x1 convolution with a stride and fewer than 8 input channels write beyond
+    their memory in this layout: the process dies, or worse. Networks without most of their channels have such layers.
+    """
+    pointwise = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1)]
+    if not any(layer.stride != (1, 1) and layer.in_channels < 8 for layer in pointwise):
+        net.to(memory_format=torch.channels_last)
 
 
 def _rounding() -> tuple[str, bool]:

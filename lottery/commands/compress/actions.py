@@ -11,12 +11,16 @@ from lottery.foundations.errors import Refused
 from lottery.foundations.files import staged
 
 if TYPE_CHECKING:
+    from lottery.compress.latency import Latency
     from lottery.compress.smaller import Smaller, Trained
 
 EXAMPLES = """examples:
   lottery compress runs/demo-digits-c50a07ad/imp/seed0 --round 0
   lottery compress runs/mine/imp/seed0 --keep 0.5,0.25 --tune 500 --export 0.25 compensation=mean
+  lottery compress runs/mine/imp/seed0 --within bytes=100kB,latency=2ms --tune 500 --export --onnx
   lottery compress --weights net.safetensors model=resnet_20 data=cifar10 criterion=taylor"""
+WITHIN = 0.0
+"""In place of a share to export, the one that --within finds."""
 
 
 def add_to(commands: Any) -> None:
@@ -35,15 +39,28 @@ def add_to(commands: Any) -> None:
     parser.add_argument(
         "--keep",
         type=_shares,
-        default=(0.5, 0.25, 0.1),
-        help="shares to keep of the parameters, or of what structure.budget names, such as 0.5,0.25",
+        help="shares to keep of the parameters, or of what structure.budget names, such as 0.5,0.25 (0.5,0.25,0.1)",
+    )
+    parser.add_argument(
+        "--within",
+        type=_limits,
+        metavar="LIMITS",
+        help="find the largest share within bytes=100kB, latency=2ms (of one example, measured), flops=5M or "
+        "parameters=50k; several with commas between",
     )
     parser.add_argument(
         "--tune", type=int, default=0, metavar="STEPS", help="optimizer steps that each smaller network trains on"
     )
     parser.add_argument("--threads", type=int, default=1, help="threads that networks are timed with")
     parser.add_argument("--explain", action="store_true", help="say what would go, group by group, and stop")
-    parser.add_argument("--export", type=float, metavar="SHARE", help="the share whose network is written to files")
+    parser.add_argument(
+        "--export",
+        nargs="?",
+        type=float,
+        const=WITHIN,
+        metavar="SHARE",
+        help="the share whose network is written to files; the one that --within finds if none is named",
+    )
     parser.add_argument("--onnx", action="store_true", help="export ONNX too (lottery[onnx])")
     parser.add_argument("--out", type=Path, default=Path("compressed"), help="a new folder for table and export")
     parser.set_defaults(call=main)
@@ -52,6 +69,7 @@ def add_to(commands: Any) -> None:
 def main(args: argparse.Namespace) -> int:
     """Makes the networks of all shares, prints their table and writes it, with the network that was asked for."""
     from lottery.commands.compress.asked import asked
+    from lottery.commands.compress.searched import searched
     from lottery.compress.export import export_point
     from lottery.compress.programs import check_programs
     from lottery.compress.smaller import going
@@ -62,33 +80,43 @@ def main(args: argparse.Namespace) -> int:
     if args.export is not None:
         check_programs(programs)
     trained, pruning, tune = asked(args.words, args.round, args.weights, args.tune)
-    chosen = {share: trained.chosen(pruning, share) for share in args.keep}  # before anything is trained
+    tried = searched(trained, pruning, args.within, args.threads) if args.within else None
+    keep = dict.fromkeys([*args.keep, *([tried.found.share] if tried else [])])
+    chosen = {share: trained.chosen(pruning, share) for share in keep}  # before anything is trained
     if args.explain:
         for share, masks in chosen.items():
             print(f"\nat {share:.10g}:")
             print("\n".join(table(going(trained, masks))))
         return 0
+    export = tried.found.share if tried and args.export == WITHIN else args.export
     found = {}
     for share, masks in chosen.items():
         found[share] = trained.smaller(pruning, masks, tune)
         print(f"at {share:.10g}: {_size(found[share])}", flush=True)
     with staged(args.out) as folder:
-        print("\n".join(_measured(trained, found, folder, args.threads)))
-        if args.export is not None:
-            small = found[args.export]
+        timed, lines = _measured(trained, found, folder, args.threads)
+        print("\n".join(lines))
+        if tried:
+            tried.write(folder / "within.csv")
+        if export is not None:
+            small = found[export]
             part, example = trained.part(small.net), trained.recipe.example
             made = export_point(folder / "network", part, example, trained.written(small), programs)
     print(f"\ntable   {args.out / 'points.csv'}\nfigure  {args.out / 'points.png'}")
-    if args.export is not None:
+    if export is not None:
         for name, size in made.files.items():
             apart = made.differences.get(name.removeprefix("model."))
             said = "" if apart is None else f", outputs within {apart:.1g} of the network's"
             print(f"{args.out / 'network' / name}  {size:,} bytes{said}")
-    return 0
+    return tried.missed(timed) if tried else 0
 
 
 def _check(args: argparse.Namespace) -> None:
-    if args.export is not None and args.export not in args.keep:
+    if args.keep is None:
+        args.keep = () if args.within else (0.5, 0.25, 0.1)
+    if args.export == WITHIN and not args.within:
+        raise Refused("--export: names no share, and there is no --within to find one")
+    if args.export not in (None, WITHIN, *args.keep):
         raise Refused(f"--export {args.export:g}: must be one of --keep {','.join(map('{:g}'.format, args.keep))}")
     for name, least in (("tune", 0), ("threads", 1)):
         if getattr(args, name) < least:
@@ -97,10 +125,13 @@ def _check(args: argparse.Namespace) -> None:
         raise Refused(f"--out {args.out}: exists already; name a new folder")
 
 
-def _measured(trained: Trained, found: Mapping[float, Smaller], folder: Path, threads: int) -> list[str]:
-    """Measures everything, writes the table, and gives it as text."""
+def _measured(
+    trained: Trained, found: Mapping[float, Smaller], folder: Path, threads: int
+) -> tuple[list[Latency], list[str]]:
+    """Measures everything, writes the table, and gives latencies and the table as text."""
     import pandas as pd
 
+    from lottery.compress.energy import counters, energies
     from lottery.compress.latency import latencies
     from lottery.compress.points import rows, shown
     from lottery.compress.sizes import sizes
@@ -114,14 +145,15 @@ def _measured(trained: Trained, found: Mapping[float, Smaller], folder: Path, th
     running = {name: trained.part(net) for name, net in (nets | masked).items()}
     timed = latencies(running, trained.recipe.example, threads=threads)
     scores = {name: trained.scores(net) for name, net in nets.items()}
-    every = rows(points, "dense", timed, scores)  # type: ignore[arg-type]  # a metric may be None
+    energy = energies(running, trained.recipe.example, counters(), threads=threads)
+    every = rows(points, "dense", timed, scores, energy)  # type: ignore[arg-type]  # a metric may be None
     frame = pd.DataFrame(every)
     frame.to_csv(folder / "points.csv", index=False)
     for suffix in ("png", "svg", "pdf"):
         draw_points(frame, trained.recipe.headline, folder / f"points.{suffix}")
     lines = table(shown(every))
     (folder / "points.md").write_text("\n".join(lines) + "\n")
-    return ["", *lines]
+    return timed, ["", *lines]
 
 
 def _size(small: Smaller) -> str:
@@ -134,3 +166,13 @@ def _shares(text: str) -> tuple[float, ...]:
     if not all(0 < share < 1 for share in found):
         raise argparse.ArgumentTypeError(f"{text}: shares must lie between 0 and 1")
     return found
+
+
+def _limits(text: str) -> str:
+    from lottery.compress.limits import limits
+
+    try:
+        limits(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
