@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-import lottery.training.signals  # noqa: F401  # isort: skip  # before Lightning
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
