@@ -12,8 +12,8 @@ from torchmetrics import Metric
 from lottery.foundations.errors import Refused
 from lottery.foundations.metrics import Headline
 from lottery.training.lightning.guide import number
-from lottery.training.lightning.order import seed_all
 from lottery.training.lightning.parts import ProjectData
+from lottery.training.lightning.seeding import seed_all
 from lottery.training.lightning.trainers import ours, quiet
 from lottery.training.recipes import Row
 

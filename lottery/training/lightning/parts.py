@@ -23,6 +23,7 @@ from lottery.foundations.digests import digest, digest_of
 from lottery.foundations.errors import describe
 from lottery.foundations.seeds import seeded
 from lottery.training import ranks
+from lottery.training.lightning.evaluating import evaluated
 from lottery.training.lightning.order import enters_anywhere, ordered
 
 PARTS = ("train", "val", "test")
@@ -149,13 +150,25 @@ class ProjectData:
     @contextmanager
     def trained_by(self, loader: Any) -> Iterator[None]:
         """Within the context, Lightning gets this training loader from the data module, whose other hooks apply."""
-        names, of = ("train_dataloader", "val_dataloader"), vars(self.module)
-        before = {name: of[name] for name in names if name in of}  # as `from_datasets` sets them
-        of |= dict(zip(names, (lambda: loader, self._whole(self.module.val_dataloader)), strict=True))
+        with self._standing_in(train_dataloader=lambda: loader, val_dataloader=self._whole(self.module.val_dataloader)):
+            yield
+
+    @contextmanager
+    def measured_on(self, part: str) -> Iterator[None]:
+        """Within the context, Lightning gets the data of `val` or `test` with draws that do not depend on workers."""
+        own = getattr(self.module, f"{part}_dataloader")
+        with self._standing_in(**{f"{part}_dataloader": lambda: evaluated(own())}):
+            yield
+
+    @contextmanager
+    def _standing_in(self, **methods: Callable[[], Any]) -> Iterator[None]:
+        of = vars(self.module)
+        before = {name: of[name] for name in methods if name in of}  # as `from_datasets` sets them
+        of |= methods
         try:
             yield
         finally:
-            for name in names:
+            for name in methods:
                 del of[name]
             of |= before
 
@@ -171,14 +184,14 @@ class ProjectData:
                     f"data: {type(self.module).__name__}.val_dataloader gives a DistributedSampler; every process "
                     "validates on all the data, and needs none"
                 )
-            return loader
+            return evaluated(loader)
 
         return found
 
     @cached_property
     def free_of_workers(self) -> bool:
-        """Whether the order and the augmentations of training do not depend on the number of workers."""
-        return all(map(enters_anywhere, each_of(self.loader("train"))))
+        """Whether no order and nothing that is drawn as data are read depends on the number of workers."""
+        return all(enters_anywhere(each) for part in PARTS for each in each_of(self.loader(part)))
 
     @cached_property
     def batches_per_epoch(self) -> int:
