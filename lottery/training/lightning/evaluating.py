@@ -4,22 +4,46 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from itertools import count
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from torch.utils import _pytree
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from lottery.foundations.seeds import derive, noise, restore_noise
+from lottery.foundations.seeds import derive
 from lottery.training.lightning.order import enters_anywhere
-from lottery.training.lightning.seeding import seed_reading
+from lottery.training.lightning.seeding import seed_reading, unmoved
 
 
 def evaluated(loaders: Any) -> Any:
     """The loader, or loaders, of validation or test, without a number that depends on workers; streams stay as are."""
     numbers = count()
     return _pytree.tree_map(lambda each: Evaluated(each, next(numbers)) if enters_anywhere(each) else each, loaders)
+
+
+@contextmanager
+def measured_on(module: pl.LightningDataModule, part: str) -> Iterator[None]:
+    """Within the context, Lightning gets the data of `val` or `test` with draws that do not depend on workers."""
+    own = getattr(module, f"{part}_dataloader")
+    with standing_in(module, **{f"{part}_dataloader": lambda: evaluated(own())}):
+        yield
+
+
+@contextmanager
+def standing_in(module: pl.LightningDataModule, **methods: Callable[[], Any]) -> Iterator[None]:
+    """Within the context, these methods stand in for a data module's own, whose other hooks apply."""
+    of = vars(module)
+    before = {name: of[name] for name in methods if name in of}  # as `from_datasets` sets them
+    of |= methods
+    try:
+        yield
+    finally:
+        for name in methods:
+            del of[name]
+        of |= before
 
 
 class Evaluated(DataLoader):
@@ -55,9 +79,8 @@ class Evaluated(DataLoader):
         # in one piece, for workers would have it drawn ahead of what the first steps draw
         batches = [list(batch) for batch in self.batch_sampler or ()]
         self._keys[:] = [[derive(seed, "batch", self._number, at), *batch] for at, batch in enumerate(batches)]
-        before = noise()
-        found = super().__iter__()  # which draws a seed for workers
-        restore_noise(before)
+        with unmoved():  # a seed for workers is drawn
+            found = super().__iter__()
         yield from found
 
     def _get_iterator(self) -> Any:
@@ -82,13 +105,10 @@ class _Drawn(Dataset):
 
     def __getitems__(self, keys: Sequence[Any]) -> Any:
         seed, *indices = keys
-        before = None if get_worker_info() else noise()
-        seed_reading(seed)
         many = hasattr(self.inner, "__getitems__")
-        found = self.collate(self.inner.__getitems__(indices) if many else [self.inner[index] for index in indices])
-        if before:
-            restore_noise(before)
-        return found
+        with nullcontext() if get_worker_info() else unmoved():
+            seed_reading(seed)
+            return self.collate(self.inner.__getitems__(indices) if many else [self.inner[index] for index in indices])
 
 
 def _as_is(batch: Any) -> Any:

@@ -140,7 +140,7 @@ class Guide(pl.Callback):
             accumulators.add(trainer, self.means)
         step, loop = step_of(trainer), trainer.fit_loop.epoch_loop
         last, fetcher = loop.batch_progress.is_last_batch, trainer.fit_loop._data_fetcher
-        validates = bool(fetcher) and loop._should_check_val_fx(fetcher)
+        validates = fetcher is not None and loop._should_check_val_fx(fetcher)
         if step >= self.phase.last and not (self.ends_early and last):
             trainer.should_stop = True
         # Between batches of a step Lightning would begin another, an epoch's last batch is followed by validation and

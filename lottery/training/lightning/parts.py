@@ -23,8 +23,9 @@ from lottery.foundations.digests import digest, digest_of
 from lottery.foundations.errors import describe
 from lottery.foundations.seeds import seeded
 from lottery.training import ranks
-from lottery.training.lightning.evaluating import evaluated
+from lottery.training.lightning.evaluating import evaluated, standing_in
 from lottery.training.lightning.order import enters_anywhere, ordered
+from lottery.training.lightning.remembering import check_memory
 
 PARTS = ("train", "val", "test")
 LOOKED_AT = 4
@@ -150,27 +151,9 @@ class ProjectData:
     @contextmanager
     def trained_by(self, loader: Any) -> Iterator[None]:
         """Within the context, Lightning gets this training loader from the data module, whose other hooks apply."""
-        with self._standing_in(train_dataloader=lambda: loader, val_dataloader=self._whole(self.module.val_dataloader)):
+        whole = self._whole(self.module.val_dataloader)
+        with standing_in(self.module, train_dataloader=lambda: loader, val_dataloader=whole):
             yield
-
-    @contextmanager
-    def measured_on(self, part: str) -> Iterator[None]:
-        """Within the context, Lightning gets the data of `val` or `test` with draws that do not depend on workers."""
-        own = getattr(self.module, f"{part}_dataloader")
-        with self._standing_in(**{f"{part}_dataloader": lambda: evaluated(own())}):
-            yield
-
-    @contextmanager
-    def _standing_in(self, **methods: Callable[[], Any]) -> Iterator[None]:
-        of = vars(self.module)
-        before = {name: of[name] for name in methods if name in of}  # as `from_datasets` sets them
-        of |= methods
-        try:
-            yield
-        finally:
-            for name in methods:
-                del of[name]
-            of |= before
 
     def _whole(self, own: Callable[[], Any]) -> Callable[[], Any]:
         """A validation loader's method, for each rank to validate on all the data. It raises DataError for a share."""
@@ -224,6 +207,8 @@ class ProjectData:
         """SHA-256 of the number of batches and of the first batches of each part: what was read at all costs little."""
         try:
             return digest_of(self._read())
+        except DataError:
+            raise
         except Exception as error:  # a user's data set may raise anything
             raise DataError(
                 f"data: {type(self.module).__name__}: its batches can't be read: {describe(error)}"
@@ -232,6 +217,7 @@ class ProjectData:
     def _read(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for part in PARTS:
+            check_memory(type(self.module).__name__, part, each_of(self.loader(part)))
             loader = self.training(0) if part == "train" else self.loader(part)
             with seeded(0):
                 for each in each_of(loader):

@@ -24,7 +24,7 @@ class Plateaus:
         kinds = [(each.interval, each.reduce_on_plateau) for each in trainer.lr_scheduler_configs]
         self.any = automatic and ("step", True) in kinds
         if self.any:
-            self._loop.update_lr_schedulers = self._update
+            self._loop.update_lr_schedulers = self._update  # type: ignore[method-assign]  # of this loop alone
 
     def settle(self, validates: bool, then: Callable[[], None]) -> None:
         """Does `then` once the schedulers have had their turn after a batch that `validates`, or does not."""

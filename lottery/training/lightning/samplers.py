@@ -110,6 +110,9 @@ def shared(batch: Sequence[Any], share: tuple[int, int]) -> Sequence[Any]:
     return batch[len(batch) * rank // of : len(batch) * (rank + 1) // of]
 
 
+_COPIED = random.Random | np.random.Generator | np.random.RandomState | Tensor | np.ndarray
+
+
 def twin_of(sampler: Any) -> Any:
     """A sampler that draws as this one would, without moving it; data sets and all else large are those of both.
 
@@ -126,9 +129,7 @@ def _twin(value: Any, done: dict[int, Any]) -> Any:
     if isinstance(value, torch.Generator):
         found: Any = torch.Generator(value.device)
         found.set_state(value.get_state())
-    elif isinstance(value, random.Random | np.random.Generator | np.random.RandomState) or isinstance(
-        value, Tensor | np.ndarray
-    ):
+    elif isinstance(value, _COPIED):
         found = copy.deepcopy(value)
     elif type(value) in (list, set, tuple):
         found = type(value)(_twin(item, done) for item in value)
@@ -167,5 +168,5 @@ def _settings(batches: Any) -> dict[str, Any]:
 
 def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, Tensor | np.ndarray):
-        return type(one) is type(other) and one.shape == other.shape and bool((one == other).all())
+        return type(one) is type(other) and np.array_equal(np.asarray(one), np.asarray(other))
     return bool(one == other)

@@ -88,5 +88,5 @@ def _given(saved: Any, weight: Tensor) -> Tensor:
         return torch.zeros_like(weight)
     if isinstance(saved, Tensor):
         return saved.to(weight.device)
-    parts = (saved[name].to(weight.device) for name in ("indices", "values"))
-    return torch.sparse_coo_tensor(*parts, weight.shape, is_coalesced=saved["sums"])
+    indices, values = (saved[name].to(weight.device) for name in ("indices", "values"))
+    return torch.sparse_coo_tensor(indices, values, weight.shape, is_coalesced=saved["sums"])
