@@ -85,8 +85,8 @@ class Guide(pl.Callback):
         if begun := self.memory.checkpoint:
             here = _own(begun[_ACCUMULATED])
             self.means = accumulators.restore(trainer, here)
-            unsaved.restore(pl_module, self.loaders, here)
-            unsaved.restore_gradients(pl_module, _own(begun.get(unsaved.GRADIENTS, {})))
+            unsaved.put_back(pl_module, self.loaders, here)
+            unsaved.put_gradients_back(pl_module, _own(begun.get(unsaved.GRADIENTS, {})))
             self.memory.checkpoint = None
             loop = trainer.fit_loop
             if loop._combined_loader_states_to_load and loop._data_fetcher:
@@ -175,7 +175,7 @@ class Guide(pl.Callback):
     def _checkpoint(self, trainer: pl.Trainer) -> dict[str, Any]:
         begun = {} if self.between_epochs else self.means
         own, module = accumulators.taken(trainer, begun, self.between_epochs), trainer.lightning_module
-        own |= unsaved.taken(module, self.buffers, self.loaders)
+        own |= unsaved.left_out(module, self.buffers, self.loaders)
         found = {_ACCUMULATED: own, unsaved.GRADIENTS: unsaved.gradients(module)}
         alone = ranks.share()[1] == 1
         return self.memory.taken(trainer) | {k: v if alone else ranks.everyone_says(v) for k, v in found.items()}

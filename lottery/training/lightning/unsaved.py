@@ -14,7 +14,7 @@ GRADIENTS = "lottery_gradients"
 """Their place in a checkpoint. A state to rewind to has none: as optimizers do, gradients begin anew there."""
 
 
-def taken(module: nn.Module, begun: Mapping[str, Tensor], loaders: Iterable[Any]) -> dict[str, Any]:
+def left_out(module: nn.Module, begun: Mapping[str, Tensor], loaders: Iterable[Any]) -> dict[str, Any]:
     """What training has changed of the buffers as they were when it began, and what was set on the data sets.
 
     Constants, such as a causal mask, would only make states and keys larger.
@@ -26,7 +26,7 @@ def taken(module: nn.Module, begun: Mapping[str, Tensor], loaders: Iterable[Any]
     return {name: value for name, value in found.items() if any(value)}
 
 
-def restore(module: nn.Module, loaders: Iterable[Any], saved: Mapping[str, Any]) -> None:
+def put_back(module: nn.Module, loaders: Iterable[Any], saved: Mapping[str, Any]) -> None:
     """Puts it back, buffers in place where they have their size: other modules may share them."""
     for loader, values in zip(loaders, saved.get("set", ()), strict=False):
         loader.curriculum.restore(values)
@@ -55,7 +55,7 @@ def gradients(module: pl.LightningModule) -> dict[str, Any]:
     return {name: _taken(weight.grad) for name, weight in module.named_parameters() if weight.grad is not None}
 
 
-def restore_gradients(module: nn.Module, saved: Mapping[str, Any]) -> None:
+def put_gradients_back(module: nn.Module, saved: Mapping[str, Any]) -> None:
     """Puts gradients back where they were."""
     for name, weight in module.named_parameters():
         if name in saved:
