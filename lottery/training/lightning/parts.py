@@ -7,29 +7,25 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.utilities import CombinedLoader
 from torch import Tensor
 from torch.utils import _pytree
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from lottery.data.examples import DataError
-from lottery.foundations.digests import digest, digest_of
+from lottery.foundations.digests import digest_of
 from lottery.foundations.errors import describe
 from lottery.foundations.seeds import seeded
 from lottery.training import ranks
+from lottery.training.lightning.contents import content_of
 from lottery.training.lightning.evaluating import evaluated, standing_in
 from lottery.training.lightning.order import enters_anywhere, ordered
 from lottery.training.lightning.remembering import check_memory
 
 PARTS = ("train", "val", "test")
-LOOKED_AT = 4
-"""How many batches of each part identify the data, besides the number of batches."""
 
 
 class Loaders(pl.LightningDataModule):
@@ -221,7 +217,7 @@ class ProjectData:
             loader = self.training(0) if part == "train" else self.loader(part)
             with seeded(0):
                 for each in each_of(loader):
-                    found[f"{part}.{len(found)}"] = [_length(each), [_batch_digest(b) for b in _first(each)]]
+                    found[f"{part}.{len(found)}"] = content_of(each)
         return found
 
 
@@ -234,31 +230,3 @@ def examples_in(batch: Any) -> int:
     """How many examples a batch has: the length of its first tensor; 1 if it has none."""
     leaves = _pytree.tree_leaves(dict(batch) if isinstance(batch, Mapping) else batch)
     return next((len(leaf) for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim), 1)
-
-
-def _first(loader: Any) -> list[Any]:
-    if not isinstance(loader, DataLoader):
-        return list(islice(loader, LOOKED_AT))
-    workers, timeout = loader.num_workers, loader.timeout
-    loader.num_workers, loader.timeout = 0, 0  # starting workers takes longer than reading
-    try:
-        return list(islice(loader, LOOKED_AT))
-    finally:
-        loader.num_workers, loader.timeout = workers, timeout
-
-
-def _length(loader: Any) -> int | None:
-    try:
-        return len(loader)
-    except TypeError:
-        return None
-
-
-def _batch_digest(batch: Any) -> str:
-    leaves = _pytree.tree_leaves(dict(batch) if isinstance(batch, Mapping) else batch)
-    arrays = [torch.from_numpy(leaf) if isinstance(leaf, np.ndarray) else leaf for leaf in leaves]
-    tensors = {str(index): leaf for index, leaf in enumerate(arrays) if isinstance(leaf, Tensor)}
-    others = [leaf for leaf in arrays if not isinstance(leaf, Tensor)]  # of an object, its text may hold its address
-    return digest_of(
-        [digest(tensors), [leaf if isinstance(leaf, str | int) else type(leaf).__name__ for leaf in others]]
-    )
