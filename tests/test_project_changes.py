@@ -30,9 +30,9 @@ from lottery.training.fit import fit
 from lottery.training.hardware import Hardware
 from lottery.training.lightning import masked
 from lottery.training.lightning.batches import EvidenceBatches
-from lottery.training.lightning.order import seed_all
 from lottery.training.lightning.parts import ProjectData
 from lottery.training.lightning.project import Project
+from lottery.training.lightning.seeding import seed_all
 from lottery.training.loop import Diverged
 from lottery.training.phase import Phase
 from lottery.training.recipes import Budget

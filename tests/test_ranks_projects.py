@@ -32,9 +32,9 @@ from lottery.store.phases import specification
 from lottery.training import ranks
 from lottery.training.fit import assist, fit
 from lottery.training.lightning.masked import Masked
-from lottery.training.lightning.order import seed_all, shared
 from lottery.training.lightning.parts import ProjectData
 from lottery.training.lightning.project import Project
+from lottery.training.lightning.seeding import seed_all, shared
 from lottery.training.lightning.sharing import Losses
 from lottery.training.phase import Phase, Trained
 from lottery.training.recipes import Row

@@ -1,7 +1,8 @@
 """What Lightning has in no checkpoint: states of metrics, means that `self.log` takes, values logged, modes of layers.
 
 After a resume in the middle of an epoch its training metrics, and a scheduler that monitors one, would know the epoch's
-second part only; a layer that a hook has frozen or put in evaluation mode would train.
+second part only; a layer that a hook has frozen or put in evaluation mode would train. Buffers that are not persistent
+and gradients that a module gathers over batches are elsewhere: `unsaved`.
 """
 
 from __future__ import annotations

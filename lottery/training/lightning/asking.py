@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -17,8 +18,8 @@ from lottery.foundations.seeds import derive
 from lottery.pruning.contracts import Evidence
 from lottery.pruning.derivatives import Times
 from lottery.training import ranks
-from lottery.training.lightning.order import seed_all
-from lottery.training.lightning.parts import ProjectData
+from lottery.training.lightning.parts import ProjectData, each_of
+from lottery.training.lightning.seeding import seed_all
 from lottery.training.lightning.trainers import quiet
 
 
@@ -56,10 +57,18 @@ class Asking:
 
     def pass_through(self, batches: Iterable[Any], count: int, seed: int) -> None:
         """Runs training_step on the first `count` batches, each seeded, for what layers see meanwhile."""
-        self._run(_First(batches, count), _Seeds(seed))
+        self._run(_First(batches, count, self._like), _Seeds(seed))
 
     def _fit(self, batch: Any, watch: _Watch) -> None:
-        self._run(_First([batch], 1), watch)
+        self._run(_First([batch], 1, self._like), watch)
+
+    def _like(self) -> Any:
+        return self._loader
+
+    @cached_property
+    def _loader(self) -> Any:
+        """The project's own loader, or loaders, for hooks that look at them."""
+        return self.data.training(0)
 
     @ranks.alone()  # the others wait for the next training
     def _run(self, batches: _First, watch: _NoStep) -> None:
@@ -75,6 +84,8 @@ class Asking:
             self.data.module.trainer = own
             for part, training in modes:
                 part.training = training
+            for loader in each_of(vars(self).get("_loader", [])):
+                loader.curriculum.undo()
             self.module.zero_grad()
 
 
@@ -160,10 +171,18 @@ class _Seeds(_NoStep):
 
 
 class _First:
-    """The first `count` batches, as a loader."""
+    """The first `count` batches, as a loader that answers a hook as the project's own, `like()`, would."""
 
-    def __init__(self, batches: Iterable[Any], count: int) -> None:
-        self.batches, self.count = batches, count
+    def __init__(self, batches: Iterable[Any], count: int, like: Callable[[], Any]) -> None:
+        self.batches, self.count, self.like = batches, count, like
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("batches", "count", "like", "state_dict", "load_state_dict"):
+            raise AttributeError(name)
+        return getattr(self.like(), name)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.like()[key]
 
     def __len__(self) -> int:
         return self.count

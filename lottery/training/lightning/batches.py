@@ -12,8 +12,8 @@ from lottery.foundations.errors import Refused
 from lottery.foundations.seeds import derive
 from lottery.training.lightning.asking import Asking
 from lottery.training.lightning.calls import Call, cant
-from lottery.training.lightning.order import seed_all
-from lottery.training.lightning.parts import ProjectData
+from lottery.training.lightning.parts import ProjectData, each_of
+from lottery.training.lightning.seeding import seed_all
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,15 @@ class EvidenceBatches:
     data: ProjectData
     order: int
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Any]:
         loader = self.data.training(self.order)
-        if isinstance(loader, list | tuple | dict):
-            return (batch for batch, _, _ in CombinedLoader(loader, "max_size_cycle"))
-        return iter(loader)
+        loaders, many = each_of(loader), isinstance(loader, list | tuple | dict)
+        batches = iter(CombinedLoader(loader, "max_size_cycle") if many else loader)
+        for batch in batches:
+            yield batch[0] if many else batch
+            for each in loaders:
+                # a hook may set its level for the epoch that asking for a gradient seems to be
+                each.curriculum.undo()
 
 
 @dataclass(frozen=True)

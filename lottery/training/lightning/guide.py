@@ -17,13 +17,14 @@ from torch import Tensor
 
 from lottery.foundations.seeds import derive
 from lottery.training import ranks
-from lottery.training.lightning import accumulators
+from lottery.training.lightning import accumulators, unsaved
 from lottery.training.lightning.masked import Masked
 from lottery.training.lightning.memory import InMemory
-from lottery.training.lightning.order import seed_all
 from lottery.training.lightning.plain import joined, parted
-from lottery.training.lightning.position import begin_epoch, position_of, step_of
+from lottery.training.lightning.plateaus import Plateaus
+from lottery.training.lightning.position import begin_epoch, position_of, put_place, step_of
 from lottery.training.lightning.refusals import check_monitors, check_parts
+from lottery.training.lightning.seeding import seed_all
 from lottery.training.lightning.sharing import Losses, Timely
 from lottery.training.loop import CHUNK_SECONDS, Diverged, Keeper
 from lottery.training.phase import Phase
@@ -69,6 +70,7 @@ class Guide(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         check_parts(trainer)
+        self.buffers = unsaved.buffers(pl_module)
         self.saved_at = self.seen_at = time.monotonic()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -79,8 +81,12 @@ class Guide(pl.Callback):
             self._after_batch(trainer)
 
         pl_module.on_train_batch_end = on_train_batch_end  # type: ignore[method-assign]  # of this module alone
+        self.plateaus = Plateaus(trainer)
         if begun := self.memory.checkpoint:
-            self.means = accumulators.restore(trainer, _own(begun[_ACCUMULATED]))
+            here = _own(begun[_ACCUMULATED])
+            self.means = accumulators.restore(trainer, here)
+            unsaved.put_back(pl_module, self.loaders, here)
+            unsaved.put_gradients_back(pl_module, _own(begun.get(unsaved.GRADIENTS, {})))
             self.memory.checkpoint = None
             loop = trainer.fit_loop
             if loop._combined_loader_states_to_load and loop._data_fetcher:
@@ -133,20 +139,23 @@ class Guide(pl.Callback):
         if self.means:
             accumulators.add(trainer, self.means)
         step, loop = step_of(trainer), trainer.fit_loop.epoch_loop
-        if step >= self.phase.last and not (self.ends_early and loop.batch_progress.is_last_batch):
+        last, fetcher = loop.batch_progress.is_last_batch, trainer.fit_loop._data_fetcher
+        validates = fetcher is not None and loop._should_check_val_fx(fetcher)
+        if step >= self.phase.last and not (self.ends_early and last):
             trainer.should_stop = True
-        # Gradients that are being accumulated are in no checkpoint, an epoch's last batch is followed by validation and
+        # Between batches of a step Lightning would begin another, an epoch's last batch is followed by validation and
         # schedulers, and so is one where validation is due: a training resumed there would pass over them.
-        fetcher = trainer.fit_loop._data_fetcher
-        if not loop.batch_progress.is_last_batch and not loop._should_accumulate() and fetcher:
-            self._between(trainer, lambda: loop._should_check_val_fx(fetcher))
+        if not last and not loop._should_accumulate() and fetcher:
+            due = lambda: loop._should_check_val_fx(fetcher)  # noqa: E731
+            self.plateaus.settle(validates, lambda: self._between(trainer, due))
 
     def _between(self, trainer: pl.Trainer, due: Callable[[], bool] = lambda: False) -> None:
         """Between two optimizer steps: a waypoint, a checkpoint if the last one is old enough, progress."""
         step, now = step_of(trainer), time.monotonic()
         if step in self.waypoints:
             self.waypoints.remove(step)
-            found = position_of(self._checkpoint(trainer)) | state_of(trainer.lightning_module)
+            kept = {key: value for key, value in self._checkpoint(trainer).items() if key != unsaved.GRADIENTS}
+            found = position_of(kept) | state_of(trainer.lightning_module)
             if step == self.phase.last:
                 self.result = found
             elif self.keeper:
@@ -165,23 +174,16 @@ class Guide(pl.Callback):
 
     def _checkpoint(self, trainer: pl.Trainer) -> dict[str, Any]:
         begun = {} if self.between_epochs else self.means
-        own = accumulators.taken(trainer, begun, self.between_epochs)
-        return self.memory.taken(trainer) | {_ACCUMULATED: own if ranks.share()[1] == 1 else ranks.everyone_says(own)}
+        own, module = accumulators.taken(trainer, begun, self.between_epochs), trainer.lightning_module
+        own |= unsaved.left_out(module, self.buffers, self.loaders)
+        found = {_ACCUMULATED: own, unsaved.GRADIENTS: unsaved.gradients(module)}
+        alone = ranks.share()[1] == 1
+        return self.memory.taken(trainer) | {k: v if alone else ranks.everyone_says(v) for k, v in found.items()}
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        if self.between_epochs:  # the counts are still those of the last epoch: Lightning would pass over the next
-            for name in ("batch", "scheduler"):
-                state = checkpoint["loops"]["fit_loop"][f"epoch_loop.{name}_progress"]
-                state["current"] = dict.fromkeys(state["current"], 0)
-                if "is_last_batch" in state:
-                    state["is_last_batch"] = False
-        # Lightning may have read a batch ahead, and asks only loaders with a length where they are.
-        trained = trainer.fit_loop.epoch_loop.batch_progress.current
-        done = 0 if self.between_epochs else trained.processed  # type: ignore[attr-defined]  # typed as its base
-        places = [{"epoch": trainer.current_epoch, "done": done} for _ in self.loaders]
-        checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"] = places
+        put_place(checkpoint, trainer, len(self.loaders), self.between_epochs, self.plateaus.late)
 
     def _reach(self, step: int, keeper: Keeper) -> None:
         """Notes the steps of about a second ahead: noting each by itself durably would take longer than the step."""

@@ -11,9 +11,10 @@ from torchmetrics import Metric
 
 from lottery.foundations.errors import Refused
 from lottery.foundations.metrics import Headline
+from lottery.training.lightning.evaluating import measured_on
 from lottery.training.lightning.guide import number
-from lottery.training.lightning.order import seed_all
 from lottery.training.lightning.parts import ProjectData
+from lottery.training.lightning.seeding import seed_all
 from lottery.training.lightning.trainers import ours, quiet
 from lottery.training.recipes import Row
 
@@ -45,7 +46,7 @@ def measure(trainer: pl.Trainer, module: pl.LightningModule, data: ProjectData, 
     module.log = log  # type: ignore[method-assign]  # of this module, for a while
     run = trainer.validate if part == "val" else trainer.test
     try:
-        with quiet():
+        with quiet(), measured_on(datamodule, part):
             run(module, datamodule=datamodule, verbose=False)
     finally:
         datamodule.trainer = was

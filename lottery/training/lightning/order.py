@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import random
+import copy
 from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from lottery.data.examples import DataError
+from lottery.foundations.errors import Refused
 from lottery.foundations.seeds import derive
 from lottery.training import ranks
-
-
-def seed_all(seed: int) -> None:
-    """Seeds the global generators of torch, numpy and Python, before every batch.
-
-    Before CUDA is initialised, `torch.manual_seed` notes a stack trace for each kind of device: a millisecond.
-    """
-    torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized():
-        torch.cuda.manual_seed_all(seed)
-    np.random.seed(seed % 2**32)
-    random.seed(seed)
+from lottery.training.lightning.curricula import Curriculum
+from lottery.training.lightning.samplers import EpochBatches
+from lottery.training.lightning.seeding import seed_all
 
 
 def ordered(loader: Any, seed: int, share: tuple[int, int] = (0, 1)) -> Ordered | FromStart:
@@ -52,55 +42,6 @@ def enters_anywhere(loader: Any) -> bool:
     )
 
 
-class EpochBatches:
-    """A batch sampler whose epoch is drawn whole, under a seed of that epoch, and can then be entered anywhere.
-
-    All ranks draw the same epoch, and each yields its share of every batch.
-    """
-
-    def __init__(self, inner: Any, generators: Sequence[torch.Generator], seed: int, share: tuple[int, int]) -> None:
-        self.inner, self.generators, self.seed, self.share = inner, generators, seed, share
-        self.epoch, self.begin = 0, 0
-        self.parts: list[float] = []
-        """this rank's part of each batch of the epoch, in (0, 1]"""
-
-    def set_epoch(self, epoch: int) -> None:
-        """Lightning calls it on samplers only, not on batch samplers: whoever trains calls it."""
-        self.epoch = epoch
-        for part in (self.inner, getattr(self.inner, "sampler", None)):
-            if part is not None and hasattr(part, "set_epoch"):
-                part.set_epoch(epoch)
-
-    def __len__(self) -> int:
-        return len(self.inner)
-
-    def __iter__(self) -> Iterator[list[Any]]:
-        seed = derive(self.seed, "epoch", self.epoch)
-        seed_all(seed)
-        for generator in self.generators:
-            generator.manual_seed(seed)
-        batches = list(self.inner)
-        begin, self.begin = self.begin, 0
-        if self.share[1] > 1:
-            shares = [shared(list(batch), self.share) for batch in batches]
-            self.parts = [len(share) / len(batch) for share, batch in zip(shares, batches, strict=True)]
-            batches = shares
-        for number, batch in enumerate(batches[begin:], begin):
-            yield [(self.epoch, number), *batch]
-
-
-def shared(batch: Sequence[Any], share: tuple[int, int]) -> Sequence[Any]:
-    """A rank's share of a batch: all of them, one after the other, are the batch. Raises DataError for an empty one.
-
-    >>> [list(shared(range(7), (rank, 3))) for rank in range(3)]
-    [[0, 1], [2, 3], [4, 5, 6]]
-    """
-    rank, of = share
-    if len(batch) < of:
-        raise DataError(f"data: a training batch has {len(batch)} examples, too few for hardware.devices={of}")
-    return batch[len(batch) * rank // of : len(batch) * (rank + 1) // of]
-
-
 class Augmented(Dataset):
     """A data set that is seeded once a batch, in whichever worker draws it, so that no number depends on workers."""
 
@@ -110,7 +51,7 @@ class Augmented(Dataset):
     def __len__(self) -> int:
         return len(self.inner)
 
-    def __getattr__(self, name: str) -> Any:  # a collate function or a hook may look at the data set
+    def __getattr__(self, name: str) -> Any:  # what initialises a worker may look at the data set
         if name == "inner":
             raise AttributeError(name)
         return getattr(self.inner, name)
@@ -124,15 +65,17 @@ class Augmented(Dataset):
 
 
 class Ordered(DataLoader):
-    """A loader that Lightning can resume in the middle of an epoch: it asks for `state_dict` and `load_state_dict`."""
+    """A loader that Lightning can resume in the middle of an epoch: it asks for `state_dict` and `load_state_dict`.
+
+    A hook that looks at it finds what the user's own loader has.
+    """
 
     def __init__(self, loader: DataLoader, seed: int, share: tuple[int, int] = (0, 1)) -> None:
-        generators = [loader.generator, getattr(loader.sampler, "generator", None)]
-        generators.append(getattr(getattr(loader.batch_sampler, "sampler", None), "generator", None))
-        own = [each for each in dict.fromkeys(generators) if each is not None]
-        self._batches = EpochBatches(loader.batch_sampler, own, seed, share)
+        self._batches = EpochBatches(loader.batch_sampler, loader.generator, seed, share)
+        self._augmented = Augmented(loader.dataset, seed, share[0])
+        self.curriculum = Curriculum(loader.dataset)
         super().__init__(
-            Augmented(loader.dataset, seed, share[0]),
+            loader.dataset,
             batch_sampler=self._batches,
             num_workers=loader.num_workers,
             collate_fn=loader.collate_fn,
@@ -141,8 +84,34 @@ class Ordered(DataLoader):
             worker_init_fn=loader.worker_init_fn,
             multiprocessing_context=loader.multiprocessing_context,
             prefetch_factor=loader.prefetch_factor,
-            persistent_workers=loader.persistent_workers,
+            # Workers begin with each epoch: they know what was set on the data set before, as a single process does.
+            persistent_workers=False,
         )
+        own = ("batch_size", "batch_sampler", "sampler", "drop_last")
+        vars(self).update({name: getattr(loader, name) for name in own})
+
+    @property
+    def _index_sampler(self) -> EpochBatches:
+        return self._batches
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # only ever iterated over
+        """Begins once a batch is asked for, which is after the hooks of an epoch's beginning."""
+        batches: Iterator[Any] | None = None
+        while True:
+            if self.curriculum.note() and batches:
+                _check_seen(self.num_workers)
+            batches = batches or super().__iter__()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            self.curriculum.read()
+            yield batch
+
+    def _get_iterator(self) -> Any:
+        read = copy.copy(self)
+        vars(read)["dataset"] = self._augmented
+        return DataLoader._get_iterator(read)
 
     def set_epoch(self, epoch: int) -> None:
         self._batches.set_epoch(epoch)
@@ -156,7 +125,8 @@ class Ordered(DataLoader):
         return {}  # Lightning asks for one; `Guide` knows how many batches were trained
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self._batches.epoch, self._batches.begin = state["epoch"], state["done"] % max(1, len(self))
+        self.set_epoch(state["epoch"])
+        self._batches.begin = state["done"] % max(1, len(self))
 
 
 class FromStart:
@@ -164,11 +134,19 @@ class FromStart:
 
     def __init__(self, loader: Any, seed: int) -> None:
         self.loader, self.seed, self.epoch, self.begin = loader, seed, 0, 0
+        self.curriculum, self.workers_last = Curriculum(getattr(loader, "dataset", None)), False
+
+    def __getattr__(self, name: str) -> Any:  # a hook may look at the loader
+        if name == "loader":
+            raise AttributeError(name)
+        return getattr(self.loader, name)
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
+        self.curriculum.note()
         if (dataset := getattr(self.loader, "dataset", None)) is not None and hasattr(dataset, "set_epoch"):
             dataset.set_epoch(epoch)
+        self.curriculum.read()
 
     def part(self, number: int) -> float:
         return 1.0  # see `check_shares`
@@ -178,18 +156,35 @@ class FromStart:
 
     def __iter__(self) -> Iterator[Any]:
         begin, self.begin = self.begin, 0
+        while True:
+            number = -1
+            for number, batch in enumerate(self._epoch()):
+                if number >= begin:
+                    yield batch
+            if number >= begin or number < 0:
+                return
+            begin -= number + 1  # it has ended before, beside a longer loader, and was begun again
+
+    def _epoch(self) -> Iterator[Any]:
+        workers = getattr(self.loader, "num_workers", 0)
+        if self.curriculum.note() and self.workers_last:
+            _check_seen(workers)
+        self.workers_last = getattr(self.loader, "persistent_workers", False)
         seed_all(derive(self.seed, "epoch", self.epoch))
         if isinstance(generator := getattr(self.loader, "generator", None), torch.Generator):
             generator.manual_seed(derive(self.seed, "epoch", self.epoch))
         batches = iter(self.loader)
+        self.curriculum.read()
         for number in count():
+            if self.curriculum.note():
+                _check_seen(workers)
             seed_all(derive(self.seed, "batch", self.epoch, number))  # a stream may draw as it is read
             try:
                 batch = next(batches)
             except StopIteration:
                 return
-            if number >= begin:
-                yield batch
+            self.curriculum.read()
+            yield batch
 
     def state_dict(self) -> dict[str, int]:
         return {}  # see `Ordered`
@@ -197,3 +192,12 @@ class FromStart:
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.set_epoch(state["epoch"])
         self.begin = state["done"]
+
+
+def _check_seen(workers: int) -> None:
+    """Raises Refused if there are workers, which have begun and know the data set as it was."""
+    if workers:
+        raise Refused(
+            "model: a hook changes the training data set while its workers read it, which they would not see; it may "
+            "at an epoch's beginning, without persistent_workers, or with num_workers=0"
+        )

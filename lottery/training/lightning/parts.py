@@ -7,27 +7,25 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.utilities import CombinedLoader
 from torch import Tensor
 from torch.utils import _pytree
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from lottery.data.examples import DataError
-from lottery.foundations.digests import digest, digest_of
+from lottery.foundations.digests import digest_of
 from lottery.foundations.errors import describe
 from lottery.foundations.seeds import seeded
 from lottery.training import ranks
+from lottery.training.lightning.contents import content_of
+from lottery.training.lightning.evaluating import evaluated, standing_in
 from lottery.training.lightning.order import enters_anywhere, ordered
+from lottery.training.lightning.remembering import check_memory
 
 PARTS = ("train", "val", "test")
-LOOKED_AT = 4
-"""How many batches of each part identify the data, besides the number of batches."""
 
 
 class Loaders(pl.LightningDataModule):
@@ -149,15 +147,9 @@ class ProjectData:
     @contextmanager
     def trained_by(self, loader: Any) -> Iterator[None]:
         """Within the context, Lightning gets this training loader from the data module, whose other hooks apply."""
-        names, of = ("train_dataloader", "val_dataloader"), vars(self.module)
-        before = {name: of[name] for name in names if name in of}  # as `from_datasets` sets them
-        of |= dict(zip(names, (lambda: loader, self._whole(self.module.val_dataloader)), strict=True))
-        try:
+        whole = self._whole(self.module.val_dataloader)
+        with standing_in(self.module, train_dataloader=lambda: loader, val_dataloader=whole):
             yield
-        finally:
-            for name in names:
-                del of[name]
-            of |= before
 
     def _whole(self, own: Callable[[], Any]) -> Callable[[], Any]:
         """A validation loader's method, for each rank to validate on all the data. It raises DataError for a share."""
@@ -171,14 +163,14 @@ class ProjectData:
                     f"data: {type(self.module).__name__}.val_dataloader gives a DistributedSampler; every process "
                     "validates on all the data, and needs none"
                 )
-            return loader
+            return evaluated(loader)
 
         return found
 
     @cached_property
     def free_of_workers(self) -> bool:
-        """Whether the order and the augmentations of training do not depend on the number of workers."""
-        return all(map(enters_anywhere, each_of(self.loader("train"))))
+        """Whether no order and nothing that is drawn as data are read depends on the number of workers."""
+        return all(enters_anywhere(each) for part in PARTS for each in each_of(self.loader(part)))
 
     @cached_property
     def batches_per_epoch(self) -> int:
@@ -211,6 +203,8 @@ class ProjectData:
         """SHA-256 of the number of batches and of the first batches of each part: what was read at all costs little."""
         try:
             return digest_of(self._read())
+        except DataError:
+            raise
         except Exception as error:  # a user's data set may raise anything
             raise DataError(
                 f"data: {type(self.module).__name__}: its batches can't be read: {describe(error)}"
@@ -219,10 +213,11 @@ class ProjectData:
     def _read(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for part in PARTS:
+            check_memory(type(self.module).__name__, part, each_of(self.loader(part)))
             loader = self.training(0) if part == "train" else self.loader(part)
             with seeded(0):
                 for each in each_of(loader):
-                    found[f"{part}.{len(found)}"] = [_length(each), [_batch_digest(b) for b in _first(each)]]
+                    found[f"{part}.{len(found)}"] = content_of(each)
         return found
 
 
@@ -235,31 +230,3 @@ def examples_in(batch: Any) -> int:
     """How many examples a batch has: the length of its first tensor; 1 if it has none."""
     leaves = _pytree.tree_leaves(dict(batch) if isinstance(batch, Mapping) else batch)
     return next((len(leaf) for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim), 1)
-
-
-def _first(loader: Any) -> list[Any]:
-    if not isinstance(loader, DataLoader):
-        return list(islice(loader, LOOKED_AT))
-    workers, timeout = loader.num_workers, loader.timeout
-    loader.num_workers, loader.timeout = 0, 0  # starting workers takes longer than reading
-    try:
-        return list(islice(loader, LOOKED_AT))
-    finally:
-        loader.num_workers, loader.timeout = workers, timeout
-
-
-def _length(loader: Any) -> int | None:
-    try:
-        return len(loader)
-    except TypeError:
-        return None
-
-
-def _batch_digest(batch: Any) -> str:
-    leaves = _pytree.tree_leaves(dict(batch) if isinstance(batch, Mapping) else batch)
-    arrays = [torch.from_numpy(leaf) if isinstance(leaf, np.ndarray) else leaf for leaf in leaves]
-    tensors = {str(index): leaf for index, leaf in enumerate(arrays) if isinstance(leaf, Tensor)}
-    others = [leaf for leaf in arrays if not isinstance(leaf, Tensor)]  # of an object, its text may hold its address
-    return digest_of(
-        [digest(tensors), [leaf if isinstance(leaf, str | int) else type(leaf).__name__ for leaf in others]]
-    )

@@ -10,6 +10,7 @@ from lottery.foundations.errors import Refused, Said
 from lottery.foundations.seeds import seeded
 from lottery.training import ranks
 from lottery.training.exits import interrupts
+from lottery.training.lightning.curricula import as_it_was
 from lottery.training.lightning.guide import Guide, validation_seed
 from lottery.training.lightning.masked import Masked
 from lottery.training.lightning.memory import InMemory
@@ -71,7 +72,7 @@ def fit_project(
         if recipe.hardware.devices > 1:
             callbacks.insert(0, Together(loaders, recipe.hardware.devices))
         trainer = recipe.trainer_for(callbacks=callbacks, plugins=[memory], **horizon(recipe, budget.steps))
-        with seeded(phase.noise), quiet(), recipe.data.trained_by(loader), interrupts():
+        with seeded(phase.noise), quiet(), recipe.data.trained_by(loader), as_it_was(loaders), interrupts():
             trainer.fit(
                 module,
                 datamodule=recipe.data.module,

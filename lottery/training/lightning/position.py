@@ -49,3 +49,26 @@ def begin_epoch(loop: Any) -> None:
         loop.epoch_loop._batches_that_stepped -= 1
         loop.epoch_loop.automatic_optimization.optim_progress.reset_on_run()
         loop.epoch_loop.val_loop.batch_progress.total.reset()
+
+
+def put_place(checkpoint: dict[str, Any], trainer: pl.Trainer, loaders: int, between: bool, late: bool) -> None:
+    """Sets where a checkpoint's counts and each of its loaders stand.
+
+    `between` two epochs the counts are still those of the last one: Lightning would pass over the next. `late` in a
+    batch, which Lightning has counted already, they are those of a checkpoint at its end.
+    """
+    if between:
+        for name in ("batch", "scheduler"):
+            state = checkpoint["loops"]["fit_loop"][f"epoch_loop.{name}_progress"]
+            state["current"] = dict.fromkeys(state["current"], 0)
+            if "is_last_batch" in state:
+                state["is_last_batch"] = False
+    if late:
+        state = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for counts in ("current", "total"):
+            state[counts] = {**state[counts], "completed": state[counts]["completed"] - 1}
+    # Lightning may have read a batch ahead, and asks only loaders with a length where they are.
+    trained = trainer.fit_loop.epoch_loop.batch_progress.current
+    done = 0 if between else trained.processed  # type: ignore[attr-defined]  # typed as its base
+    places = [{"epoch": trainer.current_epoch, "done": done} for _ in range(loaders)]
+    checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"] = places

@@ -80,6 +80,7 @@ def bare() -> pl.Trainer:
 
 QUIET = (
     ".*does not have many workers.*",
+    ".*Consider setting `persistent_workers=True`.*",
     ".*LeafSpec.*",  # Lightning 2.6 under PyTorch 2.14
     ".*`srun` command is available.*",  # as on every login node
     ".*GPU available but not used.*",  # hardware=cpu asked for that
