@@ -10,6 +10,7 @@ from lottery.foundations.errors import Refused, Said
 from lottery.foundations.seeds import seeded
 from lottery.training import ranks
 from lottery.training.exits import interrupts
+from lottery.training.lightning.failures import explained
 from lottery.training.lightning.guide import Guide, validation_seed
 from lottery.training.lightning.masked import Masked
 from lottery.training.lightning.memory import InMemory
@@ -18,6 +19,7 @@ from lottery.training.lightning.position import checkpoint_at, step_of
 from lottery.training.lightning.project import Project
 from lottery.training.lightning.sharing import Together
 from lottery.training.lightning.trainers import quiet
+from lottery.training.lightning.vigil import Vigil
 from lottery.training.loop import Keeper
 from lottery.training.phase import Phase, Trained
 from lottery.training.recipes import Row
@@ -67,11 +69,12 @@ def fit_project(
         )  # fmt: skip
         if found:
             guide.resume(found[1], found[0])
-        callbacks: list[pl.Callback] = [guide, masked]
+        vigil = Vigil(phase, recipe.logged["val"].names.keys() if share[0] == 0 else set(), bool(found))
+        callbacks: list[pl.Callback] = [vigil, guide, masked]
         if recipe.hardware.devices > 1:
             callbacks.insert(0, Together(loaders, recipe.hardware.devices))
         trainer = recipe.trainer_for(callbacks=callbacks, plugins=[memory], **horizon(recipe, budget.steps))
-        with seeded(phase.noise), quiet(), recipe.data.trained_by(loader), interrupts():
+        with explained(), seeded(phase.noise), quiet(), recipe.data.trained_by(loader), interrupts():
             trainer.fit(
                 module,
                 datamodule=recipe.data.module,
@@ -87,6 +90,8 @@ def fit_project(
                 "such as EarlyStopping, or its own code has stopped it: every round must train as long as the others"
             )
         guide.finish(trainer, module)
+        if vigil.moved and guide.rows and share[0] == 0:
+            guide.rows[-1] |= measure(state_of(module), ["test"], phase.last)
         state, changing = guide.result or state_of(module), masked.changing
         return Trained(state, changing.holding.masks, guide.rows, changed=changing.changed)
 
