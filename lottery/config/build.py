@@ -18,7 +18,7 @@ from lottery.config.groups import PRUNING_GROUPS, TRAINING_GROUPS, channelwise, 
 from lottery.config.identity import project_identity, recipe_identity
 from lottery.config.nodes import as_yaml, in_steps, make, network, with_steps
 from lottery.config.patterns import patterns
-from lottery.config.projects import gives_lightning
+from lottery.config.projects import configured, gives_lightning
 from lottery.config.user_code import user_code
 from lottery.data.examples import Data, DataError
 from lottery.foundations.digests import digest_of, files
@@ -104,7 +104,7 @@ def build_project(config: Mapping[str, Any]) -> Project:
     try:
         return Project(
             data=data,
-            network=partial(network, config["model"]),
+            network=partial(configured, config["model"]),
             prunable=Prunable(**{key: tuple(listed) for key, listed in patterns(config).items()}),
             arguments=arguments,
             asked=config.get("headline"),

@@ -74,6 +74,18 @@ def rehearse_project(cell: Cell, recipe: Project) -> None:
             recipe.flops({})
 
 
+def begins_alike(recipe: Project) -> str | None:
+    """A sentence if a project's module has the same weights whatever seed it is made under; None if it has not."""
+    one, other = recipe.prunable(recipe.net), recipe.prunable(recipe.build(1))
+    same = sum(int((weight == other[name]).count_nonzero()) for name, weight in one.items())
+    if 2 * same <= sum(weight.numel() for weight in one.values()):
+        return None
+    return (
+        "every seed begins with the same weights, since the module seeds itself (as by seed_everything) or loads what "
+        "was trained before; seed= changes the order of the data and noise alone"
+    )
+
+
 def _check_first(arm: Arm) -> None:
     """Raises Refused for an arm whose rounds begin at a step of which nothing says where training stood."""
     known = position(arm.given.start) if arm.given else arm.first == arm.rewind

@@ -65,6 +65,15 @@ def gives_lightning(model: Mapping[str, Any]) -> bool:
         return of_lightning(type(network(model)))
 
 
+def configured(model: Mapping[str, Any]) -> Any:
+    """The LightningModule of a `model` node, with what its `configure_model` makes, as a Trainer would have it."""
+    from lottery.config.nodes import network
+
+    module: Any = network(model)
+    module.configure_model()
+    return module
+
+
 def alone(group: str, node: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
     """A project's node without what the option in whose place it came has set: only what is asked for counts."""
     given = {
