@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -177,7 +179,7 @@ def test_arguments_that_leave_nothing_to_look_at(name: str, value: Any, said: st
 
 def logged(part: str, *names: str, metric: Any = None) -> Logged:
     rows = {f"{part}_{name}": f"{part}_{name.replace('/', '_')}" for name in names}
-    return Logged(rows, {row: metric for row in rows.values()} if metric else {})
+    return Logged(rows, dict.fromkeys(rows.values(), metric) if metric else {})
 
 
 def test_several_loaders_log_under_names_of_their_own() -> None:
@@ -186,7 +188,7 @@ def test_several_loaders_log_under_names_of_their_own() -> None:
                        r"test logs test_acc \(Lightning adds dataloader_idx where there are several"):  # fmt: skip
         headline_among(logged("val", *two), logged("test", "acc"), None, None)
     found = headline_among(logged("val", *two), logged("test", *two), "acc_dataloader_idx_1", None)
-    assert found.higher
+    assert found.higher_is_better
     assert found.share
 
 
@@ -210,7 +212,7 @@ def test_a_metric_of_one_of_several_loaders_says_its_direction() -> None:
         loaders = [recipe.data.loader(part)] * 2
         setattr(recipe.data.module, f"{part}_dataloader", lambda loaders=loaders: loaders)
     object.__setattr__(recipe, "network", Two)
-    assert recipe.headline.higher
+    assert recipe.headline.higher_is_better
 
 
 @pytest.mark.parametrize("model", ["Seeds", "Lit"])
@@ -241,3 +243,12 @@ def test_configured_layers_are_those_that_are_drawn_for_the_seed() -> None:
     recipe: Any = cell_of("Configured").study.recipe
     assert differing(state_of(recipe.build(1)), state_of(recipe.build(2)))
     assert not differing(state_of(recipe.build(1)), state_of(recipe.build(1)))
+
+
+def test_a_file_that_an_argument_names_counts_by_what_is_in_it(tmp_path: Path) -> None:
+    found = []
+    for name, width in (("one.json", 16), ("other.json", 16), ("one.json", 32)):
+        (tmp_path / name).write_text(json.dumps({"width": width}))
+        found.append(cell_of("Reads", f"model.settings={tmp_path / name}").study.identity)
+    assert found[0] == found[1]
+    assert found[0] != found[2]
