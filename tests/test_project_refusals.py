@@ -103,7 +103,7 @@ def test_an_average_beyond_the_first_steps_ends_the_round() -> None:
         return module
 
     object.__setattr__(recipe, "network", network)
-    with pytest.raises(Refused, match="puts another net.0.weight in place while it validates"):
+    with pytest.raises(Refused, match=r"puts another net\.0\.weight in place while it validates"):
         fit(recipe, phase_of(recipe))
 
 

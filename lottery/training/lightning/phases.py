@@ -11,7 +11,7 @@ from lottery.foundations.seeds import seeded
 from lottery.training import ranks
 from lottery.training.exits import interrupts
 from lottery.training.lightning.failures import explained
-from lottery.training.lightning.guide import Guide, validation_seed
+from lottery.training.lightning.guide import validation_seed
 from lottery.training.lightning.masked import Masked
 from lottery.training.lightning.memory import InMemory
 from lottery.training.lightning.parts import each_of
@@ -63,14 +63,13 @@ def fit_project(
                 "has it, and a LightningModule needs that"
             )
         masked = Masked(phase, recipe, found := ranks.agree(keeper.load() if keeper else None))
-        guide = Guide(
+        guide = Vigil(
             phase, budget.steps, loaders, memory, masked, measure, keeper, waypoints, watch,
             recipe.hardware.checkpoint_seconds, recipe.logged["val"].names if share[0] == 0 else {},
         )  # fmt: skip
         if found:
             guide.resume(found[1], found[0])
-        vigil = Vigil(phase, recipe.logged["val"].names.keys() if share[0] == 0 else set(), bool(found))
-        callbacks: list[pl.Callback] = [vigil, guide, masked]
+        callbacks: list[pl.Callback] = [guide, masked]
         if recipe.hardware.devices > 1:
             callbacks.insert(0, Together(loaders, recipe.hardware.devices))
         trainer = recipe.trainer_for(callbacks=callbacks, plugins=[memory], **horizon(recipe, budget.steps))
@@ -90,8 +89,6 @@ def fit_project(
                 "such as EarlyStopping, or its own code has stopped it: every round must train as long as the others"
             )
         guide.finish(trainer, module)
-        if vigil.moved and guide.rows and share[0] == 0:
-            guide.rows[-1] |= measure(state_of(module), ["test"], phase.last)
         state, changing = guide.result or state_of(module), masked.changing
         return Trained(state, changing.holding.masks, guide.rows, changed=changing.changed)
 
