@@ -64,7 +64,7 @@ AVERAGE = "a hook or a callback puts another net.0.weight in place while it vali
         ("Draws", [], "from no generator of its own; what has changed is rng (Generator)"),
         ("Writes", [], "model: Writes.on_fit_start fails: TypeError: expected str, bytes or os.PathLike object"),
         ("Shows", [], "model: Shown.on_validation_epoch_end fails: IndexError: pop from empty list (odd.py, line "),
-    ], 6),
+    ], 3),
 )  # fmt: skip
 def test_it_is_said_before_training(model: str, more: list[str], said: str) -> None:
     assert said in refused(model, *more)
