@@ -123,7 +123,7 @@ def build_project(config: Mapping[str, Any]) -> Project:
 
 
 def _set_up(node: Mapping[str, Any], data: ProjectData) -> nn.Module:
-    """A project's module, as its own `setup` leaves it."""
+    """A project's module, as its own `setup` and `configure_model` leave it."""
     return set_up(network(node), data.module, bare())  # type: ignore[arg-type]  # as `gives_lightning` has found
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lottery.config.check_project import rehearse_project
+from lottery.config.check_project import begins_alike, rehearse_project
 from lottery.config.check_pruning import Misfit, begin, change, part, pruned
 from lottery.config.nodes import as_yaml
 from lottery.data.examples import DataError
@@ -188,10 +188,15 @@ def check(cell: Cell) -> None:
 
 
 def note(cell: Cell, noted: Set[str]) -> set[str]:
-    """Prints once per study which large weights are never pruned; returns the study's name, to add to `noted`."""
+    """Prints once per study which large weights are never pruned, and whether all seeds of a project begin alike.
+
+    Returns the study's name, to add to `noted`.
+    """
     recipe = cell.study.recipe
-    if cell.study.name not in noted and (left := recipe.prunable.left_whole(recipe.net)):
-        print(f"{cell.study.name}: {left}", flush=True)
+    if cell.study.name not in noted:
+        alike = begins_alike(recipe) if isinstance(recipe, Project) else None
+        for said in filter(None, (recipe.prunable.left_whole(recipe.net), alike)):
+            print(f"{cell.study.name}: {said}", flush=True)
     return {cell.study.name}
 
 

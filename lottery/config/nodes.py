@@ -187,8 +187,11 @@ def located(where: str, error: Exception) -> str:
     'model: no shape'
     >>> located("criterion", ValueError("criterion mine: scores of fc1.weight are torch.int64, not floats"))
     'criterion mine: scores of fc1.weight are torch.int64, not floats'
+    >>> located("model", RuntimeError("Error(s) in loading state_dict for Net:\\n\\tMissing key(s): a.weight."))
+    'model: Error(s) in loading state_dict for Net: Missing key(s): a.weight.'
     """
-    said = str(error).split("\n")[0] or type(error).__name__
+    first, *more = str(error).split("\n")
+    said = " ".join([first, *more[:1]] if first.endswith(":") else [first]).replace("\t", "") or type(error).__name__
     if said.startswith((f"{where}.", f"{where}:", f"{where} ", "numerics.", "structure.", "structure:")):
         return said
     key, equals, _ = said.partition("=")

@@ -18,6 +18,7 @@ from lottery.foundations.seeds import derive
 from lottery.pruning.contracts import Evidence
 from lottery.pruning.derivatives import Times
 from lottery.training import ranks
+from lottery.training.lightning.failures import explained
 from lottery.training.lightning.parts import ProjectData, each_of
 from lottery.training.lightning.seeding import seed_all
 from lottery.training.lightning.trainers import quiet
@@ -78,7 +79,7 @@ class Asking:
             callbacks=[watch],
         )  # fmt: skip
         try:
-            with quiet(EVALUATES), self.data.trained_by(batches), watch.around(self.module):
+            with explained(), quiet(EVALUATES), self.data.trained_by(batches), watch.around(self.module):
                 trainer.fit(self.module, datamodule=self.data.module)
         finally:
             self.data.module.trainer = own

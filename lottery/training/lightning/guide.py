@@ -23,7 +23,6 @@ from lottery.training.lightning.memory import InMemory
 from lottery.training.lightning.plain import joined, parted
 from lottery.training.lightning.plateaus import Plateaus
 from lottery.training.lightning.position import begin_epoch, position_of, put_place, step_of
-from lottery.training.lightning.refusals import check_monitors, check_parts
 from lottery.training.lightning.seeding import seed_all
 from lottery.training.lightning.sharing import Losses, Timely
 from lottery.training.loop import CHUNK_SECONDS, Diverged, Keeper
@@ -69,7 +68,6 @@ class Guide(pl.Callback):
         self.memory.checkpoint = joined(tensors, info["lightning"])
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        check_parts(trainer)
         self.buffers = unsaved.buffers(pl_module)
         self.saved_at = self.seen_at = time.monotonic()
 
@@ -199,7 +197,6 @@ class Guide(pl.Callback):
         seed_all(validation_seed(self.phase, step_of(trainer)))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        check_monitors(trainer)
         step = step_of(trainer)
         if self.phase.first < step <= self.phase.last and not any(row["step"] == step for row in self.rows):
             logged = {ours: number(trainer.callback_metrics[name]) for name, ours in self.val_names.items()}

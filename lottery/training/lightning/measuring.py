@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from torchmetrics import Metric
 from lottery.foundations.errors import Refused
 from lottery.foundations.metrics import Headline
 from lottery.training.lightning.evaluating import measured_on
+from lottery.training.lightning.failures import explained
 from lottery.training.lightning.guide import number
 from lottery.training.lightning.parts import ProjectData
 from lottery.training.lightning.seeding import seed_all
@@ -23,6 +25,11 @@ HIGHER = ("accuracy", "acc", "auroc", "auc", "average_precision", "dice", "f1", 
 """Names of metrics of which more is better, all but r2 shares in [0, 1]."""
 LOWER = ("bce", "ce", "error", "fid", "kl", "loss", "mae", "mape", "mse", "nll", "perplexity", "ppl", "rmse")
 """Names of metrics of which less is better."""
+
+SEVERAL = (
+    " (Lightning adds dataloader_idx where there are several loaders: log one of them by add_dataloader_idx=False, or "
+    "give validation and test as many)"
+)
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,7 @@ def measure(trainer: pl.Trainer, module: pl.LightningModule, data: ProjectData, 
     module.log = log  # type: ignore[method-assign]  # of this module, for a while
     run = trainer.validate if part == "val" else trainer.test
     try:
-        with quiet(), measured_on(datamodule, part):
+        with explained(), quiet(), measured_on(datamodule, part):
             run(module, datamodule=datamodule, verbose=False)
     finally:
         datamodule.trainer = was
@@ -57,7 +64,9 @@ def measure(trainer: pl.Trainer, module: pl.LightningModule, data: ProjectData, 
         if called not in found or name.startswith(part):  # val_dice before dice, if it logs both
             found[called] = name, value
     names = {name: called for called, (name, _) in found.items()}
-    metrics = {names[name]: metric for name, metric in seen.items() if name in names}
+    metrics = {
+        row: seen[bare] for name, row in names.items() if (bare := name.partition("/dataloader_idx_")[0]) in seen
+    }
     return {called: number(value) for called, (_, value) in found.items()}, Logged(names, metrics)
 
 
@@ -80,20 +89,27 @@ def headline_among(val: Logged, test: Logged, asked: str | None, better: str | N
     or that of the torchmetrics object that was logged, or that of a usual name. Raises Refused.
     """
     both = [name[5:] for name in test.names.values() if f"val_{name[5:]}" in val.names.values()]
-    said = ", ".join(both) or "nothing"
+    logged = [f"{part} logs {', '.join(sorted(of.names)) or 'nothing'}" for part, of in
+              (("validation", val), ("test", test))]  # fmt: skip
+    listed = " and ".join(logged) + (SEVERAL if "dataloader_idx_" in "".join(logged) else "")
     name = asked
     if name is None:
         others = [each for each in both if each != "loss"]
         usual = [each for each in ("accuracy", "acc") if each in both]
         name = usual[0] if usual else others[0] if len(others) == 1 else "loss" if both == ["loss"] else None
-        if name is None:
+        if name is None and both:
+            said = ", ".join(both)
             raise Refused(f"headline=null: validation_step and test_step both log {said}; headline= chooses one")
+        if name is None:
+            raise Refused(
+                "headline=null: must be a metric that validation_step and test_step both log under one name besides "
+                f"val_ and test_; {listed}"
+            )
     if name not in both:
-        logged = [f"{part} logs {', '.join(sorted(of.names)) or 'nothing'}" for part, of in
-                  (("validation", val), ("test", test))]  # fmt: skip
-        raise Refused(f"headline={name}: must be logged by validation_step and by test_step; {' and '.join(logged)}")
+        raise Refused(f"headline={name}: must be logged by validation_step and by test_step; {listed}")
     metric = test.metrics.get(f"test_{name}", val.metrics.get(f"val_{name}"))
-    base = name.lower().rpartition("_")[2] if name.lower() not in (*HIGHER, *LOWER) else name.lower()
+    bare = re.sub(r"_dataloader_idx_\d+$", "", name.lower())
+    base = bare.rpartition("_")[2] if bare not in (*HIGHER, *LOWER) else bare
     known = {**dict.fromkeys(HIGHER, True), **dict.fromkeys(LOWER, False)}.get(base)
     higher = getattr(metric, "higher_is_better", None)
     higher = known if higher is None else higher

@@ -11,7 +11,8 @@ from lottery.foundations.seeds import seeded
 from lottery.training import ranks
 from lottery.training.exits import interrupts
 from lottery.training.lightning.curricula import as_it_was
-from lottery.training.lightning.guide import Guide, validation_seed
+from lottery.training.lightning.failures import explained
+from lottery.training.lightning.guide import validation_seed
 from lottery.training.lightning.masked import Masked
 from lottery.training.lightning.memory import InMemory
 from lottery.training.lightning.parts import each_of
@@ -19,6 +20,7 @@ from lottery.training.lightning.position import checkpoint_at, step_of
 from lottery.training.lightning.project import Project
 from lottery.training.lightning.sharing import Together
 from lottery.training.lightning.trainers import quiet
+from lottery.training.lightning.vigil import Vigil
 from lottery.training.loop import Keeper
 from lottery.training.phase import Phase, Trained
 from lottery.training.recipes import Row
@@ -62,7 +64,7 @@ def fit_project(
                 "has it, and a LightningModule needs that"
             )
         masked = Masked(phase, recipe, found := ranks.agree(keeper.load() if keeper else None))
-        guide = Guide(
+        guide = Vigil(
             phase, budget.steps, loaders, memory, masked, measure, keeper, waypoints, watch,
             recipe.hardware.checkpoint_seconds, recipe.logged["val"].names if share[0] == 0 else {},
         )  # fmt: skip
@@ -72,7 +74,8 @@ def fit_project(
         if recipe.hardware.devices > 1:
             callbacks.insert(0, Together(loaders, recipe.hardware.devices))
         trainer = recipe.trainer_for(callbacks=callbacks, plugins=[memory], **horizon(recipe, budget.steps))
-        with seeded(phase.noise), quiet(), recipe.data.trained_by(loader), as_it_was(loaders), interrupts():
+        data = recipe.data.trained_by(loader)
+        with explained(), seeded(phase.noise), quiet(), data, as_it_was(loaders), interrupts():
             trainer.fit(
                 module,
                 datamodule=recipe.data.module,

@@ -1,4 +1,4 @@
-"""What a module's own `setup` does to its weights: once when it is built, and nothing to weights that it is given."""
+"""What a module's own `setup` and `configure_model` do to it: once, when it is made, and nothing to given weights."""
 
 from __future__ import annotations
 
@@ -11,14 +11,22 @@ from lottery.foundations.errors import Refused, describe
 
 
 def set_up(module: pl.LightningModule, data: pl.LightningDataModule, trainer: pl.Trainer) -> pl.LightningModule:
-    """Runs a module's `setup("fit")`, which may make layers or load weights, as a part of its initialisation.
+    """Runs a module's `setup("fit")`, then its `configure_model`, which may make layers or load weights.
 
-    Lightning runs it again for each training and each measurement, whose weights are given: from now on, it leaves
-    weights as they are. Raises Refused, when it is run again, if it makes other layers, or if it changes weights and
-    fails here, where its Trainer does not know what is to be trained.
+    They are a part of its initialisation. Lightning runs them again for each training and each measurement, whose
+    weights are given: from now on, `setup` leaves weights as they are, and `configure_model` does nothing. Raises
+    Refused, when `setup` is run again, if it makes other layers, or if it changes weights and fails here, where its
+    Trainer does not know what is to be trained.
     """
-    if not is_overridden("setup", module):
-        return module
+    if is_overridden("setup", module):
+        _set_up(module, data, trainer)
+    if is_overridden("configure_model", module):
+        module.configure_model()
+        module.configure_model = lambda: None  # type: ignore[method-assign]  # of this module alone
+    return module
+
+
+def _set_up(module: pl.LightningModule, data: pl.LightningDataModule, trainer: pl.Trainer) -> None:
     failed, was = "", data.trainer
     trainer.datamodule, data.trainer, module.trainer = data, trainer, trainer  # type: ignore[attr-defined]  # as attached
     try:
@@ -39,4 +47,3 @@ def set_up(module: pl.LightningModule, data: pl.LightningDataModule, trainer: pl
         self.load_state_dict(given)
 
     module.setup = MethodType(setup, module)  # type: ignore[method-assign]  # a deep copy of the module has its own
-    return module

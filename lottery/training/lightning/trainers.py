@@ -47,11 +47,18 @@ def checked_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
         if name not in known:
             raise ValueError(f"trainer.{name}={value}: Lightning's Trainer has no such argument; {nearby(name, known)}")
     every = given.get("val_check_interval", 1.0)
-    if not isinstance(every, int | float):
+    if isinstance(every, bool) or not isinstance(every, int | float):
         raise ValueError(f"trainer.val_check_interval={every}: must be a number; a time would measure at other steps")
-    batches = given.get("accumulate_grad_batches", 1)
-    if not isinstance(batches, int) or batches < 1:
-        raise ValueError(f"trainer.accumulate_grad_batches={batches}: must be a whole number, 1 or more")
+    if every <= 0:
+        raise ValueError(f"trainer.val_check_interval={every}: must be above 0, a number of batches or a share")
+    for name in ("accumulate_grad_batches", "check_val_every_n_epoch"):
+        value = given.get(name, 1)
+        none = value is None and name == "check_val_every_n_epoch"  # validation is counted in batches then
+        if not none and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ValueError(f"trainer.{name}={value}: must be a whole number, 1 or more")
+    for part in ("val", "test"):
+        if given.get(f"limit_{part}_batches", 1) == 0:
+            raise ValueError(f"trainer.limit_{part}_batches=0: must be above 0; a curve needs what {part} steps log")
     return dict(given)
 
 
