@@ -125,31 +125,3 @@ class CentredStep(Plain):
         super().optimizer_step(*given, **more)
         with torch.no_grad():
             self.net[0].weight -= self.net[0].weight.mean(1, keepdim=True)
-
-
-class Averaged(Plain):
-    """A moving average of its weights takes their place at the end."""
-
-    def configure_callbacks(self) -> list[pl.Callback]:
-        return [Average()]
-
-
-class Average(pl.Callback):
-    def __init__(self) -> None:
-        self.average: dict[str, Tensor] = {}
-
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object) -> None:
-        self.average = self.average or {name: torch.ones_like(each) for name, each in pl_module.named_parameters()}
-        for name, parameter in pl_module.named_parameters():
-            self.average[name].lerp_(parameter.detach(), 0.5)
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        with torch.no_grad():
-            for name, parameter in pl_module.named_parameters():
-                parameter.copy_(self.average[name])
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return dict(self.average)
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.average = dict(state)

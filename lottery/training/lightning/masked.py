@@ -141,5 +141,6 @@ class Masked(pl.Callback):
 def _hooked(trainer: pl.Trainer) -> bool:
     """Whether hooks of the project may change gradients or weights after this callback has had its turn."""
     hooks = ("on_after_backward", "on_before_optimizer_step", "optimizer_step", "on_train_batch_end")
-    others = (each for each in trainer.callbacks if not type(each).__module__.startswith("lottery."))
-    return any(is_overridden(hook, trainer.lightning_module) for hook in hooks) or any(others)
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]  # set outside its class
+    others = any(not type(each).__module__.startswith("lottery.") for each in callbacks)
+    return others or any(is_overridden(hook, trainer.lightning_module) for hook in hooks)

@@ -90,7 +90,6 @@ def fit_project(
                 f"model: its training ended by itself at step {stopped_at:,} of {phase.last:,}; a callback of its, "
                 "such as EarlyStopping, or its own code has stopped it: every round must train as long as the others"
             )
-        masked.holding.mask_weights()  # a callback may put others in place at the end, such as averages
         guide.finish(trainer, module)
         state, changing = guide.result or state_of(module), masked.changing
         return Trained(state, changing.holding.masks, guide.rows, changed=changing.changed)
