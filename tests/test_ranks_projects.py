@@ -34,7 +34,8 @@ from lottery.training.fit import assist, fit
 from lottery.training.lightning.masked import Masked
 from lottery.training.lightning.parts import ProjectData
 from lottery.training.lightning.project import Project
-from lottery.training.lightning.seeding import seed_all, shared
+from lottery.training.lightning.samplers import shared
+from lottery.training.lightning.seeding import seed_all
 from lottery.training.lightning.sharing import Losses
 from lottery.training.phase import Phase, Trained
 from lottery.training.recipes import Row
