@@ -240,7 +240,7 @@ def test_weights_that_are_never_pruned_are_named_once(cell: Build, capsys: pytes
     assert note(made, noted) == {made.study.name}
     assert capsys.readouterr().out == (
         f"{made.study.name}: never pruned, and not in its density: cells.weight_ih_l0, cells.weight_hh_l0, "
-        "74 % of all parameters\n"  # 336 of 454
+        "74 % of all parameters (prune.include would)\n"  # 336 of 454
     )
     note(cell(), set())
     assert not capsys.readouterr().out

@@ -100,16 +100,16 @@ twenty rounds. `numerics.sparse=off` is there for networks of small layers.
 
 ## Start of a command
 
-A typo does not import PyTorch. Against the version before, in turn, CPU seconds under a load of 12 to 14: the demo's
-plan 9.9, 10.1 and 9.8 before, 8.3 and 8.3 after; a cell of the demo up to its first step 7.5 and 7.6 before, 6.2 and
-6.0 after; the help 0.2, as before. SciPy's signals are left out while torchmetrics is imported
-(`lottery/training/signals.py`), which took 1.3 s of the plan, digits are read without importing scikit-learn, 0.7 s,
-and the plan checks one cell of each arm, 0.3 s. Of what is left before a first step, `import torch` has 2.6 s and
-`torch._dynamo`, which PyTorch imports as soon as an optimizer is made, 2.1 s. torchmetrics imports matplotlib and
-torchvision too; a plan for which it took them to be missing was 0.6 s faster, but then metrics of users' own that plot
-or detect would fail. So the goals of 4 s to the first step and 5 s for the plan are missed even in CPU time; that of
-0.5 s for the help is met in it, and not by the clock beside twelve other jobs (0.9). Rows of the table that are older
-than this are of the version before.
+A typo does not import PyTorch. Digits are read without importing scikit-learn, which took 0.7 CPU seconds, and the plan
+checks one cell of each arm, 0.3 s less. Against the version before, in turn, CPU seconds under a load of 12 to 14, with
+a stand-in for SciPy's signals besides, which torchmetrics imports for one name (1.3 s; not kept, since it put another
+module in the place of one of SciPy's for a while): the demo's plan 9.9, 10.1 and 9.8 before, 8.3 and 8.3 after; a cell
+of the demo up to its first step 7.5 and 7.6 before, 6.2 and 6.0 after; the help 0.2, as before. Of what is left before
+a first step, `import torch` has 2.6 s and `torch._dynamo`, which PyTorch imports as soon as an optimizer is made, 2.1
+s. torchmetrics imports matplotlib and torchvision too; a plan for which it took them to be missing was 0.6 s faster,
+but then metrics of users' own that plot or detect would fail. So the goals of 4 s to the first step and 5 s for the
+plan are missed even in CPU time; that of 0.5 s for the help is met in it, and not by the clock beside twelve other jobs
+(0.9). Rows of the table that are older than this are of the version before.
 
 **The command again for a finished cell** was not measured again. By a profile its report has four fifths of the time:
 importing matplotlib and drawing the same figure as PNG, SVG and PDF more than half of all, importing pandas a tenth.

@@ -32,6 +32,13 @@ def recipe_identity(config: Mapping[str, Any], content: str) -> dict[str, Any]:
     return {**named(nodes), "code": user_code(list(of.values()))}
 
 
+LOOP = 2
+"""Raised whenever the numbers of Lightning projects change, so that older phases are not taken for newer ones.
+
+2: data by stage, draws of validation and test by batch, gradients and schedulers that a resume had lost.
+"""
+
+
 def project_identity(config: Mapping[str, Any], content: str, steps: int, free_of_workers: bool) -> dict[str, Any]:
     """The same of a Lightning project, which has no optimizer, loss or learning rates of ours.
 
@@ -46,7 +53,7 @@ def project_identity(config: Mapping[str, Any], content: str, steps: int, free_o
     nodes["data"] |= {"content": content}
     for key in OF_PHASES:
         nodes["numerics"].pop(key, None)
-    more = {"trainer": trainer, "budget": {"steps": steps}}
+    more = {"trainer": trainer, "budget": {"steps": steps}, "loop": LOOP}
     return {**named(nodes), **more, "code": user_code([config["model"], config["data"]])}
 
 

@@ -54,7 +54,7 @@ class Prunable:
         """A sentence that lists the weights that are never pruned, excluded ones first; None if there are none.
 
         >>> Prunable().left_whole(nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 4)))
-        'never pruned, and not in its density: 0.weight, 50 % of all parameters'
+        'never pruned, and not in its density: 0.weight, 50 % of all parameters (prune.include would)'
         """
         pruned, could_be = self(net), self.all(net)
         left = {n: w for n, w in net.named_parameters() if n not in pruned and (w.ndim > 1 or n in could_be)}
@@ -62,7 +62,8 @@ class Prunable:
             return None
         share = sum(weight.numel() for weight in left.values()) / sum(weight.numel() for weight in net.parameters())
         names = sorted(left, key=lambda name: name not in could_be)
-        return f"never pruned, and not in its density: {masks.some(names)}, {100 * share:.3g} % of all parameters"
+        more = " (prune.include would)" if left.keys() - could_be.keys() else ""
+        return f"never pruned, and not in its density: {masks.some(names)}, {100 * share:.3g} % of all parameters{more}"
 
 
 @dataclass(frozen=True)

@@ -77,10 +77,10 @@ def screen(frame: pd.DataFrame) -> str:
         rows = [rows[0], *(rows[1 + round(place * (of - 1) / (ROUNDS - 1))] for place in range(ROUNDS))]
     widths = [max(len(row[column]) for row in rows) + 3 for column in range(len(rows[0]))]
     shown = next(count for count in range(len(widths), 1, -1) if sum(widths[:count]) < COLUMNS or count == 2)
-    hidden = [f"{len(widths) - shown} columns"] if shown < len(widths) else []
-    hidden += [f"{of - ROUNDS} rounds"] if of > ROUNDS else []
+    left = {"column": len(widths) - shown, "round": of - ROUNDS}
+    hidden = [f"{count} {what}{'s' if count > 1 else ''}" for what, count in left.items() if count > 0]
     lines = [str(frame["study"].iloc[0]), answer(frame), "", *table([row[:shown] for row in rows])]
-    lines += [f"{' and '.join(hidden)} more are in the report"] if hidden else []
+    lines += [f"{' and '.join(hidden)} more: see the report"] if hidden else []
     lacking = missing(frame)
     lines += ["", "Unfinished; missing:", "", *(f"- {what}" for what in lacking[:_LACKING])] if lacking else []
     lines += [f"- and {len(lacking) - _LACKING} more"] if len(lacking) > _LACKING else []
