@@ -5,7 +5,7 @@ from __future__ import annotations
 import lightning as L
 import lightning.pytorch as pl
 from lightning import LightningDataModule
-from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.callbacks import LambdaCallback
 
 from tests.projects import staged
 
@@ -22,7 +22,7 @@ class Newer(L.LightningModule):
         self.net = staged.Plain().net
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        return [Timer()]
+        return [LambdaCallback(on_train_end=lambda *_: None)]
 
 
 class Data(LightningDataModule):
