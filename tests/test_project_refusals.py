@@ -211,7 +211,7 @@ def test_a_metric_of_one_of_several_loaders_says_its_direction() -> None:
     recipe: Any = cell.study.recipe
     for part in ("val", "test"):
         loaders = [recipe.data.loader(part)] * 2
-        setattr(recipe.data.module, f"{part}_dataloader", lambda loaders=loaders: loaders)
+        setattr(recipe.data.at(part), f"{part}_dataloader", lambda loaders=loaders: loaders)
     object.__setattr__(recipe, "network", Two)
     assert recipe.headline.higher_is_better
 
