@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from experiments.layer_collapse.collapse import collapse, main
+from experiments.layer_collapse.collapse import collapse, last, main
 
 RESULTS = Path(__file__).parent.parent / "experiments" / "layer_collapse" / "results.csv"
 PUBLISHED = {"magnitude": 2.75, "random": 3.33}
@@ -39,3 +39,11 @@ def test_steps_score_again_what_is_left() -> None:
     one, two = ([*collapse("random", steps, 0, [], [2.0])] for steps in (1, 2))
     assert one[0].kept == two[0].kept == round(WEIGHTS / 100)
     assert one[0].paths != two[0].paths
+
+
+def test_what_looked_at_data_is_what_its_table_says() -> None:
+    rows = pd.read_csv(RESULTS.with_name("fashion_mnist.csv"))
+    page = RESULTS.with_name("README.md").read_text()
+    for name, of in rows.groupby("criterion"):
+        layers, paths = last(of[of["dead"] == 0]), last(of[of["paths"] > 0])
+        assert f"| {name} | 1 | 3 | {layers} | 3.58 | {paths} |" in page
