@@ -225,7 +225,7 @@ def test_stable_keys_of_the_table_exist() -> None:
     text = (ROOT / "docs" / "use.md").read_text()
     rows = text[text.index("## Keys") : text.index("## Groups")].splitlines()
     keys = [key for row in rows if row.startswith("| `") for key in re.findall(r"`([a-z_.]+)`", row.split("|")[1])]
-    assert len(keys) == 23
+    assert len(keys) == 27
     for key in keys:
         top, _, rest = key.partition(".")
         assert rest in job.config[top] if rest else (top in job.config or top in GROUPS), key

@@ -443,8 +443,8 @@ def git(*arguments: str) -> str:
 
 
 def added(path: Path) -> int | None:
-    """When a file was first committed."""
-    times = git("log", "--diff-filter=A", "--format=%ct", "--", str(path.relative_to(ROOT))).split()
+    """When a file was first committed, by its author: a rebase gives all commits the time of its own."""
+    times = git("log", "--diff-filter=A", "--format=%at", "--", str(path.relative_to(ROOT))).split()
     return min(map(int, times), default=None)
 
 
