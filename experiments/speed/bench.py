@@ -132,8 +132,10 @@ others save too little. It was not measured again with prepared lists.
 
 **A Lightning project.** Before CUDA is initialised, `torch.manual_seed` notes a stack trace for each kind of device;
 without it the row went from 0.70 to 0.92. Hooks that asked Lightning for the step where masks do not change no longer
-do: 0.956, beside a dozen other jobs and not in turn with the version before, so how much of it is theirs is open. What
-is left are hooks of two callbacks, the seeds of a batch and of a step, which are in every result, and the masks.
+do: 0.956, beside a dozen other jobs. What later had to be asked at each batch, so that a resume loses nothing, may have
+cost it again: 0.918 beside three, neither in turn with the version before, so that it is open how much of either is
+theirs. What is left are hooks of two callbacks, the seeds of a batch and of a step, which are in every result, and the
+masks.
 
 **bf16.** The processor has bf16 products but no AMX: a bare loop under autocast is as slow.
 
