@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,10 +12,11 @@ from typing import Any
 import yaml
 
 from lottery.config.groups import OPTIONAL, PLACES, PRUNING_GROUPS, SCIENCE_GROUPS, SILENT, chosen, foreign
+from lottery.config.labels import label
 from lottery.config.patterns import patterns
 from lottery.config.user_code import user_code
 from lottery.foundations.digests import digest_of, file_digest, files
-from lottery.foundations.durations import NAMED, bare, canonical, uniform
+from lottery.foundations.durations import bare, uniform
 from lottery.foundations.errors import Refused
 from lottery.foundations.rooms import named
 from lottery.store.folder import CONFIG, ERROR, NAME
@@ -123,22 +122,6 @@ class CellConfig:
         return f"{self.study} {self.label} seed {self.seed}"
 
 
-def label(name: str, arm: Mapping[str, Any], shipped: Mapping[str, Any], content: str = "") -> str:
-    """The label of an arm: its name and every setting that differs from its yaml, sorted.
-
-    >>> label("imp", {"rewind": "500", "iterative": False}, {"rewind": 0})
-    'imp,iterative=false,rewind=500it'
-    """
-    before = dict(settings(shipped))
-    given = dict.fromkeys(before) | dict(settings(arm))  # a removed key counts as null
-    texts = {key: _text(key, value) for key, value in sorted(given.items())}
-    if file := arm.get("file"):
-        texts["file"] = _ticket(file, content)
-    differs = [f"{key}={text}" for key, text in texts.items() if text != _text(key, before.get(key))]
-    whole = ",".join([name, *differs]).replace("/", "_")  # it is the name of a folder
-    return whole if len(whole) <= 150 else f"{whole[:140]}~{digest_of(whole)[:8]}"
-
-
 def steady(node: Any, key: str, ledgers: Iterable[Path]) -> str:
     """Digest of plain data and of the user code that it names, the same for every spelling of a duration.
 
@@ -152,15 +135,6 @@ def steady(node: Any, key: str, ledgers: Iterable[Path]) -> str:
             if (lines := Ledger(path).lines()) and lines[-1].get(key) in others:
                 return str(lines[-1][key])
     return digest
-
-
-def settings(node: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Every setting of a node with its value, nested ones as `key.key`; a list is one setting."""
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            yield from settings(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key}", value
 
 
 def science(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -230,22 +204,3 @@ def content(file: str) -> str:
         raise Refused(
             f"arm.file={file}: can't be read ({error.strerror}); `lottery ticket export` writes one"
         ) from error
-
-
-def _ticket(file: str, content: str) -> str:
-    """The name of a ticket in a label: by its content, or by its pattern if each seed has its own file.
-
-    >>> _ticket("found/imp_r7.safetensors", "c0ffee0123")
-    'imp_r7~c0ffee01'
-    >>> _ticket("found/imp_${seed}.safetensors", "c0ffee0123")
-    'imp_seed~7d649750'
-    """
-    of = digest_of(file) if "${" in file else content
-    return f"{re.sub(r'[^A-Za-z0-9_.-]', '', Path(file).stem)}~{of[:8]}"
-
-
-def _text(key: str, value: Any) -> str:
-    if key.rpartition(".")[2] in NAMED:
-        with suppress(ValueError):  # a name such as `max`, or a mistake that is refused where it is used
-            return canonical(value)
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, separators=(",", ":"))

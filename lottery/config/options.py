@@ -20,9 +20,10 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lottery.config.cell_config import Parent, label
+from lottery.config.cell_config import Parent
 from lottery.config.explain import explain
 from lottery.config.groups import CONF
+from lottery.config.labels import label
 from lottery.foundations.errors import Refused, nearby
 from lottery.foundations.rooms import named
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from lottery.config.cell_config import recorded, science, settings
+from lottery.config.cell_config import recorded, science
+from lottery.config.labels import settings
 from lottery.foundations.metrics import headline
 from lottery.store.ledger import LedgerError
 

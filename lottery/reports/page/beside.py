@@ -11,7 +11,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from lottery.config.cell_config import recorded, science, settings
+from lottery.config.cell_config import recorded, science
+from lottery.config.labels import settings
 from lottery.foundations.errors import Refused
 from lottery.reports.claims import EXPECTED, Claim, read_claims
 from lottery.reports.page.data import numbers
