@@ -54,7 +54,7 @@ AVERAGE = "a hook or a callback puts another net.0.weight in place while it vali
         ("Averaged", ["trainer.check_val_every_n_epoch=2"], AVERAGE),
         ("Averaged", ["model.back=on_validation_epoch_end"], AVERAGE),
         ("Begins", [], "model: its on_fit_start or on_train_start, or that of a callback, sets net.0.weight as each"),
-        ("Late", [], "model: head.bias is new once training begins: its setup or on_fit_start changes which weights"),
+        ("Late", [], "model: head.bias is new once training begins: its on_fit_start changes which weights"),
         ("Late", ["model.ties=true"], "model: other.weight is another weight now once training begins"),
         ("Idle", [], "model: its training_step gives no loss for any of the first 2 steps"),
         ("Plateau", ["trainer.check_val_every_n_epoch=2"],

@@ -58,7 +58,7 @@ class Loggers(View):
         told = {**self.job.config, "study": self.job.study, "arm_label": self.job.label}
         try:
             logger.log_hyperparams({".".join(key): value for key, value in leaves(told)})
-        except Exception as error:
+        except Exception as error:  # a logger of anyone's may raise anything
             say(f"{self.called} does not take the settings of this cell ({cause(error)}); it is shown without them")
 
 
@@ -116,8 +116,10 @@ def filled(value: Any, cell: Mapping[str, Any]) -> Any:
     """
     if isinstance(value, Mapping):
         return {key: filled(item, cell) for key, item in value.items()}
-    if not isinstance(value, str) or cell.get(value[1:-1], value) is None:
-        return None if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    if value in {f"{{{name}}}" for name, of in cell.items() if of is None}:
+        return None
     try:
         return value.format_map(cell)
     except (KeyError, ValueError, IndexError) as error:

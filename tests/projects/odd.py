@@ -109,13 +109,13 @@ class Begins(Lit):
 
 
 class Late(Lit):
-    """Makes a layer in `setup`, or ties two there."""
+    """Makes a layer once training begins, or ties two then."""
 
     def __init__(self, ties=False):
         super().__init__()
         self.ties, self.other = ties, nn.Linear(6, 16)
 
-    def setup(self, stage):
+    def on_fit_start(self):
         if self.ties:
             self.other.weight = self.net[0].weight
         elif not hasattr(self, "head"):

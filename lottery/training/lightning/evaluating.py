@@ -11,10 +11,11 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch.utils import _pytree
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, get_worker_info
 
 from lottery.foundations.seeds import derive
 from lottery.training.lightning.order import enters_anywhere
+from lottery.training.lightning.reading import Wrapped, examples_at, settings_of
 from lottery.training.lightning.seeding import seed_reading, unmoved
 
 
@@ -54,17 +55,7 @@ class Evaluated(DataLoader):
 
     def __init__(self, loader: DataLoader, number: int) -> None:
         super().__init__(
-            loader.dataset,
-            batch_sampler=loader.batch_sampler,
-            num_workers=loader.num_workers,
-            collate_fn=loader.collate_fn,
-            pin_memory=loader.pin_memory,
-            timeout=loader.timeout,
-            worker_init_fn=loader.worker_init_fn,
-            multiprocessing_context=loader.multiprocessing_context,
-            generator=loader.generator,
-            prefetch_factor=loader.prefetch_factor,
-            persistent_workers=loader.persistent_workers,
+            loader.dataset, batch_sampler=loader.batch_sampler, generator=loader.generator, **settings_of(loader)
         )
         own = ("batch_size", "sampler", "drop_last")  # Lightning looks whether it shuffles
         vars(self).update({name: getattr(loader, name) for name in own})
@@ -89,26 +80,18 @@ class Evaluated(DataLoader):
         return DataLoader._get_iterator(read)
 
 
-class _Drawn(Dataset):
+class _Drawn(Wrapped):
     """Reads and collates the examples of a batch under its seed, and leaves the generators as they were."""
 
     def __init__(self, inner: Any, collate: Callable[[list[Any]], Any]) -> None:
-        self.inner, self.collate = inner, collate
-
-    def __len__(self) -> int:
-        return len(self.inner)
-
-    def __getattr__(self, name: str) -> Any:  # what initialises a worker may look at the data set
-        if name == "inner":
-            raise AttributeError(name)
-        return getattr(self.inner, name)
+        super().__init__(inner)
+        self.collate = collate
 
     def __getitems__(self, keys: Sequence[Any]) -> Any:
         seed, *indices = keys
-        many = hasattr(self.inner, "__getitems__")
         with nullcontext() if get_worker_info() else unmoved():
             seed_reading(seed)
-            return self.collate(self.inner.__getitems__(indices) if many else [self.inner[index] for index in indices])
+            return self.collate(examples_at(self.inner, indices))
 
 
 def _as_is(batch: Any) -> Any:

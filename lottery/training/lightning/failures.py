@@ -87,7 +87,8 @@ def _is_theirs(file: str) -> bool:
 
 
 def _method(frame: FrameType) -> str:
-    """
+    """The method that a frame runs, with its class.
+
     >>> import sys
     >>> _method(sys._getframe())
     '<module>'

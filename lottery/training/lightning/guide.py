@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -138,13 +139,14 @@ class Guide(pl.Callback):
             accumulators.add(trainer, self.means)
         step, loop = step_of(trainer), trainer.fit_loop.epoch_loop
         last, fetcher = loop.batch_progress.is_last_batch, trainer.fit_loop._data_fetcher
-        validates = fetcher is not None and loop._should_check_val_fx(fetcher)
+        # whether a longer training would validate now: one that stops here does, once `should_stop` is set
+        validates = self.plateaus.any and fetcher is not None and loop._should_check_val_fx(fetcher)
         if step >= self.phase.last and not (self.ends_early and last):
             trainer.should_stop = True
         # Between batches of a step Lightning would begin another, an epoch's last batch is followed by validation and
         # schedulers, and so is one where validation is due: a training resumed there would pass over them.
         if not last and not loop._should_accumulate() and fetcher:
-            due = lambda: loop._should_check_val_fx(fetcher)  # noqa: E731
+            due = partial(loop._should_check_val_fx, fetcher)
             self.plateaus.settle(validates, lambda: self._between(trainer, due))
 
     def _between(self, trainer: pl.Trainer, due: Callable[[], bool] = lambda: False) -> None:

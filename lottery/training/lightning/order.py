@@ -8,12 +8,13 @@ from itertools import count
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from lottery.foundations.errors import Refused
 from lottery.foundations.seeds import derive
 from lottery.training import ranks
 from lottery.training.lightning.curricula import Curriculum
+from lottery.training.lightning.reading import Wrapped, examples_at, settings_of
 from lottery.training.lightning.samplers import EpochBatches
 from lottery.training.lightning.seeding import seed_all
 
@@ -42,26 +43,17 @@ def enters_anywhere(loader: Any) -> bool:
     )
 
 
-class Augmented(Dataset):
+class Augmented(Wrapped):
     """A data set that is seeded once a batch, in whichever worker draws it, so that no number depends on workers."""
 
     def __init__(self, inner: Any, seed: int, rank: int) -> None:
-        self.inner, self.seed, self.rank = inner, seed, rank
-
-    def __len__(self) -> int:
-        return len(self.inner)
-
-    def __getattr__(self, name: str) -> Any:  # what initialises a worker may look at the data set
-        if name == "inner":
-            raise AttributeError(name)
-        return getattr(self.inner, name)
+        super().__init__(inner)
+        self.seed, self.rank = seed, rank
 
     def __getitems__(self, keys: Sequence[Any]) -> list[Any]:
         (epoch, number), *indices = keys
         seed_all(derive(self.seed, "batch", epoch, number, *ranks.stream(self.rank)))
-        if hasattr(self.inner, "__getitems__"):
-            return self.inner.__getitems__(indices)
-        return [self.inner[index] for index in indices]
+        return examples_at(self.inner, indices)
 
 
 class Ordered(DataLoader):
@@ -74,19 +66,9 @@ class Ordered(DataLoader):
         self._batches = EpochBatches(loader.batch_sampler, loader.generator, seed, share)
         self._augmented = Augmented(loader.dataset, seed, share[0])
         self.curriculum = Curriculum(loader.dataset)
-        super().__init__(
-            loader.dataset,
-            batch_sampler=self._batches,
-            num_workers=loader.num_workers,
-            collate_fn=loader.collate_fn,
-            pin_memory=loader.pin_memory,
-            timeout=loader.timeout,
-            worker_init_fn=loader.worker_init_fn,
-            multiprocessing_context=loader.multiprocessing_context,
-            prefetch_factor=loader.prefetch_factor,
-            # Workers begin with each epoch: they know what was set on the data set before, as a single process does.
-            persistent_workers=False,
-        )
+        # Workers begin with each epoch: they know what was set on the data set before, as a single process does.
+        settings = settings_of(loader) | {"persistent_workers": False}
+        super().__init__(loader.dataset, batch_sampler=self._batches, **settings)
         own = ("batch_size", "batch_sampler", "sampler", "drop_last")
         vars(self).update({name: getattr(loader, name) for name in own})
 

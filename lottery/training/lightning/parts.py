@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -77,21 +77,21 @@ class ProjectData:
     """
 
     module: pl.LightningDataModule
-    """set up for "fit\""""
+    """set up for training and for the validation in it"""
     accumulate: int = 1
     """batches for each optimizer step"""
     limit: int | float | None = None
     """the Trainer's `limit_train_batches`"""
-    trainer: pl.Trainer | None = None
+    trainer: InitVar[pl.Trainer | None] = None
     """what `setup` finds as its `self.trainer`; it knows nothing of the training"""
     tested: pl.LightningDataModule = field(init=False)
-    """set up for "test" as well"""
+    """set up for the test"""
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, trainer: pl.Trainer | None) -> None:
         """Raises DataError for a part that is missing or can't be read."""
         name, was = type(self.module).__name__, self.module.trainer
         try:
-            self.module.trainer = self.trainer
+            self.module.trainer = trainer
             with seeded(0):  # a split may be drawn; it is the same for every replicate
                 if ranks.share()[0] == 0:  # as Lightning has it: the others find what the first has prepared
                     self.module.prepare_data()

@@ -106,7 +106,7 @@ def check_names(module: nn.Module, state: Set[str], masked: Set[str]) -> None:
     if odd := sorted((own ^ state) | (masked - parameters)):
         has = "is new" if odd[0] not in state else "is gone" if odd[0] not in own else "is another weight now"
         raise Refused(
-            f"model: {odd[0]} {has} once training begins: its setup or on_fit_start changes which weights it has; "
+            f"model: {odd[0]} {has} once training begins: its on_fit_start changes which weights it has; "
             "they must be there when it is made, or by configure_model"
         )
 

@@ -10,6 +10,7 @@ import torch
 from lottery.data.examples import DataError
 from lottery.foundations.seeds import noise, seeded
 from lottery.training.lightning.order import enters_anywhere
+from lottery.training.lightning.reading import examples_at
 from lottery.training.lightning.samplers import twin_of
 
 
@@ -33,10 +34,6 @@ def check_memory(name: str, part: str, loaders: Iterable[Any]) -> None:
 def _draws(dataset: Any, indices: list[Any]) -> bool:
     with seeded(0):
         before = noise()
-        if hasattr(dataset, "__getitems__"):
-            dataset.__getitems__(indices)
-        else:
-            for index in indices:
-                dataset[index]
+        examples_at(dataset, indices)
         after = noise()
     return any(not torch.equal(before[library], after[library]) for library in before)
