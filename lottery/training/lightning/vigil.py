@@ -46,12 +46,12 @@ class Vigil(Guide):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_fit_start(trainer, pl_module)
         check_optimizers(trainer, self.val_names.keys())
-        check_names(pl_module, weights(self.phase.state).keys(), self.phase.masks.keys())
         self.begun = sums(pl_module, self.phase.masks)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.begins:
             self.begins = False
+            check_names(pl_module, weights(self.phase.state).keys(), self.phase.masks.keys())
             self._same(
                 self.begun, pl_module, "its on_fit_start or on_train_start, or that of a callback, sets {} as each "
                 "round begins, which undoes what the round begins with; set it in __init__"
