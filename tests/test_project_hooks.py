@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
@@ -15,6 +17,7 @@ from lottery.config.compose import cell_configs
 from lottery.foundations.errors import Refused
 from lottery.foundations.seeds import seeded
 from lottery.rounds.round import initial
+from lottery.running.launch import run_cell
 from lottery.training.fit import fit
 from lottery.training.hardware import Hardware
 from lottery.training.lightning.project import Project
@@ -118,3 +121,16 @@ assert pytorch_lightning.__spec__.name == "pytorch_lightning"
 """
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_code_that_was_edited_under_a_sweep_trains_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later cell would train what was imported, under the name of what the file is now."""
+    file = Path(shutil.copy(staged.__file__, tmp_path / "edited.py"))
+    monkeypatch.syspath_prepend(tmp_path)
+    given = ["model._target_=edited.Plain", "data._target_=edited.ByStage", "headline=acc", "schedule.rounds=0"]
+    given += ["budget.steps=1ep", "tracking.mode=disabled", "hardware=cpu", f"out={tmp_path}/a", f"store={tmp_path}/s"]
+    run_cell(cell_configs([*given, "seed=0"])[0])
+    file.write_text(file.read_text() + "\nMORE = 1\n")
+    with pytest.raises(Refused, match="edited: its files have changed since this command began"):
+        run_cell(cell_configs([*given, "seed=1"])[0])
+    assert len(list(tmp_path.glob("a/*/*/*/ledger.jsonl"))) == 1

@@ -113,6 +113,8 @@ def filled(value: Any, cell: Mapping[str, Any]) -> Any:
 
     >>> filled({"save_dir": "{folder}", "run_id": "{version}", "depth": 3}, {"folder": "runs/a", "version": None})
     {'save_dir': 'runs/a', 'run_id': None, 'depth': 3}
+    >>> filled("1version2", {"version": None})
+    '1version2'
     """
     if isinstance(value, Mapping):
         return {key: filled(item, cell) for key, item in value.items()}
