@@ -20,6 +20,7 @@ from lottery.rounds.round import initial
 from lottery.running.launch import run_cell
 from lottery.training.fit import fit
 from lottery.training.hardware import Hardware
+from lottery.training.holding import Holding
 from lottery.training.lightning.project import Project
 from lottery.training.states import weights
 from tests.lightning import ADVICE, Kept, differing, every, phase_of, some_masks
@@ -73,13 +74,32 @@ def test_setup_is_part_of_the_initialisation_and_leaves_given_weights() -> None:
         assert not two.state[name][~mask].any()
 
 
+def test_layers_are_configured_once() -> None:
+    recipe = recipe_of("Unguarded")
+    state = weights(initial(recipe, 5))
+    one, two = (fit(recipe, phase_of(recipe, state=start)) for start in (state, {n: t + 1 for n, t in state.items()}))
+    assert one.rows[-1]["test_loss"] != two.rows[-1]["test_loss"]
+    assert recipe.measured(two.state, ["test"], 0, 5)["test_loss"] == two.rows[-1]["test_loss"]
+
+
+def test_hooks_that_reach_in_are_told_from_those_that_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights are masked once a step, and again where a hook may have changed them."""
+    times = []
+    monkeypatch.setattr(Holding, "mask_weights", lambda self, own=Holding.mask_weights: times.append(own(self)))
+    for kind, each in (("Plain", 1), ("CentredBatch", 2)):
+        recipe = recipe_of(kind)
+        times.clear()
+        fit(recipe, phase_of(recipe, some_masks(recipe)))
+        assert len(times) == each * recipe.budget.steps + 1  # and as training begins
+
+
 def test_setup_that_fails_before_training_must_not_draw_weights_then() -> None:
     recipe = recipe_of("LateSetup")
     with pytest.raises(Refused, match=r"model: setup of LateSetup changes weights, but failed when the"):
         fit(recipe, phase_of(recipe))
 
 
-@pytest.mark.parametrize("kind", ["Centred", "CentredStep"])
+@pytest.mark.parametrize("kind", ["CentredBatch", "CentredStep"])
 def test_masks_hold_whatever_hooks_put_into_weights(kind: str) -> None:
     recipe = recipe_of(kind)
     phase = phase_of(recipe, masks := some_masks(recipe))
@@ -93,8 +113,9 @@ def test_masks_hold_whatever_hooks_put_into_weights(kind: str) -> None:
         assert again.rows == whole.rows
 
 
-def test_what_hooks_add_to_gradients_of_pruned_weights_is_not_clipped() -> None:
-    recipe = recipe_of("Centred")
+@pytest.mark.parametrize("kind", ["Centred", "CentredGradient"])
+def test_what_hooks_add_to_gradients_of_pruned_weights_is_not_clipped(kind: str) -> None:
+    recipe = recipe_of(kind)
     masks = some_masks(recipe)
     staged.seen.clear()
     fit(recipe, phase_of(recipe, masks))

@@ -86,6 +86,13 @@ class Pretrained(Plain):
         return self.head(self.net(x))
 
 
+class Unguarded(Plain):
+    """Makes its layers anew whenever it is configured."""
+
+    def configure_model(self) -> None:
+        self.net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 2))
+
+
 class LateSetup(Plain):
     """Its setup draws weights, but needs to know how long it trains."""
 
@@ -118,6 +125,20 @@ class Centred(Plain):
 
 seen: list[dict[str, Tensor]] = []
 """The gradients that were clipped."""
+
+
+class CentredBatch(Plain):
+    def on_train_batch_end(self, *_: object) -> None:
+        with torch.no_grad():
+            self.net[0].weight -= self.net[0].weight.mean(1, keepdim=True)
+
+
+class CentredGradient(Plain):
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        for parameter in self.parameters():
+            parameter.grad += 0.01
+
+    configure_gradient_clipping = Centred.configure_gradient_clipping
 
 
 class CentredStep(Plain):

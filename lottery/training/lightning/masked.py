@@ -39,6 +39,7 @@ class Masked(pl.Callback):
         self.restored: Callable[[], None] = lambda: None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.after_hooks = _hooked(trainer)  # before any hook of the module's is replaced
         # Lightning has loaded the weights: under the masks that the phase began with, grown ones would be lost
         masks = masks_in(self.begin[0], self.phase) if self.begin else self.phase.masks
         holding = self.holding = Holding(pl_module, masks, across=True)
@@ -58,7 +59,6 @@ class Masked(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.holding.mask_weights()  # a checkpoint may have been loaded since
-        self.after_hooks = _hooked(trainer)
         if self.after_hooks:
             own = pl_module.configure_gradient_clipping
 
