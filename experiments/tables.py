@@ -96,19 +96,32 @@ def reports(root: Path) -> Iterator[Path]:
     for file in results(root):
         frame, page = read(file), file.with_suffix(".html")
         study = str(frame["study"].iloc[0])
-        again = {study: command(file.with_name("README.md").read_text())}
-        write_page({study: frame}, page, {study: None}, {study: f"{file.parent.name}/{file.stem}"}, [], again)
+        readme = file.with_name("README.md").read_text()
+        told = {study: {"about": question(readme), "again": command(readme)}}
+        write_page({study: frame}, page, {study: None}, {study: f"{file.parent.name}/{file.stem}"}, [], told)
         yield page
 
 
+def question(readme: str) -> str:
+    """What a README asks, as plain text: its first paragraph.
+
+    >>> question("# Tickets\\n\\n**Question.** Does `imp` win\\non [digits](../digits.md)?\\n\\nMore.\\n")
+    'Does imp win on digits?'
+    """
+    first = next((part for part in readme.split("\n\n") if not part.startswith(("#", "```", "|", "<"))), "")
+    plain = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", first.removeprefix("**Question.**").replace("`", ""))
+    return " ".join(plain.split())
+
+
 def command(readme: str) -> str:
-    """The commands that a README gives first: those that made its results.
+    """The commands that a README gives first: those that made its results, of this file and of those beside it.
 
     >>> command("Prose.\\n\\n```\\nlottery run experiment=demo\\n```\\n")
     'lottery run experiment=demo'
     """
     blocks = re.findall(r"^```\w*\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
-    return next((block.strip() for block in blocks if block.startswith(("lottery ", "make ", "python "))), "")
+    runs = re.compile(r"^(lottery|make|python) ", re.MULTILINE)
+    return next((block.strip() for block in blocks if runs.search(block)), "")
 
 
 def pages(root: Path) -> list[Path]:

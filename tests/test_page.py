@@ -63,17 +63,19 @@ def test_the_page_says_which_arm_won_what_arms_are_and_how_to_make_it_again(
     apart = {"imp": {seed: (0.9, 0.9 + seed / 1000, 0.8) for seed in range(4)}}
     apart["random_reinit"] = {seed: (0.9, 0.8, 0.8 + seed / 1000) for seed in range(4)}
     found = results.read(ledgers(tmp_path / "apart", apart))
-    won = "imp is better than random_reinit at 1 of 2 densities (paired over seeds, p < 0.05 after Holm's correction)."
+    how = "(paired over seeds, p < 0.05 after Holm's correction)."
+    won = f"imp is better than random_reinit at 1 of 2 densities, at 50 % {how}"
     assert answers.better(found, intervals.compared(found)) == won
     loss = found.rename(columns=lambda name: name.replace("accuracy", "loss") if "accuracy" in name else f"{name}")
     loss = loss.loc[:, ~loss.columns.duplicated()]
-    assert "imp is worse than random_reinit at 1 of 2 densities (" in answers.better(loss, intervals.compared(loss))
+    lost = f"imp is worse than random_reinit at 1 of 2 densities, at 50 % {how}"
+    assert answers.better(loss, intervals.compared(loss)) == lost
     same = results.read(ledgers(tmp_path / "same", apart | {"random_reinit": apart["imp"]}))
     assert "imp is not shown to differ from random_reinit (" in answers.better(same, intervals.compared(same))
     alone = found[found["arm"] == "imp"]
     assert answers.better(alone, intervals.compared(alone)) == ""
     page = tmp_path / "report.html"
-    files.write_page({STUDY: found}, page, {STUDY: None}, NAMES, [], {STUDY: "lottery run experiment=mine"})
+    files.write_page({STUDY: found}, page, {STUDY: None}, NAMES, [], {STUDY: {"again": "lottery run experiment=mine"}})
     (study,) = within(page)["studies"]
     assert (study["better"], study["again"]) == (won, "lottery run experiment=mine")
     assert [arm["what"] for arm in study["arms"]] == [options("arm")[name] for name in ("imp", "random_reinit")]
@@ -237,6 +239,9 @@ class TestInABrowser:
             assert [cell.strip() for cell in first[1:]] == [
                 "50 %", "0.9500 ± 0.0745", "3", "undecided", "0.9200, 0.9500, 0.9800",
             ]  # fmt: skip
+            gains = "[...document.querySelectorAll('#gains tbody tr')].map(row => row.innerText.split('\\t'))"
+            middle = f"+0.0100 ± {half([0.02, 0.01, 0.0]):.4f}"
+            assert browser.evaluate(gains)[0] == ["50 %", middle, "undecided"]
             lines = "document.querySelectorAll('#chart .mark-line path').length"
             before = browser.evaluate(lines)
             x, y, width, height = browser.evaluate(

@@ -46,14 +46,18 @@ def better(frame: pd.DataFrame, found: pd.DataFrame) -> str:
     said, alike = list[str](), list[str]()
     for other, pairs in found[(found["first"] == first) & found["p"].notna()].groupby("second", sort=False):
         gains = pairs["mean"][pairs["holm"] < 0.05].map(metric.gain)
-        wins, losses, of = int((gains > 0).sum()), int((gains < 0).sum()), f"of {len(pairs)} densities"
-        told = [f"better than {other} at {wins} {of}"] * bool(wins) + [f"worse than {other} at {losses} {of}"] * bool(
-            losses
-        )
+        where = {"better": gains.index[gains > 0], "worse": gains.index[gains < 0]}
+        told = [f"{what} than {other} {_at(pairs['density'], rows)}" for what, rows in where.items() if len(rows)]
         said += told
         alike += [] if told else [str(other)]
     said += [f"not shown to differ from {' or '.join(alike)}"] if alike else []
     return f"{first} is {'; '.join(said)} (paired over seeds, p < 0.05 after Holm's correction)." if said else ""
+
+
+def _at(densities: pd.Series, rows: pd.Index) -> str:
+    most, least = (percent(end) for end in (densities[rows].max(), densities[rows].min()))
+    between = f"between {most} and {least}" if len(rows) > 1 else f"at {most}"
+    return f"at {len(rows)} of {len(densities)} densities, {between}"
 
 
 def _reach(of: pd.Series) -> str:
@@ -61,7 +65,8 @@ def _reach(of: pd.Series) -> str:
         return "is nowhere shown to match dense"
     if of["surely"] == of["density"]:
         return f"matches dense down to {percent(of['density'])} of the weights"
-    return f"matches dense at {percent(of['density'])} ({of['matching']:.0f} of the {of['rounds']:.0f} rounds to there)"
+    rounds = f"{of['matching']:.0f} of the {of['rounds']:.0f} rounds"
+    return f"matches dense in {rounds} down to {percent(of['density'])} of the weights"
 
 
 def _caution(n: int) -> str:

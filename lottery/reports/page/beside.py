@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ def beside(frame: pd.DataFrame, room: int = MOST_PHASES) -> dict[str, Any]:
     ledger = Path(frame["run/ledger"].iloc[0])
     found: dict[str, Any] = {"claims": list(claims(frame, ledger)), "failed": [], "settings": {}, "config": ""}
     if ledger.suffix == ".csv":
-        return found | {"lacks": "This is a results file: configuration and training curves lie beside ledgers alone."}
+        return found | {"lacks": "These numbers are of a results file (CSV); training curves are in reports of runs."}
     cell, study = ledger.parent, ledger.parent.parent.parent
     with suppress(OSError):  # folders that can't be read or vanish meanwhile; what was measured is shown all the same
         found["failed"] = [
@@ -44,7 +44,7 @@ def beside(frame: pd.DataFrame, room: int = MOST_PHASES) -> dict[str, Any]:
         return found | {"lacks": f"The configuration can't be read ({error}), so that training curves are not found."}
     text = (cell / CONFIG).read_text()
     command = next((line[2:] for line in text.splitlines() if line.startswith("# lottery run ")), "")
-    found |= {"config": text, "command": command}
+    found |= {"config": text, "command": command, "about": trained(config)}
     found["settings"] = {
         key: yaml.safe_dump(value).split("\n...")[0].strip() for key, value in settings(science(config))
     }
@@ -60,6 +60,29 @@ def beside(frame: pd.DataFrame, room: int = MOST_PHASES) -> dict[str, Any]:
     roots = [Path(config["store"]), study.parent / "store"]
     found["curves"], found["versions"] = curves(frame, [root for root in roots if root.is_dir()])
     return found if found["curves"] else found | {"lacks": "The store that held the training curves is not there."}
+
+
+def trained(config: Mapping[str, Any]) -> str:
+    """What a cell trains and prunes, in a sentence, as far as its configuration says so.
+
+    >>> net, adam = {"_target_": "models.lenet_300_100"}, {"_target_": "optimizers.adam", "lr": 0.0012}
+    >>> magnitude, rates = {"_target_": "criteria.magnitude"}, {"_target_": "scopes.rates"}
+    >>> data = {"_target_": "data.digits", "batch_size": 60}
+    >>> config = {"model": net, "data": data, "optimizer": adam, "criterion": magnitude, "scope": rates}
+    >>> trained(config | {"budget": {"recipe_steps": 1500}})
+    'lenet_300_100 on digits: adam, learning rate 0.0012, batches of 60, 1,500 steps; pruned by magnitude, scope rates.'
+    """
+    of = {group: config.get(group) or {} for group in ("model", "data", "optimizer", "budget", "criterion", "scope")}
+    name = {group: str(node["_target_"]).rpartition(".")[2] for group, node in of.items() if "_target_" in node}
+    steps = of["budget"].get("recipe_steps")
+    how = [
+        name.get("optimizer"),
+        f"learning rate {of['optimizer']['lr']:g}" if "lr" in of["optimizer"] else None,
+        f"batches of {of['data']['batch_size']}" if "batch_size" in of["data"] else None,
+        f"{steps:,} steps" if isinstance(steps, int) else steps,
+    ]
+    told = f"{name.get('model', 'a network')} on {name.get('data', 'data')}: {', '.join(filter(None, how))}"
+    return f"{told}; pruned by {name.get('criterion', 'a criterion')}, scope {name.get('scope', 'none')}."
 
 
 def curves(frame: pd.DataFrame, roots: Sequence[Path]) -> tuple[dict[str, Any], list[str]]:
@@ -100,7 +123,8 @@ def claims(frame: pd.DataFrame, ledger: Path) -> Iterator[dict[str, Any]]:
 
 def _said(claim: Claim, frame: pd.DataFrame) -> dict[str, Any]:
     (row,) = judged([claim], {claim.results: frame}).to_dict("records")
-    said = {key: row[key] for key in ("id", "claim", "quantity", "claimed", "measured", "n", "verdict", "reason")}
+    told = ("id", "claim", "quantity", "claimed", "measured", "n", "verdict", "reason", "where")
+    said = {key: row[key] for key in told}
     if claim.operator == "":
         (point,) = claim.points
         tolerance = claim.bound if isinstance(claim.bound, float) else None

@@ -28,15 +28,16 @@ def write_page(
     unlike: Mapping[str, Sequence[str] | None],
     names: Mapping[str, str],
     problems: list[str],
-    commands: Mapping[str, str] = MappingProxyType({}),
+    told: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
 ) -> None:
     """Writes `report.html` of some studies. A study that can't be shown is added to the problems, which it lists.
 
-    `commands` say how to make a study whose configuration does not lie beside its results.
+    `told` says of a study whose configuration does not lie beside its results what it is `about` and how to make it
+    `again`.
     """
     data = page_data(studies, unlike, names, problems)
     for study in data["studies"]:
-        study["again"] = commands.get(study["name"], "")
+        study |= told.get(study["name"], {})
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, page(data).encode())
 

@@ -73,6 +73,8 @@ const on = {
 };
 const looks = new Map();
 const state = { x: "density", y: first ? first.metric : "", at: 0, hovered: null };
+// the pointer begins where the first arm still matches dense: what the answer above speaks of
+if (first) state.at = Math.max(0, first.arms[0].match?.lastIndexOf("yes") ?? 0);
 
 function series() {
   const found = [];

@@ -39,12 +39,14 @@ function changed() { draw(); keys(); }
 // all studies
 
 function answers() {
-  $("title").textContent = D.studies.length === 1 ? first.name : `${D.studies.length} studies`;
+  $("title").textContent = D.studies.length === 1 ? first.short : `${D.studies.length} studies`;
   const shown = D.studies.slice(0, 4).map((study) => element("p", { class: "answer" }, ...(D.studies.length > 1 ? [element("strong", {}, study.short)] : []), study.answer.replace(/ %/g, "\u00a0%").replace(/n = /g, "n\u00a0=\u00a0")));
   if (D.studies.length === 1) {
+    if (first.about) shown.unshift(element("p", { class: "note" }, first.about));
     if (first.better) shown.push(element("p", { class: "answer" }, first.better));
     const kinds = [...new Set(first.arms.map((arm) => arm.what).filter(Boolean))].slice(0, 8);
-    shown.push(...kinds.map((what) => element("p", { class: "note" }, `${first.arms.filter((arm) => arm.what === what).map((arm) => arm.name).join("; ")}: ${what}.`)));
+    if (kinds.some((what) => /rewinding point|step k/.test(what))) kinds.push("Rewinding point: the weights that every round starts from, those of initialisation or of an early step k");
+    shown.push(...kinds.map((what) => element("p", { class: "note" }, [first.arms.filter((arm) => arm.what === what).map((arm) => arm.name).join("; "), `${what}.`].filter(Boolean).join(": "))));
   }
   if (D.studies.length > 4) shown.push(element("p", { class: "note" }, `The table of matches below holds all ${D.studies.length} studies.`));
   if (D.problems.length) shown.push(element("p", { class: "warn" }, `${D.problems.length} left out since they can't be read or shown; the last part but one says which.`));
@@ -54,22 +56,25 @@ function matches() {
   const judged = D.studies.filter((study) => study.margin !== null);
   const seeds = D.studies.flatMap((study) => study.arms.map((arm) => arm.seeds.length));
   $("matches-note").textContent = [judged.length ? `A density matches dense where the whole 95 % interval of the paired difference lies above minus ${number(100 * judged[0].margin, 1)} points. ` +
-    "“Without a gap” ends the unbroken run of matches from dense on; “perhaps” is the sparsest density not shown to be worse. Each density is tested by itself, so that one match far below the others may be chance." : "",
+    "“Unbroken to” ends the run of matches that begins at dense, and is missing where the first pruned round is not sure already; “may reach” is the sparsest density whose interval is not wholly below that margin. Each density is tested by itself, so that one match far below the others may be chance." : "",
   D.studies.length > judged.length ? "A metric that is no share has no margin, and is not judged." : "", seeds.length ? few(Math.min(...seeds)) : ""].join(" ");
-  const rows = D.studies.flatMap((study) => study.arms.map((arm) => {
+  const several = D.studies.length > 1, rows = D.studies.flatMap((study) => study.arms.map((arm) => {
     const of = arm.sparsest, dense = arm.rounds[0] === 0 ? spread(arm.columns[study.metric], 0, arm.seeds.length) : "–";
     const down = !of ? "not judged" : of.density === null ? "none shown" : percent(of.density);
-    return [study.short, { text: arm.name, class: "text" }, String(arm.seeds.length), dense, { text: down, class: "yes" },
-      of?.matching ? `${of.matching} of ${of.rounds}` : "–", of ? percent(of.surely) : "–", of ? percent(of.possibly) : "–"];
+    return [...(several ? [study.short] : []), { text: arm.name, class: "text" }, { text: down, class: "yes" },
+      of?.matching ? `${of.matching} of ${of.rounds}` : "–", of ? percent(of.surely) : "–", of ? percent(of.possibly) : "–", dense, String(arm.seeds.length)];
   }));
-  fill($("matches-table"), ["study", "arm", "n", "dense", "matches down to", "rounds to there", "without a gap", "perhaps"], rows);
+  fill($("matches-table"), [...(several ? ["study"] : []), "arm", "matches down to", "rounds to there", "unbroken to", "may reach", "dense", "n"], rows);
   if (D.together.length) $("together").append(element("h3", {}, "Studies taken together"),
     element("p", { class: "note" }, "Interquartile mean over all runs of the gain over dense, with a 95 % bootstrap interval stratified by study; none below five runs."),
-    wide("Studies taken together", ["arm", "density", "studies", "runs", "gain over dense"], D.together.map((row) => [row.arm, percent(row.density), String(row.studies), String(row.n), quartile(row.iqm)])));
+    wide("Studies taken together, gains over dense", ["arm", "density", "studies", "runs", "gain over dense"], D.together.map((row) => [row.arm, percent(row.density), String(row.studies), String(row.n), quartile(row.iqm)])));
   const claims = D.studies.flatMap((study) => (study.claims || []).map((claim) => ({ study, ...claim })));
-  if (claims.length) $("claims").append(element("h3", {}, "A paper's claims"), wide("A paper's claims", ["claim", "quantity", "claimed", "measured", "n", "verdict"],
-    claims.map((claim) => [{ text: `${claim.id}: ${claim.claim}`, class: "text" }, { text: claim.quantity ?? "", class: "text" }, claim.claimed ?? "", claim.measured ?? "", String(claim.n ?? ""), { text: claim.verdict + (claim.reason ? `: ${claim.reason}` : ""), class: "text" }])));
+  if (claims.length) $("claims").append(element("h3", {}, "Claims, of papers and of those who ran this"),
+    element("p", { class: "note" }, "Quantities are means of a column at arm@density over seeds, differences paired and ratios geometric. A claim holds if all of the measured 95 % interval lies on the claimed side or within the tolerance, does not if none of it does, else it is undecided; before any rounding, and without a correction for their number."),
+    wide("Claims and verdicts", ["claim", "verdict", "claimed", "measured [95 %]", "n", "quantity", "source"],
+      claims.map((claim) => [{ text: `${claim.id}: ${claim.claim}`, class: "text" }, { text: claim.verdict + (claim.reason ? `: ${claim.reason}` : ""), class: "text" }, claim.claimed ?? "", claim.measured ?? "", String(claim.n ?? ""), { text: claim.quantity ?? "", class: "text" }, { text: claim.where ?? "", class: "text" }])));
 }
+const MARKS = { yes: " ✓", undecided: " ?", no: " ✗" };
 const quartile = ([middle, low, high]) => number(middle) + (low === null ? " (too few)" : ` [${number(low)}, ${number(high)}]`);
 function results() {
   $("results-tables").replaceChildren(...D.studies.map((study, index) => {
@@ -82,12 +87,12 @@ function results() {
         return [[...new Set(densities.filter(Boolean))].join(" / "), ...there.map((arm) => {
           const at = arm.rounds.indexOf(round);
           if (at < 0) return "–";
-          const yes = state.y === study.metric && arm.match?.[at] === "yes" && round > 0;
-          return { text: spread(arm.columns[state.y], at, arm.seeds.length) + (yes ? " ✓" : ""), class: yes ? "yes" : "" };
+          const match = state.y === study.metric && round > 0 ? arm.match?.[at] : "";
+          return { text: spread(arm.columns[state.y], at, arm.seeds.length) + (MARKS[match] ?? ""), class: match === "yes" ? "yes" : "" };
         })];
       });
       box.querySelector(".wide")?.remove();
-      box.append(wide(`${study.short}: ${label(state.y)}${state.y === study.metric ? "; ✓ matches dense" : ""}`, ["density", ...there.map((arm) => arm.name)], rows));
+      box.append(wide(`${study.short}: ${label(state.y)}${state.y === study.metric && study.margin !== null ? "; ✓ matches dense, ? undecided, ✗ does not" : ""}`, ["density", ...there.map((arm) => arm.name)], rows));
     };
     box.addEventListener("toggle", () => { if (box.open) open(); });
     box.open = index === 0;
@@ -107,6 +112,7 @@ function one_study() {
 }
 function in_depth() {
   const study = chosen(), arm = study.arms.find((one) => one.name === $("arm").value);
+  gains(study, arm);
   pairs(study, arm);
   heat(arm);
   cost(study, arm);
@@ -114,16 +120,25 @@ function in_depth() {
   options($("curve-y"), curves ? Object.keys(Object.values(curves)[0]).filter((column) => column !== "step") : [], $("curve-y").value || study.metric.replace("test_", "val_"), label);
   training(study, arm);
 }
+const apart = (value) => `${value > 0 ? "+" : ""}${minus(value.toFixed(Math.abs(value) >= 10 ? 1 : 4))}`;
+function gains(study, arm) {
+  const judged = arm.gain && arm.rounds[0] === 0, better = study.higher ? "" : ", signed so that higher is better";
+  $("gains-note").textContent = judged ? `${arm.name} at each density minus its own dense network, ${label(study.metric)}${better}, paired over seeds. It matches where the whole interval lies above minus ${number(study.margin, 3)}.` : "Not judged: this takes a dense network, and a metric that is a share.";
+  fill($("gains"), ["density", "gain over dense", "matches dense"], !judged ? [] : arm.rounds.slice(1).map((_, at) => at + 1).map((at) => {
+    const gain = arm.gain[at], half = arm.half[at];
+    return [percent(arm.columns.density.mean[at]), gain === null ? "–" : half === null ? `${apart(gain)} (no interval)` : `${apart(gain)} ± ${number(half)}`, { text: arm.match[at], class: arm.match[at] === "yes" ? "yes" : "" }];
+  }));
+}
 function pairs(study, arm) {
   const mine = study.arms.indexOf(arm), other = study.arms.findIndex((one) => one.name === $("other").value);
   const rows = study.pairs.filter(([a, b]) => (a === mine && b === other) || (a === other && b === mine)).map(([a, , , n, density, mean, half, p, holm, effect]) => {
-    const turn = a === mine ? 1 : -1, value = mean === null ? "no seed in common" : `${turn * mean > 0 ? "+" : ""}${number(turn * mean)}`;
+    const turn = a === mine ? 1 : -1, value = mean === null ? "no seed in common" : apart(turn * mean);
     const level = iqm_of(arm, density, study);
     return [percent(density), mean === null ? value : half === null ? `${value} (n = ${n}${n === 2 ? ", equal" : ""})` : `${value} ± ${number(half)}`, String(n), chance(p),
       { text: chance(holm), class: holm !== null && holm < 0.05 ? "yes" : "" }, effect === null ? "–" : number(turn * effect, 2), level];
   });
   const tests = study.pairs.filter((pair) => pair[7] !== null).length, n = Math.min(...study.arms.map((one) => one.seeds.length));
-  $("pairs-note").textContent = other < 0 ? "This study has one arm alone." : `${arm.name} minus ${$("other").value}, ${label(study.metric)}, paired over seeds: t-test, p after Holm's correction for all ${tests} tests of this study, Hedges' g. ${few(n)}`;
+  $("pairs-note").textContent = other < 0 ? "This study has one arm alone." : `${arm.name} minus ${$("other").value}, ${label(study.metric)}, paired over seeds: t-test, p after Holm's correction for all ${tests} tests of this study, Hedges' g. The interquartile mean is of the arm itself, with its bootstrap interval. ${few(n)}`;
   fill($("pairs"), ["density", "difference", "n", "p", "p (Holm)", "effect g", "interquartile mean of the arm"], other < 0 ? [] : rows);
 }
 const chance = (p) => p === null ? "–" : p < 0.001 ? "< 0.001" : number(p, 3);
@@ -199,7 +214,7 @@ function open_and_made() {
   }
   $("open-list").replaceChildren(...(parts.length ? parts : [element("p", {}, "Nothing: every cell of every study ended as planned.")]));
   $("made-list").replaceChildren(element("p", {}, `This page: ${D.versions.join(", ")}.`),
-    element("p", { class: "note" }, "Intervals are 95 % t-intervals over seeds. Two seeds that agree have none, since that may be chance. Curves join means over seeds; every number is in results.csv of its study."));
+    element("p", { class: "note" }, "Intervals are 95 % t-intervals over seeds. Where two seeds agree to the last digit there is none, since that may be chance. Training FLOPs count a multiplication and an addition as two, and kept weights alone; those “were it dense” count all. Curves join means over seeds; every number is in results.csv of its study."));
 }
 
 // input
