@@ -36,8 +36,8 @@ from lottery.store.lookup import holding
 from lottery.training.costs import COSTS
 from lottery.training.fit import fit
 from lottery.training.hardware import Hardware
-from lottery.training.lightning.calls import Call, few
-from lottery.training.lightning.parts import ProjectData
+from lottery.training.lightning.data.project_data import ProjectData
+from lottery.training.lightning.module.calls import Call, few
 from lottery.training.lightning.project import Project
 from lottery.training.recipes import Budget
 from lottery.training.states import weights

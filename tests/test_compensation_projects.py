@@ -20,7 +20,7 @@ from lottery.running.cell import record_cell
 from lottery.store.entries import Store
 from lottery.store.folder import NAME
 from lottery.store.ledger import Ledger
-from lottery.training.lightning.batches import EvidenceBatches
+from lottery.training.lightning.module.evidence import EvidenceBatches
 from lottery.training.lightning.project import Project
 from lottery.training.states import State, state_of
 from tests.channels import drawn

@@ -28,9 +28,9 @@ from lottery.training.changes import Changes, Gradual, Moment, Rewiring, Rule
 from lottery.training.changing import Changing
 from lottery.training.fit import fit
 from lottery.training.hardware import Hardware
-from lottery.training.lightning import masked
-from lottery.training.lightning.batches import EvidenceBatches
-from lottery.training.lightning.parts import ProjectData
+from lottery.training.lightning.data.project_data import ProjectData
+from lottery.training.lightning.loop import masked
+from lottery.training.lightning.module.evidence import EvidenceBatches
 from lottery.training.lightning.project import Project
 from lottery.training.lightning.seeding import seed_all
 from lottery.training.loop import Diverged

@@ -20,8 +20,10 @@ from lottery.config.compose import cell_configs
 from lottery.foundations.errors import Refused, Said
 from lottery.rounds.study import Cell
 from lottery.training.fit import fit
-from lottery.training.lightning.measuring import Logged, headline_among
-from lottery.training.lightning.refusals import check_callbacks, check_module
+from lottery.training.lightning.loop.refusals import check_callbacks
+from lottery.training.lightning.module.headline import headline_among
+from lottery.training.lightning.module.measuring import Logged
+from lottery.training.lightning.module.requirements import check_module
 from lottery.training.lightning.trainers import checked_arguments
 from lottery.training.states import state_of, weights
 from tests.few import few

@@ -31,12 +31,12 @@ from lottery.pruning.masks import Masks
 from lottery.store.phases import specification
 from lottery.training import ranks
 from lottery.training.fit import assist, fit
-from lottery.training.lightning.masked import Masked
-from lottery.training.lightning.parts import ProjectData
+from lottery.training.lightning.data.project_data import ProjectData
+from lottery.training.lightning.data.samplers import shared
+from lottery.training.lightning.loop.masked import Masked
+from lottery.training.lightning.loop.together import Losses
 from lottery.training.lightning.project import Project
-from lottery.training.lightning.samplers import shared
 from lottery.training.lightning.seeding import seed_all
-from lottery.training.lightning.sharing import Losses
 from lottery.training.phase import Phase, Trained
 from lottery.training.recipes import Row
 from lottery.training.states import State, weights

@@ -18,7 +18,8 @@ from lottery.pruning.masks import Masks
 from lottery.rounds.round import initial
 from lottery.training.fit import fit
 from lottery.training.hardware import Hardware
-from lottery.training.lightning.parts import Loaders, ProjectData
+from lottery.training.lightning.data.loaders import Loaders
+from lottery.training.lightning.data.project_data import ProjectData
 from lottery.training.lightning.project import Project
 from lottery.training.phase import Phase
 from lottery.training.recipes import Budget

@@ -36,9 +36,10 @@ from lottery.rounds.rewinding import keeps_trained
 from lottery.rounds.stopping import sizes_of
 from lottery.rounds.study import Asked, Cell, Study
 from lottery.store.tickets import read
-from lottery.training.lightning.parts import ProjectData, data_module
+from lottery.training.lightning.data.loaders import data_module
+from lottery.training.lightning.data.project_data import ProjectData
+from lottery.training.lightning.module.setups import set_up
 from lottery.training.lightning.project import Project
-from lottery.training.lightning.setups import set_up
 from lottery.training.lightning.trainers import bare, checked_arguments
 from lottery.training.module_recipe import ModuleRecipe
 from lottery.training.recipes import Contents, Recipe

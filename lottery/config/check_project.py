@@ -20,11 +20,11 @@ from lottery.rounds.arms import Arm
 from lottery.rounds.round import initial
 from lottery.rounds.study import Cell
 from lottery.training.fit import fit
-from lottery.training.lightning.guide import validation_seed
+from lottery.training.lightning.data.shares import check_shares
+from lottery.training.lightning.loop.guide import validation_seed
+from lottery.training.lightning.module.attributes import remedy, unkept
+from lottery.training.lightning.module.requirements import check_module
 from lottery.training.lightning.project import Project
-from lottery.training.lightning.refusals import check_module
-from lottery.training.lightning.sharing import check_shares
-from lottery.training.lightning.unkept import remedy, unkept
 from lottery.training.phase import Phase
 from lottery.training.states import State, position, weights
 

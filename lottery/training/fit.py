@@ -15,7 +15,7 @@ from lottery.pruning.channels.shrinking import aliased, shrunk
 from lottery.training import ranks, sparse
 from lottery.training.exits import interrupts
 from lottery.training.hardware import trainer_for
-from lottery.training.lightning.phases import fit_project
+from lottery.training.lightning.loop.fit import fit_project
 from lottery.training.lightning.project import Project
 from lottery.training.loop import Diverged, Keeper, Loop
 from lottery.training.module_recipe import ModuleRecipe

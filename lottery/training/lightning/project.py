@@ -23,11 +23,13 @@ from lottery.pruning.masks import Masks
 from lottery.training import flops, ranks
 from lottery.training.batchnorm import averaging, norms
 from lottery.training.hardware import check_precision
-from lottery.training.lightning.asking import Asking, ProjectEvidence
-from lottery.training.lightning.batches import CalledBatches, EvidenceBatches
-from lottery.training.lightning.calls import Calls, calls_of, cant
-from lottery.training.lightning.measuring import Logged, Seeded, headline_among, measure
-from lottery.training.lightning.parts import ProjectData, examples_in
+from lottery.training.lightning.data.project_data import ProjectData
+from lottery.training.lightning.data.reading import examples_in
+from lottery.training.lightning.module.asking import Asking
+from lottery.training.lightning.module.calls import Calls, calls_of, cant
+from lottery.training.lightning.module.evidence import CalledBatches, EvidenceBatches, ProjectEvidence
+from lottery.training.lightning.module.headline import headline_among
+from lottery.training.lightning.module.measuring import Logged, Seeded, measure
 from lottery.training.lightning.trainers import trainer_of
 from lottery.training.recipes import Recipe, Row
 from lottery.training.states import State, weights

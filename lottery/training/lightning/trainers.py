@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import inspect
 import logging
-import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.loggers.logger import DummyLogger
 from pytorch_lightning.plugins.environments import LightningEnvironment
+from pytorch_lightning.strategies import DDPStrategy
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from lottery.foundations.errors import nearby
 from lottery.training.hardware import OFF, SET, Hardware, devices
-from lottery.training.lightning.sharing import Averaging
 from lottery.training.modules import Module
 from lottery.training.numerics import Numerics
 
@@ -85,6 +87,27 @@ def bare() -> pl.Trainer:
     return trainer_of(Hardware("cpu"), Numerics(), {})
 
 
+class Averaging(DDPStrategy):
+    """Lightning's DDP for modules that may freeze layers, or use them in some batches only."""
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        # after all callbacks and hooks: DDP averages what trained when it was made
+        assert self.lightning_module is not None
+        if _trains(self.lightning_module) != self.trains:
+            self.model = self.lightning_module
+            self.configure_ddp()
+
+    def _setup_model(self, model: nn.Module) -> DistributedDataParallel:
+        self.trains = _trains(model)
+        # Where no parameter is unused, PyTorch writes to stderr that it need not have looked. So one always is; it is
+        # in neither optimizers nor states.
+        model.register_parameter("never_used", nn.Parameter(torch.zeros((), device=self.root_device)))
+        try:
+            return super()._setup_model(model)
+        finally:
+            del model.never_used
+
+
 QUIET = (
     ".*does not have many workers.*",
     ".*Consider setting `persistent_workers=True`.*",
@@ -110,11 +133,5 @@ def quiet(*more: str) -> Iterator[None]:
         yield
 
 
-def ours(part: str, logged: str) -> str:
-    """The name of a row for what a loop logged: its part, and the name without that.
-
-    >>> ours("val", "val/dice"), ours("val", "valid_loss"), ours("test", "psnr"), ours("test", "test/seg/iou")
-    ('val_dice', 'val_loss', 'test_psnr', 'test_seg_iou')
-    """
-    bare = re.sub(rf"^({'test' if part == 'test' else 'validation|valid|val'})[_/.\- ]", "", logged)
-    return f"{part}_{re.sub(r'[^0-9A-Za-z_]', '_', bare)}"
+def _trains(module: nn.Module) -> list[bool]:
+    return [parameter.requires_grad for parameter in module.parameters()]

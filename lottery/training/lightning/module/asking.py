@@ -15,11 +15,10 @@ from torch import Tensor
 
 from lottery.foundations.errors import Refused
 from lottery.foundations.seeds import derive
-from lottery.pruning.contracts import Evidence
-from lottery.pruning.derivatives import Times
 from lottery.training import ranks
+from lottery.training.lightning.data.project_data import ProjectData
+from lottery.training.lightning.data.reading import each_of
 from lottery.training.lightning.failures import explained
-from lottery.training.lightning.parts import ProjectData, each_of
 from lottery.training.lightning.seeding import seed_all
 from lottery.training.lightning.trainers import quiet
 
@@ -190,35 +189,3 @@ class _First:
 
     def __iter__(self) -> Iterator[Any]:
         return islice(self.batches, self.count)
-
-
-@dataclass(frozen=True)
-class ProjectEvidence(Evidence):
-    """Evidence whose gradients are those that a project's own optimizers would see."""
-
-    asked: Callable[[Any], dict[str, Tensor]] | None = None
-    """gives the gradients of a batch, where a sum of losses would not: with manual optimization"""
-
-    def gradients(self, batches: int = 1) -> dict[str, Tensor]:
-        if self.asked is None:
-            return super().gradients(batches)
-        found = [self.asked(batch) for batch in self.first(batches)]
-        return {
-            name: torch.stack([each.get(name, torch.zeros_like(weight)) for each in found]).mean(0)
-            for name, weight in self.weights.items()
-        }
-
-    def hessians(self, batches: int = 1) -> Iterator[Times]:
-        self._has_one_loss("Hessian")
-        return super().hessians(batches)
-
-    def feature_changes(self, batch: Any) -> dict[str, list[tuple[Tensor, int]]]:
-        self._has_one_loss("gradient in activations")
-        return super().feature_changes(batch)
-
-    def _has_one_loss(self, what: str) -> None:
-        if self.asked is not None:
-            raise ValueError(
-                f"the module optimizes by hand, so that no single loss has a {what}; choose a criterion that reads "
-                "weights, gradients or activations"
-            )

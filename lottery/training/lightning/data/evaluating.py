@@ -14,8 +14,7 @@ from torch.utils import _pytree
 from torch.utils.data import DataLoader, get_worker_info
 
 from lottery.foundations.seeds import derive
-from lottery.training.lightning.order import enters_anywhere
-from lottery.training.lightning.reading import Wrapped, examples_at, settings_of
+from lottery.training.lightning.data.reading import Wrapped, enters_anywhere, examples_at, settings_of
 from lottery.training.lightning.seeding import seed_reading, unmoved
 
 

@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 
 from lottery.foundations.digests import canonical
-from lottery.training.lightning.plain import joined, parted
+from lottery.training.lightning.loop.checkpoints import joined, parted
 from lottery.training.states import BESIDE, State
 
 

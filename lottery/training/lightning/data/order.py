@@ -8,14 +8,14 @@ from itertools import count
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
 from lottery.foundations.errors import Refused
 from lottery.foundations.seeds import derive
 from lottery.training import ranks
-from lottery.training.lightning.curricula import Curriculum
-from lottery.training.lightning.reading import Wrapped, examples_at, settings_of
-from lottery.training.lightning.samplers import EpochBatches
+from lottery.training.lightning.data.curricula import Curriculum
+from lottery.training.lightning.data.reading import Wrapped, enters_anywhere, examples_at, settings_of
+from lottery.training.lightning.data.samplers import EpochBatches
 from lottery.training.lightning.seeding import seed_all
 
 
@@ -28,19 +28,6 @@ def ordered(loader: Any, seed: int, share: tuple[int, int] = (0, 1)) -> Ordered 
     if enters_anywhere(loader):
         return Ordered(loader, seed, share)
     return FromStart(loader, seed)
-
-
-def enters_anywhere(loader: Any) -> bool:
-    """Whether a training on this loader can go on in the middle of an epoch without reading what came before.
-
-    It can for every batch sampler over a map-style data set.
-    """
-    return (
-        isinstance(loader, DataLoader)
-        and type(loader).__iter__ is DataLoader.__iter__
-        and not isinstance(loader.dataset, IterableDataset)
-        and loader.batch_sampler is not None
-    )
 
 
 class Augmented(Wrapped):

@@ -1,24 +1,12 @@
-"""Measuring: what a project's validation and test steps log, for any of its states."""
+"""The metric that a project is judged by, and which direction of it is better."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
-import pytorch_lightning as pl
-from torchmetrics import Metric
 
 from lottery.foundations.errors import Refused
 from lottery.foundations.metrics import Headline
-from lottery.training.lightning.evaluating import measured_on
-from lottery.training.lightning.failures import explained
-from lottery.training.lightning.guide import number
-from lottery.training.lightning.parts import ProjectData
-from lottery.training.lightning.seeding import seed_all
-from lottery.training.lightning.trainers import ours, quiet
-from lottery.training.recipes import Row
+from lottery.training.lightning.module.measuring import Logged
 
 HIGHER = ("accuracy", "acc", "auroc", "auc", "average_precision", "dice", "f1", "f1_score", "iou", "jaccard", "map",
           "miou", "precision", "recall", "top5", "r2")  # fmt: skip
@@ -30,56 +18,6 @@ SEVERAL = (
     " (Lightning adds dataloader_idx where there are several loaders: log one of them by add_dataloader_idx=False, or "
     "give validation and test as many)"
 )
-
-
-@dataclass(frozen=True)
-class Logged:
-    """What a loop logs: the names of a row by the names that the module gives, and metrics that say their direction."""
-
-    names: Mapping[str, str]
-    metrics: Mapping[str, Metric]
-
-
-def measure(trainer: pl.Trainer, module: pl.LightningModule, data: ProjectData, part: str) -> tuple[Row, Logged]:
-    """Runs validation (`val`) or `test` of a module; its values by the names of a row."""
-    datamodule = data.at(part)
-    own, seen, was = module.log, dict[str, Metric](), datamodule.trainer
-
-    def log(name: str, value: Any, *rest: Any, **more: Any) -> None:
-        if isinstance(value, Metric):
-            seen[name] = value
-        own(name, value, *rest, **more)
-
-    module.log = log  # type: ignore[method-assign]  # of this module, for a while
-    run = trainer.validate if part == "val" else trainer.test
-    try:
-        with explained(), quiet(), measured_on(datamodule, part):
-            run(module, datamodule=datamodule, verbose=False)
-    finally:
-        datamodule.trainer = was
-        del module.log
-    found: dict[str, tuple[str, Any]] = {}
-    for name, value in trainer.callback_metrics.items():
-        called = ours(part, name)
-        if called not in found or name.startswith(part):  # val_dice before dice, if it logs both
-            found[called] = name, value
-    names = {name: called for called, (name, _) in found.items()}
-    metrics = {
-        row: seen[bare] for name, row in names.items() if (bare := name.partition("/dataloader_idx_")[0]) in seen
-    }
-    return {called: number(value) for called, (_, value) in found.items()}, Logged(names, metrics)
-
-
-class Seeded(pl.Callback):
-    """Seeds a validation or a test where training would: after the loaders have been asked for their batches."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        seed_all(self.seed)
-
-    on_test_start = on_validation_start
 
 
 def headline_among(val: Logged, test: Logged, asked: str | None, better: str | None) -> Headline:

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from lottery.foundations.errors import Refused
 from lottery.training import ranks
-from lottery.training.lightning.guide import Guide
-from lottery.training.lightning.position import step_of
-from lottery.training.lightning.refusals import check_callbacks, check_monitors, check_names, check_optimizers
+from lottery.training.lightning.loop.guide import Guide
+from lottery.training.lightning.loop.position import step_of
+from lottery.training.lightning.loop.refusals import check_callbacks, check_monitors, check_names, check_optimizers
 from lottery.training.states import state_of, weights
 
 

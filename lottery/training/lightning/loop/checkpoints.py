@@ -1,4 +1,4 @@
-"""Lightning's checkpoint dictionary as tensors and plain data, so that no pickle is written or read."""
+"""Lightning's checkpoints without pickle: in memory in place of files, and as tensors and plain data."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pytorch_lightning as pl
+from pytorch_lightning.plugins.io import CheckpointIO
 from torch import Tensor
 
 from lottery.foundations.errors import Refused
@@ -62,3 +64,24 @@ def _encoded(value: Any, at: str, tensors: dict[str, Tensor]) -> Any:
         f"a checkpoint can't hold {at.removeprefix('.')}, a {type(value).__name__}: what a module, its callbacks, "
         "optimizers or schedulers keep must be tensors and plain data, since no pickle is ever loaded"
     )
+
+
+class InMemory(CheckpointIO):
+    """Takes the dictionary that Lightning would pickle, and gives one back that it would unpickle."""
+
+    def __init__(self, begin: dict[str, Any] | None) -> None:
+        self.checkpoint = begin
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        self.checkpoint = checkpoint
+
+    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
+        assert self.checkpoint is not None
+        return self.checkpoint
+
+    def remove_checkpoint(self, path: Any) -> None:
+        self.checkpoint = None
+
+    def taken(self, trainer: pl.Trainer) -> dict[str, Any]:
+        """Everything that Lightning would save now, on each rank; its own saving gives it to the first alone."""
+        return trainer._checkpoint_connector.dump_checkpoint(weights_only=False)

@@ -10,17 +10,17 @@ from lottery.foundations.errors import Refused, Said
 from lottery.foundations.seeds import seeded
 from lottery.training import ranks
 from lottery.training.exits import interrupts
-from lottery.training.lightning.curricula import as_it_was
+from lottery.training.lightning.data.curricula import as_it_was
+from lottery.training.lightning.data.reading import each_of
 from lottery.training.lightning.failures import explained
-from lottery.training.lightning.guide import validation_seed
-from lottery.training.lightning.masked import Masked
-from lottery.training.lightning.memory import InMemory
-from lottery.training.lightning.parts import each_of
-from lottery.training.lightning.position import checkpoint_at, step_of
+from lottery.training.lightning.loop.checkpoints import InMemory
+from lottery.training.lightning.loop.guide import validation_seed
+from lottery.training.lightning.loop.masked import Masked
+from lottery.training.lightning.loop.position import checkpoint_at, step_of
+from lottery.training.lightning.loop.together import Together
+from lottery.training.lightning.loop.vigil import Vigil
 from lottery.training.lightning.project import Project
-from lottery.training.lightning.sharing import Together
 from lottery.training.lightning.trainers import quiet
-from lottery.training.lightning.vigil import Vigil
 from lottery.training.loop import Keeper
 from lottery.training.phase import Phase, Trained
 from lottery.training.recipes import Row

@@ -13,39 +13,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.strategies import DDPStrategy
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DistributedSampler
+from torch import Tensor
 
 from lottery.foundations.errors import Refused
 from lottery.training import ranks
-from lottery.training.lightning.order import Ordered, enters_anywhere
-from lottery.training.lightning.parts import ProjectData, each_of
-
-
-def check_shares(data: ProjectData, count: int) -> None:
-    """Raises Refused for training data of which `count` ranks can't have a share of every batch."""
-    where, loaders = f"hardware.devices={count}: ", each_of(data.loader("train"))
-    for loader in loaders:
-        if not enters_anywhere(loader):
-            raise Refused(
-                f"{where}each process takes its share of every batch, which needs a DataLoader that batches a "
-                f"map-style data set, and {type(data.module).__name__} trains on a stream or batches of its own; use 1"
-            )
-        if isinstance(getattr(loader.batch_sampler, "sampler", None), DistributedSampler):
-            raise Refused(
-                f"{where}the training data have a DistributedSampler, and would be shared out twice; use none"
-            )
-        sizes = [len(keys) - 1 for keys in Ordered(loader, 0)._batches][: data.batches_per_epoch]
-        if (smallest := min(sizes)) < count:
-            raise Refused(
-                f"{where}a training batch has {smallest} examples, fewer than processes; drop_last=True omits it"
-            )
-        if len(loaders) > 1 and (uneven := [size for size in sizes if size % count]):
-            raise Refused(
-                f"{where}each batch of several training loaders must be a multiple of it, and one is {uneven[0]}"
-            )
 
 
 class Losses:
@@ -86,27 +57,6 @@ class Timely:
         self.step, self.asked = step, now
         answer, self.next = ranks.agree((answer, step + self.stride))
         return answer
-
-
-class Averaging(DDPStrategy):
-    """Lightning's DDP for modules that may freeze layers, or use them in some batches only."""
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        # after all callbacks and hooks: DDP averages what trained when it was made
-        assert self.lightning_module is not None
-        if _trains(self.lightning_module) != self.trains:
-            self.model = self.lightning_module
-            self.configure_ddp()
-
-    def _setup_model(self, model: nn.Module) -> DistributedDataParallel:
-        self.trains = _trains(model)
-        # Where no parameter is unused, PyTorch writes to stderr that it need not have looked. So one always is; it is
-        # in neither optimizers nor states.
-        model.register_parameter("never_used", nn.Parameter(torch.zeros((), device=self.root_device)))
-        try:
-            return super()._setup_model(model)
-        finally:
-            del model.never_used
 
 
 class Together(pl.Callback):
@@ -187,10 +137,6 @@ class Together(pl.Callback):
                 f"hardware.devices={self.devices}: self.manual_backward(loss) averages gradients over processes, and "
                 "training_step steps an optimizer without it; call it in place of loss.backward()"
             )
-
-
-def _trains(module: nn.Module) -> list[bool]:
-    return [parameter.requires_grad for parameter in module.parameters()]
 
 
 def _compare(module: pl.LightningModule, after: str) -> None:

@@ -18,14 +18,14 @@ from torch import Tensor
 
 from lottery.foundations.seeds import derive
 from lottery.training import ranks
-from lottery.training.lightning import accumulators, unsaved
-from lottery.training.lightning.masked import Masked
-from lottery.training.lightning.memory import InMemory
-from lottery.training.lightning.plain import joined, parted
-from lottery.training.lightning.plateaus import Plateaus
-from lottery.training.lightning.position import begin_epoch, position_of, put_place, step_of
+from lottery.training.lightning.loop import accumulators, unsaved
+from lottery.training.lightning.loop.checkpoints import InMemory, joined, parted
+from lottery.training.lightning.loop.masked import Masked
+from lottery.training.lightning.loop.plateaus import Plateaus
+from lottery.training.lightning.loop.position import begin_epoch, position_of, put_place, step_of
+from lottery.training.lightning.loop.together import Losses, Timely
+from lottery.training.lightning.module.measuring import number
 from lottery.training.lightning.seeding import seed_all
-from lottery.training.lightning.sharing import Losses, Timely
 from lottery.training.loop import CHUNK_SECONDS, Diverged, Keeper
 from lottery.training.phase import Phase
 from lottery.training.recipes import Row
@@ -239,9 +239,3 @@ def _own(accumulated: Any) -> Any:
 def validation_seed(phase: Phase, step: int) -> int:
     """Seed of what a validation draws after `step`."""
     return derive(phase.noise, "validation", step)
-
-
-def number(value: Any) -> float | None:
-    """A logged value to seven digits, the precision of float32; None if it is not finite."""
-    found = float(value)
-    return float(f"{found:.7g}") if math.isfinite(found) else None

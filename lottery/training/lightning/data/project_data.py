@@ -1,4 +1,4 @@
-"""A project's data: the loaders of a LightningDataModule, or loaders and data sets by the name of their part."""
+"""A project's data: a data module that is set up once, its loaders, their length and what identifies them."""
 
 from __future__ import annotations
 
@@ -11,61 +11,20 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import CombinedLoader
-from torch import Tensor
 from torch.utils import _pytree
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DistributedSampler
 
 from lottery.data.examples import DataError
 from lottery.foundations.digests import digest_of
 from lottery.foundations.errors import describe
 from lottery.foundations.seeds import seeded
 from lottery.training import ranks
-from lottery.training.lightning.contents import content_of
-from lottery.training.lightning.evaluating import evaluated, standing_in
-from lottery.training.lightning.order import enters_anywhere, ordered
-from lottery.training.lightning.remembering import check_memory
-
-PARTS = ("train", "val", "test")
-
-
-class Loaders(pl.LightningDataModule):
-    """Loaders by part, as a data module."""
-
-    def __init__(self, parts: Mapping[str, Any], batch_size: int | None) -> None:
-        super().__init__()
-        if unknown := sorted(set(parts) - {*PARTS}):
-            raise DataError(f"data: gives {unknown[0]!r}; its parts are train, val and test")
-        self.parts = {name: self._loader(name, part, batch_size) for name, part in parts.items()}
-
-    def train_dataloader(self) -> Any:
-        return self.parts.get("train")
-
-    def val_dataloader(self) -> Any:
-        return self.parts.get("val")
-
-    def test_dataloader(self) -> Any:
-        return self.parts.get("test")
-
-    @staticmethod
-    def _loader(name: str, part: Any, batch_size: int | None) -> Any:
-        if not isinstance(part, Dataset):
-            return part
-        if batch_size is None:
-            raise DataError(f"data: its {name} is a data set, and needs data.batch_size")
-        return DataLoader(part, batch_size, shuffle=name == "train")
-
-
-def data_module(made: Any, batch_size: int | None) -> pl.LightningDataModule:
-    """What a `data` node gave, as a data module. Raises DataError for anything but one, or loaders or data sets."""
-    if isinstance(made, Mapping):
-        parts = {name: part for name, part in made.items() if name != "batch_size"}
-        return Loaders(parts, made.get("batch_size", batch_size))
-    if not isinstance(made, pl.LightningDataModule):
-        raise DataError(
-            f"data: gives a {type(made).__name__}; a LightningModule takes a LightningDataModule, or loaders or data "
-            "sets by part: {'train': ..., 'val': ..., 'test': ...}"
-        )
-    return made
+from lottery.training.lightning.data.contents import content_of
+from lottery.training.lightning.data.evaluating import evaluated, standing_in
+from lottery.training.lightning.data.loaders import PARTS
+from lottery.training.lightning.data.order import ordered
+from lottery.training.lightning.data.reading import each_of, enters_anywhere
+from lottery.training.lightning.data.remembering import check_memory
 
 
 @dataclass(frozen=True)
@@ -219,14 +178,3 @@ class ProjectData:
                 for each in each_of(loader):
                     found[f"{part}.{len(found)}"] = content_of(each)
         return found
-
-
-def each_of(loader: Any) -> list[Any]:
-    """The loaders of a list, a tuple or a dict, or the one that is there."""
-    return _pytree.tree_leaves(loader) if isinstance(loader, list | tuple | dict) else [loader]
-
-
-def examples_in(batch: Any) -> int:
-    """How many examples a batch has: the length of its first tensor; 1 if it has none."""
-    leaves = _pytree.tree_leaves(dict(batch) if isinstance(batch, Mapping) else batch)
-    return next((len(leaf) for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim), 1)

@@ -9,9 +9,8 @@ import torch
 
 from lottery.data.examples import DataError
 from lottery.foundations.seeds import noise, seeded
-from lottery.training.lightning.order import enters_anywhere
-from lottery.training.lightning.reading import examples_at
-from lottery.training.lightning.samplers import twin_of
+from lottery.training.lightning.data.reading import enters_anywhere, examples_at
+from lottery.training.lightning.data.samplers import twin_of
 
 
 def check_memory(name: str, part: str, loaders: Iterable[Any]) -> None:

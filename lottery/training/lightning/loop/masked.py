@@ -17,7 +17,7 @@ from lottery.pruning.contracts import Evidence
 from lottery.pruning.masks import Masks
 from lottery.training.changing import Changing, masks_in
 from lottery.training.holding import Holding
-from lottery.training.lightning.position import step_of
+from lottery.training.lightning.loop.position import step_of
 from lottery.training.loop import Diverged
 from lottery.training.phase import Phase
 from lottery.training.recipes import Recipe
