@@ -45,7 +45,7 @@ def is_lightning(where: str, node: Mapping[str, Any]) -> bool:
         target, _ = target_of(where, node)
     except Refused:  # building it says why
         return False
-    from lottery.training.lightning.trainers import of_lightning
+    from lottery.training.lightning.module.requirements import of_lightning
 
     return isinstance(target, type) and of_lightning(target)
 
@@ -56,7 +56,7 @@ def gives_lightning(model: Mapping[str, Any]) -> bool:
         return False
     from lottery.config.nodes import network, target_of
     from lottery.foundations.seeds import seeded
-    from lottery.training.lightning.trainers import of_lightning
+    from lottery.training.lightning.module.requirements import of_lightning
 
     target, _ = target_of("model", model)
     if isinstance(target, type):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -29,7 +29,7 @@ from lottery.training.lightning.module.asking import Asking
 from lottery.training.lightning.module.calls import Calls, calls_of, cant
 from lottery.training.lightning.module.evidence import CalledBatches, EvidenceBatches, ProjectEvidence
 from lottery.training.lightning.module.headline import headline_among
-from lottery.training.lightning.module.measuring import Logged, Seeded, measure
+from lottery.training.lightning.module.measuring import Logged, measure
 from lottery.training.lightning.trainers import trainer_of
 from lottery.training.recipes import Recipe, Row
 from lottery.training.states import State, weights
@@ -93,10 +93,10 @@ class Project(Recipe):
             found |= self._measure(state, part, seed, build)[0]
         return found
 
-    def _measure(self, state: State, part: str, seed: int, build: int, **more: Any) -> tuple[Row, Logged]:
+    def _measure(self, state: State, part: str, seed: int, build: int, **limits: int) -> tuple[Row, Logged]:
         with ranks.alone(), self.numerics.entered(), seeded(seed):
             module = self.loaded(state, build)
-            return measure(self.trainer_for(callbacks=[Seeded(seed)], **more), module, self.data, part)
+            return measure(partial(self.trainer_for, **limits), module, self.data, part, seed)
 
     def with_statistics(self, state: State, examples: int, seed: int, build: int) -> State:
         """On whole batches of training, at least one, that go through training_step on a module of its own.
@@ -161,7 +161,7 @@ class Project(Recipe):
         with ranks.alone(), self.numerics.entered(), seeded(0):
             module = self.build(0)
             calls = calls_of(module, self.prunable(module))
-            measure(self.trainer_for(callbacks=[Seeded(0)], limit_val_batches=1), module, self.data, "val")
+            measure(partial(self.trainer_for, limit_val_batches=1), module, self.data, "val", 0)
             validated = calls.copy()
             self.asking(module.eval()).outputs(next(iter(EvidenceBatches(self.data, 0))))
             return Calls.among(validated, calls[len(validated) :], self.build(0).eval())
@@ -189,7 +189,7 @@ class Project(Recipe):
         for part in ("val", "test"):
             try:
                 with ranks.alone(), self.numerics.entered(), seeded(seed):
-                    found |= measure(self.trainer_for(callbacks=[Seeded(seed)]), module, self.data, part)[0]
+                    found |= measure(self.trainer_for, module, self.data, part, seed)[0]
             except Exception as error:  # a user's steps may have numbers of channels written down
                 raise Refused(
                     f"model: the {part} steps of {type(net).__name__} fail with the network that they are given, whose "

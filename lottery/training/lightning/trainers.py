@@ -19,7 +19,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lottery.foundations.errors import nearby
 from lottery.training.hardware import OFF, SET, Hardware, devices
-from lottery.training.modules import Module
 from lottery.training.numerics import Numerics
 
 INSTEAD = SET | {
@@ -33,11 +32,6 @@ INSTEAD = SET | {
     "use_distributed_sampler": "hardware.devices",
 }
 """Trainer arguments that the framework sets, and what to use instead."""
-
-
-def of_lightning(kind: type) -> bool:
-    """Whether a class is a user's own LightningModule or data module."""
-    return issubclass(kind, pl.LightningModule | pl.LightningDataModule) and not issubclass(kind, Module)
 
 
 def checked_arguments(given: Mapping[str, Any]) -> dict[str, Any]:

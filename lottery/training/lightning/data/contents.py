@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils import _pytree
 from torch.utils.data import DataLoader
 
 from lottery.foundations.digests import digest, digest_of
+from lottery.training.lightning.data.reading import leaves_of
 
 LOOKED_AT = 4
 """How many batches of each part identify the data, besides the number of batches."""
@@ -42,8 +41,7 @@ def _length(loader: Any) -> int | None:
 
 
 def _batch_digest(batch: Any) -> str:
-    leaves = _pytree.tree_leaves(dict(batch) if isinstance(batch, Mapping) else batch)
-    arrays = [torch.from_numpy(leaf) if isinstance(leaf, np.ndarray) else leaf for leaf in leaves]
+    arrays = [torch.from_numpy(leaf) if isinstance(leaf, np.ndarray) else leaf for leaf in leaves_of(batch)]
     tensors = {str(index): leaf for index, leaf in enumerate(arrays) if isinstance(leaf, Tensor)}
     others = [leaf for leaf in arrays if not isinstance(leaf, Tensor)]  # of an object, its text may hold its address
     return digest_of(

@@ -61,5 +61,9 @@ class Wrapped(Dataset):
 
 def examples_in(batch: Any) -> int:
     """How many examples a batch has: the length of its first tensor; 1 if it has none."""
-    leaves = _pytree.tree_leaves(dict(batch) if isinstance(batch, Mapping) else batch)
-    return next((len(leaf) for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim), 1)
+    return next((len(leaf) for leaf in leaves_of(batch) if isinstance(leaf, Tensor) and leaf.ndim), 1)
+
+
+def leaves_of(batch: Any) -> list[Any]:
+    """What a batch is made of, in order; a mapping of any kind counts as a dict."""
+    return _pytree.tree_leaves(dict(batch) if isinstance(batch, Mapping) else batch)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch.utils.data import DistributedSampler
 
 from lottery.foundations.errors import Refused
-from lottery.training.lightning.data.order import Ordered
 from lottery.training.lightning.data.project_data import ProjectData
 from lottery.training.lightning.data.reading import each_of, enters_anywhere
+from lottery.training.lightning.data.samplers import EpochBatches
 
 
 def check_shares(data: ProjectData, count: int) -> None:
@@ -23,7 +23,9 @@ def check_shares(data: ProjectData, count: int) -> None:
             raise Refused(
                 f"{where}the training data have a DistributedSampler, and would be shared out twice; use none"
             )
-        sizes = [len(keys) - 1 for keys in Ordered(loader, 0)._batches][: data.batches_per_epoch]
+        sizes = [len(keys) - 1 for keys in EpochBatches(loader.batch_sampler, loader.generator, 0, (0, 1))][
+            : data.batches_per_epoch
+        ]
         if (smallest := min(sizes)) < count:
             raise Refused(
                 f"{where}a training batch has {smallest} examples, fewer than processes; drop_last=True omits it"

@@ -1,8 +1,7 @@
-"""What Lightning has in no checkpoint: states of metrics, means that `self.log` takes, values logged, modes of layers.
+"""What Lightning accumulates in an epoch, and has in no checkpoint: states of metrics, means of `self.log`, values.
 
 After a resume in the middle of an epoch its training metrics, and a scheduler that monitors one, would know the epoch's
-second part only; a layer that a hook has frozen or put in evaluation mode would train. Buffers that are not persistent
-and gradients that a module gathers over batches are elsewhere: `unsaved`.
+second part only. What else is in no checkpoint, of the module and its data: `unsaved`.
 """
 
 from __future__ import annotations
@@ -27,26 +26,18 @@ def taken(trainer: pl.Trainer, pending: Mapping[str, Any], between_epochs: bool)
         for key, item in _results(trainer).items()
         if item.meta.on_epoch and item.is_tensor
     }
-    module = trainer.lightning_module
     return {
         "metrics": metrics,
         "means": {} if between_epochs else {**pending, **begun},
         # Lightning's own dictionary is of the batch before, unless someone has asked for it since
         "logged": dict(trainer._logger_connector._callback_metrics if between_epochs else trainer.callback_metrics),
-        "modes": {path: part.training for path, part in module.named_modules()},
-        "trains": {name: parameter.requires_grad for name, parameter in module.named_parameters()},
     }
 
 
 def restore(trainer: pl.Trainer, saved: Mapping[str, Any]) -> dict[str, Any]:
     """Puts it back; returns the means, which exist only once something is logged: see `add`."""
-    module = trainer.lightning_module
     trainer._logger_connector._callback_metrics.update(saved["logged"])
-    for path, part in module.named_modules():
-        part.training = saved["modes"].get(path, part.training)
-    for name, parameter in module.named_parameters():
-        parameter.requires_grad_(saved["trains"].get(name, parameter.requires_grad))
-    for path, metric in _metrics(module).items():
+    for path, metric in _metrics(trainer.lightning_module).items():
         for name, value in saved["metrics"].get(path, {}).get("states", {}).items():
             setattr(metric, name, _on(value, metric.device))
         metric._update_count = saved["metrics"].get(path, {}).get("count", 0)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lottery.foundations.errors import Refused
 from lottery.training import ranks
+from lottery.training.lightning.loop.sums import equal, sums
 
 
 class Losses:
@@ -143,9 +144,8 @@ def _compare(module: pl.LightningModule, after: str) -> None:
     """Raises Broken if ranks do not hold the same weights."""
     if ranks.share()[1] == 1:
         return
-    sums = torch.stack([parameter.detach().double().sum() for parameter in module.parameters()])
-    first, *others = ranks.everyone(sums)
-    if not all(torch.allclose(first, other, rtol=0, atol=0, equal_nan=True) for other in others):
+    first, *others = ranks.everyone(sums(module).to(module.device))
+    if not all(equal(first, other) for other in others):
         raise ranks.Broken(
             f"model: after {after} its processes hold different weights, which one gradient for all would not give; "
             "hardware.devices=1 trains it"

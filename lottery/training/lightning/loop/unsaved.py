@@ -1,4 +1,8 @@
-"""What no state_dict holds: buffers that are not persistent, gradients between batches, what data sets were set to."""
+"""What no state_dict holds of a module and its data, and hooks may have changed.
+
+That is: which layers train and which parameters take gradients, buffers that are not persistent, gradients between
+batches, and what data sets were set to.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +19,28 @@ GRADIENTS = "lottery_gradients"
 
 
 def left_out(module: nn.Module, begun: Mapping[str, Tensor], loaders: Iterable[Any]) -> dict[str, Any]:
-    """What training has changed of the buffers as they were when it began, and what was set on the data sets.
+    """All but gradients: the modes of layers, what takes gradients, buffers, what was set on the data sets.
 
-    Constants, such as a causal mask, would only make states and keys larger.
+    Of buffers only those that training has changed since it had `begun`: constants, such as a causal mask, would make
+    states and keys larger. The order of the entries is in keys.
     """
     for loader in loaders:
         loader.curriculum.note()
     changed = {name: now for name, now in buffers(module).items() if not _same(now, begun.get(name))}
+    switches = {
+        "modes": {path: part.training for path, part in module.named_modules()},
+        "trains": {name: parameter.requires_grad for name, parameter in module.named_parameters()},
+    }
     found = {"buffers": changed, "set": [loader.curriculum.set for loader in loaders]}
-    return {name: value for name, value in found.items() if any(value)}
+    return switches | {name: value for name, value in found.items() if any(value)}
 
 
 def put_back(module: nn.Module, loaders: Iterable[Any], saved: Mapping[str, Any]) -> None:
     """Puts it back, buffers in place where they have their size: other modules may share them."""
+    for path, part in module.named_modules():
+        part.training = saved["modes"].get(path, part.training)
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(saved["trains"].get(name, parameter.requires_grad))
     for loader, values in zip(loaders, saved.get("set", ()), strict=False):
         loader.curriculum.restore(values)
     for name, owner, own in list(_unsaved(module)):

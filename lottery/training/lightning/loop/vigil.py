@@ -11,13 +11,14 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lottery.foundations.errors import Refused
 from lottery.training import ranks
 from lottery.training.lightning.loop.guide import Guide
 from lottery.training.lightning.loop.position import step_of
 from lottery.training.lightning.loop.refusals import check_callbacks, check_monitors, check_names, check_optimizers
+from lottery.training.lightning.loop.sums import equal, sums
 from lottery.training.states import state_of, weights
 
 
@@ -100,32 +101,14 @@ class Vigil(Guide):
     def finish(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         super().finish(trainer, module)
         step, validated = self.validated or (-1, self.trained)
-        if self.rows and step == self.rows[-1]["step"] == self.phase.last and not _equal(validated, self.trained):
+        if self.rows and step == self.rows[-1]["step"] == self.phase.last and not equal(validated, self.trained):
             # a hook has changed weights after the last validation: the test is of those that are kept
             tested = self.measure(state_of(module), ["test"], step) if ranks.share()[0] == 0 else {}
             self.rows[-1] |= tested
 
     def _same(self, were: Tensor, module: pl.LightningModule, said: str) -> None:
         now = sums(module)
-        if not _equal(were, now):
+        if not equal(were, now):
             names = [name for name, _ in module.named_parameters()]
-            odd = next(name for name, one, other in zip(names, were, now, strict=True) if not _equal(one, other))
+            odd = next(name for name, one, other in zip(names, were, now, strict=True) if not equal(one, other))
             raise Refused(f"model: {said.format(odd)}")
-
-
-def sums(module: nn.Module, masks: Mapping[str, Tensor] | None = None) -> Tensor:
-    """The sum of each parameter, without what is masked: another network has others, and it takes no memory.
-
-    In double precision, so that the last bit of a weight counts.
-    """
-    found = []
-    for name, parameter in module.named_parameters():
-        weight = parameter.detach()
-        if masks and name in masks:
-            weight = weight * masks[name].to(weight.device)
-        found.append((torch.view_as_real(weight) if weight.is_complex() else weight).sum(dtype=torch.float64))
-    return torch.stack(found).cpu()
-
-
-def _equal(one: Tensor, other: Tensor) -> bool:
-    return torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)

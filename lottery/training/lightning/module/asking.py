@@ -37,33 +37,25 @@ class Asking:
 
     def loss(self, batch: Any) -> Tensor:
         """The loss of a batch with its graph; of several backward passes (manual optimization) the sum."""
-        watch = _Watch()
-        self._fit(batch, watch)
-        if not watch.losses:
+        if not (losses := self._watched(batch).losses):
             raise Refused("model: its training_step gives no loss, so that no criterion can ask for one")
-        return torch.stack(watch.losses).sum()
+        return torch.stack(losses).sum()
 
     def outputs(self, batch: Any) -> Any:
         """What training_step returned for a batch."""
-        watch = _Watch()
-        self._fit(batch, watch)
-        return watch.returned
+        return self._watched(batch).returned
 
     def gradients(self, batch: Any) -> dict[str, Tensor]:
         """The gradient of each parameter as its optimizer's step would have found it."""
-        watch = _Watch()
-        self._fit(batch, watch)
-        return watch.gradients
+        return self._watched(batch).gradients
 
     def pass_through(self, batches: Iterable[Any], count: int, seed: int) -> None:
         """Runs training_step on the first `count` batches, each seeded, for what layers see meanwhile."""
-        self._run(_First(batches, count, self._like), _Seeds(seed))
+        self._run(batches, count, _Seeds(seed))
 
-    def _fit(self, batch: Any, watch: _Watch) -> None:
-        self._run(_First([batch], 1, self._like), watch)
-
-    def _like(self) -> Any:
-        return self._loader
+    def _watched(self, batch: Any) -> _Watch:
+        self._run([batch], 1, watch := _Watch())
+        return watch
 
     @cached_property
     def _loader(self) -> Any:
@@ -71,14 +63,15 @@ class Asking:
         return self.data.training(0)
 
     @ranks.alone()  # the others wait for the next training
-    def _run(self, batches: _First, watch: _NoStep) -> None:
+    def _run(self, batches: Iterable[Any], count: int, watch: _NoStep) -> None:
+        first = _First(batches, count, lambda: self._loader)
         own, modes = self.data.module.trainer, [(part, part.training) for part in self.module.modules()]
         trainer = self.trainer(
-            max_epochs=1, limit_train_batches=len(batches), limit_val_batches=0, accumulate_grad_batches=1,
+            max_epochs=1, limit_train_batches=count, limit_val_batches=0, accumulate_grad_batches=1,
             callbacks=[watch],
         )  # fmt: skip
         try:
-            with explained(), quiet(EVALUATES), self.data.trained_by(batches), watch.around(self.module):
+            with explained(), quiet(EVALUATES), self.data.trained_by(first), watch.around(self.module):
                 trainer.fit(self.module, datamodule=self.data.module)
         finally:
             self.data.module.trainer = own

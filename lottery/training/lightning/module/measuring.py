@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,8 +27,14 @@ class Logged:
     metrics: Mapping[str, Metric]
 
 
-def measure(trainer: pl.Trainer, module: pl.LightningModule, data: ProjectData, part: str) -> tuple[Row, Logged]:
-    """Runs validation (`val`) or `test` of a module; its values by the names of a row."""
+def measure(
+    trainer_for: Callable[..., pl.Trainer], module: pl.LightningModule, data: ProjectData, part: str, seed: int
+) -> tuple[Row, Logged]:
+    """Runs validation (`val`) or `test` of a module, seeded; its values by the names of a row.
+
+    `trainer_for` gives a Trainer with these further arguments.
+    """
+    trainer = trainer_for(callbacks=[_Seeded(seed)])
     datamodule = data.at(part)
     own, seen, was = module.log, dict[str, Metric](), datamodule.trainer
 
@@ -57,7 +63,7 @@ def measure(trainer: pl.Trainer, module: pl.LightningModule, data: ProjectData, 
     return {called: number(value) for called, (_, value) in found.items()}, Logged(names, metrics)
 
 
-class Seeded(pl.Callback):
+class _Seeded(pl.Callback):
     """Seeds a validation or a test where training would: after the loaders have been asked for their batches."""
 
     def __init__(self, seed: int) -> None:

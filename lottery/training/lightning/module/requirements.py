@@ -1,4 +1,4 @@
-"""What a module must have for rounds of training, known before any."""
+"""What is a user's own module, and what it must have for rounds of training, known before any."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from lottery.foundations.errors import Refused
+from lottery.training.modules import Module
 
 STEPS = {
     "training_step": "whose loss is trained",
@@ -16,6 +17,11 @@ STEPS = {
     "configure_optimizers": "which says how it is trained",
 }
 """The methods that a module must have."""
+
+
+def of_lightning(kind: type) -> bool:
+    """Whether a class is a user's own LightningModule or data module."""
+    return issubclass(kind, pl.LightningModule | pl.LightningDataModule) and not issubclass(kind, Module)
 
 
 def check_module(module: pl.LightningModule) -> None:
