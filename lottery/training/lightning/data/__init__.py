@@ -1,1 +1,4 @@
-"""A project's data: its loaders, in an order and with draws that are functions of a seed, the epoch and the batch."""
+"""A project's data: loaders whose order and draws are functions of a seed, the epoch and the batch.
+
+`project_data` is what others ask. `order` and `samplers` stand in for training loaders, `evaluating` for the others.
+"""

@@ -24,7 +24,7 @@ from lottery.training.lightning.data.evaluating import evaluated, standing_in
 from lottery.training.lightning.data.loaders import PARTS
 from lottery.training.lightning.data.order import ordered
 from lottery.training.lightning.data.reading import each_of, enters_anywhere
-from lottery.training.lightning.data.remembering import check_memory
+from lottery.training.lightning.data.remembering import check_draws_anew
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class ProjectData:
     def _read(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for part in PARTS:
-            check_memory(type(self.module).__name__, part, each_of(self.loader(part)))
+            check_draws_anew(type(self.module).__name__, part, each_of(self.loader(part)))
             loader = self.training(0) if part == "train" else self.loader(part)
             with seeded(0):
                 for each in each_of(loader):

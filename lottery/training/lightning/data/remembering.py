@@ -13,7 +13,7 @@ from lottery.training.lightning.data.reading import enters_anywhere, examples_at
 from lottery.training.lightning.data.samplers import twin_of
 
 
-def check_memory(name: str, part: str, loaders: Iterable[Any]) -> None:
+def check_draws_anew(name: str, part: str, loaders: Iterable[Any]) -> None:
     """Raises DataError for a part of a data module that augments an example once and then keeps it.
 
     Known where it has been read by nobody: it draws from a global generator for a batch, and for the same batch again

@@ -24,7 +24,7 @@ from lottery.training.lightning.trainers import quiet
 from lottery.training.loop import Keeper
 from lottery.training.phase import Phase, Trained
 from lottery.training.recipes import Row
-from lottery.training.states import State, state_of, weights
+from lottery.training.states import State, state_of
 
 
 class EndedEarly(Said):
@@ -47,9 +47,8 @@ def fit_project(
     """
     budget, share = phase.budget or recipe.budget, ranks.share()
     with recipe.numerics.entered():
-        module = recipe.build(phase.build)
+        module = recipe.loaded(phase.state, phase.build)
         loader = recipe.data.training(phase.order, share)
-        module.load_state_dict(weights(phase.state))
         loaders = each_of(loader)
 
         def measure(state: State, parts: Iterable[str], step: int) -> Row:

@@ -1,1 +1,1 @@
-"""A project's module, asked apart from training: what it must have, its gradients, its networks, what it logs."""
+"""A project's module, apart from training: what it must have, its gradients, how its networks run, what it logs."""
