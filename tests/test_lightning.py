@@ -18,6 +18,7 @@ from lottery.foundations.errors import Refused
 from lottery.pruning.contracts import Evidence
 from lottery.training.fit import fit
 from lottery.training.hardware import Hardware
+from lottery.training.lightning.loop.position import checkpoint_at
 from lottery.training.lightning.project import Project
 from lottery.training.lightning.seeding import seed_all
 from lottery.training.states import State, position, weights
@@ -297,6 +298,25 @@ def test_a_waypoint_is_the_same_from_every_checkpoint(kind: str) -> None:
         again = Kept(keeper.saved[steps.index(at)])
         fit(recipe, phase_of(recipe), again, waypoints=[k])
         assert not differing(again.passed[k], keeper.passed[k]), f"from step {at}"
+
+
+def test_what_lies_beside_the_weights_of_a_waypoint_keeps_its_order() -> None:
+    """Its text is digested into the keys of later rounds, entry after entry."""
+    recipe = recipe_of("forecast")
+    own = recipe.network
+
+    def network() -> torch.nn.Module:
+        module = own()
+        module.register_buffer("seen", torch.zeros(()), persistent=False)
+        module.on_train_batch_end = lambda *_: module.seen.add_(1)
+        return module
+
+    keeper = Kept()
+    fit(recipe := replace(recipe, network=network), phase_of(recipe), keeper, waypoints=[3])
+    begun = checkpoint_at(keeper.passed[3])
+    assert begun is not None
+    assert list(begun)[-2:] == ["lottery_accumulated", "state_dict"]
+    assert list(begun["lottery_accumulated"]) == ["metrics", "means", "logged", "modes", "trains", "buffers"]
 
 
 def test_the_module_s_own_hooks_are_part_of_what_a_checkpoint_holds() -> None:
