@@ -63,3 +63,21 @@ def lottery(start: Callable[..., Process]) -> Callable[..., subprocess.Completed
         return subprocess.CompletedProcess(arguments, process.wait(), out, err)
 
     return run
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """Mounts a small file system in memory, or changes its options."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mounted(options: str) -> Path:
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode and "remount" not in options:
+            pytest.skip(f"mounting a file system is not permitted here: {done.stderr.strip()}")
+        assert not done.returncode, done.stderr
+        return folder
+
+    yield mounted
+    subprocess.run(["umount", "--lazy", str(folder)], capture_output=True, check=False)

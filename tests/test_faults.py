@@ -6,8 +6,7 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -39,24 +38,6 @@ from tests.test_kill import (
 __all__ = ["undisturbed"]  # a fixture
 
 GO_ON = "nothing is lost: the same command goes on from the last checkpoint"
-
-
-@pytest.fixture
-def mount(tmp_path: Path) -> Iterator[Callable[..., Path]]:
-    """Mounts a small file system in memory, or changes its options."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-
-    def mounted(options: str) -> Path:
-        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode and "remount" not in options:
-            pytest.skip(f"mounting a file system is not permitted here: {done.stderr.strip()}")
-        assert not done.returncode, done.stderr
-        return folder
-
-    yield mounted
-    subprocess.run(["umount", "--lazy", str(folder)], capture_output=True, check=False)
 
 
 # two processes at once

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lottery.foundations.errors import Said
 from lottery.foundations.files import plain, write_whole
 from lottery.running.segments import logged
 from lottery.running.view import chain, of_chain, of_round, of_step
-from lottery.running.wandb_runs import ROUNDS, Place, Told, open_run, table
+from lottery.running.wandb_runs import ROUNDS, Place, Told, full, open_run, table
 from lottery.store import leases
 from lottery.store.entries import META
 from lottery.store.ledger import Line
@@ -20,13 +21,16 @@ from lottery.training.recipes import Row
 def backfill(told: Told, folder: Path, store: Path, place: Place) -> int:
     """Logs offline what a cell's run lacks of its ledger, in a segment of its own; returns the number of rounds.
 
-    Evaluations come from the phases in the store; of a phase that is no longer there the round alone is shown.
+    Evaluations come from the phases in the store; of a phase that is no longer there the round alone is shown. Raises
+    Said where W&B's disk is full, which would lose rows without a word.
     """
     with leases.hold(folder):
         lines, held = chain(folder), logged(folder)
         steps = {row["train/step"] for row in held.rows if "train/step" in row}
         lacking = [line for line in lines if line["round"] not in held.rounds]
         if lacking:
+            if said := full(folder):
+                raise Said(said)
             run, before, count = open_run(told, folder, "offline", place), 0, len(held.rows)
             for line in lines:
                 if line in lacking:

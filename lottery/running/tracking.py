@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from lottery.running.segments import logged
@@ -23,6 +24,8 @@ class Tracker(View):
         self.place = Place(project, entity)
 
     def _begin(self) -> Any:
+        if self._full():
+            return None
         try:
             run = self._init(self.mode)
             if self.mode == "online":
@@ -51,8 +54,20 @@ class Tracker(View):
 
     def close(self, failed: bool) -> None:
         super().close(failed)
-        if self.begun and self.mode != "disabled" and (said := full(self.folder)):
+        if self.run is not None:
+            self._full()  # since the last row
+
+    def _full(self) -> bool:
+        """Whether the disk is full, having said so: W&B takes rows all the same, and loses them without a word."""
+        if said := full(self.folder):
             say(said)
+        return bool(said)
+
+    def _tell(self, act: Callable[[Any], object]) -> None:
+        if self.run is not None and self._full():
+            super().close(failed=True)  # while there is room for it
+            self.run = None
+        super()._tell(act)
 
     def _conclude(self) -> None:
         if lines := chain(self.folder):

@@ -22,7 +22,7 @@ UNHEEDED = ("WANDB_DIR", "WANDB_JOB_TYPE", "WANDB_NAME", "WANDB_RESUME", "WANDB_
 INIT_SECONDS = 30  # the longest wait for a server at the start; then the run is kept offline
 FINISH_SECONDS = 30
 LEAST_FREE = 1 << 16
-"""Bytes of a disk that is taken for full: W&B writes blocks of 32 KiB."""
+"""Bytes of a disk that is taken for full: W&B writes blocks of 32 KiB, and a run's end needs room too."""
 AXES = {"round/*": "round/density", "train/*": "train/step"}
 """What is plotted over which axis of its own: W&B's step can't go back, but a killed cell repeats its last steps."""
 ROUNDS = "rounds"
@@ -146,9 +146,13 @@ def quiet() -> Iterator[None]:
 
 def full(folder: Path) -> str:
     """Says that the disk of a run's files is full, which W&B does not; empty if it is not."""
+    place = folder / "wandb"  # may be a link to another disk; not there before the first run
     with suppress(OSError):
-        if shutil.disk_usage(place := folder / "wandb").free < LEAST_FREE:
-            return f"{place}: No space left on device, so that W&B may lack rounds; `lottery wandb backfill` makes them"
+        if shutil.disk_usage(place if place.exists() else folder).free < LEAST_FREE:
+            return (
+                f"{place}: No space left on device, so that W&B lacks what follows; the ledger has everything, "
+                "and once there is room, `lottery wandb backfill` makes what is missing"
+            )
     return ""
 
 
