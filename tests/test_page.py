@@ -237,7 +237,7 @@ class TestInABrowser:
             assert browser.evaluate("document.querySelector('#at-said').textContent") == "round 1: 50 %"
             first = browser.evaluate(rows)[0]
             assert [cell.strip() for cell in first[1:]] == [
-                "50 %", "0.9500 ± 0.0745", "3", "undecided", "0.9200, 0.9500, 0.9800",
+                "50 %", "0.9500 ±\u00a00.0745", "3", "undecided", "0.9200, 0.9500, 0.9800",
             ]  # fmt: skip
             gains = "[...document.querySelectorAll('#gains tbody tr')].map(row => row.innerText.split('\\t'))"
             middle = f"+0.0100 ± {half([0.02, 0.01, 0.0]):.4f}"
@@ -254,7 +254,35 @@ class TestInABrowser:
             browser.until(f"{lines} === {before} + 3")  # the three seeds of the curve under the pointer
             browser.evaluate("document.querySelector('#y').value = 'early_stop_step'")
             browser.evaluate("document.querySelector('#y').dispatchEvent(new Event('change'))")
-            assert browser.evaluate(rows)[0][2].strip() == "210 ± 24.8"
+            assert browser.evaluate(rows)[0][2].strip() == "210 ±\u00a024.8"
+            assert browser.errors == []
+
+    @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+    def test_on_paper_nothing_is_cut_off_invisible_or_waiting_for_a_click(self, report: Path, dark: bool) -> None:
+        with Browser() as browser:
+            browser.open(report, LAPTOP, dark)
+            browser.until("document.querySelector('#chart svg path')")
+            # words of a figure are drawn as large as they are said to be, not scaled down from the screen's width
+            browser.evaluate("dispatchEvent(new Event('beforeprint'))")
+            assert browser.evaluate("document.querySelector('#chart svg').getAttribute('width')") == "660"
+            browser.evaluate("dispatchEvent(new Event('afterprint'))")
+            browser.paper()
+            assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
+            wider = "one.getBoundingClientRect().right > innerWidth + 1"
+            every = "[...document.querySelectorAll('{}')].filter(one => {}).map(one => one.id || one.outerHTML)"
+            assert browser.evaluate(every.format("table, pre, #chart div", wider)) == []
+            there = "one.checkVisibility()"
+            waiting = "nav, input, button, .slide, details:not([open])"
+            assert browser.evaluate(every.format(waiting, there)) == []
+            # what the tables below are of is said by what was chosen, without a frame to click on
+            assert browser.evaluate(every.format("select", there)) == ["study", "arm", "other"]
+            assert browser.evaluate("getComputedStyle(document.querySelector('#arm')).borderTopWidth") == "0px"
+            inks = browser.evaluate(
+                "[...document.querySelectorAll('body *')].filter(one => one.checkVisibility() && one.innerText?.trim())"
+                ".map(one => getComputedStyle(one).color)"
+            )
+            assert {max(map(int, re.findall(r"\d+", ink)[:3])) for ink in inks} <= {0, 0x33}
+            assert browser.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
             assert browser.errors == []
 
     def test_every_control_is_reached_by_the_tabulator(self, report: Path) -> None:

@@ -29,7 +29,7 @@ function spread(column, at, seeds, signed = "") {
   if (mean === null) return "no number";
   if (!column.half) return number(mean) + (n > 1 ? " (all equal)" : " (n = 1)");
   if (half === null) return signed + number(mean) + (n === 2 ? " (n = 2, equal)" : " (n = 1)");
-  return `${signed}${number(mean)} ± ${number(half)}${n < seeds ? ` (n = ${n})` : ""}`;
+  return `${signed}${number(mean)} ±\u00a0${number(half)}${n < seeds ? ` (n = ${n})` : ""}`;
 }
 const few = (n) => n === 1 ? "With one seed nothing can be shown: run more seeds."
   : n < 5 ? `With ${n} seeds intervals are wide; much stays undecided, and what is decided may still be chance.` : "";

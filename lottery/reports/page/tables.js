@@ -134,12 +134,13 @@ function pairs(study, arm) {
   const rows = study.pairs.filter(([a, b]) => (a === mine && b === other) || (a === other && b === mine)).map(([a, , , n, density, mean, half, p, holm, effect]) => {
     const turn = a === mine ? 1 : -1, value = mean === null ? "no seed in common" : apart(turn * mean);
     const level = iqm_of(arm, density, study);
-    return [percent(density), mean === null ? value : half === null ? `${value} (n = ${n}${n === 2 ? ", equal" : ""})` : `${value} ± ${number(half)}`, String(n), chance(p),
+    return [percent(density), mean === null ? value : half === null ? `${value} (n = ${n}${n === 2 ? ", equal" : ""})` : `${value} ±\u00a0${number(half)}`, String(n), chance(p),
       { text: chance(holm), class: holm !== null && holm < 0.05 ? "yes" : "" }, effect === null ? "–" : number(turn * effect, 2), level];
   });
   const tests = study.pairs.filter((pair) => pair[7] !== null).length, n = Math.min(...study.arms.map((one) => one.seeds.length));
   $("pairs-note").textContent = other < 0 ? "This study has one arm alone." : `${arm.name} minus ${$("other").value}, ${label(study.metric)}, paired over seeds: t-test, p after Holm's correction for all ${tests} tests of this study, Hedges' g. The interquartile mean is of the arm itself, with its bootstrap interval. ${few(n)}`;
-  fill($("pairs"), ["density", "difference", "n", "p", "p (Holm)", "effect g", "interquartile mean of the arm"], other < 0 ? [] : rows);
+  $("pairs").closest(".wide").hidden = $("other").closest("label").hidden = other < 0;
+  fill($("pairs"), ["density", "difference", "n", "p", "p (Holm)", "effect g", "interquartile mean of the arm"], rows);
 }
 const chance = (p) => p === null ? "–" : p < 0.001 ? "< 0.001" : number(p, 3);
 function iqm_of(arm, density) {
@@ -219,6 +220,7 @@ function open_and_made() {
 
 // input
 
+const PAPER = 660;  // pixels between the margins of A4, at most
 function start() {
   answers(); switches(); matches(); results(); open_and_made();
   options($("study"), D.studies.map((study) => study.name), first.name, (name) => D.studies.find((study) => study.name === name).short);
@@ -236,6 +238,9 @@ function start() {
   $("curve-y").addEventListener("change", () => training(chosen(), chosen().arms.find((arm) => arm.name === $("arm").value)));
   let turn = 0;
   window.addEventListener("resize", () => { cancelAnimationFrame(turn); turn = requestAnimationFrame(() => { draw(); in_depth(); }); });
+  // on paper a figure as wide as the screen would be scaled down, and its words with it
+  window.addEventListener("beforeprint", () => { for (const [made, height] of [[view, 330], [curve_view, 240]]) made?.width(PAPER).height(height).resize().run(); });
+  window.addEventListener("afterprint", () => { shape = ""; draw(); in_depth(); });
   document.documentElement.dataset.ready = "true";
 }
 if (first) start();
