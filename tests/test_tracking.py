@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from lottery.config.cell_config import CellConfig
 from lottery.config.compose import cell_configs
 from lottery.running import cell as study
-from lottery.running import wandb_runs
+from lottery.running import view, wandb_runs
 from lottery.running.launch import run_cell
 from lottery.running.progress import Progress
 from lottery.running.tracking import Tracker
@@ -447,15 +447,30 @@ def test_what_a_broken_run_did_not_take_is_shown_by_the_next(tmp_path: Path, mon
     assert in_order(rows) == in_order(expected(job))
 
 
-def test_a_full_disk_or_a_torn_cursor_stops_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_or_a_torn_cursor_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = tiny(tmp_path, "schedule.rounds=0")
     job.folder.mkdir(parents=True)
-    (job.folder / "wandb.json").write_text("")
-    (job.folder / "wandb.tmp").symlink_to("/dev/full")
+    (job.folder / "wandb.json").write_text("{")
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    names = ("open", "close", "fstat", "O_WRONLY", "O_CREAT")
+    monkeypatch.setattr(view, "os", SimpleNamespace(pwrite=full, **{name: getattr(os, name) for name in names}))
     run_cell(job)
     assert len(lines(job)) == 1
-    assert (job.folder / "wandb.json").read_text() == ""
+    assert (job.folder / "wandb.json").read_text() == "{"
     assert history(job) == expected(job)
+
+
+def test_a_shorter_note_of_what_was_shown_leaves_nothing_of_a_longer_one(tmp_path: Path) -> None:
+    tracker = Tracker()
+    tracker.open(SimpleNamespace(), tmp_path)
+    tracker.run = Run([])
+    for gaps in ([[1, 2]] * 9, []):
+        tracker.shown["gaps"] = gaps
+        tracker._keep()
+    assert json.loads((tmp_path / "wandb.json").read_text()) == tracker.shown
 
 
 ROUNDS, STEPS = 3, 4  # evaluated at each step, of a phase that begins with step 2

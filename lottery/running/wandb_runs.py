@@ -146,9 +146,13 @@ def quiet() -> Iterator[None]:
 
 def full(folder: Path) -> str:
     """Says that the disk of a run's files is full, which W&B does not; empty if it is not."""
-    place = folder / "wandb"  # may be a link to another disk; not there before the first run
+    place = folder / "wandb"  # may be a link to another disk
     with suppress(OSError):
-        if shutil.disk_usage(place if place.exists() else folder).free < LEAST_FREE:
+        try:
+            free = shutil.disk_usage(place).free
+        except FileNotFoundError:  # before the first run
+            free = shutil.disk_usage(folder).free
+        if free < LEAST_FREE:
             return (
                 f"{place}: No space left on device, so that W&B lacks what follows; the ledger has everything, "
                 "and once there is room, `lottery wandb backfill` makes what is missing"
