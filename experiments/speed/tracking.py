@@ -101,7 +101,7 @@ def tracked(folder: Path, real: bool, cells: int, rows: int) -> None:
         tracker = Tracker("offline")
         if not real:
             run = SimpleNamespace(log=len, finish=lambda exit_code: None, summary={})
-            tracker._init = lambda mode, run=run: run  # type: ignore[assignment,misc]  # of this tracker
+            tracker._init = lambda mode, run=run: run  # type: ignore[method-assign,misc]  # of this tracker
         (folder / str(seed)).mkdir()
         tracker.open(Told("demo-digits-made", "imp", seed, {"model": {"widths": [300, 100]}}), folder / str(seed))
         shown = [evaluation(index) for index in range(rows)]
