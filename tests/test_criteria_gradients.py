@@ -359,3 +359,37 @@ def test_a_loss_that_can_not_be_differentiated(criterion: Criterion) -> None:
     )
     with pytest.raises(ValueError, match=r"^the loss has no gradient: nothing that the network computed in evaluation"):
         criterion(evidence)
+
+
+def normalised() -> nn.Sequential:
+    """A convolution with BatchNorm and a linear layer, as drawn."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3), nn.BatchNorm1d(3)
+    )
+    return net.double().eval()
+
+
+@pytest.mark.parametrize("criterion", [snip, partial(grasp, temperature=1)], ids=["snip", "grasp"])
+def test_an_untrained_network_is_scored_as_its_training_begins(criterion: Criterion) -> None:
+    net, torch_rng = normalised(), torch.Generator().manual_seed(1)
+    batch = torch.randn(8, 1, 4, 4, generator=torch_rng).double(), torch.randint(3, (8,), generator=torch_rng)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    found = score(criterion, evidence_of(net, [batch]))
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert not any(module.training for module in net.modules())
+
+    own = normalised().train()  # what its first step would see
+    weights = [own[0].weight, own[4].weight]
+    loss = functional.cross_entropy(own(batch[0]), batch[1])
+    slopes = torch.autograd.grad(loss, weights, create_graph=True)
+    flow = sum((slope * slope.detach()).sum() for slope in slopes)
+    products = torch.autograd.grad(flow, weights) if criterion is not snip else slopes
+    for given, weight, product in zip(found.values(), weights, products, strict=True):
+        expected = weight * product if criterion is not snip else (weight * product).abs()
+        torch.testing.assert_close(given, expected.detach())
+
+    net[1].num_batches_tracked += 1
+    net[5].num_batches_tracked += 1  # trained: its own statistics count
+    trained_scores = score(criterion, evidence_of(net, [batch]))
+    assert not torch.allclose(trained_scores["0.weight"], found["0.weight"])

@@ -29,6 +29,7 @@ from lottery.pruning.contracts import Criterion, Evidence, Scope, Scores, Target
 from lottery.pruning.masks import Masks, apply_, dense, kept, prunable
 from lottery.pruning.paths import connected_paths, layer_death
 from lottery.pruning.scopes import everywhere
+from lottery.training.batchnorm import norms
 from lottery.training.module_recipe import ModuleRecipe
 from lottery.training.states import copied, state_of
 
@@ -103,6 +104,8 @@ def collapse(
     criterion: Criterion = make("criterion", options_of(())("criterion", name))
     with seeded(draw):
         net = vgg(16, SHAPE, CLASSES).eval()
+        for norm in norms(net):  # as if trained, since the authors score all criteria in evaluation mode
+            norm.num_batches_tracked.fill_(1)
     start = copied(state_of(net))
     every = dense(prunable(net))
     rng = torch.Generator().manual_seed(draw)  # goes on from step to step, or random scores would stay the same

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from lottery.pruning.contracts import Evidence, Scores
+from lottery.pruning.criteria.untrained import batch_statistics
 from lottery.pruning.derivatives import gradient
 
 
@@ -19,13 +20,14 @@ def grasp(evidence: Evidence, batches: int = 1, temperature: float = 200) -> Sco
 
     Gradient flow is the squared norm of the gradient. To first order it falls by twice the score when the weight is
     removed: the authors remove the highest of -weight x (Hessian x gradient), which is the same. `temperature` divides
-    the network's outputs inside the loss. Unlike theirs, the loss is that of the first `batches` training batches, not
-    of ten examples of each class, and pruned weights have no part in the flow. Raises ValueError for fewer than one
-    batch, a temperature that is not positive, and outputs that can't be divided.
+    the network's outputs inside the loss. BatchNorm that has seen no batch yet is as in `snip`. Unlike theirs, the loss
+    is that of the first `batches` training batches, not of ten examples of each class, and pruned weights have no part
+    in the flow. Raises ValueError for fewer than one batch, a temperature that is not positive, and outputs that can't
+    be divided.
     """
     if not temperature > 0:
         raise ValueError(f"temperature={temperature:g}: must be above 0")
-    with _cooled(evidence.net, temperature):
+    with _cooled(evidence.net, temperature), batch_statistics(evidence.net):
         flow = {name: slope * evidence.masks[name] for name, slope in evidence.gradients(batches).items()}
         product = evidence.hessian_times(flow, batches)
     return {name: weight.detach() * product[name] for name, weight in evidence.weights.items()}

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from lottery.pruning.contracts import Batch, Evidence, Scores
+from lottery.pruning.criteria.untrained import batch_statistics
 from lottery.pruning.derivatives import averaged
 
 
@@ -18,10 +19,13 @@ def snip(evidence: Evidence, batches: int = 1) -> Scores:
     """|gradient x weight|, the first-order change of the loss when the weight is removed (SNIP, Lee et al. 2019).
 
     The gradient is that of the mean loss over the first `batches` training batches; frozen weights are scored like
-    all others. Raises ValueError for fewer than one batch.
+    all others. BatchNorm that has seen no batch yet normalises by the one at hand, as in the
+    authors' code. Raises ValueError for fewer than one batch.
     """
     weights = evidence.weights
-    return {name: (weights[name] * gradient).detach().abs() for name, gradient in evidence.gradients(batches).items()}
+    with batch_statistics(evidence.net):
+        slopes = evidence.gradients(batches)
+    return {name: (weights[name] * slope).detach().abs() for name, slope in slopes.items()}
 
 
 def taylor(evidence: Evidence, batches: int = 10) -> Scores:
