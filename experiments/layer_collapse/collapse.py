@@ -105,7 +105,7 @@ def collapse(
     with seeded(draw):
         net = vgg(16, SHAPE, CLASSES).eval()
         for norm in norms(net):  # as if trained, since the authors score all criteria in evaluation mode
-            norm.num_batches_tracked.fill_(1)
+            norm.num_batches_tracked = torch.tensor(1)
     start = copied(state_of(net))
     every = dense(prunable(net))
     rng = torch.Generator().manual_seed(draw)  # goes on from step to step, or random scores would stay the same
