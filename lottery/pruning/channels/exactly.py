@@ -68,7 +68,8 @@ _NARROW = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def _alike(args: Any, kwargs: Any) -> Any:
-    if any(isinstance(each, Tensor) and each.dtype == torch.float64 for each in tree_leaves((args, kwargs))):
+    kinds = {each.dtype for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)}
+    if torch.float64 in kinds and any(kind.is_floating_point and kind != torch.float64 for kind in kinds):
         return tree_map_only(Tensor, _widened, (args, kwargs))
     return args, kwargs
 
