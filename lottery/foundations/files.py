@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ import safetensors
 from lottery.foundations.digests import canonical, digest, digest_of
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -36,6 +38,30 @@ def tensor_file(tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> bytes
     # one entry only: safetensors writes several in no fixed order, and equal content should be equal bytes
     metadata = canonical({"info": text, "sha256": digest_of([digest(tensors), text])})
     return safetensors.torch.save(dict(tensors), {"lottery": metadata})
+
+
+_TYPES = {
+    "int64": "I64", "float64": "F64", "float32": "F32", "int32": "I32", "bfloat16": "BF16", "float16": "F16",
+    "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL",
+}  # fmt: skip
+"""Types as a safetensors file names them, in the order in which it holds their tensors."""
+
+
+def file_size(shapes: Mapping[str, Sequence[int]], types: Mapping[str, torch.dtype], info: Mapping[str, Any]) -> int:
+    """The length of a `tensor_file` of tensors of these shapes and types, without any. KeyError for another type.
+
+    >>> import torch
+    >>> tensors = {"bias": torch.ones(3), "steps": torch.tensor(7)}
+    >>> file_size({"bias": [3], "steps": []}, {n: t.dtype for n, t in tensors.items()}, {}), len(tensor_file(tensors, {}))
+    (312, 312)
+    """
+    header: dict[str, Any] = {"__metadata__": {"lottery": canonical({"info": canonical(info), "sha256": "0" * 64})}}
+    kinds, order, end = {name: str(types[name]).removeprefix("torch.") for name in shapes}, list(_TYPES), 0
+    for name in sorted(shapes, key=lambda name: (order.index(kinds[name]) if kinds[name] in order else -1, name)):
+        start, end = end, end + math.prod(shapes[name]) * types[name].itemsize
+        header[name] = {"dtype": _TYPES[kinds[name]], "shape": list(shapes[name]), "data_offsets": [start, end]}
+    length = len(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode())
+    return 8 + -(-length // 8) * 8 + end
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -17,14 +17,13 @@ from lottery.foundations.seeds import seeded
 from lottery.pruning import masks as _masks
 from lottery.pruning.channels.coupling import Coupling, coupled
 from lottery.pruning.channels.equality import proven
-from lottery.pruning.channels.removal import Kept, Structure, structure
-from lottery.pruning.channels.shrinking import shrunk
+from lottery.pruning.channels.removal import Kept, Structure
 from lottery.pruning.channels.tracing import Run
 from lottery.pruning.compensation.contracts import Pruned
 from lottery.pruning.contracts import Evidence, Target
 from lottery.pruning.masks import Masks, layer_densities
 from lottery.pruning.prunable import Prunable
-from lottery.training.costs import COSTS
+from lottery.training.costs import Costs
 from lottery.training.flops import Flops, at_densities
 from lottery.training.hardware import Hardware
 from lottery.training.learning_rates import LearningRate, constant, warmed_up
@@ -218,4 +217,8 @@ class Recipe(ABC):
     def cost(self, budget: str, kept: Kept) -> int:
         """What the network without other channels costs, in the unit of a budget. Raises Refused as `coupling` does."""
         with self.numerics.entered(), seeded(0):
-            return COSTS[budget](shrunk(self.net, structure(self.coupling, kept)), self.forward_passes)
+            return self._costs.of(budget, kept)
+
+    @cached_property
+    def _costs(self) -> Costs:
+        return Costs(self.net, self.coupling, self.forward_passes)

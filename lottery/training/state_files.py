@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lottery.foundations.digests import digest_of
-from lottery.foundations.files import tensor_file
+from lottery.foundations.files import file_size, tensor_file
 from lottery.pruning.masks import some
 
 
@@ -34,7 +34,16 @@ def state_once(net: nn.Module) -> dict[str, Tensor]:
 
 def content(tensors: Mapping[str, Tensor], structure: Mapping[str, Any] | None = None) -> bytes:
     """A safetensors file with a digest of the structure of the network that the tensors are of."""
-    return tensor_file(tensors, {"structure": digest_of(structure or {})})
+    return tensor_file(tensors, _info(structure))
+
+
+def content_size(shapes: Mapping[str, Sequence[int]], types: Mapping[str, torch.dtype]) -> int:
+    """The length of `content` for tensors of these shapes and types. Raises KeyError for a type that is rare."""
+    return file_size(shapes, types, _info(None))
+
+
+def _info(structure: Mapping[str, Any] | None) -> dict[str, str]:
+    return {"structure": digest_of(structure or {})}
 
 
 def _named(net: nn.Module) -> list[tuple[str, Tensor]]:

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from lottery.foundations.errors import Refused, describe
 from lottery.foundations.seeds import generator
-from lottery.pruning.channels.coupling import Coupling, Group
+from lottery.pruning.channels.coupling import Coupling
 from lottery.pruning.channels.exactly import outputs
 from lottery.pruning.channels.masking import masks as channel_masks
 from lottery.pruning.channels.masking import unmasked
-from lottery.pruning.channels.removal import Kept, structure
+from lottery.pruning.channels.removal import Kept, half, structure
 from lottery.pruning.channels.shrinking import shrunk
 from lottery.pruning.channels.tracing import Run
 from lottery.pruning.masks import apply_
@@ -63,11 +63,11 @@ def proven(net: nn.Module, coupling: Coupling, masks: Mapping[str, Tensor], run:
         for group in coupling.groups
         if group not in groups
     }
-    if _fault(net, coupling, _half(groups), masks, run):
-        found = {group.name: _fault(net, coupling, _half([group]), masks, run) for group in groups}
+    if _fault(net, coupling, half(groups), masks, run):
+        found = {group.name: _fault(net, coupling, half([group]), masks, run) for group in groups}
         why |= {name: fault for name, fault in found.items() if fault}
         groups = [group for group in groups if not found[group.name]]
-        if fault := _fault(net, coupling, _half(groups), masks, run):
+        if fault := _fault(net, coupling, half(groups), masks, run):
             raise Refused(f"channels: groups that can be removed alone can't be together: {fault}")
     fixed = {name: dict(axes) for name, axes in coupling.fixed.items()}
     for group in coupling.groups:
@@ -161,8 +161,3 @@ def _fault(net: nn.Module, coupling: Coupling, kept: Kept, masks: Mapping[str, T
     except Refused as error:
         return str(error)
     return None
-
-
-def _half(groups: list[Group]) -> dict[str, list[int]]:
-    """Every second channel of each group: not the first half, which code with numbers might spare."""
-    return {group.name: list(range(0, group.size, 2)) for group in groups}

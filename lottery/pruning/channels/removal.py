@@ -33,6 +33,24 @@ def structure(coupling: Coupling, kept: Kept) -> dict[str, dict[int, list[int]]]
     return found
 
 
+def shapes(coupling: Coupling, kept: Kept, whole: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
+    """The shapes that `structure` leaves of those of the whole network, by parameter or buffer. Raises as it does.
+
+    A position of an axis is one channel's alone, and so their number is all that counts.
+    """
+    found = {name: list(shape) for name, shape in whole.items()}
+    for group, gone in removed(coupling, kept):
+        widths = {(member.name, member.axis): member.positions.shape[1] for member in group.members}  # roles may share
+        for (name, axis), width in widths.items():
+            found[name][axis] -= width * len(gone)
+    return found
+
+
+def half(groups: Sequence[Group]) -> dict[str, list[int]]:
+    """Every second channel of each group: not the first half, which code with numbers might spare."""
+    return {group.name: list(range(0, group.size, 2)) for group in groups}
+
+
 def removed(coupling: Coupling, kept: Kept) -> list[tuple[Group, list[int]]]:
     """The groups that lose channels, with those that they lose, in order. Raises Refused as `structure` does."""
     groups = {group.name: group for group in coupling.groups}
