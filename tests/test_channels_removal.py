@@ -333,6 +333,36 @@ def test_a_run_without_chance_in_float64() -> None:
     torch.testing.assert_close(narrowed, evaluated, rtol=0, atol=1e-15)
 
 
+class Branched(nn.Module):
+    """Has the number of its channels in what it computes while its scale is zero, which no other scale would show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 6), nn.Linear(6, 2)
+        self.register_buffer("scale", torch.zeros(1))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        found: Tensor = self.two(self.one(inputs))
+        return found if self.training or self.scale.any() else found + self.one.out_features
+
+
+def test_networks_are_compared_as_they_are_too() -> None:
+    net = Branched()
+    found, tried = coupled(net, RUN), proven(net, coupled(net, RUN), masks_of(net), RUN)
+    assert [group.name for group in tried.groups] == ["one.weight"]
+    with pytest.raises(Refused, match="another function: in evaluation mode"):
+        without(net, found, {"one.weight": [0, 1]}, masks_of(net), RUN)
+
+
+def test_float64_decides_where_rounding_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lottery.pruning.channels.equality.CLOSE", -1.0)  # so that nothing is close
+    net = mlp()
+    found, masked = coupled(net, RUN), masks_of(net)
+    assert without(net, found, halves(net, found), masked, RUN)[0].out_features == 1
+    with pytest.raises(Refused, match=r"at most 1e-08 is rounding$"):
+        without(net := Branched(), coupled(net, RUN), {"one.weight": [0, 1]}, masks_of(net), RUN)
+
+
 def test_what_cannot_run_in_float64_runs_as_it_is() -> None:
     class Single(nn.Linear):
         def forward(self, inputs: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ ROUNDING = 1e-8
 """The largest relative difference that is taken for rounding in float64."""
 
 CLOSE = 1e-5
-"""The same in a network's own precision, which a network in use keeps to; where rounding adds up to more, `ROUNDING`."""
+"""The same in a network's own precision, of a network in use; if rounding adds up to more, float64 decides."""
 
 COARSE = 1e-4
 """The same in a network's own precision, for what can't run in float64."""
