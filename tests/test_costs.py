@@ -29,8 +29,9 @@ class Turned(nn.Module):
         self.one, self.two, self.three = nn.Linear(6, 8), nn.Linear(5, 3), nn.Linear(8, 2)
 
     def forward(self, rows: Tensor) -> Tensor:
-        turned: Tensor = self.two(self.one(rows).relu().mT)
-        return self.three(turned.mT)
+        turned = self.two(self.one(rows).relu().mT)
+        found: Tensor = self.three(turned.mT)
+        return found
 
 
 class Multiplied(nn.Module):

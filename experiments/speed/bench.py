@@ -152,8 +152,8 @@ counted from shapes in place of twenty networks; the rest of such a search is th
 have 0.73 of the dense ones' time, so that 0.6 is out of reach at these sizes, however many steps a round has. The
 products and their backward passes come in blocks of eight channels: by a scan of one ResNet-20, 64 % of its parameters
 (13 channels of 16) take 0.91 of a dense step, 56 % (12 of 16) 0.73, 36 % (10) 0.64, 25 % (8) 0.33.
-`structure.multiple=8`, with other masks of round numbers of channels, comes to 0.65. `numerics.channels_last` makes both
-faster, dense to 0.78 and a quarter of the parameters to 0.24, and their ratio little better.
+`structure.multiple=8`, with other masks of round numbers of channels, comes to 0.65. `numerics.channels_last` makes
+both faster, dense to 0.78 and a quarter of the parameters to 0.24, and their ratio little better.
 
 **bf16.** The processor has bf16 products but no AMX: a bare loop under autocast is as slow.
 
