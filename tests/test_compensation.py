@@ -302,6 +302,48 @@ def test_pruned_weights_are_zero_and_frozen_ones_stay_whatever_is_returned(net: 
     assert state["2.bias"].tolist() == [1, 1]
 
 
+@pytest.mark.parametrize("norm", [False, True])
+def test_a_frozen_weight_is_made_up_for_in_the_bias_alone(norm: bool) -> None:
+    """No weight is refitted, so what the outputs lack on average is all that was pruned, times its mean input."""
+    torch.manual_seed(0)
+    inputs = torch.randn(64, 5, dtype=torch.float64) @ torch.randn(5, 5, dtype=torch.float64) + 1
+    layer = nn.Linear(5, 3, bias=not norm)
+    net = (nn.Sequential(layer, nn.BatchNorm1d(3)) if norm else nn.Sequential(layer)).double()
+    layer.weight.requires_grad_(False)
+    pruned = pruned_of(net, columns(net, "0.weight", 1, 2), inputs)
+    lost = layer.weight[:, 1:3] @ inputs[:, 1:3].mean(0)
+    for compensation in (mean, least_squares):
+        state = compensated(compensation, pruned)
+        assert state["0.weight"].equal(layer.weight * pruned.masks["0.weight"])
+        found, wanted = (state["1.running_mean"], -lost) if norm else (state["0.bias"], layer.bias + lost)
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-13)
+    assert all(compensated(obs, pruned)[name].equal(value) for name, value in pruned.state.items())
+
+
+def test_a_frozen_bias_is_no_intercept_and_leaves_the_mean_to_a_batch_norm() -> None:
+    torch.manual_seed(0)
+    inputs = torch.randn(50, 4, dtype=torch.float64) + 2
+    net = nn.Sequential(nn.Linear(4, 2)).double()
+    net[0].bias.requires_grad_(False)
+    pruned = pruned_of(net, columns(net, "0.weight", 2, 3), inputs)
+    assert mean(pruned) == {}
+    weight = compensated(lambda pruned: least_squares(pruned, damping=1e-12), pruned)["0.weight"]
+    asked = (inputs @ net[0].weight.T).detach().numpy()  # the bias is there before and after
+    fitted = np.linalg.lstsq(inputs[:, :2].numpy(), asked, rcond=None)[0]
+    assert np.allclose(weight[:, :2].T, fitted, rtol=0, atol=1e-9)
+    net.append(nn.BatchNorm1d(2).double().eval())
+    lost = net[0].weight[:, 2:] @ inputs[:, 2:].mean(0)
+    torch.testing.assert_close(mean(pruned)["1.running_mean"], -lost, rtol=0, atol=1e-13)
+
+
+def test_all_names_of_a_frozen_weight_keep_its_values(batch: Tensor) -> None:
+    net = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3)).double()
+    net[2].weight = net[0].weight.requires_grad_(False)
+    pruned = pruned_of(net, {"0.weight": torch.eye(3) > 0}, batch)
+    state = compensated(lambda pruned: {"2.weight": torch.ones(3, 3)}, pruned)
+    assert state["0.weight"].equal(net[0].weight * torch.eye(3))
+
+
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10**6), wide=st.integers(2, 6), outputs=st.integers(1, 3))
 def test_a_layer_is_the_closer_the_more_may_move(seed: int, wide: int, outputs: int) -> None:

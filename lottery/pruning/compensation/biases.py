@@ -15,8 +15,9 @@ def mean(pruned: Pruned, batches: int = 16) -> dict[str, Tensor]:
     """The mean of what pruned weights contributed goes into the next bias (mean replacement, Molchanov et al. 2017).
 
     Exact where their inputs do not vary. At padded borders of a convolution they do, since zeros stand there; the mean
-    is over 16 positions of each example. A layer without a bias hands the mean to the BatchNorm that reads it, in
-    whose running mean it is subtracted; one with neither stays as it is. Raises ValueError for fewer than one batch.
+    is over 16 positions of each example. A layer without a bias, or with a frozen one, hands the mean to the BatchNorm
+    that reads it, in whose running mean it is subtracted; one with neither stays as it is. Raises ValueError for fewer
+    than one batch.
     """
     means = input_means(pruned, batches)
     return shifted(pruned, {name: lost_part(pruned, name) @ mean for name, mean in means.items()})
@@ -51,12 +52,15 @@ def shifted(pruned: Pruned, shifts: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def intercepts(pruned: Pruned) -> dict[str, tuple[str, int]]:
-    """What shifts a layer's outputs, by its weight: its bias (+1), or the running mean (-1) of a BatchNorm after it."""
+    """What shifts a layer's outputs, by its weight: its bias (+1), or the running mean (-1) of a BatchNorm after it.
+
+    A frozen bias shifts nothing, since it keeps its value.
+    """
     state, found = pruned.net.state_dict(), {}
     readers = batch_norms(pruned.net, pruned.weights, lambda: pruned.outputs(pruned.net, next(pruned.first(1))))
     for name in layers(pruned):
         bias = f"{name.rpartition('.')[0]}.bias".removeprefix(".")
-        if bias in state:
+        if bias in state and bias not in pruned.frozen:
             found[name] = bias, 1
         elif (running := f"{readers.get(name)}.running_mean") in state:
             found[name] = running, -1

@@ -33,6 +33,12 @@ class Pruned:
         named = dict(self.net.named_parameters())
         return {name: named[name].detach() for name, mask in self.masks.items() if not mask.all()}
 
+    @cached_property
+    def frozen(self) -> set[str]:
+        """Names of the parameters that are not trained, all names of a shared one: they keep their values."""
+        named = self.net.named_parameters(remove_duplicate=False)
+        return {name for name, parameter in named if not parameter.requires_grad}
+
     def first(self, batches: int) -> Iterator[Batch]:
         """The first `batches` batches, or all if there are fewer. Raises ValueError for fewer than one."""
         if batches < 1:
@@ -64,14 +70,14 @@ def compensated(compensation: Compensation, pruned: Pruned) -> dict[str, Tensor]
     Pruned weights are exactly zero, and frozen ones keep their values. Raises ValueError for names or shapes that the
     network does not have, and for values that are not finite.
     """
-    state, frozen = pruned.state, {n for n, p in pruned.net.named_parameters() if not p.requires_grad}
+    state = pruned.state
     for name, value in compensation(pruned).items():
         if name not in state or value.shape != state[name].shape:
             known = f"it has shape {tuple(state[name].shape)}" if name in state else "the network has no such tensor"
             raise ValueError(f"compensation gives {name} of shape {tuple(value.shape)}; {known}")
         if value.is_floating_point() and not value.isfinite().all():
             raise ValueError(f"compensation gives {name} values that are not finite")
-        if name not in frozen:
+        if name not in pruned.frozen:
             state[name].copy_(value.detach())
     apply_(state, pruned.masks)
     return {name: tensor.clone() for name, tensor in state.items()}

@@ -20,7 +20,8 @@ def least_squares(pruned: Pruned, batches: int = 16, damping: float = DAMPING) -
 
     Inputs are those of the network before pruning. Outputs of a layer that keep the same inputs, as where channels are
     removed, are solved together. Damping pulls towards the former weights, not towards zero. The bias may be the
-    running mean of the BatchNorm behind it; a layer with neither is fitted without. Raises ValueError for damping that
+    running mean of the BatchNorm behind it; a layer with neither, or with a frozen bias and no BatchNorm, is fitted
+    without. Of a frozen weight nothing is refitted but the bias, as in `mean`. Raises ValueError for damping that
     is not positive, and for fewer than one batch.
     """
     _positive(damping)
@@ -32,8 +33,11 @@ def least_squares(pruned: Pruned, batches: int = 16, damping: float = DAMPING) -
         before = matrix(layer, weight.double())
         kept = matrix(layer, pruned.masks[name].to(weight.device))
         moments = covariance if name in free else covariance + _outer(mean)
-        after = torch.stack([_refitted(*each, damping) for each in zip(before, kept, moments, strict=True)])
-        found[name] = after.view(weight.shape).to(weight.dtype)
+        if name in pruned.frozen:
+            after = before * kept
+        else:
+            after = torch.stack([_refitted(*each, damping) for each in zip(before, kept, moments, strict=True)])
+            found[name] = after.view(weight.shape).to(weight.dtype)
         shifts[name] = (before - after) @ mean[..., None]  # the exact intercept of a regression
     return found | shifted(pruned, shifts)
 
