@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lottery.pruning.compensation.biases import mean
-from lottery.pruning.compensation.contracts import Compensation, Pruned, compensated, none
+from lottery.pruning.compensation.contracts import Compensation, Pruned, compensated
 from lottery.pruning.compensation.inputs import layers, matrix, rows
 from lottery.pruning.compensation.norms import norm
 from lottery.pruning.compensation.regression import least_squares, obs
@@ -30,6 +30,11 @@ def columns(net: nn.Module, name: str, *lost: int) -> Masks:
     masks = dense(prunable(net))
     masks[name][:, list(lost)] = False
     return masks
+
+
+def none(pruned: Pruned) -> dict[str, Tensor]:
+    """Survivors stay as they are."""
+    return {}
 
 
 def after(compensation: Compensation, pruned: Pruned, inputs: Tensor) -> Tensor:

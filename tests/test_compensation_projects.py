@@ -11,7 +11,7 @@ from torch import nn
 from lottery.config.check import check
 from lottery.foundations.errors import Refused
 from lottery.pruning.compensation.biases import mean
-from lottery.pruning.compensation.contracts import Compensation, Pruned, compensated, none
+from lottery.pruning.compensation.contracts import Compensation, Pruned, compensated
 from lottery.pruning.compensation.norms import norm
 from lottery.pruning.compensation.regression import least_squares
 from lottery.pruning.compensation.statistics import batch_norm
@@ -63,8 +63,8 @@ def test_survivors_come_closer_to_what_they_computed() -> None:
                 (torch.func.functional_call(net, compensated(compensation, pruned), (a, b)) - net(a, b)).norm().detach()
             )
 
-    assert error(least_squares) < 0.5 * error(none)
-    assert error(mean) < error(none)
+    assert error(least_squares) < 0.5 * error(lambda pruned: {})
+    assert error(mean) < error(lambda pruned: {})
     assert compensated(norm, pruned)["encoder.5.weight"][:, ::2].abs().max() == 0
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
 from lottery.foundations.seeds import Streams, drawing
 from lottery.pruning.compensation.contracts import Compensation
-from lottery.pruning.contracts import Criterion, Schedule, Scope, Scores, Structure, Target, choose, score
+from lottery.pruning.contracts import Criterion, Evidence, Schedule, Scope, Scores, Structure, Target, choose, score
 from lottery.pruning.masks import Masks
 from lottery.pruning.structures import weights
 from lottery.rounds.round import dense_ticket
@@ -58,18 +60,23 @@ def prune(
     `which` is the round and, if several are taken to its density, the step, which draw random numbers of their own.
     Gradients are always computed in 32 bits: `numerics.precision` applies to training and evaluation only.
     """
-    streams = Streams(seed)
-    with recipe.numerics.entered(), drawing(streams.score(*which)) as rng:
-        evidence = recipe.evidence(state, start, living, streams.init, streams.scoring(*which), rng)
-        scores = score(pruning.criterion, evidence)
-        return choose(pruning.structured, scores, living, recipe.aimed(target))
+    with _seen(recipe, state, living, start, seed, which) as evidence:
+        return choose(pruning.structured, score(pruning.criterion, evidence), living, recipe.aimed(target))
 
 
 def scored(
     recipe: Recipe, pruning: Pruning, state: State, living: Masks, start: State, seed: int, which: tuple[int, int]
 ) -> Scores:
     """The scores that `prune` would choose by."""
+    with _seen(recipe, state, living, start, seed, which) as evidence:
+        return score(pruning.criterion, evidence)
+
+
+@contextmanager
+def _seen(
+    recipe: Recipe, state: State, living: Masks, start: State, seed: int, which: tuple[int, int]
+) -> Iterator[Evidence]:
+    """What the criterion sees of a network, within the numerics and the random numbers of its pruning."""
     streams = Streams(seed)
     with recipe.numerics.entered(), drawing(streams.score(*which)) as rng:
-        evidence = recipe.evidence(state, start, living, streams.init, streams.scoring(*which), rng)
-        return score(pruning.criterion, evidence)
+        yield recipe.evidence(state, start, living, streams.init, streams.scoring(*which), rng)

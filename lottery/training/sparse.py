@@ -39,9 +39,11 @@ def reads_across(optimizer: Optimizer) -> bool:
 def layers(net: nn.Module, masks: Mapping[str, Tensor], optimizer: Optimizer, everywhere: bool) -> tuple[str, ...]:
     """Names of the weights that train sparse under these masks: those of thin linear layers.
 
-    `everywhere` takes every pruned linear layer, however dense or small. There are none if the optimizer reads across
-    weights. A layer that is used twice, shares its weight, has hooks or is a subclass of `nn.Linear` stays dense, and
-    so does a frozen one: without gradients it keeps its values, and has no optimizer state to save.
+    `everywhere` takes every pruned linear layer, however dense or small. There are none if the optimizer is of a kind
+    that may read across weights; one of the others may clip a norm before its step, as gradients of sparse layers are
+    those of kept weights alone. A layer that is used twice, shares its weight, has hooks or is a subclass of
+    `nn.Linear` stays dense, and so does a frozen one: without gradients it keeps its values, and has no optimizer state
+    to save.
     """
     if type(optimizer) not in ELEMENTWISE:
         return ()

@@ -59,11 +59,6 @@ Compensation = Callable[[Pruned], Mapping[str, Tensor]]
 """New values of parameters and buffers by name; what is not named stays as it is under the masks."""
 
 
-def none(pruned: Pruned) -> dict[str, Tensor]:
-    """Survivors stay as they are."""
-    return {}
-
-
 def compensated(compensation: Compensation, pruned: Pruned) -> dict[str, Tensor]:
     """The state of the pruned network with survivors that make up for what is gone.
 
