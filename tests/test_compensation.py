@@ -218,6 +218,17 @@ def test_batch_norm_is_measured_under_the_masks() -> None:
     assert all(tensor.equal(before[name]) for name, tensor in net.state_dict().items())
 
 
+def test_a_batch_norm_that_no_batch_reaches_keeps_its_statistics(batch: Tensor) -> None:
+    net = Residual()
+    net.aside, net.without = nn.BatchNorm1d(2), nn.BatchNorm1d(4)
+    net.aside.running_mean.fill_(5.0)
+    net.without.running_mean = None  # as of one that was made with track_running_stats=False
+    pruned = pruned_of(net, columns(net, "layer.weight", 0), batch)
+    state = compensated(batch_norm, pruned)
+    assert state["aside.running_mean"].tolist() == [5, 5]
+    assert state["norm.running_mean"].any()
+
+
 CONVOLUTIONS: list[dict[str, Any]] = [
     {"kernel_size": 3},
     {"kernel_size": 3, "padding": 1, "stride": 2},

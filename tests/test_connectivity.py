@@ -21,6 +21,7 @@ from lottery.config.compose import cell_configs
 from lottery.foundations.digests import digest
 from lottery.foundations.errors import Refused
 from lottery.foundations.metrics import Headline
+from lottery.pruning.batchnorm import measure_statistics
 from lottery.rounds.arms import Arm
 from lottery.rounds.round import dense_round
 from lottery.running.cell import TrainOnce
@@ -29,7 +30,6 @@ from lottery.store.entries import Entry, Store
 from lottery.store.folder import NAME
 from lottery.store.ledger import Ledger, LedgerError
 from lottery.training import module_recipe
-from lottery.training.batchnorm import measure_statistics
 from lottery.training.phase import Trained
 from lottery.training.recipes import Recipe
 from lottery.training.states import State, state_of

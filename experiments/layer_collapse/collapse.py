@@ -25,11 +25,11 @@ from lottery.config.nodes import make
 from lottery.config.options import options_of
 from lottery.foundations.seeds import seeded
 from lottery.models.vgg import vgg
+from lottery.pruning.batchnorm import norms
 from lottery.pruning.contracts import Criterion, Evidence, Scope, Scores, Target, choose, score
 from lottery.pruning.masks import Masks, apply_, dense, kept, prunable
 from lottery.pruning.paths import connected_paths, layer_death
 from lottery.pruning.scopes import everywhere
-from lottery.training.batchnorm import norms
 from lottery.training.module_recipe import ModuleRecipe
 from lottery.training.states import copied, state_of
 

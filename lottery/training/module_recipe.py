@@ -17,6 +17,7 @@ from lottery.data.examples import Data
 from lottery.foundations.errors import Refused
 from lottery.foundations.metrics import Headline
 from lottery.foundations.seeds import seeded
+from lottery.pruning.batchnorm import measure_statistics, norms
 from lottery.pruning.channels.masking import left
 from lottery.pruning.channels.removal import Structure, structure
 from lottery.pruning.channels.tracing import Run
@@ -25,7 +26,6 @@ from lottery.pruning.contracts import Evidence
 from lottery.pruning.masks import Masks
 from lottery.pruning.paths import connected_paths
 from lottery.training import flops, sparse
-from lottery.training.batchnorm import measure_statistics, norms
 from lottery.training.evaluation import batch, evaluate
 from lottery.training.hardware import trainer_for
 from lottery.training.modules import Module, headline_of

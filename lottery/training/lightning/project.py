@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from lottery.foundations.errors import Refused, describe
 from lottery.foundations.metrics import Headline
 from lottery.foundations.seeds import derive, seeded
+from lottery.pruning.batchnorm import averaging, norms
 from lottery.pruning.channels.coupling import Coupling
 from lottery.pruning.channels.tracing import Run
 from lottery.pruning.compensation.contracts import Pruned
 from lottery.pruning.contracts import Evidence
 from lottery.pruning.masks import Masks
 from lottery.training import flops, ranks
-from lottery.training.batchnorm import averaging, norms
 from lottery.training.hardware import check_precision
 from lottery.training.lightning.data.project_data import ProjectData
 from lottery.training.lightning.data.reading import examples_in
