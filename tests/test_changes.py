@@ -40,7 +40,8 @@ from lottery.training import loop
 from lottery.training.changes import Changes, Gradual, Moment, Rewiring, Rule, at_the_end, cubic, straight
 from lottery.training.changing import Changing
 from lottery.training.fit import fit
-from lottery.training.phase import Phase
+from lottery.training.modules import Classifier
+from lottery.training.phase import Diverged, Phase
 from lottery.training.states import State, state_of
 from tests.conftest import TINY
 from tests.test_training import STEPS, Killed, Memory, equal, network, phase, recipe
@@ -109,6 +110,24 @@ def test_a_change_of_rigl_grows_where_the_gradient_is_largest() -> None:
     assert rule.masks(at)["weight"].tolist() == [[True, True, True, False, False, True, False, False]]
     at = replace(at, step=0)  # a half: the third is dropped too, and its gradient brings it back
     assert rule.masks(at)["weight"].tolist() == [[True, True, True, False, False, True, False, False]]
+
+
+@pytest.mark.parametrize(
+    ("scores", "said"),
+    [
+        ([math.nan, 1.0, math.inf, 2.0], "2 of 4 scores of weight are not finite"),
+        ([1.0, 2.0, 3.0], r"scores of weight have shape \(1, 3\), its mask \(1, 4\)"),
+        ([1, 2, 3, 4], "scores of weight are torch.int64, not floats"),
+        (None, "scores and masks differ in weight"),
+    ],
+)
+def test_scores_of_a_growth_are_checked_as_those_of_a_criterion(scores: list[Any] | None, said: str) -> None:
+    def mine(ground: growth.Ground) -> dict[str, Tensor]:
+        return {} if scores is None else {"weight": torch.tensor([scores])}
+
+    rule = Rewiring(every=10, end=90, fraction=partial(growth.constant, share=0.5), growth=mine)
+    with pytest.raises(ValueError, match=f"^growth mine: {said}$"):
+        rule.masks(moment([4.0, 3.0, 0.0, 0.0], [True, True, False, False]))
 
 
 def test_rewiring_leaves_the_count_of_every_layer() -> None:
@@ -529,8 +548,28 @@ LATER = replace(RULES["gradual"], begin=3)  # it has diverged two steps before a
 @pytest.mark.parametrize("rule", [RULES["rigl"], RULES["gradual"], LATER])
 def test_a_training_that_diverges_is_named_so_before_masks_change(rule: Rule) -> None:
     wild = recipe(optimizer=partial(SGD, lr=1e18))
-    with pytest.raises(loop.Diverged, match=r"the loss became (nan|inf|-inf) at step \d+, learning rate"):
+    with pytest.raises(Diverged, match=r"the loss became (nan|inf|-inf) at step \d+, learning rate"):
         fit(wild, working(rule))
+
+
+@pytest.mark.parametrize("slope", [math.nan, math.inf])
+def test_gradients_that_are_no_numbers_choose_no_masks(slope: float) -> None:
+    """The loss is finite, and its derivative is not, as that of a root is at zero."""
+
+    class Rooted(Classifier):
+        steps = 0
+
+        def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+            loss = super().loss(outputs, targets)
+            if self.training:
+                self.steps += 1
+                if self.steps == 3:  # of step 2, the first at which masks change
+                    weight = next(self.net.parameters())
+                    weight.register_hook(lambda gradient: torch.full_like(gradient, slope))
+            return loss
+
+    with pytest.raises(Diverged, match=r"^the gradients became NaN or infinite at step 2$"):
+        fit(recipe(module=partial(Rooted, classes=3)), working(RULES["rigl"]))
 
 
 def test_each_step_of_a_descent_draws_anew(short: Callable[..., Cell]) -> None:

@@ -33,8 +33,7 @@ from lottery.training.lightning.loop import masked
 from lottery.training.lightning.module.evidence import EvidenceBatches
 from lottery.training.lightning.project import Project
 from lottery.training.lightning.seeding import seed_all
-from lottery.training.loop import Diverged
-from lottery.training.phase import Phase
+from lottery.training.phase import Diverged, Phase
 from lottery.training.recipes import Budget
 from tests.few import few
 from tests.lightning import ADVICE, Kept, cell_of, differing, every, phase_of, some_masks

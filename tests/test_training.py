@@ -26,11 +26,10 @@ from lottery.training import fit as training
 from lottery.training import learning_rates, loop
 from lottery.training.fit import fit
 from lottery.training.hardware import INSTEAD, Hardware, Numerics, trainer_for
-from lottery.training.loop import Diverged
 from lottery.training.module_recipe import ModuleRecipe
 from lottery.training.modules import Classifier
 from lottery.training.optimizers import sgd
-from lottery.training.phase import Phase
+from lottery.training.phase import Diverged, Phase
 from lottery.training.recipes import Budget
 from lottery.training.states import State, state_of
 

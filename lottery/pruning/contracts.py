@@ -146,20 +146,23 @@ def score(criterion: Criterion, evidence: Evidence) -> Scores:
 
     Raises ValueError if a layer is missing, or its scores have the wrong shape or are not finite floats.
     """
-    scores = {name: values.to("cpu") for name, values in criterion(evidence).items()}
-    who = getattr(criterion, "__name__", None) or getattr(getattr(criterion, "func", None), "__name__", "criterion")
-    if missing := sorted(evidence.masks.keys() ^ scores.keys()):
-        raise ValueError(f"criterion {who}: scores and masks differ in {', '.join(missing)}")
+    return checked_scores("criterion", criterion, criterion(evidence), evidence.masks)
+
+
+def checked_scores(kind: str, function: Callable[..., object], found: Mapping[str, Tensor], masks: Masks) -> Scores:
+    """Scores that a criterion or a growth gave, on the CPU, checked as `score` says; both names are for its errors."""
+    scores = {name: values.to("cpu") for name, values in found.items()}
+    own = getattr(function, "__name__", None) or getattr(getattr(function, "func", None), "__name__", kind)
+    if missing := sorted(masks.keys() ^ scores.keys()):
+        raise ValueError(f"{kind} {own}: scores and masks differ in {', '.join(missing)}")
     for name, values in scores.items():
-        if values.shape != evidence.masks[name].shape:
-            raise ValueError(
-                f"criterion {who}: scores of {name} have shape {tuple(values.shape)}, "
-                f"its mask {tuple(evidence.masks[name].shape)}"
-            )
+        which = f"{kind} {own}: scores of {name}"
+        if values.shape != masks[name].shape:
+            raise ValueError(f"{which} have shape {tuple(values.shape)}, its mask {tuple(masks[name].shape)}")
         if not values.is_floating_point():
-            raise ValueError(f"criterion {who}: scores of {name} are {values.dtype}, not floats")
+            raise ValueError(f"{which} are {values.dtype}, not floats")
         if lost := values.numel() - int(values.isfinite().sum()):
-            raise ValueError(f"criterion {who}: {lost:,} of {values.numel():,} scores of {name} are not finite")
+            raise ValueError(f"{kind} {own}: {lost:,} of {values.numel():,} scores of {name} are not finite")
     return scores
 
 

@@ -27,7 +27,7 @@ class Ground:
 
 
 Growth = Callable[[Ground], Scores]
-"""Scores of all prunable weights by name; of those that are pruned, the highest come back."""
+"""Finite scores of all prunable weights by name; of those that are pruned, the highest come back."""
 
 Fraction = Callable[[int, int], float]
 """(step, step of the last change) -> the share of each layer's weights that is replaced, in [0, 1]"""

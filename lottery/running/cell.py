@@ -19,7 +19,7 @@ from lottery.store.ledger import Ledger, Line
 from lottery.store.line import circumstances, line_of
 from lottery.store.phases import passing, phase_of, specification
 from lottery.training.fit import fit
-from lottery.training.loop import Diverged
+from lottery.training.phase import Diverged
 from lottery.training.recipes import Row
 
 

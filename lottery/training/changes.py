@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor
 
 from lottery.foundations.durations import Steps
-from lottery.pruning.contracts import Criterion, Evidence, Scope, Target, checked, choose, score
+from lottery.pruning.contracts import Criterion, Evidence, Scope, Target, checked, checked_scores, choose, score
 from lottery.pruning.criteria import magnitude
 from lottery.pruning.growth import Fraction, Ground, Growth, at_random, constant, regrow
 from lottery.pruning.masks import Masks, density, kept
@@ -174,7 +174,8 @@ class Rewiring:
                 f"scope: keeps {kept(left):,} of {kept(living):,} weights where a share of {1 - share:.3g} is due; it "
                 "must prune a share of what lives in each layer, as `rates` does, and spare none"
             )
-        scores = self.growth(Ground(left, moment.gradients, evidence.rng))
+        grown = self.growth(Ground(left, moment.gradients, evidence.rng))
+        scores = checked_scores("growth", self.growth, grown, left)
         counts = {name: kept({name: mask}) - kept({name: left[name]}) for name, mask in living.items()}
         return checked(regrow(left, scores, counts), like=living)
 

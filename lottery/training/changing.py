@@ -15,7 +15,7 @@ from lottery.pruning.contracts import Evidence
 from lottery.pruning.masks import Masks, layer_densities, pack, unpack
 from lottery.training.changes import Moment
 from lottery.training.holding import Holding
-from lottery.training.phase import Changed, Phase
+from lottery.training.phase import Changed, Diverged, Phase
 from lottery.training.recipes import Recipe
 
 Look = Callable[[Masks, int, torch.Generator], AbstractContextManager[Evidence]]
@@ -43,10 +43,15 @@ class Changing:
             self._change(step, {})
 
     def takes(self, step: int) -> bool:
-        """Changes the masks in place of a step's update, if it is time and the rule asks for gradients."""
+        """Changes the masks in place of a step's update, if it is time and the rule asks for gradients.
+
+        Raises Diverged if these are not finite, as they may be where the loss is.
+        """
         if step not in self.in_place:
             return False
         weights = {name: self.holding.weights[name] for name in self.phase.masks}
+        if not all(weight.grad.isfinite().all() for weight in weights.values() if weight.grad is not None):
+            raise Diverged(f"the gradients became NaN or infinite at step {step}")
         self._change(step, {n: torch.zeros_like(w) if w.grad is None else w.grad for n, w in weights.items()})
         return True
 

@@ -17,10 +17,10 @@ from lottery.training.exits import interrupts
 from lottery.training.hardware import trainer_for
 from lottery.training.lightning.loop.fit import fit_project
 from lottery.training.lightning.project import Project
-from lottery.training.loop import Diverged, Keeper, Loop
+from lottery.training.loop import Keeper, Loop
 from lottery.training.module_recipe import ModuleRecipe
 from lottery.training.numerics import side_by_side_
-from lottery.training.phase import Phase, Trained
+from lottery.training.phase import Diverged, Phase, Trained
 from lottery.training.recipes import Recipe, Row
 
 

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-from lottery.foundations.errors import Said
 from lottery.pruning.channels.removal import gathered, spread
 from lottery.pruning.channels.shrinking import aliased
 from lottery.pruning.contracts import Evidence
@@ -29,7 +28,7 @@ from lottery.training.evaluation import evaluate
 from lottery.training.holding import Holding
 from lottery.training.module_recipe import ModuleRecipe
 from lottery.training.modules import Module
-from lottery.training.phase import Phase
+from lottery.training.phase import Diverged, Phase
 from lottery.training.recipes import Row
 from lottery.training.states import State, state_of
 
@@ -37,10 +36,6 @@ CHUNK = 100
 """The most optimizer steps in a Lightning batch: its overhead is then below 1 % of a LeNet's step."""
 CHUNK_SECONDS = 1.0
 """The longest that a chunk should take, so that checkpoints and progress come often enough."""
-
-
-class Diverged(Said):
-    """The loss became NaN or infinite."""
 
 
 class Keeper(Protocol):

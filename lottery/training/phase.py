@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TypedDict
 
+from lottery.foundations.errors import Said
 from lottery.pruning.channels.removal import Structure
 from lottery.pruning.masks import Masks
 from lottery.training.changes import Changes
@@ -36,6 +37,10 @@ class Phase:
     """the budget, if it is not the recipe's"""
     changes: Changes | None = None
     """how masks change while it trains; None: they do not"""
+
+
+class Diverged(Said):
+    """The loss of a phase, or the gradients that its masks depend on, became NaN or infinite."""
 
 
 class Changed(TypedDict):

@@ -26,8 +26,8 @@ from lottery.training.lightning.loop.position import begin_epoch, position_of, p
 from lottery.training.lightning.loop.together import Losses, Timely
 from lottery.training.lightning.module.measuring import number
 from lottery.training.lightning.seeding import seed_all
-from lottery.training.loop import CHUNK_SECONDS, Diverged, Keeper
-from lottery.training.phase import Phase
+from lottery.training.loop import CHUNK_SECONDS, Keeper
+from lottery.training.phase import Diverged, Phase
 from lottery.training.recipes import Row
 from lottery.training.states import State, state_of
 

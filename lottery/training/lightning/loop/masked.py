@@ -18,7 +18,6 @@ from lottery.pruning.masks import Masks
 from lottery.training.changing import Changing, masks_in
 from lottery.training.holding import Holding
 from lottery.training.lightning.loop.position import step_of
-from lottery.training.loop import Diverged
 from lottery.training.phase import Phase
 from lottery.training.recipes import Recipe
 from lottery.training.states import state_of
@@ -118,9 +117,6 @@ class Masked(pl.Callback):
         """Where the gradients of all batches of a step are there, and not clipped yet."""
         if not self.phase.changes or not self._takes(step := step_of(trainer)) or not self.due(step):
             return
-        gradients = [weight.grad for name, weight in self.holding.weights.items() if name in self.phase.masks]
-        if not all(gradient.isfinite().all() for gradient in gradients if gradient is not None):
-            raise Diverged(f"the gradients of training_step became NaN or infinite at step {step}")
         self.changing.takes(step)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
