@@ -120,6 +120,26 @@ def test_mean_stays_out_of_a_batch_norm_that_reads_what_was_changed_in_place(bat
     assert mean(pruned_of(net, columns(net, "layer.weight", 1), batch)) == {}
 
 
+class ByKeyword(Residual):
+    """Calls its layers by keyword."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        made = self.layer(input=inputs)
+        read: Tensor = self.norm(input=made)
+        return read if self.beside is None else read + self.beside(input=made)
+
+
+def test_layers_that_are_called_by_keyword_are_compensated_alike(batch: Tensor) -> None:
+    for beside in (None, nn.Softplus()):
+        torch.manual_seed(0)
+        net, other = Residual(beside), ByKeyword(beside)
+        other.load_state_dict(net.state_dict())
+        for compensation in (mean, least_squares, obs, batch_norm):
+            pruned, by_keyword = (pruned_of(each, columns(each, "layer.weight", 1), batch) for each in (net, other))
+            found, wanted = compensated(compensation, by_keyword), compensated(compensation, pruned)
+            assert all(value.equal(wanted[name]) for name, value in found.items())
+
+
 def test_norm_restores_the_length_of_each_row() -> None:
     net = nn.Linear(2, 3, bias=False)
     net.weight = nn.Parameter(torch.tensor([[3.0, 4.0], [-3.0, 4.0], [0.0, 2.0]]))

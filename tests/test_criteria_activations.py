@@ -160,6 +160,14 @@ def test_wanda_of_other_layers_that_multiply_their_input() -> None:
         torch.testing.assert_close(values, getattr(recurrent, name).detach().abs() * norms)
 
 
+def test_wanda_reads_the_input_of_a_recurrent_layer_in_whatever_order_it_is_named() -> None:
+    net = nn.RNN(2, 3, batch_first=True)
+    inputs, hidden = torch.tensor([[[3.0, 0.0], [4.0, 2.0]]]), torch.full((1, 1, 3), 7.0)
+    evidence = asked(net, inputs, run=lambda batch: net(hx=hidden, input=batch), names=("weight_ih_l0",))
+    expected = net.weight_ih_l0.detach().abs() * torch.tensor([5.0, 2.0])
+    torch.testing.assert_close(score(wanda, evidence)["weight_ih_l0"], expected)
+
+
 @pytest.mark.parametrize(
     ("net", "inputs", "name"),
     [

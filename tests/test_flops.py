@@ -58,6 +58,20 @@ def test_an_mlp() -> None:
     assert found[""] == 504
 
 
+class ByKeyword(nn.Sequential):
+    """Calls its layers by keyword."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        for layer in self:
+            inputs = layer(input=inputs)
+        return inputs
+
+
+def test_layers_that_are_called_by_keyword_are_counted_alike() -> None:
+    layers = nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 3)
+    assert counted(ByKeyword(*layers), 1, 6, 6) == counted(nn.Sequential(*layers), 1, 6, 6)
+
+
 def test_frozen_layers_cost_no_gradient_of_their_weights() -> None:
     net = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 12), nn.Linear(12, 3))
     net[0].requires_grad_(False)

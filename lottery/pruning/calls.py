@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 from torch import nn
+
+
+def given(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """What a layer or function works on: `input`, as PyTorch names it, or else the first that it is called with.
+
+    >>> given((1, 2), {}), given((), {"hx": 2, "input": 1}), given((), {"x": 1}), given((), {})
+    (1, 1, 1, None)
+    """
+    return args[0] if args else kwargs.get("input", next(iter(kwargs.values()), None))
 
 
 class Call(NamedTuple):
@@ -16,6 +25,11 @@ class Call(NamedTuple):
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     output: Any
+
+    @property
+    def given(self) -> Any:
+        """What the layer works on: its first argument, by position or by keyword; None if there is none."""
+        return given(self.args, self.kwargs)
 
 
 def holders(net: nn.Module, names: Iterable[str]) -> Iterator[tuple[str, nn.Module]]:

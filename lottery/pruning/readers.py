@@ -21,8 +21,8 @@ def batch_norms(net: nn.Module, names: Iterable[str], run: Callable[[], object])
     made: dict[int, tuple[str, Tensor, int]] = {}  # the tensors are kept, so that no identity is used twice
     readers: dict[str, list[str | None]] = {}
 
-    def see(module: nn.Module, args: tuple[object, ...]) -> None:
-        for given in args:
+    def see(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        for given in (*args, *kwargs.values()):
             if id(given) in made and not any(module.children()):
                 name, output, version = made[id(given)]
                 norm = isinstance(module, nn.modules.batchnorm._BatchNorm) and output._version == version
@@ -34,7 +34,7 @@ def batch_norms(net: nn.Module, names: Iterable[str], run: Callable[[], object])
                 readers.setdefault(written[module], []).append(None)
             made[id(output)] = written[module], output, output._version
 
-    hooks = [module.register_forward_pre_hook(see) for module in net.modules()]
+    hooks = [module.register_forward_pre_hook(see, with_kwargs=True) for module in net.modules()]
     hooks += [module.register_forward_hook(note) for module in written]
     try:
         with torch.no_grad():

@@ -9,6 +9,7 @@ from typing import cast
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from lottery.pruning.calls import given
 from lottery.pruning.masks import LAYERS, Masks, layer_densities
 from lottery.pruning.prunable import Prunable
 
@@ -45,18 +46,18 @@ def by_weight(net: nn.Module, step: Callable[[], object], prunable: Prunable, ex
     counts: dict[str, float] = {}
     convolutions = 0.0
 
-    def count(layer: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+    def count(layer: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor) -> None:
         nonlocal convolutions
-        weight = cast(Tensor, layer.weight)
-        places = given[0] if getattr(layer, "transposed", False) else output
-        passes = 1 + weight.requires_grad + given[0].requires_grad  # forward, and one for each gradient that is needed
+        weight, inputs = cast(Tensor, layer.weight), given(args, kwargs)
+        places = inputs if getattr(layer, "transposed", False) else output
+        passes = 1 + weight.requires_grad + inputs.requires_grad  # forward, and one for each gradient that is needed
         flops = 2 * places.numel() * weight[0].numel() * passes / examples
         if (name := names.get(id(weight))) is not None:  # a parametrized layer computes its weight anew
             counts[name] = counts.pop(name, 0.0) + flops
         convolutions += flops if isinstance(layer, nn.modules.conv._ConvNd) else 0.0
 
     layers = [layer for layer in net.modules() if isinstance(layer, LAYERS)]
-    hooks = [layer.register_forward_hook(count) for layer in layers]
+    hooks = [layer.register_forward_hook(count, with_kwargs=True) for layer in layers]
     with FlopCounterMode(display=False) as counter:
         step()
     for hook in hooks:

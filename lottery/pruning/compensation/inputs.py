@@ -54,7 +54,7 @@ def rows(pruned: Pruned, batches: int, places: int = PLACES) -> Iterator[dict[st
 
 
 def _rows(call: Call, places: int) -> Tensor:
-    layer, given = call.layer, call.args[0].detach()
+    layer, given = call.layer, call.given.detach()
     if isinstance(layer, nn.Linear):
         return given.reshape(1, -1, given.shape[-1])
     assert isinstance(layer, nn.Conv2d)

@@ -46,8 +46,7 @@ def _squares(call: Call) -> dict[int, Tensor]:
 
     They have the weight's number of dimensions, with size 1 along those in which they do not differ.
     """
-    layer, given = call.layer, [*call.args, *call.kwargs.values()]
-    first = given[0] if given else None
+    layer, first = call.layer, call.given
     if isinstance(layer, nn.MultiheadAttention):
         return _of_attention(layer, call)
     if not isinstance(first, Tensor):
