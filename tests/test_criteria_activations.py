@@ -45,6 +45,11 @@ def test_wanda_adds_up_the_calls_of_a_layer() -> None:
     assert scores_of(wanda, evidence) == {"weight": [[13, 6], [39, 12]]}
 
 
+def test_wanda_of_a_single_vector_is_that_of_a_batch_of_one() -> None:
+    net, vector = linear([1.0, -2.0], [3.0, 4.0]), torch.tensor([3.0, -5.0])
+    assert scores_of(wanda, asked(net, vector)) == {"weight": [[3, 10], [9, 20]]}
+
+
 class InPlace(nn.Module):
     """Overwrites what it has given to a layer."""
 

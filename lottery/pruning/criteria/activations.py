@@ -73,7 +73,8 @@ def _squares(call: Call) -> dict[int, Tensor]:
 
 
 def _of_features(given: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(given.detach().flatten(end_dim=-2), dim=0, dtype=torch.float64).square()[None]
+    rows = given.detach().reshape(-1, given.shape[-1])  # a single vector is one
+    return torch.linalg.vector_norm(rows, dim=0, dtype=torch.float64).square()[None]
 
 
 def _of_channels(layer: nn.modules.conv._ConvNd, given: Tensor) -> Tensor:
