@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import product
 
 import pytest
@@ -62,6 +63,60 @@ def test_a_skip_connection_is_a_path_of_its_own() -> None:
     masks["inner.weight"] = torch.zeros(4, 4, dtype=torch.bool)
     assert connected_paths(net, masks, torch.randn(2, 3)) == around > 0
     assert layer_death(masks) == ["inner.weight"]
+
+
+class Attending(nn.Module):
+    """Self-attention, and nothing beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(2, 1, batch_first=True, add_bias_kv=True)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        attended: Tensor = self.attention(inputs, inputs, inputs)[0]
+        return attended
+
+
+def test_no_bias_of_attention_is_a_path() -> None:
+    """Two tokens, of keys (2, 2) that have the product 8 / sqrt(2) with queries (2, 2), and a key and value of 0."""
+    net = Attending()
+    assert {name for name, _ in net.named_parameters() if "bias" in name} == {
+        *("attention.in_proj_bias", "attention.bias_k", "attention.bias_v", "attention.out_proj.bias")
+    }
+    masks = dense({name: weight for name, weight in net.named_parameters() if "proj" in name and weight.ndim > 1})
+    inputs = torch.zeros(1, 2, 2)
+    inward = 2 * math.exp(32**0.5) / (2 * math.exp(32**0.5) + 1)
+    # two tokens with two outputs each, to which four ways lead
+    assert connected_paths(net, masks, inputs) == pytest.approx(2 * 2 * 4 * inward, rel=1e-12)
+    masks["attention.in_proj_weight"] = torch.zeros(6, 2, dtype=torch.bool)
+    assert connected_paths(net, masks, inputs) == 0
+    assert layer_death(masks) == ["attention.in_proj_weight"]
+
+
+def test_no_bias_of_a_recurrent_layer_is_a_path() -> None:
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.LSTM(2, 3, batch_first=True, bidirectional=True)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.layer(inputs)[0]
+
+    net = Last()
+    dead = {n: torch.zeros_like(w, dtype=torch.bool) for n, w in net.named_parameters() if "weight" in n}
+    assert connected_paths(net, dead, torch.zeros(1, 4, 2)) == 0
+
+
+def test_paths_lead_through_activations_that_are_called_by_keyword() -> None:
+    class ByKeyword(nn.Sequential):
+        def forward(self, inputs: Tensor) -> Tensor:
+            for layer in self:
+                inputs = layer(input=inputs)
+            return inputs
+
+    net = ByKeyword(nn.Linear(3, 2), nn.BatchNorm1d(2), nn.GELU(), nn.Linear(2, 2))
+    masks = drawn(net, 0.7)
+    assert connected_paths(net, masks, torch.zeros(1, 3)) == enumerated(*masks.values()) > 0
 
 
 def test_paths_of_a_convolution_by_hand() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _NormBase
 
+from lottery.pruning.calls import given
 from lottery.pruning.masks import Masks
 
 NEUTRAL = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.modules.dropout._DropoutNd)
@@ -45,7 +46,7 @@ def connected_paths(net: nn.Module, masks: Masks, example: Tensor) -> float:
     inputs = torch.ones_like(example[:1], dtype=torch.float64 if floats else None)
     weights: dict[str, Tensor] = {}
     for name, weight in net.named_parameters():
-        if name.rpartition(".")[2].startswith("bias"):
+        if "bias" in name.rpartition(".")[2].split("_"):  # attention has in_proj_bias and bias_k, an LSTM bias_ih_l0
             weights[name] = torch.zeros_like(weight, dtype=torch.float64)
         elif name in masks:
             weights[name] = masks[name].to(weight.device, torch.float64)
@@ -63,11 +64,11 @@ def connected_paths(net: nn.Module, masks: Masks, example: Tensor) -> float:
 def _linear(net: nn.Module) -> Iterator[None]:
     """Within the context, evaluation mode, in which normalisation and activations pass on their inputs."""
 
-    def passed_on(layer: nn.Module, inputs: Any, output: Any) -> Any:
-        return inputs[0]
+    def passed_on(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        return given(args, kwargs)
 
     modes = {layer: layer.training for layer in net.modules()}
-    hooks = [layer.register_forward_hook(passed_on) for layer in modes if _neutral(layer)]
+    hooks = [layer.register_forward_hook(passed_on, with_kwargs=True) for layer in modes if _neutral(layer)]
     net.eval()
     try:
         yield
