@@ -364,6 +364,9 @@ class Several(nn.Module):
             case "discarded":
                 self.act(found)
                 return found + 1
+            case "discarded sigmoid":
+                found.sigmoid_()
+                return found + 1
             case "twice":
                 return found * torch.sigmoid(found)
             case "added in place":
@@ -381,6 +384,7 @@ class Several(nn.Module):
         ("relu", [1, 0], [1, 0]),
         ("in place", [1, 0], [1, 0]),
         ("discarded", [1, 0], [1, 0]),
+        ("discarded sigmoid", [0.7311, 0.1192], [0.7311, 0.1192]),
         ("added in place", [1, -2], [1, -2]),
         ("listed", [1, -2], [2, -2]),  # slopes of relu(x) + x: 2 and 1
         ("twice", [1, -2], [0.9277, 0.1816]),  # x (s + x s (1 - s)), s = 1 / (1 + exp(-x))
@@ -392,11 +396,45 @@ def test_a_map_is_followed_until_something_else_reads_it(then: str, map_: list[f
     evidence = replace(evidence_of(net, []), outputs=net, objective=lambda batch: net(batch).sum())
     before = net(batch)
     [found] = evidence.features(batch, lambda units: units.flatten().tolist())["layer.weight"]
-    assert found == map_
+    assert found == pytest.approx(map_, abs=1e-4)
     [(changes, positions)] = evidence.feature_changes(batch)["layer.weight"]
     assert changes[0].tolist() == pytest.approx(change, abs=1e-4)
     assert positions == 1
     assert torch.equal(net(batch), before)
+
+
+class Sigmoids(nn.Module):
+    """The same network however its activations are written; what a function in place returns may be dropped."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.how = nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 2), how
+        self.act = nn.SiLU(inplace=True)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        one = self.a(inputs)
+        if self.how == "dropped":
+            one.sigmoid_()
+            two = self.b(one)
+            self.act(two)
+        elif self.how == "used":
+            one = torch.sigmoid_(one)
+            two = functional.silu(input=self.b(one), inplace=True)
+        else:
+            two = functional.silu(self.b(torch.sigmoid(one)))
+        return self.c(two)
+
+
+@pytest.mark.parametrize("criterion", [taylor_features, apoz, variance, activation_statistics, oracle])
+@pytest.mark.parametrize("how", ["dropped", "used"])
+def test_an_activation_in_place_is_followed_whatever_becomes_of_what_it_returns(criterion: Criterion, how: str) -> None:
+    found = []
+    for each in (how, "out of place"):
+        torch.manual_seed(0)
+        evidence = evidence_of(Sigmoids(each), [(torch.randn(6, 3), torch.randint(2, (6,)))])
+        found.append(score(criterion, evidence))
+    one, other = found
+    assert all(torch.equal(values, other[name]) for name, values in one.items())
 
 
 # what a unit does, measured

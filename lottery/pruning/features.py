@@ -6,7 +6,7 @@ treat each unit by itself make of it, one after another, as long as nothing else
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from lottery.pruning.calls import holders
+from lottery.pruning.calls import given, holders
 
 FOLLOWED = {
     *("batch_norm", "celu", "dropout", "dropout1d", "dropout2d", "dropout3d", "elu", "gelu", "hardsigmoid"),
@@ -83,28 +83,42 @@ class _Following(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        first = given(args, kwargs)
+        read = {id(each): self.at[id(each)] for each in tree_leaves((args, kwargs)) if id(each) in self.at}
+        chain = read[id(first)][1] if id(first) in read else None
+        if chain and not _by_itself(func, first, chain.axis):
+            chain = None
+        place = first if chain and _in_place(func, kwargs) else None
+        if place is not None:  # a copy is changed, for derivatives may need what the function gave, as it gave it
+            args, kwargs = ((place.clone(), *args[1:]), kwargs) if args else ((), {**kwargs, "input": place.clone()})
         found = func(*args, **kwargs)
-        first = args[0] if args else kwargs.get("input")
         if _computed(found):
-            read = {id(each): self.at[id(each)] for each in tree_leaves((args, kwargs)) if id(each) in self.at}
-            for _, chain, index in read.values():
-                chain.reads[index] += 1
-            if id(first) in read and _by_itself(func, first, read[id(first)][1].axis):
-                return self._put(read[id(first)][1], found)
+            for _, each, index in read.values():
+                each.reads[index] += 1
+            if chain:
+                return self._put(chain, found, place)
         return found
 
-    def _put(self, chain: Chain, found: Tensor) -> Tensor:
+    def _put(self, chain: Chain, found: Tensor, place: Tensor | None = None) -> Tensor:
+        """Adds a map to a chain; `place` is the tensor to overwrite with it, which a network may go on with."""
         seen, passed = self.see(found, chain.axis)
+        if place is not None:
+            passed = place.copy_(passed)
         self.at[id(passed)] = passed, chain, len(chain.seen)
         chain.seen.append(seen)
         chain.reads.append(0)
         return passed
 
 
-def _by_itself(func: Any, given: Tensor, axis: int) -> bool:
+def _by_itself(func: Any, feature: Tensor, axis: int) -> bool:
     """Whether a function treats each unit by itself; BatchNorm's channels are its second dimension."""
     name = getattr(func, "__name__", "").rstrip("_")
-    return name in FOLLOWED and (name != "batch_norm" or given.ndim + axis == 1)
+    return name in FOLLOWED and (name != "batch_norm" or feature.ndim + axis == 1)
+
+
+def _in_place(func: Any, kwargs: Mapping[str, Any]) -> bool:
+    """Whether a function overwrites what it is given; those of `torch.nn.functional` hand the flag on by its name."""
+    return getattr(func, "__name__", "").endswith("_") or bool(kwargs.get("inplace"))
 
 
 def _computed(found: Any) -> bool:
@@ -169,7 +183,7 @@ def _silencing(unit: int, which: set[int]) -> See:
 
     def silence(feature: Tensor, axis: int) -> tuple[None, Tensor]:
         if next(numbers) in which:
-            feature.select(axis, unit).zero_()  # in place, for a network may go on with what a function in place got
+            feature.select(axis, unit).zero_()
         return None, feature
 
     return silence
