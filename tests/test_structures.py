@@ -79,9 +79,19 @@ def test_rows_of_unequal_length_compete_by_mean_or_by_sum() -> None:
         assert found[chosen].all()
 
 
+@pytest.mark.parametrize(("pool", "best"), [("mean", 0), ("sum", 0), ("max", 1), ("norm", 2)])
+def test_every_structure_has_the_same_pools(pool: str, best: int) -> None:
+    """Sums 7, 4 and 6; largest 2, 4 and 3; 2-norms 3.6, 4 and 4.2."""
+    scores = torch.tensor([[2.0, 2.0, 2.0, 1.0], [4.0, 0.0, 0.0, 0.0], [3.0, 3.0, 0.0, 0.0]])
+    chosen = [[int(row == best)] * 4 for row in range(3)]
+    assert only(rows, scores, 1 / 3, pool=pool) == chosen
+    assert only(blocks, scores, 1 / 3, pool=pool, shape=[1, 4]) == chosen
+    assert torch.tensor(only(columns, scores.T, 1 / 3, pool=pool)).T.tolist() == chosen
+
+
 def test_only_unpruned_weights_of_a_block_are_pooled() -> None:
     scores, alive = torch.tensor([[9.0, 2.0, 4.0, 4.0]]), torch.tensor([[False, True, True, True]])
-    for pool in ("mean", "sum", "max"):
+    for pool in ("mean", "sum", "max", "norm"):
         found = blocks(everywhere, {"w": scores}, {"w": alive}, Target(0.5, 0.5), shape=[1, 2], pool=pool)
         assert found["w"].tolist() == [[False, False, True, True]]
 
@@ -189,8 +199,8 @@ def test_layers_without_weights_and_parameters_of_one_dimension() -> None:
         (partial(blocks, shape=[2, 2, 2]), r"structure\.shape=\[2, 2, 2\]: must be two whole numbers"),
         (partial(blocks, shape=[2, 4]), r"structure\.shape=\[2, 4\]: does not divide conv, 4 x 27 weights; "
          r"prune\.exclude=\[conv,fc\] leaves these 2 whole"),
-        (partial(blocks, shape=[2, 1], pool="min"), r"structure\.pool=min: must be one of mean, sum, max"),
-        (partial(rows, pool="min"), r"structure\.pool=min: must be one of mean, sum, max"),
+        (partial(blocks, shape=[2, 1], pool="min"), r"structure\.pool=min: must be one of mean, sum, max, norm$"),
+        (partial(rows, pool="min"), r"structure\.pool=min: must be one of mean, sum, max, norm$"),
         (partial(n_of_m, n=0), r"structure\.n=0: must lie between 1 and structure\.m=4"),
         (partial(n_of_m, n=5), r"structure\.n=5: must lie between 1 and structure\.m=4"),
         (n_of_m, r"structure\.m=4: does not divide the inputs of conv, 3; prune\.exclude=\[conv,fc\] leaves"),
@@ -245,7 +255,10 @@ def made(*overrides: str) -> Cell:
 )  # fmt: skip
 def test_what_is_refused_before_training(overrides: list[str], said: str | None) -> None:
     if "structure.pool=min" in overrides:
-        overrides, said = [*overrides, "structure.shape=[2,4]"], "structure.pool=min: must be one of mean, sum, max"
+        overrides, said = (
+            [*overrides, "structure.shape=[2,4]"],
+            "structure.pool=min: must be one of mean, sum, max, norm",
+        )
     if "scope.floor=40000" in overrides:  # in the second round, of 50,200 weights 32,128
         said = "scope.floor=40000: 3 layers keep 50200 weights at the least, and the density asked for leaves 40160"
     with pytest.raises(Refused) as refused:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lottery.foundations.errors import Refused
+from lottery.pruning import pools
 from lottery.pruning.channels.carried import PRODUCES
 from lottery.pruning.channels.coupling import Coupling, Group
 from lottery.pruning.channels.masking import alive
@@ -19,7 +20,8 @@ from lottery.pruning.channels.removal import Kept
 from lottery.pruning.contracts import Scope, Scores, Target, checked
 from lottery.pruning.masks import Masks, kept
 
-POOLS = ("mean", "sum", "max", "norm", "first")
+FIRST = "first"
+"""the pool that leaves out all but the first weight that produces a channel, and sums its scores"""
 BUDGETS = ("weights", "channels", "parameters", "flops", "bytes")
 STEPS = 20
 """halvings of the interval in which the share of channels lies that keeps a share of weights"""
@@ -135,7 +137,7 @@ def _marked(group: Group, kept: list[int]) -> Tensor:
 
 def pooled(group: Group, scores: Scores, masks: Masks, pool: str) -> Tensor:
     """A score for each channel, from those of the unpruned weights that produce it; zero where there are none."""
-    members = [member for member in group.of(PRODUCES) if member.name in scores][: 1 if pool == "first" else None]
+    members = [member for member in group.of(PRODUCES) if member.name in scores][: 1 if pool == FIRST else None]
     if not members:
         return torch.zeros(group.size, dtype=torch.float64)
 
@@ -143,14 +145,7 @@ def pooled(group: Group, scores: Scores, masks: Masks, pool: str) -> Tensor:
         found = [tensors[m.name].movedim(m.axis, 0).reshape(m.length, -1)[m.positions].flatten(1) for m in members]
         return torch.cat(found, 1)
 
-    living = rows(masks)
-    values = rows(scores).double().masked_fill(~living, 0.0)
-    if pool == "max":
-        lowest = torch.finfo(values.dtype).min
-        return values.masked_fill(~living, lowest).amax(1).masked_fill(~living.any(1), 0.0)
-    if pool == "norm":
-        return values.norm(dim=1)
-    return values.sum(1) / (living.sum(1).clamp(min=1) if pool == "mean" else 1)
+    return pools.pooled(rows(scores), rows(masks), "sum" if pool == FIRST else pool)
 
 
 def _rounded(count: int, living: int, least: int, multiple: int) -> int:
@@ -170,8 +165,7 @@ def _best(scores: Tensor, alive: Tensor, count: int) -> list[int]:
 
 
 def _check(pool: str, budget: str, least: int, multiple: int) -> None:
-    if pool not in POOLS:
-        raise ValueError(f"structure.pool={pool}: must be one of {', '.join(POOLS)}")
+    pools.check_pool(pool, (*pools.POOLS, FIRST))
     if budget == "latency":
         raise ValueError(
             "structure.budget=latency: is measured, and what is trained must follow from its configuration alone; "

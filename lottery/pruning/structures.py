@@ -19,8 +19,7 @@ from torch import Tensor
 
 from lottery.pruning.contracts import Scope, Scores, Target, checked
 from lottery.pruning.masks import Masks, kept
-
-POOLS = ("mean", "sum", "max")
+from lottery.pruning.pools import POOLS, check_pool, pooled
 
 
 def weights(scope: Scope, scores: Scores, masks: Masks, target: Target) -> Masks:
@@ -33,8 +32,8 @@ def blocks(
 ) -> Masks:
     """Blocks of `shape` of the weight as a matrix, outputs by all else (inputs, then positions of a kernel).
 
-    A block scores the mean, sum or max of its unpruned weights. Blocks have one size, so that the density of blocks is
-    that of weights. Raises ValueError where blocks don't divide a layer, or for a shape or pool that is none.
+    A block scores the mean, sum, max or 2-norm (`norm`) of its unpruned weights. Blocks have one size, so that the
+    density of blocks is that of weights. Raises ValueError where blocks don't divide a layer, or for a shape or pool that is none.
     """
     if len(shape) != 2 or min(shape) < 1:
         raise ValueError(f"structure.shape={list(shape)}: must be two whole numbers, 1 or more")
@@ -56,8 +55,8 @@ def blocks(
 def rows(scope: Scope, scores: Scores, masks: Masks, target: Target, pool: str = "mean") -> Masks:
     """All weights of one output together: neurons, or filters of a convolution. The density is a share of rows.
 
-    A row scores the mean, sum or max of its unpruned weights. Biases and what follows the output stay. Raises
-    ValueError for a pool that is none.
+    A row scores the mean, sum, max or 2-norm (`norm`) of its unpruned weights. Biases and what follows the output stay.
+    Raises ValueError for a pool that is none.
     """
     return _together(scope, scores, masks, target, _matrix, 1, pool)
 
@@ -109,14 +108,13 @@ def _together(
     pool: str,
 ) -> Masks:
     """Lets a scope choose groups; `grid` views a tensor with its groups in the first `dims` dimensions."""
-    if pool not in POOLS:
-        raise ValueError(f"structure.pool={pool}: must be one of {', '.join(POOLS)}")
+    check_pool(pool, POOLS)
     alive = {name: grid(mask.contiguous()).flatten(dims).any(-1) for name, mask in masks.items()}
-    pooled = {
-        name: _pooled(grid(scores[name].contiguous()), grid(mask.contiguous()), dims, pool)
+    scored = {
+        name: pooled(*(grid(each.contiguous()).flatten(dims) for each in (scores[name], mask)), pool)
         for name, mask in masks.items()
     }
-    chosen = checked(scope(pooled, {name: mask.clone() for name, mask in alive.items()}, target), like=alive)
+    chosen = checked(scope(scored, {name: mask.clone() for name, mask in alive.items()}, target), like=alive)
     found = {}
     for name, mask in masks.items():
         found[name] = torch.zeros(mask.shape, dtype=torch.bool)
@@ -124,17 +122,6 @@ def _together(
         view.copy_(chosen[name].reshape(*chosen[name].shape, *[1] * (view.ndim - dims)).expand_as(view))
         found[name] &= mask
     return found
-
-
-def _pooled(scores: Tensor, alive: Tensor, dims: int, pool: str) -> Tensor:
-    """The scores of groups; zero for those without an unpruned weight."""
-    scores, alive = scores.flatten(dims).double(), alive.flatten(dims)
-    if pool == "max":
-        lowest = torch.finfo(scores.dtype).min
-        found = scores.masked_fill(~alive, lowest).amax(-1) if scores.shape[-1] else scores.sum(-1)
-        return found.masked_fill(~alive.any(-1), 0.0)
-    total = scores.masked_fill(~alive, 0.0).sum(-1)
-    return total / alive.sum(-1).clamp(min=1) if pool == "mean" else total
 
 
 def _best_of_groups(scores: Tensor, alive: Tensor, n: int, m: int) -> Tensor:
