@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,10 +23,13 @@ from lottery.foundations.seeds import Streams, seeded
 from lottery.pruning.channels.shrinking import shrunk
 from lottery.pruning.contracts import Evidence, Scores
 from lottery.pruning.criteria.start import movement as shipped_movement
+from lottery.rounds.round import initial
 from lottery.rounds.study import Cell
 from lottery.running.cell import record_cell
+from lottery.running.launch import run_cell
 from lottery.store.entries import Store
 from lottery.store.ledger import LedgerError
+from lottery.store.tickets import read
 from lottery.training.numerics import Numerics
 from tests import tiny_sets
 from tests.conftest import TINY
@@ -226,12 +230,83 @@ def test_data_and_hardware_may_be_elsewhere(tmp_path: Path, capsys: pytest.Captu
     assert "of parameter" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("criterion", ["movement", "large_initial"])
-def test_criteria_that_compare_need_a_start(criterion: str, runs: Path, tmp_path: Path) -> None:
+def mine(evidence: Evidence) -> Scores:
+    """A user's criterion, of which nobody knows that it compares before it does."""
+    return shipped_movement(evidence)
+
+
+@pytest.mark.parametrize(
+    "criterion",
+    [
+        ["criterion=movement"],
+        ["criterion=large_initial"],
+        ["criterion._target_=tests.test_compress.mine"],
+        ["criterion=inverted", "criterion.of._target_=lottery.pruning.criteria.movement"],
+    ],
+)
+def test_criteria_that_compare_need_a_start(criterion: list[str], runs: Path, tmp_path: Path) -> None:
     net, _ = load(runs, 0)
     safetensors.torch.save_file(net.state_dict(), tmp_path / "net.safetensors")
-    with pytest.raises(Refused, match="criterion: compares weights with those that training began with"):
-        compress("data=digits", f"criterion={criterion}", "--weights", str(tmp_path / "net.safetensors"))
+    with pytest.raises(
+        Refused, match=r"^criterion: compares weights with those that training began with, and --weights has none$"
+    ):
+        compress("data=digits", *criterion, "--weights", str(tmp_path / "net.safetensors"), "--explain")
+
+
+@pytest.fixture
+def starts(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, torch.Tensor]]:
+    """What `criterion=movement` compares with, each time."""
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def movement(evidence: Evidence) -> Scores:
+        seen.append(dict(evidence.start))
+        return shipped_movement(evidence)
+
+    monkeypatch.setattr("lottery.pruning.criteria.start.movement", movement)
+    monkeypatch.setattr("lottery.pruning.criteria.movement", movement)
+    return seen
+
+
+def explained(folder: Path, *more: str) -> int:
+    return compress(str(folder), *more, "--keep", "0.5", "--explain")
+
+
+def test_criteria_that_compare_see_the_rewinding_point(starts: list[dict[str, torch.Tensor]], tmp_path: Path) -> None:
+    words = ["criterion=movement", "arm.rewind=10it", "schedule.rounds=1", f"out={tmp_path}"]
+    (job,) = cell_configs([*TINY, *words])
+    run_cell(job)
+    (in_rounds,) = starts[-1:]
+    assert not explained(job.folder, "criterion=movement")
+    assert not explained(job.folder, "criterion=movement", "--round", "1")
+    fresh = initial(build_recipe(job.config), Streams(0).init)
+    for found in starts[-2:]:
+        assert all(tensor.equal(in_rounds[name]) for name, tensor in found.items())
+        assert not found["fc1.weight"].equal(fresh["fc1.weight"])
+    for waypoint in (tmp_path / "store").iterdir():
+        if "of" in (Store(tmp_path / "store").specification(waypoint.name) or {}):
+            shutil.rmtree(waypoint)
+    with pytest.raises(
+        Refused, match=r"^criterion: compares .* which is the state at arm\.rewind=10it, and the phase "
+    ):
+        explained(job.folder, "criterion=movement")
+    assert not explained(job.folder, "criterion=magnitude")
+
+
+def test_criteria_that_compare_see_a_ticket_s_own_start(
+    starts: list[dict[str, torch.Tensor]], runs: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "ticket.safetensors"
+    dispatch(["ticket", "export", str(runs), "--round", "1", "-o", str(file)])
+    (job,) = cell_configs([*TINY, "seed=7", "arm=ticket", f"arm.file={file}", f"out={tmp_path}"])
+    run_cell(job)
+    held, recipe = read(file).start, build_recipe(job.config)
+    for index, began in (("0", initial(recipe, Streams(7).init)), ("1", held)):
+        assert not explained(job.folder, "criterion=movement", "--round", index)
+        assert all(tensor.equal(began[name]) for name, tensor in starts[-1].items())
+    file.write_bytes(b"another")
+    with pytest.raises(Refused, match=r"is in the ticket's file, and arm\.file=.*: is another file than the run's$"):
+        explained(job.folder, "criterion=movement", "--round", "1")
+    assert not explained(job.folder, "criterion=magnitude", "--round", "1")
 
 
 @pytest.mark.parametrize("arm", ["imp", "random_reinit"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lottery import algorithm as chains
+from lottery.analyses.early_bird import EarlyBird
 from lottery.config.build import build
 from lottery.config.cell_config import CellConfig
 from lottery.config.compose import cell_configs
@@ -19,6 +21,7 @@ from lottery.config.groups import CONF
 from lottery.config.recorded import phase
 from lottery.foundations.digests import digest
 from lottery.pruning import masks as _masks
+from lottery.pruning.contracts import Evidence, Scores
 from lottery.rounds.early_bird import Settled, distance
 from lottery.rounds.round import Round, dense_round
 from lottery.rounds.study import Cell
@@ -95,6 +98,22 @@ def test_each_density_is_cut_as_it_was_watched(tmp_path: Path) -> None:
         flops = cell.study.recipe.flops(_masks.dense(_masks.prunable(cell.study.recipe.net)))
         assert line["total_flops_dense"] == pytest.approx(flops.dense * (step + 60))
     assert {line["settled_step"] for line in found[1:]} != {None}
+
+
+def test_criteria_that_compare_see_the_arm_s_rewinding_point(tmp_path: Path) -> None:
+    cell, seen = build(job(tmp_path, "arm.rewind=20")), []
+
+    def movement(evidence: Evidence) -> Scores:
+        seen.append(evidence.start)
+        return {name: weight.detach().abs() for name, weight in evidence.weights.items()}
+
+    cell = replace(cell, study=replace(cell.study, pruning=replace(cell.study.pruning, criterion=movement)))
+    train = TrainOnce(cell, Store(tmp_path / "store"))
+    dense = next(chains.play(cell.study.recipe, cell.study.pruning, cell.arm, 0, train))
+    EarlyBird(Settled(every=30))(cell, replace(dense, index=1))
+    (found,) = seen
+    assert found["fc1.weight"].equal(dense.cut(20).trained.state["fc1.weight"])
+    assert not found["fc1.weight"].equal(dense.ticket.state["fc1.weight"])
 
 
 def test_the_ticket_is_digested_once_for_all_looks(

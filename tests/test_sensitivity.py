@@ -34,10 +34,12 @@ from lottery.reports.folder import write
 from lottery.reports.results import read
 from lottery.reports.sensitivity import LEDGER, curves, sensitivity_rows, sensitivity_text
 from lottery.reports.sensitivity import rates as report_rates
+from lottery.rounds.arms import Arm, Given
 from lottery.running.cell import TrainOnce
 from lottery.running.launch import run_cell
 from lottery.store.entries import Store
 from lottery.store.ledger import Ledger
+from lottery.training.flops import Flops
 from tests.channels import mlp
 from tests.conftest import TINY
 
@@ -173,6 +175,9 @@ def test_criteria_that_compare_see_the_rewinding_point(tmp_path: Path) -> None:
     (found,) = seen
     assert found["fc1.weight"].equal(dense.cut(10).trained.state["fc1.weight"])
     assert not found["fc1.weight"].equal(dense.ticket.state["fc1.weight"])
+    ticket = Arm("ticket", given=Given({}, {}, Flops()))  # with which the dense training did not begin
+    Sensitivity(shares=(0.5,))(replace(cell, arm=ticket), dense)
+    assert seen[1]["fc1.weight"].equal(dense.ticket.state["fc1.weight"])
 
 
 @pytest.fixture(scope="module")

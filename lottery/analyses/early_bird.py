@@ -8,6 +8,7 @@ from typing import Any
 from lottery.rounds.early_bird import Settled, drift
 from lottery.rounds.prune import prune
 from lottery.rounds.round import Round, dense_round
+from lottery.rounds.search import rewinding_point
 from lottery.rounds.study import Cell
 
 
@@ -22,12 +23,11 @@ class EarlyBird:
             return {"settled_step": None, "distances": []}
         recipe, pruning = cell.study.recipe, cell.study.pruning
         dense, target = dense_round(recipe, cell.seed, current.train), pruning.schedule[current.index - 1].of_dense()
+        start = rewinding_point(cell.arm, dense)
         found = drift(
             self.when,
             dense,
-            lambda on: prune(
-                recipe, pruning, on.trained.state, on.trained.masks, dense.ticket.state, target, cell.seed, (1, 0)
-            ),
+            lambda on: prune(recipe, pruning, on.trained.state, on.trained.masks, start, target, cell.seed, (1, 0)),
         )
         return {
             "settled_step": self.when.step(found),

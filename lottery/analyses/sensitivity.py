@@ -20,7 +20,7 @@ from lottery.pruning.selection import best
 from lottery.rounds.prune import scored
 from lottery.rounds.rewinding import as_one
 from lottery.rounds.round import Round, Ticket
-from lottery.rounds.search import search_for
+from lottery.rounds.search import rewinding_point
 from lottery.rounds.study import Cell
 
 
@@ -47,7 +47,7 @@ class Sensitivity:
         if current.index:
             return {f"val_{recipe.headline.name}": None, "tolerated": None, "layers": [], "rates": {}}
         on = current.trained
-        start = search_for(recipe, pruning, cell.arm, cell.seed, current.train, None).start
+        start = rewinding_point(cell.arm, current)
         scores = scored(recipe, pruning, on.state, on.masks, start, cell.seed, (1, 0))
         target, structure = recipe.aimed(Target(1.0, 1.0)), of_units(pruning.structure)
         metric = recipe.headline

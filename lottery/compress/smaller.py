@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from lottery.foundations.seeds import Streams, seeded
 from lottery.pruning import masks as _masks
@@ -45,8 +45,8 @@ class Trained:
     state: State
     masks: Masks
     """what it keeps of its weights already"""
-    start: State
-    """what its training began with, for criteria that compare"""
+    start: Mapping[str, Tensor]
+    """the rewinding point of its training, for criteria that compare; `Later` where it has to be looked for"""
     seed: int
 
     @cached_property

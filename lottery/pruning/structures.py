@@ -33,7 +33,8 @@ def blocks(
     """Blocks of `shape` of the weight as a matrix, outputs by all else (inputs, then positions of a kernel).
 
     A block scores the mean, sum, max or 2-norm (`norm`) of its unpruned weights. Blocks have one size, so that the
-    density of blocks is that of weights. Raises ValueError where blocks don't divide a layer, or for a shape or pool that is none.
+    density of blocks is that of weights. Raises ValueError where blocks don't divide a layer, or for a shape or pool
+    that is none.
     """
     if len(shape) != 2 or min(shape) < 1:
         raise ValueError(f"structure.shape={list(shape)}: must be two whole numbers, 1 or more")

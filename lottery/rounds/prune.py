@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+
+from torch import Tensor
 
 from lottery.foundations.seeds import Streams, drawing
 from lottery.pruning.compensation.contracts import Compensation
@@ -50,7 +52,7 @@ def prune(
     pruning: Pruning,
     state: State,
     living: Masks,
-    start: State,
+    start: Mapping[str, Tensor],
     target: Target,
     seed: int,
     which: tuple[int, int],
@@ -65,7 +67,13 @@ def prune(
 
 
 def scored(
-    recipe: Recipe, pruning: Pruning, state: State, living: Masks, start: State, seed: int, which: tuple[int, int]
+    recipe: Recipe,
+    pruning: Pruning,
+    state: State,
+    living: Masks,
+    start: Mapping[str, Tensor],
+    seed: int,
+    which: tuple[int, int],
 ) -> Scores:
     """The scores that `prune` would choose by."""
     with _seen(recipe, state, living, start, seed, which) as evidence:
@@ -74,7 +82,7 @@ def scored(
 
 @contextmanager
 def _seen(
-    recipe: Recipe, state: State, living: Masks, start: State, seed: int, which: tuple[int, int]
+    recipe: Recipe, state: State, living: Masks, start: Mapping[str, Tensor], seed: int, which: tuple[int, int]
 ) -> Iterator[Evidence]:
     """What the criterion sees of a network, within the numerics and the random numbers of its pruning."""
     streams = Streams(seed)

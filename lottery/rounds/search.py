@@ -59,7 +59,7 @@ class Own:
 
     @cached_property
     def start(self) -> State:
-        return self.dense.cut(self.arm.rewind).trained.state if self.arm.rewind else self.dense.ticket.state
+        return rewinding_point(self.arm, self.dense)
 
     def next(self, target: Target, last: Round) -> Found:
         on = self.trained(target, last)
@@ -126,6 +126,14 @@ class FromTicket:
     def next(self, target: Target, last: Round) -> Found:
         stop = partial(stop_reason, self.recipe, self.pruning.stop, self.dense)
         return Found(self.given.masks, self.dense, self.given.cost, stop)
+
+
+def rewinding_point(arm: Arm, dense: Round) -> State:
+    """What an arm rewinds a dense training to: its beginning, or the state at `rewind`.
+
+    Criteria compare the dense network with it, under an arm with a ticket too, whose own weights it did not begin with.
+    """
+    return dense.cut(arm.rewind).trained.state if arm.rewind else dense.ticket.state
 
 
 def search_for(

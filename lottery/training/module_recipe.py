@@ -10,7 +10,7 @@ from functools import cached_property
 from itertools import islice
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lottery.data.examples import Data
@@ -30,7 +30,7 @@ from lottery.training.evaluation import batch, evaluate
 from lottery.training.hardware import trainer_for
 from lottery.training.modules import Module, headline_of
 from lottery.training.recipes import Recipe, Row
-from lottery.training.states import State, state_of
+from lottery.training.states import State, placed, state_of
 
 
 @dataclass(frozen=True)
@@ -71,19 +71,19 @@ class ModuleRecipe(Recipe):
         return module
 
     def evidence(
-        self, state: State, start: State, masks: Masks, init: int, order: int, rng: torch.Generator
+        self, state: State, start: Mapping[str, Tensor], masks: Masks, init: int, order: int, rng: torch.Generator
     ) -> Evidence:
         module = self._module(state, init).eval().to(self.hardware.device)
         return self.evidence_of(module, start, masks, order, self.hardware.device, rng)
 
     def evidence_of(
-        self, module: Module, start: State, masks: Masks, order: int, device: str, rng: torch.Generator
+        self, module: Module, start: Mapping[str, Tensor], masks: Masks, order: int, device: str, rng: torch.Generator
     ) -> Evidence:
         """What a criterion may look at of a module, which must be on its device and in evaluation mode."""
         return Evidence(
             net=module.net,
             # copies, because a criterion's changes in place must not reach the next round
-            start={name: tensor.to(device, copy=True) for name, tensor in start.items()},
+            start=placed(start, device),
             masks={name: mask.to(device, copy=True) for name, mask in masks.items()},
             batches=ScoringBatches(self.data, order, device),
             outputs=module.batch_outputs,

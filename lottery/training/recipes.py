@@ -111,7 +111,7 @@ class Recipe(ABC):
 
     @abstractmethod
     def evidence(
-        self, state: State, start: State, masks: Masks, init: int, order: int, rng: torch.Generator
+        self, state: State, start: Mapping[str, Tensor], masks: Masks, init: int, order: int, rng: torch.Generator
     ) -> Evidence:
         """What a criterion may look at of a trained state; `order` is the seed of the order of its batches."""
 

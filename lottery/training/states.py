@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,35 @@ def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def weights(state: Mapping[str, Tensor]) -> State:
     """The weights and buffers of a state, as `load_state_dict` takes them."""
     return {name: tensor for name, tensor in state.items() if not name.startswith(BESIDE)}
+
+
+class Later(Mapping[str, Tensor]):
+    """A state that is looked for when it is first read; `find` may raise Refused, to whoever reads it."""
+
+    def __init__(self, find: Callable[[], Mapping[str, Tensor]]) -> None:
+        self._find = find
+
+    @cached_property
+    def _found(self) -> Mapping[str, Tensor]:
+        return self._find()
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+
+def placed(state: Mapping[str, Tensor], device: str) -> Mapping[str, Tensor]:
+    """A copy of a state's weights and buffers on a device, for code that may work in place; of a late one, late."""
+
+    def copy() -> State:
+        return {name: tensor.to(device, copy=True) for name, tensor in weights(state).items()}
+
+    return Later(copy) if isinstance(state, Later) else copy()
 
 
 def position(state: Mapping[str, Tensor]) -> State:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lottery.commands.compress.starts import start_of_cell, start_of_weights
 from lottery.compress.smaller import Trained
 from lottery.config.build import build_pruning, build_recipe
 from lottery.config.compose import cell_configs
@@ -18,7 +19,7 @@ from lottery.foundations.seeds import Streams, seeded
 from lottery.models.pretrained import pretrained
 from lottery.rounds.lengths import last_rate
 from lottery.rounds.prune import Pruning
-from lottery.rounds.round import dense_ticket, initial
+from lottery.rounds.round import dense_ticket
 from lottery.store.folder import NAME
 from lottery.store.ledger import Ledger
 from lottery.training.recipes import Budget, Recipe
@@ -60,14 +61,12 @@ def asked(words: Sequence[str], index: int, weights: Path | None, steps: int) ->
     _ = recipe.example  # raises Refused for a LightningModule that is no function of tensors
     schedule = {"_target_": "lottery.pruning.schedules.explicit", "densities": [0.5]}
     pruning = build_pruning({**config, "schedule": schedule}, recipe)
-    start, masks = initial(recipe, Streams(seed).init), dense_ticket(recipe, seed).masks
+    start: Mapping[str, Tensor]
     if weights:
-        state = _of_file(weights, recipe, seed)
-        if getattr(getattr(pruning.criterion, "func", pruning.criterion), "__module__", "").endswith("criteria.start"):
-            raise Refused("criterion: compares weights with those that training began with, and --weights has none")
+        state, masks, start = _of_file(weights, recipe, seed), dense_ticket(recipe, seed).masks, start_of_weights()
     else:
         entry = phase(folders[0], index)
-        state, masks = entry.state, entry.masks
+        state, masks, start = entry.state, entry.masks, start_of_cell(folders[0], index, recipe, seed)
     tune = last_rate(recipe.budget, 1.0, steps / recipe.budget.steps) if steps else None
     return Trained(recipe, state, masks, start, seed), pruning, tune
 

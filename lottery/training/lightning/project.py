@@ -32,7 +32,7 @@ from lottery.training.lightning.module.headline import headline_among
 from lottery.training.lightning.module.measuring import Logged, measure
 from lottery.training.lightning.trainers import trainer_of
 from lottery.training.recipes import Recipe, Row
-from lottery.training.states import State, weights
+from lottery.training.states import State, placed, weights
 
 
 @dataclass(frozen=True)
@@ -134,14 +134,14 @@ class Project(Recipe):
         return Asking(module, self.data, self.trainer_for)
 
     def evidence(
-        self, state: State, start: State, masks: Masks, init: int, order: int, rng: torch.Generator
+        self, state: State, start: Mapping[str, Tensor], masks: Masks, init: int, order: int, rng: torch.Generator
     ) -> Evidence:
         device, module = self.hardware.device, self.loaded(state, init)
         module.eval().to(device)
         asking = self.asking(module)
         return ProjectEvidence(
             net=module,
-            start={name: tensor.to(device, copy=True) for name, tensor in weights(start).items()},
+            start=placed(start, device),
             masks={name: mask.to(device, copy=True) for name, mask in masks.items()},
             batches=EvidenceBatches(self.data, order),
             outputs=asking.outputs,
