@@ -12,9 +12,11 @@ import pandas as pd
 import pytest
 import safetensors.torch
 import torch
+from torch import nn
 
 from lottery.commands.main import dispatch
 from lottery.compress.export import read_point
+from lottery.compress.smaller import Trained
 from lottery.config.build import build_recipe
 from lottery.config.compose import cell_configs
 from lottery.config.recorded import load
@@ -173,6 +175,59 @@ def test_mistakes_are_one_sentence(
     with pytest.raises((Refused, ValueError, LedgerError, OSError), match=message):
         compress(*(word.replace("RUNS", str(runs)) for word in words))
     assert not list(tmp_path.iterdir())
+
+
+class Asking(nn.Module):
+    """Its way depends on the values of its inputs, which no program expresses; channels are found all the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(64, 20), nn.Linear(20, 10)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        hidden: torch.Tensor = self.one(inputs.flatten(1)).relu()
+        return self.two(hidden if inputs.sum() < 1e9 else hidden + 1)
+
+
+class Bessel(Asking):
+    """What it does ONNX has no operator for, and torch.export expresses."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.two(torch.special.bessel_j0(self.one(inputs.flatten(1)).relu()))
+
+
+@pytest.mark.parametrize(
+    ("net", "words", "said"),
+    [
+        (Asking, ["--keep", "0.5", "--export", "0.5"], "^torch.export can't express this network for batches of any"),
+        (Asking, ["--within", "bytes=4kB", "--export"], "^torch.export can't express this network for batches of any"),
+        (Bessel, ["--keep", "0.5", "--export", "0.5", "--onnx"], "^model.onnx: ONNX has no prims.bessel_j0, which"),
+    ],
+)
+def test_what_can_not_be_exported_is_refused_before_any_work(
+    net: type[nn.Module], words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Trained, "smaller", lambda *_: pytest.fail("a network was made"))
+    monkeypatch.setattr("lottery.commands.compress.searched.searched", lambda *_: pytest.fail("it was searched"))
+    safetensors.torch.save_file(net().state_dict(), tmp_path / "net.safetensors")
+    own = [f"model._target_=tests.test_compress.{net.__name__}", "~model.shape", "~model.classes", "data=digits"]
+    line = [*own, "--weights", str(tmp_path / "net.safetensors"), *words, "--tune", "9", "--out", str(tmp_path / "out")]
+    with pytest.raises(Refused, match=said):
+        compress(*line)
+    assert [path.name for path in tmp_path.iterdir()] == ["net.safetensors"]
+
+
+def test_what_was_measured_stays_if_what_tuning_came_to_can_not_be_exported(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*_: object, **__: object) -> None:
+        raise Refused("model.pt2: its outputs differ")
+
+    monkeypatch.setattr("lottery.compress.export.export_point", refuses)
+    with pytest.raises(Refused, match=r"^model\.pt2: its outputs differ$"):
+        compress(str(runs), "--keep", "0.5", "--export", "0.5", "--out", str(tmp_path / "small"))
+    assert list(pd.read_csv(tmp_path / "small" / "points.csv")["point"]) == ["dense", "0.5", "0.5 masked"]
+    assert not (tmp_path / "small" / "network").exists()
 
 
 def test_a_failure_leaves_nothing(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -237,6 +237,7 @@ def test_verdicts_at_the_edge() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["--onnx"], "--onnx: goes with --export, which names the share whose network is written"),
         (["--export"], "--export: names no share, and there is no --within to find one"),
         (["--within", "bytes=100kB", "--export", "0.5"], r"--export 0\.5: must be one of --keep"),
     ],

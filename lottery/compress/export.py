@@ -18,7 +18,7 @@ from typing import Any
 from torch import nn
 
 from lottery.compress.contents import Example, batch_of, restore_
-from lottery.compress.programs import OPSET, PROGRAMS, check_programs, programs_of
+from lottery.compress.programs import OPSET, PROGRAMS, Program, check_programs, programs_of
 from lottery.foundations.digests import canonical, digest_of
 from lottery.foundations.errors import Refused
 from lottery.foundations.files import Damaged, read_tensors, staged, write_whole
@@ -62,10 +62,8 @@ def export_point(
         text = canonical(structure or {})
     except (TypeError, ValueError) as error:
         raise Refused(f"structure: must be plain data, which JSON can hold: {error}") from error
-    twin = copy.deepcopy(net).cpu().eval()
-    made = programs_of(twin, tuple(each.detach().cpu() for each in batch_of(example)), programs)
-    files = {STRUCTURE: text.encode(), STATE: content(state_once(twin), json.loads(text))}  # as it will be read
-    files |= {f"model.{name}": made[name].content for name in programs}
+    state, made = _made(net, example, text, programs)
+    files = {STRUCTURE: text.encode(), STATE: state} | {f"model.{name}": made[name].content for name in programs}
     with staged(folder) as staging:
         for name, held in files.items():
             write_whole(staging / name, held)
@@ -75,6 +73,22 @@ def export_point(
         differences={name: made[name].difference for name in programs},
         opset=OPSET if "onnx" in programs else None,
     )
+
+
+def check_point(net: nn.Module, example: Example, programs: Sequence[str] = PROGRAMS) -> None:
+    """Raises what `export_point` would for this network and its example; writes nothing.
+
+    It is for the network as it is before long work on its weights, which changes nothing that a program has to express.
+    """
+    check_programs(programs)
+    _made(net, example, "{}", programs)
+
+
+def _made(net: nn.Module, example: Example, text: str, programs: Sequence[str]) -> tuple[bytes, dict[str, Program]]:
+    """The content of the state's file, and the programs."""
+    twin = copy.deepcopy(net).cpu().eval()
+    made = programs_of(twin, tuple(each.detach().cpu() for each in batch_of(example)), programs)
+    return content(state_once(twin), json.loads(text)), made  # the structure as it will be read
 
 
 def read_point(folder: Path | str, build: Callable[[dict[str, Any]], nn.Module]) -> nn.Module:

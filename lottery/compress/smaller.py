@@ -78,6 +78,11 @@ class Trained:
         with self.recipe.numerics.entered(), seeded(Streams(self.seed).init):
             return shrunk(self.recipe.net, structure(self.recipe.coupling, kept)).eval()
 
+    def cut(self, masks: Masks) -> nn.Module:
+        """The trained network without the channels that masks leave dead, its survivors as they are; unproven."""
+        coupling = self.recipe.coupling
+        return shrunk(self.network(self.state, masks), structure(coupling, left(coupling, masks)))
+
     def chosen(self, pruning: Pruning, density: float) -> Masks:
         """Masks at a density of the prunable weights, never more than are kept already.
 

@@ -70,7 +70,7 @@ def main(args: argparse.Namespace) -> int:
     """Makes the networks of all shares, prints their table and writes it, with the network that was asked for."""
     from lottery.commands.compress.asked import asked
     from lottery.commands.compress.searched import searched
-    from lottery.compress.export import export_point
+    from lottery.compress.export import check_point, export_point
     from lottery.compress.programs import check_programs
     from lottery.compress.smaller import going
     from lottery.reports.tables import table
@@ -80,6 +80,9 @@ def main(args: argparse.Namespace) -> int:
     if args.export is not None:
         check_programs(programs)
     trained, pruning, tune = asked(args.words, args.round, args.weights, args.tune)
+    exports = args.export is not None and not args.explain
+    if exports and args.within:  # a search may measure for long
+        check_point(trained.part(trained.cut(trained.masks)), trained.recipe.example, programs)
     tried = searched(trained, pruning, args.within, args.threads) if args.within else None
     keep = dict.fromkeys([*args.keep, *([tried.found.share] if tried else [])])
     chosen = {share: trained.chosen(pruning, share) for share in keep}  # before anything is trained
@@ -89,7 +92,9 @@ def main(args: argparse.Namespace) -> int:
             print("\n".join(table(going(trained, masks))))
         return 0
     export = tried.found.share if tried and args.export == WITHIN else args.export
-    found = {}
+    if exports:
+        check_point(trained.part(trained.cut(chosen[export])), trained.recipe.example, programs)
+    found, refused = {}, None
     for share, masks in chosen.items():
         found[share] = trained.smaller(pruning, masks, tune)
         print(f"at {share:.10g}: {_size(found[share])}", flush=True)
@@ -98,12 +103,17 @@ def main(args: argparse.Namespace) -> int:
         print("\n".join(lines))
         if tried:
             tried.write(folder / "within.csv")
-        if export is not None:
+        if exports:
             small = found[export]
             part, example = trained.part(small.net), trained.recipe.example
-            made = export_point(folder / "network", part, example, trained.written(small), programs)
+            try:
+                made = export_point(folder / "network", part, example, trained.written(small), programs)
+            except Refused as refusal:  # of values that tuning came to: what was measured stays
+                refused = refusal
     print(f"\ntable   {args.out / 'points.csv'}\nfigure  {args.out / 'points.png'}")
-    if export is not None:
+    if refused:
+        raise refused
+    if exports:
         for name, size in made.files.items():
             apart = made.differences.get(name.removeprefix("model."))
             said = "" if apart is None else f", outputs within {apart:.1g} of the network's"
@@ -118,6 +128,8 @@ def _check(args: argparse.Namespace) -> None:
         raise Refused("--export: names no share, and there is no --within to find one")
     if args.export not in (None, WITHIN, *args.keep):
         raise Refused(f"--export {args.export:g}: must be one of --keep {','.join(map('{:g}'.format, args.keep))}")
+    if args.onnx and args.export is None:
+        raise Refused("--onnx: goes with --export, which names the share whose network is written")
     for name, least in (("tune", 0), ("threads", 1)):
         if getattr(args, name) < least:
             raise Refused(f"--{name} {getattr(args, name)}: must be at least {least}")
