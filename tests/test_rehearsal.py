@@ -15,8 +15,10 @@ from torch.nn.utils.parametrizations import weight_norm
 from torchmetrics import Metric
 
 from lottery.algorithm import play
-from lottery.config.check import Misfit, note, rehearse
+from lottery.config.check import EXAMPLES, Misfit, note, rehearse
 from lottery.models.vision import torchvision_model
+from lottery.pruning.contracts import Evidence, Scores, Unscorable
+from lottery.pruning.criteria import magnitude
 from lottery.pruning.schedules import geometric
 from lottery.rounds.study import Cell
 from lottery.training.modules import INSTEAD, Classifier, Module
@@ -255,6 +257,62 @@ def test_why_there_is_nothing_to_prune(cell: Build) -> None:
         "themselves can be pruned, and its own are 1.parametrizations.weight.original0, "
         "1.parametrizations.weight.original1; prune.include names further weights"
     )
+
+
+# what training can no longer change
+
+SMALL = ("model=mlp", "model.widths=[4]", "criterion=obs", "criterion.damping=1e-4")  # of 296 weights
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (("arm=at_init",), "arm.prune_at=0: at_init prunes the network before it is trained"),
+        (("arm=at_init_stepwise",), "arm.prune_at=0: at_init_stepwise prunes the network before it is trained"),
+        (("arm=rigl", "arm.during.every=5"), "arm.prune_at=0: rigl,during.every=5it prunes the network before it is"),
+        (("arm=random_reinit", "arm.parent=at_init"), "arm.prune_at=0: at_init prunes the network before it is"),
+        (("arm=gradual", "arm.during.every=5"), "arm.during: gradual,during.every=5it changes masks at step 0, before"),
+    ],
+)
+def test_an_untrained_network_without_scores_is_refused_before_training(
+    settings: tuple[str, ...], said: str, cell: Build
+) -> None:
+    sentence = refused(cell(*SMALL, *settings))
+    assert sentence.startswith("criterion.damping=0.0001: must be above about ")
+    assert f"; {said}" in sentence
+
+
+@pytest.mark.parametrize("arm", ["at_init", "gradual"])
+def test_an_untrained_network_of_which_nothing_is_kept_is_refused_before_training(arm: str, cell: Build) -> None:
+    more = ["arm.during.every=5"] if arm == "gradual" else []
+    sentence = refused(cell(f"arm={arm}", *more, "scope=threshold", "scope.above=1e9"))
+    assert sentence.startswith("scope.above=1e+09: no weight scores more")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("arm=imp",),
+        ("arm=at_init", "arm.prune_at=8"),
+        ("arm=early_bird", "arm.early.every=2"),
+        ("arm=gradual", "arm.during.every=5", "arm.during.begin=1"),
+    ],
+)
+def test_what_training_may_change_is_not_refused_before_it(settings: tuple[str, ...], cell: Build) -> None:
+    rehearse(cell(*SMALL, *settings))
+    rehearse(cell(*settings, "scope=threshold", "scope.above=1e9"))
+
+
+def test_what_a_few_examples_lack_is_judged_by_the_batches_that_are_scored(cell: Build) -> None:
+    """A criterion that has no scores for the eight examples of the check, and has some for a whole batch."""
+
+    def picky(evidence: Evidence) -> Scores:
+        if len(next(iter(evidence.batches))[0]) <= EXAMPLES:
+            raise Unscorable("batches=1: too few examples")
+        return magnitude(evidence)
+
+    made = cell("arm=at_init")
+    rehearse(replace(made, study=replace(made.study, pruning=replace(made.study.pruning, criterion=picky))))
 
 
 # what survivors make up

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import product
 
 import torch
 
@@ -14,13 +15,26 @@ from lottery.data.examples import DataError
 from lottery.foundations.errors import Refused
 from lottery.foundations.seeds import Streams, generator
 from lottery.pruning import masks
-from lottery.pruning.contracts import Evidence, KeepsNothing, Unscorable, checked, checked_schedule, choose, score
+from lottery.pruning.contracts import (
+    Evidence,
+    KeepsNothing,
+    Target,
+    Unscorable,
+    checked,
+    checked_schedule,
+    choose,
+    score,
+)
 from lottery.pruning.masks import Masks
 from lottery.rounds.arms import Arm
-from lottery.rounds.rewinding import Origin
-from lottery.rounds.round import initial
+from lottery.rounds.rewinding import Origin, keeps_trained
+from lottery.rounds.round import Round, Ticket, dense_round, initial
+from lottery.rounds.search import Own
 from lottery.rounds.study import Cell
+from lottery.store.phases import phase_of
 from lottery.training.changes import Moment
+from lottery.training.fit import fit
+from lottery.training.phase import Trained
 from lottery.training.states import State, copied
 
 
@@ -40,7 +54,11 @@ def part(name: str) -> Iterator[None]:
 
 
 def pruned(cell: Cell, evidence: Evidence) -> Masks:
-    """The masks for the schedule's last target, with scores from a few examples."""
+    """The masks for the schedule's last target, with scores from a few examples.
+
+    Where these have no scores, or a scope keeps nothing, training may change that. An arm that prunes the untrained
+    network has it once more from the batches that it will score. Raises Misfit.
+    """
     pruning, every = cell.study.pruning, copied(evidence.masks)
     found = every
     with part("schedule"):
@@ -49,17 +67,47 @@ def pruned(cell: Cell, evidence: Evidence) -> Masks:
             raise Misfit(f"schedule: its last density, {last:g}, keeps none of the {total:,} weights")
     with part("criterion"):
         try:
-            scores = score(pruning.criterion, evidence)
-        except Unscorable:  # trained weights may have scores, which nobody knows before they are trained
-            scores = {name: torch.zeros(mask.shape) for name, mask in every.items()}
+            scores, scorable = score(pruning.criterion, evidence), True
+        except Unscorable:
+            scores, scorable = {name: torch.zeros(mask.shape) for name, mask in every.items()}, False
     with part("scope"):
         # the first has the highest density, the last the lowest
         targets = dict.fromkeys([pruning.schedule[0], *{each.keep: each for each in pruning.schedule}.values()])
         arms = [arm for arm in (cell.arm, cell.arm.parent) if arm and not arm.parent and not arm.given]
-        for target in (step for arm in arms for each in targets for step in checked_schedule(arm.path(each))):
-            with suppress(KeepsNothing):  # training may change that
-                found = choose(pruning.structured, scores, every, cell.study.recipe.aimed(target))
+        for arm, target in product(arms, targets):
+            known = scorable
+            for step in checked_schedule(arm.path(target)):
+                try:
+                    found = choose(pruning.structured, scores, every, cell.study.recipe.aimed(step))
+                except KeepsNothing:
+                    known = False
+            if not known and arm.prune_at == 0:
+                found = _of_untrained(cell, arm, target)
     return found
+
+
+def _of_untrained(cell: Cell, arm: Arm, target: Target) -> Masks:
+    """The masks of the untrained network as a round will find them. Raises Misfit if it finds none."""
+    study = cell.study
+    dense = dense_round(study.recipe, cell.seed, _untrained)
+    when = f"arm.prune_at=0: {arm.name} prunes the network before it is trained, which a later step does not"
+    with _before_training(when, "criterion"):
+        return Own(study.recipe, study.pruning, replace(arm, rewind=0), cell.seed, dense).next(target, dense).masks
+
+
+@contextmanager
+def _before_training(when: str, criterion: str) -> Iterator[None]:
+    """Within the context, what training can't change any more is a Misfit that says which setting, and `when`."""
+    try:
+        yield
+    except Unscorable as error:
+        raise Misfit(f"{located(criterion, error)}; {when}") from error
+    except KeepsNothing as error:
+        raise Misfit(f"{located('scope', error)}; {when}") from error
+
+
+def _untrained(current: Round) -> Trained:
+    raise AssertionError("what is found before training needs none")
 
 
 def begin(cell: Cell, arm: Arm, start: State, found: Masks) -> None:
@@ -96,8 +144,27 @@ def change(cell: Cell, arm: Arm, evidence: Evidence, found: Masks) -> None:
         moment = Moment(
             steps[0], of, density, living, replace(evidence, masks=copied(living)), gradients, recipe.output
         )
-        with suppress(KeepsNothing, Unscorable):  # training may change that
+        try:
             checked(arm.during.masks(moment), like=found)
+        except (KeepsNothing, Unscorable):  # training may change that, if there has been some
+            if steps[0] == arm.first and not arm.rewind and (arm.prune_at == 0 or not keeps_trained(arm.weights)):
+                _first_change(cell, arm, living)
+
+
+def _first_change(cell: Cell, arm: Arm, living: Masks) -> None:
+    """Takes the step at which the untrained network's masks change first, as a round will. Raises Misfit."""
+    recipe, pruning = cell.study.recipe, cell.study.pruning
+    current = Round(
+        1, Ticket.of(initial(recipe, Streams(cell.seed).init), living), arm.first, arm.length(recipe.budget, 1.0),
+        _untrained, until=arm.first + 1, changes=arm.changes(pruning.schedule[-1]),
+    )  # fmt: skip
+    own = getattr(arm.during, "criterion", None) is not pruning.criterion
+    when = (
+        f"arm.during: {arm.name} changes masks at step {arm.first}, before anything is trained, which a later "
+        "arm.during.begin does not"
+    )
+    with _before_training(when, "arm.during.criterion" if own else "criterion"):
+        fit(recipe, phase_of(recipe, cell.seed, current), evaluate=False)
 
 
 def _fresh(cell: Cell, arm: str, start: State) -> State:
