@@ -94,7 +94,8 @@ def main(args: argparse.Namespace) -> int:
     export = tried.found.share if tried and args.export == WITHIN else args.export
     if exports:
         check_point(trained.part(trained.cut(chosen[export])), trained.recipe.example, programs)
-    found, refused = {}, None
+    found = {}
+    refused: Refused | None = None
     for share, masks in chosen.items():
         found[share] = trained.smaller(pruning, masks, tune)
         print(f"at {share:.10g}: {_size(found[share])}", flush=True)
