@@ -110,11 +110,12 @@ def _together(
 ) -> Masks:
     """Lets a scope choose groups; `grid` views a tensor with its groups in the first `dims` dimensions."""
     check_pool(pool, POOLS)
-    alive = {name: grid(mask.contiguous()).flatten(dims).any(-1) for name, mask in masks.items()}
-    scored = {
-        name: pooled(*(grid(each.contiguous()).flatten(dims) for each in (scores[name], mask)), pool)
-        for name, mask in masks.items()
-    }
+
+    def grouped(tensor: Tensor) -> Tensor:
+        return grid(tensor.contiguous()).flatten(dims)
+
+    alive = {name: grouped(mask).any(-1) for name, mask in masks.items()}
+    scored = {name: pooled(grouped(scores[name]), grouped(mask), pool) for name, mask in masks.items()}
     chosen = checked(scope(scored, {name: mask.clone() for name, mask in alive.items()}, target), like=alive)
     found = {}
     for name, mask in masks.items():
