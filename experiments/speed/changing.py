@@ -32,7 +32,7 @@ def measure() -> Iterator[Row]:
     with TemporaryDirectory() as name:
         folder = Path(name)
         yield at_most(
-            "ResNet-20 at density 20%: holding the masks, over a step", holding(build(resnet20(folder))), 0.03
+            "ResNet-20 at density 20%: holding the masks, over a step", holding(build(resnet20(folder))), 0.03, ".4f"
         )
         net = build(lenet(folder, "numerics.sparse=off"))
         for what, rule in RULES.items():
