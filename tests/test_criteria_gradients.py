@@ -393,3 +393,9 @@ def test_an_untrained_network_is_scored_as_its_training_begins(criterion: Criter
     net[5].num_batches_tracked += 1  # trained: its own statistics count
     trained_scores = score(criterion, evidence_of(net, [batch]))
     assert not torch.allclose(trained_scores["0.weight"], found["0.weight"])
+    for layer in (net[1], net[5]):  # as files from before batches were counted: statistics, and a count of none
+        layer.running_mean += 0.5
+    counted = score(criterion, evidence_of(net, [batch]))
+    for layer in (net[1], net[5]):
+        layer.num_batches_tracked.zero_()
+    torch.testing.assert_close(score(criterion, evidence_of(net, [batch])), counted)

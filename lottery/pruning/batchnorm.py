@@ -1,4 +1,4 @@
-"""BatchNorm's running statistics, measured anew as averages over batches."""
+"""BatchNorm's running statistics: measured anew as averages over batches, and passed over where there are none yet."""
 
 from __future__ import annotations
 
@@ -36,6 +36,32 @@ def averaging(net: nn.Module, layers: Iterable[_BatchNorm]) -> Iterator[None]:
             layer.momentum = momentum
             if not layer.num_batches_tracked:
                 layer.load_state_dict(buffers, strict=False)
+
+
+@contextmanager
+def as_training_begins(net: nn.Module) -> Iterator[None]:
+    """Within the context, BatchNorm that has no statistics yet normalises by the batch at hand, as in training.
+
+    In evaluation mode its mean of 0 and variance of 1 would leave signals as they are, so that a deep network's loss
+    and gradients are not those with which its training begins. It has none if no batch has moved them: files from
+    before batches were counted hold statistics and a count of 0. No statistics change. Those that are exchanged between
+    processes stay as they are, since a criterion may be asked in one process alone.
+    """
+    untrained = [layer for layer in norms(net) if not layer.training and _as_drawn(layer)]
+    for layer in untrained:
+        layer.training, layer.track_running_stats = True, False  # so that no running statistics are written either
+    try:
+        yield
+    finally:
+        for layer in untrained:
+            layer.training, layer.track_running_stats = False, True
+
+
+def _as_drawn(layer: _BatchNorm) -> bool:
+    mean, variance, count = layer.running_mean, layer.running_var, layer.num_batches_tracked
+    if isinstance(layer, nn.SyncBatchNorm) or mean is None or variance is None or count is None:
+        return False
+    return not count and not mean.any() and bool((variance == 1).all())
 
 
 def measure_statistics(net: nn.Module, inputs: Iterable[Tensor]) -> None:

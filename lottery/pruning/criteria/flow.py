@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from lottery.pruning.batchnorm import as_training_begins
 from lottery.pruning.contracts import Evidence, Scores
-from lottery.pruning.criteria.untrained import batch_statistics
 from lottery.pruning.derivatives import gradient
 
 
@@ -27,7 +27,7 @@ def grasp(evidence: Evidence, batches: int = 1, temperature: float = 200) -> Sco
     """
     if not temperature > 0:
         raise ValueError(f"temperature={temperature:g}: must be above 0")
-    with _cooled(evidence.net, temperature), batch_statistics(evidence.net):
+    with _cooled(evidence.net, temperature), as_training_begins(evidence.net):
         flow = {name: slope * evidence.masks[name] for name, slope in evidence.gradients(batches).items()}
         product = evidence.hessian_times(flow, batches)
     return {name: weight.detach() * product[name] for name, weight in evidence.weights.items()}

@@ -10,8 +10,8 @@ from itertools import islice
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from lottery.pruning.batchnorm import as_training_begins
 from lottery.pruning.contracts import Batch, Evidence, Scores
-from lottery.pruning.criteria.untrained import batch_statistics
 from lottery.pruning.derivatives import averaged
 
 
@@ -19,11 +19,11 @@ def snip(evidence: Evidence, batches: int = 1) -> Scores:
     """|gradient x weight|, the first-order change of the loss when the weight is removed (SNIP, Lee et al. 2019).
 
     The gradient is that of the mean loss over the first `batches` training batches; frozen weights are scored like
-    all others. BatchNorm that has seen no batch yet normalises by the one at hand, as in the
-    authors' code. Raises ValueError for fewer than one batch.
+    all others. BatchNorm that has seen no batch yet normalises by the one at hand, as in the authors' code. Raises
+    ValueError for fewer than one batch.
     """
     weights = evidence.weights
-    with batch_statistics(evidence.net):
+    with as_training_begins(evidence.net):
         slopes = evidence.gradients(batches)
     return {name: (weights[name] * slope).detach().abs() for name, slope in slopes.items()}
 
