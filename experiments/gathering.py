@@ -17,6 +17,11 @@ from lottery.config.cell_config import recorded
 from lottery.reports.results import read
 from lottery.store.folder import NAME, cells
 
+
+class NoCells(SystemExit):
+    """There is no cell of a study below the folders that were named."""
+
+
 Named = Callable[[Mapping[str, Any], str], str | None]
 """(a cell's configuration, its arm's label) -> the method's name; None leaves the cell out"""
 
@@ -39,7 +44,7 @@ def gathered(tops: Iterable[Path], named: Named, study: str) -> pd.DataFrame:
     """The rounds of all cells below some folders, with the method's name as `arm`, sorted by it.
 
     A cell that failed before its first round, as one that diverges does, is left out.
-    Raises SystemExit if there are none, or if two cells of a seed have one name.
+    Raises NoCells if there are none, SystemExit if two cells of a seed have one name.
     """
     frames = []
     for cell in (cell for top in tops for cell in cells(top) if (cell / NAME).exists()):
@@ -48,7 +53,7 @@ def gathered(tops: Iterable[Path], named: Named, study: str) -> pd.DataFrame:
         if name is not None:
             frames.append(frame.assign(arm=name, study=study))
     if not frames:
-        raise SystemExit(f"no cell of {study} under {', '.join(map(str, tops))}")
+        raise NoCells(f"no cell of {study} under {', '.join(map(str, tops))}")
     whole = pd.concat(frames, ignore_index=True).sort_values(["arm", "seed", "round"], ignore_index=True)
     if (twice := whole.duplicated(["arm", "seed", "round"], keep=False)).any():
         first, second, *_ = whole[twice]["run/ledger"]
@@ -56,6 +61,19 @@ def gathered(tops: Iterable[Path], named: Named, study: str) -> pd.DataFrame:
             f"{first} and {second} are both {whole[twice]['arm'].iloc[0]}; give the studies of one of them"
         )
     return whole
+
+
+def whichever(files: Mapping[str, Callable[[], None]]) -> None:
+    """Writes the files whose studies have been run, and says which have not. Raises NoCells if none has."""
+    lacking = []
+    for name, write in files.items():
+        try:
+            write()
+        except NoCells as none:
+            lacking.append(none)
+            print(f"not written: {name}; {none}")
+    if len(lacking) == len(files):
+        raise lacking[-1]
 
 
 def written(frame: pd.DataFrame, file: Path) -> None:

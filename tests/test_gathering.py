@@ -153,3 +153,16 @@ def test_slimming_and_l1_norms_of_a_vgg_have_the_name_of_the_arm_behind_theirs()
     assert slimming({**cell, "criterion": called("magnitude")}, "finetune_parent,x=1") == "l1_finetune_parent"
     assert slimming({**cell, "model": called("resnet")}, "imp") is None
     assert slimming({**cell, "criterion": called("snip")}, "imp") is None
+
+
+def test_files_of_studies_that_were_not_run_are_named_and_others_written(capsys: pytest.CaptureFixture[str]) -> None:
+    written = []
+
+    def lacks() -> None:
+        raise gathering.NoCells("no cell of it")
+
+    gathering.whichever({"one": lacks, "two": lambda: written.append("two")})
+    assert written == ["two"]
+    assert capsys.readouterr().out == "not written: one; no cell of it\n"
+    with pytest.raises(SystemExit, match="no cell of it"):
+        gathering.whichever({"one": lacks, "two": lacks})

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from experiments.gathering import arguments, function, gathered, on, written
+from experiments.gathering import arguments, function, gathered, on, whichever, written
 
 FILES = {
     "trained": ("digits", "lenet_300_100", "one_shot"),
@@ -23,9 +23,12 @@ FILES = {
 
 def main() -> None:
     asked = arguments(__file__)
-    for file, (data, network, arm) in FILES.items():
+
+    def write(file: str, data: str, network: str, arm: str) -> None:
         named = on(data, partial(criterion, network, arm))
         written(gathered(asked.runs, named, "criteria_compared"), asked.into / f"{file}.csv")
+
+    whichever({file: partial(write, file, *of) for file, of in FILES.items()})
 
 
 def criterion(network: str, arm: str, config: Mapping[str, Any], label: str) -> str | None:

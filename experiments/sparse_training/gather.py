@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.gathering import arguments, function, gathered, written
+from experiments.gathering import arguments, function, gathered, whichever, written
 
 ARMS = {"at_init": "static"}
 STUDY = "mocanu2018"
@@ -20,11 +20,17 @@ STUDY = "mocanu2018"
 
 def main() -> None:
     asked = arguments(__file__)
-    written(gathered(asked.runs, of_lenet, "sparse_training"), asked.into / "fashion_mnist.csv")
-    best, rates = chosen(gathered(asked.runs, of_mlp, STUDY))
-    written(best, asked.into / f"{STUDY}.csv")
-    rates.to_csv(asked.into / "rates.csv", index=False)
-    print(rates.to_string(index=False))
+
+    def lenet() -> None:
+        written(gathered(asked.runs, of_lenet, "sparse_training"), asked.into / "fashion_mnist.csv")
+
+    def mlp() -> None:
+        best, rates = chosen(gathered(asked.runs, of_mlp, STUDY))
+        written(best, asked.into / f"{STUDY}.csv")
+        rates.to_csv(asked.into / "rates.csv", index=False)
+        print(rates.to_string(index=False))
+
+    whichever({"fashion_mnist": lenet, STUDY: mlp})
 
 
 def arm_of(label: str) -> str:
