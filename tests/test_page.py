@@ -240,7 +240,7 @@ class TestInABrowser:
                 "50 %", "0.9500 ±\u00a00.0745", "3", "undecided", "0.9200, 0.9500, 0.9800",
             ]  # fmt: skip
             gains = "[...document.querySelectorAll('#gains tbody tr')].map(row => row.innerText.split('\\t'))"
-            middle = f"+0.0100 ± {half([0.02, 0.01, 0.0]):.4f}"
+            middle = f"+0.0100 ±\u00a0{half([0.02, 0.01, 0.0]):.4f}"
             assert browser.evaluate(gains)[0] == ["50 %", middle, "undecided"]
             lines = "document.querySelectorAll('#chart .mark-line path').length"
             before = browser.evaluate(lines)

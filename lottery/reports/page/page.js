@@ -29,8 +29,9 @@ function spread(column, at, seeds, signed = "") {
   if (mean === null) return "no number";
   if (!column.half) return number(mean) + (n > 1 ? " (all equal)" : " (n = 1)");
   if (half === null) return signed + number(mean) + (n === 2 ? " (n = 2, equal)" : " (n = 1)");
-  return `${signed}${number(mean)} ±\u00a0${number(half)}${n < seeds ? ` (n = ${n})` : ""}`;
+  return plus_minus(signed + number(mean), half) + (n < seeds ? ` (n = ${n})` : "");
 }
+const plus_minus = (text, half) => `${text} ±\u00a0${number(half)}`;
 const few = (n) => n === 1 ? "With one seed nothing can be shown: run more seeds."
   : n < 5 ? `With ${n} seeds intervals are wide; much stays undecided, and what is decided may still be chance.` : "";
 

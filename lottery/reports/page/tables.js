@@ -45,8 +45,9 @@ function answers() {
     if (first.about) shown.unshift(element("p", { class: "note" }, first.about));
     if (first.better) shown.push(element("p", { class: "answer" }, first.better));
     const kinds = [...new Set(first.arms.map((arm) => arm.what).filter(Boolean))].slice(0, 8);
-    if (kinds.some((what) => /rewinding point|step k/.test(what))) kinds.push("Rewinding point: the weights that every round starts from, those of initialisation or of an early step k");
-    shown.push(...kinds.map((what) => element("p", { class: "note" }, [first.arms.filter((arm) => arm.what === what).map((arm) => arm.name).join("; "), `${what}.`].filter(Boolean).join(": "))));
+    const notes = kinds.map((what) => `${first.arms.filter((arm) => arm.what === what).map((arm) => arm.name).join("; ")}: ${what}.`);
+    if (kinds.some((what) => /rewinding point|step k/.test(what))) notes.push("Rewinding point: the weights that every round starts from, those of initialisation or of an early step k.");
+    shown.push(...notes.map((note) => element("p", { class: "note" }, note)));
   }
   if (D.studies.length > 4) shown.push(element("p", { class: "note" }, `The table of matches below holds all ${D.studies.length} studies.`));
   if (D.problems.length) shown.push(element("p", { class: "warn" }, `${D.problems.length} left out since they can't be read or shown; the last part but one says which.`));
@@ -126,7 +127,7 @@ function gains(study, arm) {
   $("gains-note").textContent = judged ? `${arm.name} at each density minus its own dense network, ${label(study.metric)}${better}, paired over seeds. It matches where the whole interval lies above minus ${number(study.margin, 3)}.` : "Not judged: this takes a dense network, and a metric that is a share.";
   fill($("gains"), ["density", "gain over dense", "matches dense"], !judged ? [] : arm.rounds.slice(1).map((_, at) => at + 1).map((at) => {
     const gain = arm.gain[at], half = arm.half[at];
-    return [percent(arm.columns.density.mean[at]), gain === null ? "–" : half === null ? `${apart(gain)} (no interval)` : `${apart(gain)} ± ${number(half)}`, { text: arm.match[at], class: arm.match[at] === "yes" ? "yes" : "" }];
+    return [percent(arm.columns.density.mean[at]), gain === null ? "–" : half === null ? `${apart(gain)} (no interval)` : plus_minus(apart(gain), half), { text: arm.match[at], class: arm.match[at] === "yes" ? "yes" : "" }];
   }));
 }
 function pairs(study, arm) {
@@ -134,7 +135,7 @@ function pairs(study, arm) {
   const rows = study.pairs.filter(([a, b]) => (a === mine && b === other) || (a === other && b === mine)).map(([a, , , n, density, mean, half, p, holm, effect]) => {
     const turn = a === mine ? 1 : -1, value = mean === null ? "no seed in common" : apart(turn * mean);
     const level = iqm_of(arm, density, study);
-    return [percent(density), mean === null ? value : half === null ? `${value} (n = ${n}${n === 2 ? ", equal" : ""})` : `${value} ±\u00a0${number(half)}`, String(n), chance(p),
+    return [percent(density), mean === null ? value : half === null ? `${value} (n = ${n}${n === 2 ? ", equal" : ""})` : plus_minus(value, half), String(n), chance(p),
       { text: chance(holm), class: holm !== null && holm < 0.05 ? "yes" : "" }, effect === null ? "–" : number(turn * effect, 2), level];
   });
   const tests = study.pairs.filter((pair) => pair[7] !== null).length, n = Math.min(...study.arms.map((one) => one.seeds.length));
