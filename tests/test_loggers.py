@@ -64,7 +64,7 @@ def runs_of(kind: str, out: Path) -> list[dict[str, Any]]:
     """The runs that a server has: status, tags, parameters, and by metric the steps and values in order."""
     if kind == "strict":
         return list(json.loads((out / "server.json").read_text()).values())
-    from mlflow.tracking import MlflowClient  # type: ignore[import-not-found,unused-ignore]
+    from mlflow.tracking import MlflowClient  # type: ignore[import-not-found,unused-ignore]  # may be installed
 
     client, found = MlflowClient(f"sqlite:///{out}/mlflow.db"), []
     for experiment in client.search_experiments():
@@ -123,7 +123,7 @@ def test_a_failed_cell_s_run_has_failed(kind: str, tmp_path: Path) -> None:
     assert [run["status"] for run in runs_of(kind, tmp_path)] == ["FAILED"]
 
 
-@pytest.mark.filterwarnings("default")
+@pytest.mark.filterwarnings("default")  # MLflow's own
 def test_the_stand_in_refuses_what_mlflow_refuses(tmp_path: Path) -> None:
     for package in ("mlflow", "sqlalchemy"):
         pytest.importorskip(package, reason=f"{package} is not installed")

@@ -73,7 +73,7 @@ def test_what_was_lost_to_a_full_disk_arrives_once_there_is_room(
     def fill(self: Progress, *args: Any) -> None:
         seen.append(args)
         if len(seen) == 5:
-            with suppress(OSError), open(disk / "filler", "wb", buffering=0) as file:
+            with suppress(OSError), open(disk / "filler", "wb", buffering=0) as file:  # until there is no room
                 while file.write(bytes(4096)):
                     pass
         real(self, *args)

@@ -83,7 +83,7 @@ def bare(recipe: ModuleRecipe, masks: Masks, steps: int) -> dict[str, float]:
     """CPU seconds of each part of a bare loop's step."""
     loop, clock = Bare(recipe, masks, adam), Clock()
     loop.batches, loop.forward = clock.reading(loop.batches), clock.timed("forward", loop.forward)
-    loop.optimizer.step = clock.timed("optimizer", loop.optimizer.step)  # type: ignore[method-assign]
+    loop.optimizer.step = clock.timed("optimizer", loop.optimizer.step)  # type: ignore[method-assign]  # its own
     with clock.watching():
         loop.train(steps // 5)
         before = clock.taken()

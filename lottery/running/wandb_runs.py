@@ -147,7 +147,7 @@ def quiet() -> Iterator[None]:
 def full(folder: Path) -> str:
     """Says that the disk of a run's files is full, which W&B does not; empty if it is not."""
     place = folder / "wandb"  # may be a link to another disk
-    with suppress(OSError):
+    with suppress(OSError):  # W&B itself meets what else may be wrong with the folder
         try:
             free = shutil.disk_usage(place).free
         except FileNotFoundError:  # before the first run

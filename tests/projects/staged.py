@@ -80,7 +80,7 @@ class Pretrained(Plain):
     def setup(self, stage: str) -> None:
         rng = torch.Generator().manual_seed(7)
         nn.init.normal_(self.net[0].weight, std=0.3, generator=rng)
-        self.head = nn.Linear(16, self.trainer.datamodule.classes)  # type: ignore[attr-defined]
+        self.head = nn.Linear(16, self.trainer.datamodule.classes)  # type: ignore[attr-defined]  # Lightning sets it
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.net(x))

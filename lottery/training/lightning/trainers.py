@@ -103,15 +103,15 @@ class Averaging(DDPStrategy):
 
 
 QUIET = (
-    ".*does not have many workers.*",
-    ".*Consider setting `persistent_workers=True`.*",
+    ".*does not have many workers.*",  # how many is the project's own choice
+    ".*Consider setting `persistent_workers=True`.*",  # `Ordered` begins them with each epoch
     ".*LeafSpec.*",  # Lightning 2.6 under PyTorch 2.14
     ".*`srun` command is available.*",  # as on every login node
     ".*GPU available but not used.*",  # hardware=cpu asked for that
-    ".*smaller than the logging interval.*",
+    ".*smaller than the logging interval.*",  # rows are read from metrics, not from Lightning's logger
     ".*before the epoch ended and your dataloader is.*",  # it is resumed at the epoch's beginning
     ".*Trying to infer the `batch_size`.*",
-    ".*`weights_only`.*",
+    ".*`weights_only`.*",  # no checkpoint is a file: see `InMemory`
     ".*`self.log.*sync_dist=True.*",  # what training logs is read where schedulers monitor it, and agreed upon there
     ".*conditioned on metric .* which is not available but strict is set to `False`.*",  # where no step is taken
 )

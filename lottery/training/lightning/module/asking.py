@@ -113,7 +113,7 @@ class _NoStep(pl.Callback):
                 return found
 
             # or a scheduler that the module steps itself warns that it is not the step that it has wrapped
-            step._wrapped_by_lr_sched = optimizer._opt_called = True  # type: ignore[attr-defined]
+            step._wrapped_by_lr_sched = optimizer._opt_called = True  # type: ignore[attr-defined]  # as schedulers note
             optimizer.step = step  # type: ignore[method-assign]  # of this optimizer alone
 
     def stepped(self, held: dict[str, Tensor]) -> None:
