@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from torch import nn
 
+from experiments.layer_collapse import collapse as harness
 from experiments.layer_collapse.collapse import collapse, last, main
+from lottery.pruning.batchnorm import as_training_begins
+from lottery.pruning.contracts import Criterion
 
 RESULTS = Path(__file__).parent.parent / "experiments" / "layer_collapse" / "results.csv"
 PUBLISHED = {"magnitude": 2.75, "random": 3.33}
@@ -22,6 +26,18 @@ def test_one_draw_collapses_where_the_paper_s_do(name: str) -> None:
     assert [row.kept for row in rows] == [round(WEIGHTS * 10**-each) for each in (below, beyond)]
     assert [row.dead > 0 for row in rows] == [False, True]
     assert rows[0].paths > 0 == rows[1].paths
+
+
+def test_criteria_see_the_network_in_evaluation_mode_as_the_authors_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def look(criterion: Criterion, net: nn.Module, *_: object) -> None:
+        with as_training_begins(net):
+            seen.append(any(module.training for module in net.modules()))
+
+    monkeypatch.setattr(harness, "scored", look)
+    list(collapse("snip", 1, 0, [], []))
+    assert seen == [False]
 
 
 @pytest.mark.slow

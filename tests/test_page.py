@@ -70,6 +70,14 @@ def test_the_page_says_which_arm_won_what_arms_are_and_how_to_make_it_again(
     loss = loss.loc[:, ~loss.columns.duplicated()]
     lost = f"imp is worse than random_reinit at 1 of 2 densities, at 50 % {how}"
     assert answers.better(loss, intervals.compared(loss)) == lost
+    far = {"imp": {seed: (0.9, 0.8, 0.9 + seed / 1000) for seed in range(4)}}
+    far["random_reinit"] = {seed: (0.9, 0.8 + seed / 1000, 0.8) for seed in range(4)}
+    last = results.read(ledgers(tmp_path / "last", far))
+    assert "at 1 of 2 densities, at 12.5 % (" in answers.better(last, intervals.compared(last))
+    assert answer(last).startswith("imp matches dense in 1 of the 2 rounds down to 12.5 % of the weights, ")
+    both = {seed: (0.9, 0.7 + seed / 1000, 0.7) for seed in range(4)}
+    twice = results.read(ledgers(tmp_path / "twice", {"imp": apart["imp"], "random_reinit": both}))
+    assert "at 2 of 2 densities, between 50 % and 12.5 % (" in answers.better(twice, intervals.compared(twice))
     same = results.read(ledgers(tmp_path / "same", apart | {"random_reinit": apart["imp"]}))
     assert "imp is not shown to differ from random_reinit (" in answers.better(same, intervals.compared(same))
     alone = found[found["arm"] == "imp"]
