@@ -65,17 +65,12 @@ class Ordered(DataLoader):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # only ever iterated over
         """Begins once a batch is asked for, which is after the hooks of an epoch's beginning."""
-        batches: Iterator[Any] | None = None
-        while True:
-            if self.curriculum.note() and batches:
-                _check_seen(self.num_workers)
-            batches = batches or super().__iter__()
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
+        self.curriculum.note()
+        for batch in super().__iter__():
             self.curriculum.read()
             yield batch
+            if self.curriculum.note():
+                _check_seen(self.num_workers)
 
     def _get_iterator(self) -> Any:
         read = copy.copy(self)

@@ -34,12 +34,12 @@ class EndedEarly(Said):
 def fit_project(
     recipe: Project,
     phase: Phase,
-    keeper: Keeper | None = None,
-    waypoints: Iterable[int] = (),
-    watch: Callable[[int, Row | None], None] = lambda step, row: None,
-    evaluate: bool = True,
+    keeper: Keeper | None,
+    waypoints: Iterable[int],
+    watch: Callable[[int, Row | None], None],
+    evaluate: bool,
 ) -> Trained:
-    """Trains a phase, from its last checkpoint if the keeper has one, together with the other ranks, if any.
+    """Trains a phase of a project, as `training.fit` describes.
 
     Without `evaluate` nothing is tested; it still validates, since schedulers may look at what that logs.
 
