@@ -137,6 +137,26 @@ def test_a_plateau_by_steps_is_stepped_as_by_lightning() -> None:
     assert len(set(rates)) > 2
 
 
+def test_a_plateau_by_steps_sees_the_validation_of_its_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = recipe_of("PlateauOfValidation", "Rows", "trainer.val_check_interval=0.4")
+    kind = torch.optim.lr_scheduler.ReduceLROnPlateau
+    seen, validated, own, step = list[float](), list[float](), recipe.network, kind.step
+
+    def shown(plateau: Any, metrics: Tensor) -> None:
+        seen.append(float(metrics))
+        step(plateau, metrics)
+
+    def network() -> torch.nn.Module:
+        module = own()
+        module.on_validation_end = lambda: validated.append(float(module.trainer.callback_metrics["val_loss"]))
+        return module
+
+    monkeypatch.setattr(kind, "step", shown)
+    fit(often(replace(recipe, network=network)), phase_of(recipe), Kept())
+    assert len(seen) == 6
+    assert seen == validated[1:-1]  # there is one before training and one at its end
+
+
 def test_a_state_to_rewind_to_has_no_gradients_and_no_constants() -> None:
     for module, kept in (("Gathers", 0), ("Forgets", 1)):
         recipe, keeper = recipe_of(module, "Rows"), Kept()

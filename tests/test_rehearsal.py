@@ -296,6 +296,7 @@ def test_an_untrained_network_of_which_nothing_is_kept_is_refused_before_trainin
         ("arm=at_init", "arm.prune_at=8"),
         ("arm=early_bird", "arm.early.every=2"),
         ("arm=gradual", "arm.during.every=5", "arm.during.begin=1"),
+        ("arm=gradual", "arm.during.every=5", "arm.rewind=5", "arm.first=5"),
     ],
 )
 def test_what_training_may_change_is_not_refused_before_it(settings: tuple[str, ...], cell: Build) -> None:
