@@ -13,12 +13,11 @@ from torch import Tensor
 
 from lottery.config.build import build
 from lottery.config.compose import cell_configs
-from lottery.foundations.seeds import derive, seeded
+from lottery.foundations.seeds import derive, seed_all, seeded
 from lottery.pruning.masks import Masks
 from lottery.rounds.round import initial
 from lottery.rounds.study import Cell
 from lottery.training.lightning.project import Project
-from lottery.training.lightning.seeding import seed_all
 from lottery.training.phase import Phase
 from lottery.training.states import State
 from lottery.training.states import weights as weights_of

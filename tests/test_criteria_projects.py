@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from lottery.config.groups import options
+from lottery.foundations.seeds import seed_all
 from lottery.pruning.contracts import Evidence, score
 from lottery.pruning.masks import dense
 from lottery.training.lightning.project import Project
-from lottery.training.lightning.seeding import seed_all
 from lottery.training.states import State
 from tests.evidence import shipped
 from tests.lightning import ADVICE, phase_of, recipe_of

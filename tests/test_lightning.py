@@ -15,12 +15,12 @@ import torch
 from torch.nn import functional
 
 from lottery.foundations.errors import Refused
+from lottery.foundations.seeds import seed_all
 from lottery.pruning.contracts import Evidence
 from lottery.training.fit import fit
 from lottery.training.hardware import Hardware
 from lottery.training.lightning.loop.position import checkpoint_at
 from lottery.training.lightning.project import Project
-from lottery.training.lightning.seeding import seed_all
 from lottery.training.states import State, position, weights
 from tests.few import few
 from tests.lightning import ADVICE, EACH, Kept, differing, every, phase_of, plainly, recipe_of, some_masks, words

@@ -17,6 +17,7 @@ from lottery.config.build import build
 from lottery.config.check import check
 from lottery.config.compose import cell_configs
 from lottery.foundations.errors import Refused
+from lottery.foundations.seeds import seed_all
 from lottery.rounds.study import Cell
 from lottery.training.fit import fit
 from lottery.training.lightning.data.curricula import Curriculum
@@ -24,7 +25,6 @@ from lottery.training.lightning.data.evaluating import evaluated
 from lottery.training.lightning.data.order import FromStart, Ordered
 from lottery.training.lightning.data.samplers import twin_of
 from lottery.training.lightning.project import Project
-from lottery.training.lightning.seeding import seed_all
 from tests.lightning import ADVICE, Kept, differing, phase_of
 from tests.projects.keeping import CountingSampler, Leveled, Noisy, RandomsSampler, rows
 

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from lottery.config.check import check
 from lottery.foundations.errors import Refused
-from lottery.foundations.seeds import derive
+from lottery.foundations.seeds import derive, seed_all
 from lottery.pruning import growth
 from lottery.pruning.criteria import magnitude, snip
 from lottery.pruning.masks import Masks, dense, density, kept
@@ -32,7 +32,6 @@ from lottery.training.lightning.data.project_data import ProjectData
 from lottery.training.lightning.loop import masked
 from lottery.training.lightning.module.evidence import EvidenceBatches
 from lottery.training.lightning.project import Project
-from lottery.training.lightning.seeding import seed_all
 from lottery.training.phase import Diverged, Phase
 from lottery.training.recipes import Budget
 from tests.few import few

@@ -26,7 +26,7 @@ from lottery.config.check import check
 from lottery.config.compose import cell_configs
 from lottery.data.examples import DataError
 from lottery.foundations.errors import Refused
-from lottery.foundations.seeds import derive, seeded
+from lottery.foundations.seeds import derive, seed_all, seeded
 from lottery.pruning.masks import Masks
 from lottery.store.phases import specification
 from lottery.training import ranks
@@ -36,7 +36,6 @@ from lottery.training.lightning.data.samplers import shared
 from lottery.training.lightning.loop.masked import Masked
 from lottery.training.lightning.loop.together import Losses
 from lottery.training.lightning.project import Project
-from lottery.training.lightning.seeding import seed_all
 from lottery.training.phase import Phase, Trained
 from lottery.training.recipes import Row
 from lottery.training.states import State, weights

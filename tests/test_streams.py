@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lottery.data.examples import Data, DataError, Examples, split
+from lottery.foundations import seeds
 from lottery.foundations.durations import canonical, in_steps
 from lottery.foundations.seeds import Order, Streams, derive, generator, noise, restore_noise, seeded
 from lottery.training import learning_rates
@@ -107,14 +108,19 @@ def test_random_states_come_back_from_tensors_in_the_middle_of_a_pair() -> None:
         assert drawn_globally() + drawn_globally() == first
 
 
-def test_a_seed_touches_no_gpu_that_is_not_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+@pytest.mark.parametrize("gpus", [0, 4])
+def test_a_seed_touches_no_gpu_that_is_not_in_use(gpus: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are some, a seed waits for them in case a user's code begins to use one, and is taken back."""
+    asked, waiting = [], []
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: asked.append("count") or 4)
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: asked.append(device))
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", waiting.append)
+    monkeypatch.setattr(seeds, "_has_gpus", lambda: gpus > 0)
+    before = torch.initial_seed()
     with seeded(3):
         pass
     assert asked == []
+    assert waiting == ([3, before] if gpus else [])
 
 
 def test_a_seed_puts_back_the_state_of_the_gpu_in_use_alone(monkeypatch: pytest.MonkeyPatch) -> None:

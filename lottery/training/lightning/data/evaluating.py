@@ -13,9 +13,8 @@ import torch
 from torch.utils import _pytree
 from torch.utils.data import DataLoader, get_worker_info
 
-from lottery.foundations.seeds import derive
+from lottery.foundations.seeds import derive, seed_reading, unmoved
 from lottery.training.lightning.data.reading import Wrapped, enters_anywhere, examples_at, settings_of
-from lottery.training.lightning.seeding import seed_reading, unmoved
 
 
 def evaluated(loaders: Any) -> Any:

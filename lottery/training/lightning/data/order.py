@@ -11,12 +11,11 @@ import torch
 from torch.utils.data import DataLoader
 
 from lottery.foundations.errors import Refused
-from lottery.foundations.seeds import derive
+from lottery.foundations.seeds import derive, seed_all
 from lottery.training import ranks
 from lottery.training.lightning.data.curricula import Curriculum
 from lottery.training.lightning.data.reading import Wrapped, enters_anywhere, examples_at, settings_of
 from lottery.training.lightning.data.samplers import EpochBatches
-from lottery.training.lightning.seeding import seed_all
 
 
 def ordered(loader: Any, seed: int, share: tuple[int, int] = (0, 1)) -> Ordered | FromStart:

@@ -21,8 +21,7 @@ from torch.utils.data import (
 
 from lottery.data.examples import DataError
 from lottery.foundations.errors import Refused
-from lottery.foundations.seeds import derive
-from lottery.training.lightning.seeding import seed_all
+from lottery.foundations.seeds import derive, seed_all
 
 REMEMBER_NOTHING = (RandomSampler, SequentialSampler, SubsetRandomSampler, WeightedRandomSampler)
 """Samplers of PyTorch, whose epochs are functions of a generator."""

@@ -16,7 +16,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.loops.loop import _Loop
 from torch import Tensor
 
-from lottery.foundations.seeds import derive
+from lottery.foundations.seeds import derive, seed_all
 from lottery.training import ranks
 from lottery.training.lightning.loop import accumulators, unsaved
 from lottery.training.lightning.loop.checkpoints import InMemory, joined, parted
@@ -25,7 +25,6 @@ from lottery.training.lightning.loop.plateaus import Plateaus
 from lottery.training.lightning.loop.position import begin_epoch, position_of, put_place, step_of
 from lottery.training.lightning.loop.together import Losses, Timely
 from lottery.training.lightning.module.measuring import number
-from lottery.training.lightning.seeding import seed_all
 from lottery.training.loop import CHUNK_SECONDS, Keeper
 from lottery.training.phase import Diverged, Phase
 from lottery.training.recipes import Row

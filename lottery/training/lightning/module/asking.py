@@ -14,12 +14,11 @@ import torch
 from torch import Tensor
 
 from lottery.foundations.errors import Refused
-from lottery.foundations.seeds import derive
+from lottery.foundations.seeds import derive, seed_all
 from lottery.training import ranks
 from lottery.training.lightning.data.project_data import ProjectData
 from lottery.training.lightning.data.reading import each_of
 from lottery.training.lightning.failures import explained
-from lottery.training.lightning.seeding import seed_all
 from lottery.training.lightning.trainers import quiet
 
 

@@ -11,14 +11,13 @@ from pytorch_lightning.utilities import CombinedLoader
 from torch import Tensor
 
 from lottery.foundations.errors import Refused
-from lottery.foundations.seeds import derive
+from lottery.foundations.seeds import derive, seed_all
 from lottery.pruning.contracts import Evidence
 from lottery.pruning.derivatives import Times
 from lottery.training.lightning.data.project_data import ProjectData
 from lottery.training.lightning.data.reading import each_of
 from lottery.training.lightning.module.asking import Asking
 from lottery.training.lightning.module.calls import Call, cant
-from lottery.training.lightning.seeding import seed_all
 
 
 @dataclass(frozen=True)

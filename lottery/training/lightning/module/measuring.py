@@ -11,10 +11,10 @@ from typing import Any
 import pytorch_lightning as pl
 from torchmetrics import Metric
 
+from lottery.foundations.seeds import seed_all
 from lottery.training.lightning.data.evaluating import measured_on
 from lottery.training.lightning.data.project_data import ProjectData
 from lottery.training.lightning.failures import explained
-from lottery.training.lightning.seeding import seed_all
 from lottery.training.lightning.trainers import quiet
 from lottery.training.recipes import Row
 
