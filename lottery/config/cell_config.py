@@ -65,7 +65,10 @@ class CellConfig:
 
     @cached_property
     def study(self) -> str:
-        """Experiment or model, data, and a digest of everything that can change a number."""
+        """Experiment or model, data, and a digest of everything that can change a number.
+
+        A network or data set given by its import path has the last part of that as its name.
+        """
         of = science(self.config)
         if code := user_code(list(of.values())):
             of["code"] = code
