@@ -83,6 +83,9 @@ def test_a_function_that_is_asked_for_is_prepared_and_checked() -> None:
     assert make("a", node("mine.rate", step=1, of=2), Callable[[], float])() == 1.0
     with pytest.raises(Refused, match=r"budget\.rate\.of=2: mine\.rate has no such argument; allowed: high"):
         make("budget", node("mine.later", rate=node("mine.rate", of=2)))
+    assert (
+        make("budget", node("mine.later", rate=node("mine.rate", high=0.5, of_another_option=None)))[0](3.0, 10) == 0.5
+    )
     with pytest.raises(Refused, match=r"^budget\.rate=0\.5: must be a node with a _target_$"):
         make("budget", node("mine.later", rate=0.5))
 

@@ -211,12 +211,18 @@ def test_data_that_are_drawn_anew_are_named(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 CODE = '''
+import sys
+
 import torch
 
 
 def good(evidence):
     """The weight's size."""
     return {name: weight.detach().abs() for name, weight in evidence.weights.items()}
+
+
+def leaves(evidence):
+    sys.exit(3)
 
 
 def bad(evidence):
@@ -234,6 +240,8 @@ def test_the_command_says_of_every_option_whether_it_keeps_its_contract(
     for group, name, text in (
         ("criterion", "good", "_target_: mine.criteria.good"),
         ("criterion", "bad", "_target_: mine.criteria.bad"),
+        ("criterion", "leaves", "_target_: mine.criteria.leaves"),
+        ("criterion", "torn", "_target_: [mine"),
         ("schedule", "wrong", "_target_: lottery.pruning.schedules.one_shot\ndensity: 2.0"),
     ):
         (tmp_path / "conf" / group).mkdir(parents=True, exist_ok=True)
@@ -243,8 +251,12 @@ def test_the_command_says_of_every_option_whether_it_keeps_its_contract(
     lines = [line.split(maxsplit=2) for line in done.stdout.splitlines()]
     assert lines[0][:2] == ["criterion", "bad"]
     assert lines[0][2].startswith("draws from the global generator of torch")
-    assert lines[-2:] == [
+    assert lines[-2][1] == "torn"
+    assert lines[-2][2].startswith("ParserError: ")
+    del lines[-2]
+    assert lines[-3:] == [
         ["criterion", "good", "ok"],
+        ["criterion", "leaves", "criterion: the code that was called ended the program with sys.exit(3)"],
         ["schedule", "wrong", "schedule.density=2.0: must lie inside (0, 1)"],
     ]
     empty = tmp_path / "empty"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -74,6 +75,18 @@ def test_exact_scores_are_those_of_the_whole_hessian(batches: int) -> None:
     expected[alive] = weights[alive] ** 2 / (2 * torch.linalg.inv(damped).diagonal())
     torch.testing.assert_close(flat(score(partial(obs, damping=2, batches=batches), evidence)), expected)
     assert expected[alive].min() > 1e-3
+
+
+@pytest.mark.parametrize("criterion", [obd, obs])
+def test_weights_may_lie_in_any_order_in_memory(criterion: Criterion) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(2, 2, 2), nn.Flatten(), nn.Linear(8, 2)).double()
+    batch = torch.randn(30, 2, 3, 3).double(), torch.arange(30) % 2
+    exact = partial(criterion, damping=1.0) if criterion is obs else partial(criterion, probes=None)
+    expected = exact(evidence_of(net, [batch], functional.cross_entropy))
+    other = copy.deepcopy(net).to(memory_format=torch.channels_last)
+    for name, scores in exact(evidence_of(other, [batch], functional.cross_entropy)).items():
+        torch.testing.assert_close(scores, expected[name])
 
 
 def test_obd_estimates_the_diagonal_without_bias() -> None:

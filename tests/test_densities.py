@@ -125,6 +125,10 @@ def test_smart_ratios_meet_the_density_to_the_weight_and_refuse_an_output_layer_
     assert (kept(found), int(found["out"].sum())) == (80, 30)
     with pytest.raises(ValueError, match=r"scope\.output=0\.3: keeps 30 weights of out alone, and .* leaves 26"):
         smart(scores, masks, Target(0.1, 0.1, output="out"))
+    two = {"a": torch.ones(10, dtype=torch.bool), "out": torch.ones(10, dtype=torch.bool)}
+    ranks = {name: torch.arange(10.0) for name in two}
+    with pytest.raises(ValueError, match=r"keeps 3 weights of out alone, and density 0\.125 leaves 2"):
+        smart(ranks, two, Target(0.125, 0.125, output="out"))
     with pytest.raises(ValueError, match=r"scope\.output=2: must lie in \[0, 1\]"):
         smart(scores, masks, Target(0.1, 0.1), output=2)
 

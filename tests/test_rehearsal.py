@@ -17,6 +17,7 @@ from torchmetrics import Metric
 from lottery.algorithm import play
 from lottery.config.check import EXAMPLES, Misfit, note, rehearse
 from lottery.models.vision import torchvision_model
+from lottery.pruning import masks
 from lottery.pruning.contracts import Evidence, Scores, Unscorable
 from lottery.pruning.criteria import magnitude
 from lottery.pruning.schedules import geometric
@@ -280,6 +281,53 @@ def test_an_untrained_network_without_scores_is_refused_before_training(
     sentence = refused(cell(*SMALL, *settings))
     assert sentence.startswith("criterion.damping=0.0001: must be above about ")
     assert f"; {said}" in sentence
+
+
+@pytest.mark.parametrize("arm", ["at_init", "at_init_stepwise", "rigl"])
+@pytest.mark.parametrize("criterion", ["movement", "magnitude_increase", "opposite_sign"])
+def test_scores_that_are_all_alike_are_refused_before_training(arm: str, criterion: str, cell: Build) -> None:
+    more = ["arm.during.every=5"] if arm == "rigl" else []
+    sentence = refused(cell(f"arm={arm}", f"criterion={criterion}", *more))
+    assert sentence.startswith("criterion: all weights score alike, so that their order would decide")
+
+
+def test_what_a_trained_weight_scores_tells_nothing_of_an_untrained_one(cell: Build) -> None:
+    settings = ["criterion=movement", "scope=threshold", "scope.above=0.0"]
+    assert refused(cell("arm=at_init", *settings)).startswith("criterion: all weights score alike")
+    rehearse(cell(*settings))
+
+
+def test_a_density_that_leaves_nothing_of_a_structure_is_refused(cell: Build) -> None:
+    asked = ["structure=rows", "scope=everywhere", "schedule.keep=0.03"]
+    assert "nothing is left" in refused(cell(*asked))
+
+
+def test_the_line_of_a_user_s_code_that_fails_is_named(cell: Build) -> None:
+    def faulty(evidence: Evidence) -> Scores:
+        return {"net.1.weight": [torch.zeros(1)][len(evidence.masks)]}
+
+    whole = cell()
+    study = replace(whole.study, pruning=replace(whole.study.pruning, criterion=faulty))
+    line = faulty.__code__.co_firstlineno + 1
+    said = f"criterion: IndexError: list index out of range (test_rehearsal.py, line {line})"
+    assert refused(replace(whole, study=study)) == said
+
+
+class Centred(Flat):
+    """Takes the mean away by no layer, so that ones that go through it come out as zeros."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = super().forward(x)
+        return found - found.mean(-1, keepdim=True)
+
+
+def test_a_network_whose_paths_are_hidden_is_not_called_collapsed(cell: Build) -> None:
+    recipe = of(cell(), network=Centred).study.recipe
+    every = masks.dense(recipe.prunable(recipe.net))
+    assert recipe.paths(every) is None
+    plain = of(cell(), network=Flat).study.recipe
+    assert plain.paths(every) > 0
+    assert plain.paths({name: torch.zeros_like(mask) for name, mask in every.items()}) == 0
 
 
 @pytest.mark.parametrize("arm", ["at_init", "gradual"])

@@ -89,6 +89,14 @@ def test_every_structure_has_the_same_pools(pool: str, best: int) -> None:
     assert torch.tensor(only(columns, scores.T, 1 / 3, pool=pool)).T.tolist() == chosen
 
 
+def test_a_norm_takes_no_scores_with_a_sign() -> None:
+    scores = torch.tensor([[1.0, -2.0], [3.0, 4.0]])
+    with pytest.raises(ValueError, match=r"structure\.pool=norm: 1 of 4 scores are negative"):
+        only(rows, scores, 0.5, pool="norm")
+    alive = torch.tensor([[True, False], [True, True]])
+    assert rows(everywhere, {"w": scores}, {"w": alive}, Target(0.5, 0.5), pool="norm")["w"].tolist()[1] == [True, True]
+
+
 def test_only_unpruned_weights_of_a_block_are_pooled() -> None:
     scores, alive = torch.tensor([[9.0, 2.0, 4.0, 4.0]]), torch.tensor([[False, True, True, True]])
     for pool in ("mean", "sum", "max", "norm"):

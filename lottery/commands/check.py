@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
-from lottery.foundations.errors import Once, Refused
+from lottery.foundations.errors import Once, Refused, describe
 
 
 def add_to(commands: Any) -> None:
@@ -44,7 +44,6 @@ def _faults(group: str, name: str, args: argparse.Namespace) -> Iterator[str]:
         [config, *_] = cell_configs(["--config-dir", args.config_dir, f"{group}={name}", *args.overrides])
         cell = build(config)
         check(cell)
-    except Refused as refusal:
-        yield str(refusal)
-        return
-    yield from faults(group, config, cell)
+        yield from faults(group, config, cell)
+    except (Exception, SystemExit) as error:  # a user's code may raise anything, and the other options are still tried
+        yield " ".join(describe(error).split())

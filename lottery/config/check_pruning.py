@@ -12,7 +12,7 @@ import torch
 
 from lottery.config.nodes import located
 from lottery.data.examples import DataError
-from lottery.foundations.errors import Refused
+from lottery.foundations.errors import Refused, describe
 from lottery.foundations.seeds import Streams, generator
 from lottery.pruning import masks
 from lottery.pruning.contracts import (
@@ -27,6 +27,7 @@ from lottery.pruning.contracts import (
 )
 from lottery.pruning.masks import Masks
 from lottery.rounds.arms import Arm
+from lottery.rounds.prune import scored
 from lottery.rounds.rewinding import Origin, keeps_trained
 from lottery.rounds.round import Round, Ticket, dense_round, initial
 from lottery.rounds.search import Own
@@ -49,6 +50,8 @@ def part(name: str) -> Iterator[None]:
         yield
     except (Misfit, DataError, Refused):
         raise
+    except SystemExit as error:  # a user's own code called sys.exit
+        raise Misfit(f"{name}: {describe(error)}") from error
     except Exception as error:  # a user's part may raise anything
         raise Misfit(located(name, error)) from error
 
@@ -57,7 +60,7 @@ def pruned(cell: Cell, evidence: Evidence) -> Masks:
     """The masks for the schedule's last target, with scores from a few examples.
 
     Where these have no scores, or a scope keeps nothing, training may change that. An arm that prunes the untrained
-    network has it once more from the batches that it will score. Raises Misfit.
+    network scores it once more, by the batches that it will see. Raises Misfit.
     """
     pruning, every = cell.study.pruning, copied(evidence.masks)
     found = every
@@ -81,18 +84,28 @@ def pruned(cell: Cell, evidence: Evidence) -> Masks:
                     found = choose(pruning.structured, scores, every, cell.study.recipe.aimed(step))
                 except KeepsNothing:
                     known = False
-            if not known and arm.prune_at == 0:
-                found = _of_untrained(cell, arm, target)
+            if arm.prune_at == 0 and not (arm.during and arm.during.begins_dense):
+                untrained = _of_untrained(cell, arm, target, steps=1 if known else None)
+                found = found if known else untrained
+    if not masks.kept(found):
+        raise Misfit(f"structure: none of its groups of weights is small enough for density {last:g}; nothing is left")
     return found
 
 
-def _of_untrained(cell: Cell, arm: Arm, target: Target) -> Masks:
-    """The masks of the untrained network as a round will find them. Raises Misfit if it finds none."""
-    study = cell.study
-    dense = dense_round(study.recipe, cell.seed, _untrained)
+def _of_untrained(cell: Cell, arm: Arm, target: Target, steps: int | None) -> Masks:
+    """The masks of the untrained network after the first `steps` on the way to a target, or all, as a round finds them.
+
+    Raises Misfit if it finds none, or if all weights score alike, so that their order would decide.
+    """
+    study, dense = cell.study, dense_round(cell.study.recipe, cell.seed, _untrained)
+    first = replace(arm, rewind=0, descent=lambda density: arm.path(target)[:steps])
+    state, every = dense.ticket.state, dense.ticket.masks
     when = f"arm.prune_at=0: {arm.name} prunes the network before it is trained, which a later step does not"
     with _before_training(when, "criterion"):
-        return Own(study.recipe, study.pruning, replace(arm, rewind=0), cell.seed, dense).next(target, dense).masks
+        scores = scored(study.recipe, study.pruning, state, every, state, cell.seed, (1, 0))
+        if len({float(edge) for each in scores.values() if each.numel() for edge in each.aminmax()}) == 1:
+            raise Unscorable("all weights score alike, so that their order would decide which are kept")
+        return Own(study.recipe, study.pruning, first, cell.seed, dense).next(target, dense).masks
 
 
 @contextmanager

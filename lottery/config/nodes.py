@@ -17,7 +17,7 @@ from lottery.config.annotations import awaited, hints_of, inner, is_duration, mi
 from lottery.config.unified import unify
 from lottery.data.examples import DataError
 from lottery.foundations import durations
-from lottery.foundations.errors import Refused, nearby
+from lottery.foundations.errors import Refused, arose, nearby
 from lottery.foundations.rooms import defined, homes, roomed, roomless
 
 
@@ -142,10 +142,11 @@ def _checked(where: str, target: Callable[..., Any], arguments: dict[str, Any], 
     except ValueError:  # written in C, without one
         return arguments
     names = list(signature.parameters)[later or 0 :]
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
-    for key in arguments:
-        if key not in names and not open_ended:
-            raise Refused(_no_such(where, key, arguments, target, names))
+    if not any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()):
+        # Hydra can't delete a null, which an option may have left for another `_target_`
+        arguments = {key: value for key, value in arguments.items() if key in names or value is not None}
+        if unknown := [key for key in arguments if key not in names]:
+            raise Refused(_no_such(where, unknown[0], arguments, target, names))
     try:
         if later is None:
             signature.bind_partial(**arguments)
@@ -195,5 +196,9 @@ def located(where: str, error: Exception) -> str:
     if said.startswith((f"{where}.", f"{where}:", f"{where} ", "numerics.", "structure.", "structure:")):
         return said
     key, equals, _ = said.partition("=")
-    is_key = bool(equals) and all(part.isidentifier() for part in key.split("."))
-    return f"{where}.{said}" if is_key else f"{where}: {said}"
+    if equals and all(part.isidentifier() for part in key.split(".")):
+        return f"{where}.{said}"
+    kind = type(error).__name__
+    if (at := arose(error)) and not isinstance(error, ValueError) and said != kind:
+        said = f"{kind}: {said}"
+    return f"{where}: {said}{at}"

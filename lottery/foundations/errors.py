@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sysconfig
 from difflib import get_close_matches
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
+
+OURS = f"{Path(__file__).parents[1]}{os.sep}"
+LIBRARIES = (OURS, sysconfig.get_paths()["stdlib"])
+"""Folders whose files are not a user's, besides what is installed."""
 
 
 class Said(Exception):
@@ -27,6 +34,32 @@ def describe(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         return f"the code that was called ended the program with sys.exit({error.code!r})"
     return f"{type(error).__name__}: {error}"
+
+
+def is_theirs(file: str) -> bool:
+    """Whether a file with code is a user's own."""
+    parts = Path(file).parts
+    return not (file.startswith(("<", *LIBRARIES)) or "site-packages" in parts or "dist-packages" in parts)
+
+
+def place(file: str, line: int) -> str:
+    """Where something happens, for the end of a sentence.
+
+    >>> place("mine/criteria.py", 5)
+    ' (criteria.py, line 5)'
+    """
+    return f" ({Path(file).name}, line {line})"
+
+
+def arose(error: BaseException) -> str:
+    """The last line of a user's own code that an error came through, for the end of a sentence.
+
+    Empty if none did, and if the error is one of ours, whose sentence says what to do.
+    """
+    lines = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)]
+    if lines and lines[-1][0].startswith(OURS):
+        return ""
+    return next((place(file, line) for file, line in reversed(lines) if is_theirs(file)), "")
 
 
 class Once(argparse.Action):

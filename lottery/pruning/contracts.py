@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
+from numbers import Real
 from typing import Any
 
 import torch
@@ -151,8 +152,13 @@ def score(criterion: Criterion, evidence: Evidence) -> Scores:
 
 def checked_scores(kind: str, function: Callable[..., object], found: Mapping[str, Tensor], masks: Masks) -> Scores:
     """Scores that a criterion or a growth gave, on the CPU, checked as `score` says; both names are for its errors."""
-    scores = {name: values.to("cpu") for name, values in found.items()}
     own = getattr(function, "__name__", None) or getattr(getattr(function, "func", None), "__name__", kind)
+    if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
+        raise ValueError(f"{kind} {own}: must give scores by the weights' names, not a {type(found).__name__}")
+    for name, values in found.items():
+        if not isinstance(values, Tensor) or values.layout is not torch.strided:
+            raise ValueError(f"{kind} {own}: scores of {name} must be a dense tensor, not a {type(values).__name__}")
+    scores = {name: values.detach().to("cpu") for name, values in found.items()}
     if missing := sorted(masks.keys() ^ scores.keys()):
         raise ValueError(f"{kind} {own}: scores and masks differ in {', '.join(missing)}")
     for name, values in scores.items():
@@ -212,6 +218,8 @@ def choose(scope: Scope, scores: Scores, masks: Masks, target: Target) -> Masks:
 
 def checked(masks: Masks, like: Masks) -> Masks:
     """The masks, checked to be boolean with the layers and shapes of `like`. Raises ValueError if they are not."""
+    if not isinstance(masks, Mapping) or not all(isinstance(mask, Tensor) for mask in masks.values()):
+        raise ValueError(f"must give masks, boolean tensors by the weights' names, not a {type(masks).__name__}")
     if missing := sorted(masks.keys() ^ like.keys()):
         raise ValueError(f"masks before and after differ in {', '.join(missing)}")
     for name, mask in masks.items():
@@ -238,7 +246,7 @@ def checked_schedule(schedule: object) -> Schedule:
         if not isinstance(target, Target):
             raise ValueError(f"round {number} is {target!r}, no lottery.pruning.contracts.Target")
         for name, share in (("density", target.density), ("keep", target.keep)):
-            if not isinstance(share, int | float) or not 0 < share <= 1:
+            if not isinstance(share, Real) or not 0 < share <= 1:
                 raise ValueError(f"round {number} has {name}={share!r}; must lie in (0, 1]")
         if target.density > before:
             raise ValueError(f"round {number} has density={target.density:g}, more than {before:g} of the round before")

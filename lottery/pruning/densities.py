@@ -39,7 +39,7 @@ def smart_ratio(sizes: Mapping[str, int], density: float, output: str | None, ke
         return scaled(ratios, sizes, total)
     others = {name: size for name, size in sizes.items() if name != output}
     rest = total - keep * sizes[output]
-    if rest < -0.5:
+    if rest <= -0.5:
         raise ValueError(
             f"scope.output={keep:g}: keeps {keep * sizes[output]:.0f} weights of {output} alone, and density "
             f"{density:g} leaves {total:.0f}"

@@ -18,8 +18,9 @@ def prunable(net: nn.Module) -> dict[str, Tensor]:
     """The weights that are pruned by default: those of linear and convolutional layers.
 
     They come in order of definition, without biases and normalisation parameters; a weight shared by two layers counts
-    once. A frozen weight (`requires_grad=False`) is pruned like any other: it is set to zero or keeps its value, but is
-    never trained.
+    once, under its first name; where that is of a layer of another type, as of an embedding, it is not among them. A
+    frozen weight (`requires_grad=False`) is pruned like any other: it is set to zero or keeps its value, but is never
+    trained.
     """
     layers = {name for name, layer in net.named_modules() if isinstance(layer, LAYERS)}
     weights = {f"{name}.weight".removeprefix(".") for name in layers}

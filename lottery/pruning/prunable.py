@@ -19,7 +19,8 @@ class Prunable:
     """Selects the weights of linear and convolutional layers, plus those `include` matches, minus those of `exclude`.
 
     A pattern matches parameter names (`*.in_proj_weight`) or layer types (`LSTM`, which also matches its subclasses).
-    A weight shared by several layers counts once, under its first name; a pattern may match any of its names.
+    A weight shared by several layers counts once, under its first name, by whose layer it is prunable or not; a pattern
+    may match any of its names.
 
     >>> net = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 4), nn.Linear(4, 2))
     >>> list(Prunable()(net)), list(Prunable(include=("Embedding",), exclude=("2.*",))(net))

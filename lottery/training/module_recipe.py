@@ -23,7 +23,7 @@ from lottery.pruning.channels.removal import Structure, structure
 from lottery.pruning.channels.tracing import Run
 from lottery.pruning.compensation.contracts import Pruned
 from lottery.pruning.contracts import Evidence
-from lottery.pruning.masks import Masks
+from lottery.pruning.masks import Masks, dense
 from lottery.pruning.paths import connected_paths
 from lottery.training import flops, sparse
 from lottery.training.evaluation import batch, evaluate
@@ -132,7 +132,10 @@ class ModuleRecipe(Recipe):
             inputs, _ = next(batches)
         try:
             with self.numerics.entered():
-                return connected_paths(self.net, masks, inputs)
+                count = connected_paths(self.net, masks, inputs)
+                # a network that takes a mean away by a function, say, hides the paths of all its weights
+                hidden = not count and not connected_paths(self.net, dense(masks), inputs)
+                return None if hidden else count
         except Exception:  # a user's network may take no inputs of ones, or compute in 32 bits only
             return None
 

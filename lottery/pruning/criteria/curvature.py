@@ -84,7 +84,10 @@ def _matrix(evidence: Evidence, alive: Mapping[str, Tensor], batches: int) -> Te
     """The Hessian of the mean loss in the unpruned weights, layer after layer, in float64."""
 
     def rows(times: Times) -> dict[str, Tensor]:
-        vector = {name: torch.zeros_like(weight) for name, weight in evidence.weights.items()}
+        vector = {
+            name: torch.zeros(weight.shape, dtype=weight.dtype, device=weight.device)
+            for name, weight in evidence.weights.items()
+        }
         found = []
         for name, mask in alive.items():
             for place in mask.flatten().nonzero().flatten().tolist():

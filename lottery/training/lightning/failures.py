@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,11 +11,9 @@ from types import FrameType
 
 import pytorch_lightning as pl
 
-from lottery.foundations.errors import Lost, Refused, Said
+from lottery.foundations.errors import Lost, Refused, Said, is_theirs, place
 from lottery.training import ranks
 
-LIBRARIES = (str(Path(__file__).parents[2]), sysconfig.get_paths()["stdlib"])
-"""Folders whose files are not a user's, besides what is installed."""
 LONGEST = 300
 """characters of an error's own message: some are pages"""
 
@@ -50,15 +47,15 @@ def explain(error: Exception) -> str | None:
         )
     said = " ".join(str(error).split())
     if relayed := _relayed(str(error)):
-        method, place, said = relayed
-        return f"data: {method} fails in a worker: {_short(said)}{place}"
+        method, at, said = relayed
+        return f"data: {method} fails in a worker: {_short(said)}{at}"
     said = _short(f"{type(error).__name__}: {said}")
-    theirs = [(frame, line) for frame, line in frames if _is_theirs(frame.f_code.co_filename)]
+    theirs = [(frame, line) for frame, line in frames if is_theirs(frame.f_code.co_filename)]
     if theirs:
         frame, line = theirs[-1]
         called = theirs[0][0]
         part = "data" if loading or isinstance(called.f_locals.get("self"), pl.LightningDataModule) else "model"
-        return f"{part}: {_method(called)} fails: {said}{_place(frame.f_code.co_filename, line)}"
+        return f"{part}: {_method(called)} fails: {said}{place(frame.f_code.co_filename, line)}"
     callbacks = [each for frame, _ in frames if isinstance(each := frame.f_locals.get("self"), pl.Callback)]
     if callbacks and not type(callbacks[-1]).__module__.startswith("lottery."):
         return f"model: {type(callbacks[-1]).__name__}, a callback that its configure_callbacks gives, fails: {said}"
@@ -74,16 +71,11 @@ def _relayed(text: str) -> tuple[str, str, str] | None:
     if not text.startswith("Caught "):
         return None
     calls = re.findall(r'^\s*File "(.+)", line (\d+), in (\S+)', text, re.MULTILINE)
-    theirs = [call for call in calls if _is_theirs(call[0])]
+    theirs = [call for call in calls if is_theirs(call[0])]
     if not theirs:
         return None
     file, line, _ = theirs[-1]
-    return theirs[0][2], _place(file, int(line)), text.strip().splitlines()[-1]
-
-
-def _is_theirs(file: str) -> bool:
-    parts = Path(file).parts
-    return not (file.startswith(("<", *LIBRARIES)) or "site-packages" in parts or "dist-packages" in parts)
+    return theirs[0][2], place(file, int(line)), text.strip().splitlines()[-1]
 
 
 def _method(frame: FrameType) -> str:
@@ -94,10 +86,6 @@ def _method(frame: FrameType) -> str:
     '<module>'
     """
     return frame.f_code.co_qualname.rpartition("<locals>.")[2]
-
-
-def _place(file: str, line: int) -> str:
-    return f" ({Path(file).name}, line {line})"
 
 
 def _short(said: str) -> str:
