@@ -194,17 +194,20 @@ def _conclude(arguments: list[str], cells: Sequence[CellConfig], failure: Except
 def _suggest(arguments: list[str], cells: Sequence[CellConfig]) -> None:
     """Prints commands that are worth trying next; they reuse the phases that are trained."""
 
-    def instead(new: str) -> str:
-        key = new.partition("=")[0]
+    def instead(*new: str) -> str:
+        key = new[0].partition("=")[0]
         kept = [word for word in arguments if not word.startswith((f"{key}=", f"{key}."))]
-        return shlex.join(["lottery", "run", *kept, new])
+        return shlex.join(["lottery", "run", *kept, *new])
 
     seed = max(job.seed for job in cells) + 1
-    arms = {job.choices["arm"] for job in cells}
+    arms = [job.choices["arm"] for job in cells]
+    own = [job.choices["arm"] for job in cells if not job.parent]
     print("\nnext, reusing what is trained:")
     print(f"  {instead(f'seed={seed},{seed + 1},{seed + 2}')}    # more seeds, narrower intervals")
-    if not (arms & {"random_mask", "ticket"}):  # a ticket's masks are no arm's that has a name here
-        print(f"  {instead('arm=random_mask')}    # another control: the masks shuffled within each layer")
+    # a ticket's masks are no arm's that has a name here, and neither are those of an arm with other settings
+    if not {"random_mask", "ticket"} & {*arms} and own and not any(word.startswith("arm.") for word in arguments):
+        of = [] if "imp" in own else [f"arm.parent={own[0]}"]
+        print(f"  {instead('arm=random_mask', *of)}    # another control: the masks shuffled within each layer")
     if any(job.choices.get("experiment") == "demo" for job in cells):
         print("and the paper's own study, what it would cost (`source .venv/bin/activate` puts lottery on the path):")
         print("  lottery run experiment=fc2019_lenet data=mnist --plan")

@@ -90,8 +90,8 @@ def n_of_m(scope: Scope, scores: Scores, masks: Masks, target: Target, n: int = 
     )
     if target.density > n / m + 1e-9:
         raise ValueError(
-            f"structure.n={n}: {n} of {m} weights have a density of {n / m:g} at most, and the schedule asks for "
-            f"{target.density:g}"
+            f"structure.n={n}: {n} of {m} weights have a density of {n / m:g} at most, and "
+            f"{target.density:g} is asked for (by the schedule, or by arm.during.initial)"
         )
     candidates = {name: _best_of_groups(scores[name], mask, n, m) for name, mask in masks.items()}
     # the share of what is alive that a scope such as `rates` keeps is meant of all, and not of the candidates alone
