@@ -439,3 +439,26 @@ def test_a_report_names_the_rounds_that_are_missing(server: Server, undisturbed:
     code, said = server.run(tmp_path, "report", str(study))
     assert code == 0
     assert f"- {study.name} imp seed 0: 0 of 1 pruned rounds" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "control"),
+    [
+        (["arm=imp,random_reinit"], "arm=random_mask"),
+        (["arm=at_init,set"], "arm=random_mask arm.parent=at_init"),
+        (["arm=random_reinit", "arm.parent=at_init"], None),  # whose masks they are depends on more than a name
+        (["arm=rigl", "arm.during.every=5"], None),
+        (["arm=random_mask"], None),
+    ],
+)
+def test_the_control_to_try_next_shuffles_the_masks_of_the_arm_that_was_run(
+    words: list[str], control: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["data=digits", *words, "-m"]
+    sweep._suggest(asked, cell_configs(asked))
+    shown = [line for line in capsys.readouterr().out.splitlines() if "another control" in line]
+    assert shown == (
+        [f"  lottery run data=digits -m {control}    # another control: the masks shuffled within each layer"]
+        if control
+        else []
+    )

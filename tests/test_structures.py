@@ -212,7 +212,7 @@ def test_layers_without_weights_and_parameters_of_one_dimension() -> None:
         (partial(n_of_m, n=0), r"structure\.n=0: must lie between 1 and structure\.m=4"),
         (partial(n_of_m, n=5), r"structure\.n=5: must lie between 1 and structure\.m=4"),
         (n_of_m, r"structure\.m=4: does not divide the inputs of conv, 3; prune\.exclude=\[conv,fc\] leaves"),
-        (partial(n_of_m, n=1, m=3), r"structure\.n=1: 1 of 3 weights have a density of 0\.333333 at most, and the "
+        (partial(n_of_m, n=1, m=3), r"structure\.n=1: 1 of 3 weights have a density of 0\.333333 at most, and "
          r"0\.5 is asked for"),
     ],
 )  # fmt: skip
