@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -12,7 +13,7 @@ class Terminated(KeyboardInterrupt):
 
 
 def prepare() -> None:
-    """Makes code of the user's in the current folder importable, and SIGTERM an exception.
+    """Makes code of the user's in the current folder importable, SIGTERM an exception, and PyTorch quiet.
 
     Networks, criteria and so on are named by import path, and an installed command has its own folder on `sys.path`,
     not the current one. It is added last, so that a file there hides no library.
@@ -20,6 +21,8 @@ def prepare() -> None:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     signal.signal(signal.SIGTERM, _terminate)
+    # PyTorch's benchmark looks for a compiler, and warns on each login node that has CUDA's and no GPU
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 
 
 def _terminate(*_: object) -> None:
