@@ -27,7 +27,7 @@ from lottery.pruning.contracts import Evidence
 from lottery.pruning.criteria import magnitude
 from lottery.pruning.masks import dense, density, kept
 from lottery.pruning.schedules import one_shot
-from lottery.pruning.scopes import layerwise
+from lottery.pruning.scopes import layerwise, rates
 from lottery.rounds.prune import scoring_flops
 from lottery.rounds.study import Cell
 from lottery.running.cell import TrainOnce, record_cell
@@ -84,6 +84,29 @@ def test_gradual_pruning_prunes_the_smallest_to_the_density_of_the_step_and_revi
     at = moment([4.0, 3.0, 2.0, 1.0, 5.0, 6.0, 7.0, 8.0], [True] * 7 + [False], density=0.25)
     # after half of the way from 8 weights to 2: 5, of which the eighth, though largest, is none
     assert rule.masks(at)["weight"].tolist() == [[True, True, False, False, True, True, True, False]]
+
+
+def test_gradual_pruning_at_rates_prunes_each_layer_as_a_chain_of_rounds_does() -> None:
+    """The output layer is pruned at half of the rate: that it keeps more must not be paid for by the others."""
+    rule = Gradual(every=2, begin=1, end=8, criterion=magnitude, scope=rates)
+    work = working(rule, final=0.1)
+    trained = fit(recipe(), work)
+    left, before = {name: mask.numel() for name, mask in work.masks.items()}, 1.0
+    for change in trained.changed:
+        rate = 1 - rule.density(change["step"], STEPS, 0.1) / before
+        before *= 1 - rate
+        for name in left:
+            left[name] -= round((rate / 2 if name == list(left)[-1] else rate) * left[name])
+        counts = {name: share * work.masks[name].numel() for name, share in change["densities"].items()}
+        assert counts == pytest.approx(left)
+    assert before == pytest.approx(0.1)
+
+
+def test_phases_of_gradual_pruning_by_measured_densities_are_not_taken_for_those_by_planned_ones(
+    short: Callable[..., Cell],
+) -> None:
+    assert short("arm=gradual", "arm.during.every=10it").arm.during_identity["keep"] == "planned"
+    assert "keep" not in short("arm=set", "arm.during.every=10it").arm.during_identity
 
 
 def test_a_change_of_set_drops_the_smallest_and_grows_as_many_at_random() -> None:

@@ -43,6 +43,7 @@ def with_rule(arm: Arm, node: Mapping[str, Any], pruning: Pruning, recipe: Recip
         raise Refused("structure=channels: goes with masks that change between rounds, not while training (arm.during)")
     identity = node_identity("arm.during", node["during"])
     if isinstance(rule, Gradual):
+        identity |= {"keep": "planned"}  # it was by measured densities once, which other masks came of
         own = {"criterion": rule.criterion, "scope": rule.scope}
         taken = [key for key in chosen(PRUNING_GROUPS, config) if key in ("criterion", "scope") and own[key] is None]
         if "scope" in taken and config.get("structure"):

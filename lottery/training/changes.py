@@ -37,6 +37,8 @@ class Moment:
     """of every prunable weight in this training step, pruned ones included; empty if the rule does not ask for them"""
     output: str | None = None
     """name of the output layer's weight"""
+    before: int | None = None
+    """the step of the change before it; None: it is the first of its training"""
 
 
 class Rule(Protocol):
@@ -126,9 +128,11 @@ class Gradual:
         return final + (self.initial - final) * (1 - self.curve(passed))
 
     def masks(self, moment: Moment) -> Masks:
+        """The scope's; `keep` is by what was planned, as between rounds, whatever the layers came to have."""
         living, evidence = moment.masks, moment.evidence
-        wanted = min(density(living), self.density(moment.step, moment.of, moment.density))
-        target = Target(wanted, wanted / max(density(living), 1e-12), moment.output)
+        planned = self.density(moment.step, moment.of, moment.density)
+        before = 1.0 if moment.before is None else self.density(moment.before, moment.of, moment.density)
+        target = Target(min(density(living), planned), min(1.0, planned / before), moment.output)
         assert self.criterion
         assert self.scope
         return choose(self.scope, score(self.criterion, evidence), living, target)

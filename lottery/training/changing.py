@@ -78,7 +78,8 @@ class Changing:
         order, noise = (derive(seed, "change", step) for seed in (self.phase.order, self.phase.noise))
         with drawing(noise) as rng, self.look(before, order, rng) as evidence:
             density, output = self.phase.changes.density, self.recipe.output
-            masks = rule.masks(Moment(step, self.of, density, before, evidence, gradients, output))
+            last = self.changed[-1]["step"] if self.changed else None
+            masks = rule.masks(Moment(step, self.of, density, before, evidence, gradients, output, last))
         self.holding.hold(masks)
         self._forget({name: mask != before[name] for name, mask in masks.items()})
         self.changed.append(
