@@ -405,7 +405,18 @@ def test_a_control_gets_the_masks_that_its_parent_ended_with(short: Callable[...
                 "~arm.during.scope.output",
                 "+arm.during.scope.spare=[fc1.*]",
             ],
-            r"arm\.during: scope: keeps [\d,]+ of [\d,]+ weights where a share of 0\.\d+ is due",
+            r"arm\.during: scope: keeps 1\d,\d+ of the 1\d,\d+ weights of fc1\.weight where a share of 0\.\d+ is due",
+        ),
+        (  # the share is due in total, and not of each layer, which begin with those of a random graph
+            [
+                "arm=rigl",
+                "scope=erdos_renyi",
+                "schedule.keep=0.3",
+                "arm.during.scope._target_=lottery.pruning.scopes.layerwise",
+                "~arm.during.scope.output",
+            ],
+            r"arm\.during: scope: keeps [\d,]+ of the [\d,]+ weights of fc1\.weight where a share of 0\.\d+ is due; "
+            r"it must prune the same share of what lives in each layer",
         ),
         (["arm=rigl", "structure=rows"], "structure: goes without dropping and growing single weights"),
         (["arm=set", "arm.during.every=10it", "hardware.devices=2"], "hardware.devices=2: goes without arm.during"),

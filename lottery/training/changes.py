@@ -173,11 +173,14 @@ class Rewiring:
             raise ValueError(f"fraction={share:g}: must lie in [0, 1]")
         target = Target(density(living) * (1 - share), 1 - share, moment.output)
         left = choose(self.scope, score(self.criterion, evidence), living, target)
-        if abs(kept(left) - (1 - share) * kept(living)) > len(living):
-            raise ValueError(
-                f"scope: keeps {kept(left):,} of {kept(living):,} weights where a share of {1 - share:.3g} is due; it "
-                "must prune a share of what lives in each layer, as `rates` does, and spare none"
-            )
+        for name, mask in living.items():
+            found, due = kept({name: left[name]}), (1 - share) * kept({name: mask})
+            if abs(found - due) > 1:  # rounding, whatever its kind
+                raise ValueError(
+                    f"scope: keeps {found:,} of the {kept({name: mask}):,} weights of {name} where a share of "
+                    f"{1 - share:.3g} is due; it must prune the same share of what lives in each layer, as `rates` "
+                    "with output=1.0 does, and spare none"
+                )
         grown = self.growth(Ground(left, moment.gradients, evidence.rng))
         scores = checked_scores("growth", self.growth, grown, left)
         counts = {name: kept({name: mask}) - kept({name: left[name]}) for name, mask in living.items()}
