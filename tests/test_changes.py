@@ -36,6 +36,7 @@ from lottery.running.progress import Progress
 from lottery.store.entries import Store
 from lottery.store.folder import NAME
 from lottery.store.ledger import Ledger
+from lottery.store.phases import specification
 from lottery.training import loop
 from lottery.training.changes import Changes, Gradual, Moment, Rewiring, Rule, at_the_end, cubic, straight
 from lottery.training.changing import Changing
@@ -309,6 +310,30 @@ def test_a_waypoint_has_the_masks_of_its_step() -> None:
     assert equal(passed.masks[4], cut.masks)
     assert equal(passed.passed[4], cut.state)
     assert kept(cut.masks) == round(RULES["gradual"].density(3, STEPS, 0.3) * 248)
+
+
+@pytest.mark.parametrize("kind", ["set", "rigl"])
+def test_frozen_layers_keep_their_masks(kind: str) -> None:
+    """What would grow there stays zero, and what would be dropped was all that the layer had."""
+
+    def frozen() -> nn.Module:
+        net = network()
+        net[0].weight.requires_grad_(False)
+        return net
+
+    work = working(RULES[kind])
+    trained = fit(recipe(network=frozen), work)
+    assert [name for name, mask in trained.masks.items() if torch.equal(mask, work.masks[name])] == ["0.weight"]
+    assert torch.equal(trained.state["0.weight"], work.state["0.weight"] * work.masks["0.weight"])
+
+
+def test_phases_in_which_masks_of_frozen_layers_changed_are_not_taken_for_others() -> None:
+    def keys(network: Callable[[], nn.Module]) -> Mapping[str, Any]:
+        changes: Mapping[str, Any] = specification(recipe(network=network), {}, working(RULES["set"]))["changes"]
+        return changes
+
+    assert "frozen" not in keys(network)
+    assert keys(lambda: network().requires_grad_(False))["frozen"] == list(working(RULES["set"]).masks)
 
 
 # whole arms

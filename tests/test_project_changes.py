@@ -209,6 +209,21 @@ def test_what_a_change_grows_begins_at_zero_and_without_momentum(
     assert any_changed[0]
 
 
+@pytest.mark.parametrize("kind", ["set", "rigl"])
+def test_layers_that_are_frozen_at_a_change_keep_their_masks(kind: str) -> None:
+    """As hooks freeze them while it trains: the module that a criterion sees is another."""
+
+    class Freezing(LitRows):
+        def on_train_start(self) -> None:
+            self.net[0].weight.requires_grad_(False)
+
+    recipe = replace(recipe_of(), network=Freezing)
+    phase = working(recipe, RULES[kind])
+    trained = fit(recipe, phase)
+    assert [n for n, mask in trained.masks.items() if torch.equal(mask, phase.masks[n])] == ["net.0.weight"]
+    assert torch.equal(trained.state["net.0.weight"], phase.state["net.0.weight"])
+
+
 @pytest.mark.parametrize(
     ("kind", "more"),
     few(

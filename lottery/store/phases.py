@@ -56,6 +56,8 @@ def specification(recipe: Recipe, identity: Mapping[str, Any], phase: Phase) -> 
         how["rates"] = digest_of([budget.factor(step) for step in range(phase.first, phase.last)])
     if changes := phase.changes:
         how["changes"] = {"density": changes.density, **changes.identity}
+        if frozen := [name for name, weight in recipe.prunable(recipe.net).items() if not weight.requires_grad]:
+            how["changes"]["frozen"] = frozen  # their masks changed once too
     return how | {
         "recipe": identity,
         "science": SCIENCE,

@@ -140,7 +140,10 @@ class Gradual:
 
 @dataclass(frozen=True)
 class Rewiring:
-    """Drops weights and grows as many of each layer: dynamic sparse training (SET, RigL)."""
+    """Drops weights and grows as many of each layer: dynamic sparse training (SET, RigL).
+
+    Layers that are frozen at a change keep their masks: what grew there would be zero for ever.
+    """
 
     begins_dense: ClassVar[bool] = False
 
@@ -172,8 +175,9 @@ class Rewiring:
         if not 0 <= share <= 1:
             raise ValueError(f"fraction={share:g}: must lie in [0, 1]")
         target = Target(density(living) * (1 - share), 1 - share, moment.output)
-        left = choose(self.scope, score(self.criterion, evidence), living, target)
-        for name, mask in living.items():
+        frozen = {name: living[name] for name, weight in evidence.weights.items() if not weight.requires_grad}
+        left = choose(self.scope, score(self.criterion, evidence), living, target) | frozen
+        for name, mask in ((name, mask) for name, mask in living.items() if name not in frozen):
             found, due = kept({name: left[name]}), (1 - share) * kept({name: mask})
             if abs(found - due) > 1:  # rounding, whatever its kind
                 raise ValueError(

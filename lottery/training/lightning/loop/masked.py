@@ -50,7 +50,11 @@ class Masked(pl.Callback):
         def look(masks: Masks, order: int, rng: torch.Generator) -> AbstractContextManager[Evidence]:
             # of a module of its own, so that asking it moves nothing of the Trainer at work
             state, start = state_of(pl_module), self.phase.state
-            return nullcontext(self.recipe.evidence(state, start, masks, self.phase.build, order, rng))
+            evidence = self.recipe.evidence(state, start, masks, self.phase.build, order, rng)
+            own = dict(evidence.net.named_parameters())
+            for name, parameter in pl_module.named_parameters():  # hooks and callbacks freeze and thaw layers
+                own[name].requires_grad_(parameter.requires_grad)
+            return nullcontext(evidence)
 
         self.changing = Changing(self.phase, self.recipe, trainer.optimizers, holding, look)
         if self.begin:
