@@ -23,10 +23,10 @@ from lottery.config.compose import cell_configs
 from lottery.foundations.errors import Refused
 from lottery.foundations.seeds import generator
 from lottery.pruning import growth
-from lottery.pruning.contracts import Evidence
+from lottery.pruning.contracts import Evidence, Target
 from lottery.pruning.criteria import magnitude
 from lottery.pruning.masks import dense, density, kept
-from lottery.pruning.schedules import one_shot
+from lottery.pruning.schedules import geometric, linear, one_shot
 from lottery.pruning.scopes import layerwise, rates
 from lottery.rounds.prune import scoring_flops
 from lottery.rounds.study import Cell
@@ -457,6 +457,44 @@ def test_a_rule_that_does_not_fit_is_refused_before_training(
     every = ["arm.during.every=10it"] if overrides[0] in ("arm=rigl", "arm=gradual") else []
     with pytest.raises(Refused, match=said):
         check(short(*overrides, *every, *steps))
+
+
+@pytest.mark.parametrize(
+    ("arm", "wrong", "said"),
+    [
+        ("gradual", {"curve": lambda passed: math.nan if passed > 0.5 else passed}, r"curve=nan at step 20: must lie"),
+        ("gradual", {"curve": lambda passed: 2 * passed}, r"curve=1\.33333 at step 20: must lie in \[0, 1\]"),
+        ("gradual", {"curve": lambda passed: passed - 0.1}, r"curve=-0\.1 at step 0: must lie in \[0, 1\]"),
+        ("gradual", {"curve": lambda passed: 0.9 * passed}, r"curve=0\.9 at step 30: must be 1 there, at the last"),
+        ("gradual", {"scope": partial(layerwise, floor=99999)}, r"scope\.floor=99999: 3 layers keep 50200 weights at"),
+        ("set", {"fraction": lambda step, end: step / 15}, r"fraction=1\.33333 at step 20: must lie in \[0, 1\]"),
+        ("rigl", {"fraction": lambda step, end: math.nan}, r"fraction=nan at step 10: must lie in \[0, 1\]"),
+    ],
+)
+def test_what_goes_wrong_at_a_later_change_is_refused_before_training(
+    arm: str, wrong: dict[str, Any], said: str, short: Callable[..., Cell]
+) -> None:
+    cell = short(f"arm={arm}", "arm.during.every=10it", "schedule.keep=0.4", "schedule.rounds=2", "scope=everywhere")
+    check(cell)
+    rule: Any = cell.arm.during
+    with pytest.raises(Refused, match=rf"^arm\.during\.{said}"):
+        check(replace(cell, arm=replace(cell.arm, during=replace(rule, **wrong))))
+
+
+@pytest.mark.parametrize(
+    ("descent", "said"),
+    [
+        (lambda density: geometric(3, 0.5), r": its last density is 0\.125; it must be 0\.4, that of the round"),
+        (lambda density: (), r": its last density is 1; it must be 0\.4, that of the round"),
+        (lambda density: [Target(density / 2, 0.5), Target(density, 1.0)], r": round 2 has density=0\.4, more"),
+        (partial(linear, rounds=0), r"\.rounds=0: must be at least 1"),
+    ],
+)
+def test_a_descent_ends_at_the_density_of_the_round(descent: Any, said: str, short: Callable[..., Cell]) -> None:
+    cell = short("arm=at_init", "schedule.rounds=1", "schedule.keep=0.4", "scope=everywhere")
+    check(replace(cell, arm=replace(cell.arm, descent=partial(linear, rounds=3))))
+    with pytest.raises(Refused, match=rf"^arm\.descent{said}"):
+        check(replace(cell, arm=replace(cell.arm, descent=descent)))
 
 
 def test_gradual_pruning_takes_an_arm_that_begins_dense(short: Callable[..., Cell]) -> None:

@@ -23,6 +23,7 @@ from lottery.foundations.seeds import derive, seed_all
 from lottery.pruning import growth
 from lottery.pruning.criteria import magnitude, snip
 from lottery.pruning.masks import Masks, dense, density, kept
+from lottery.pruning.schedules import one_shot
 from lottery.pruning.scopes import layerwise
 from lottery.training.changes import Changes, Gradual, Moment, Rewiring, Rule
 from lottery.training.changing import Changing
@@ -366,6 +367,9 @@ def test_an_optimizer_step_that_takes_none_is_named() -> None:
 def test_a_rule_that_fits_no_project_is_found_before_training() -> None:
     with pytest.raises(Refused, match=r"^arm\.during\.end=40: must be before the last of the 16 steps"):
         check(rows("arm=set", "arm.during.end=40it"))
+    cell = rows("arm=at_init", "schedule.rounds=1")
+    with pytest.raises(Refused, match=r"^arm\.descent: its last density is 0\.5; it must be 0\.8, that of the round$"):
+        check(replace(cell, arm=replace(cell.arm, descent=lambda density: one_shot(0.5))))
 
 
 @pytest.mark.parametrize("arm", few(["rigl", "set", "gradual"], 1))

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lottery.config.check_project import begins_alike, rehearse_project
-from lottery.config.check_pruning import Misfit, begin, change, part, pruned
+from lottery.config.check_pruning import Misfit, begin, change, descend, part, pruned
 from lottery.config.nodes import as_yaml
 from lottery.data.examples import DataError
 from lottery.foundations.errors import Refused
@@ -63,6 +63,7 @@ def rehearse(cell: Cell) -> None:
         with part("module: its operations can't be counted"):
             recipe.flops({})
         if cell.study.pruning.schedule:
+            descend(cell)
             evidence = Evidence(
                 module.net, copied(start), masks.dense(recipe.prunable(module.net)), [_copy(batch)],
                 module.batch_outputs, module.batch_loss, generator(streams.rehearsal),

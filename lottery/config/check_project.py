@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lottery.config.check_pruning import Misfit, begin, change, part, pruned
+from lottery.config.check_pruning import Misfit, begin, change, descend, part, pruned
 from lottery.foundations.digests import digest
 from lottery.foundations.errors import Refused
 from lottery.foundations.seeds import Streams, generator, seeded
@@ -53,6 +53,7 @@ def rehearse_project(cell: Cell, recipe: Project) -> None:
         every = masks.dense({name: start[name] for name in names})
         _train(few, start, every, streams)
         if cell.study.pruning.schedule:
+            descend(cell)
             with part("criterion"):
                 rng = generator(streams.rehearsal)
                 evidence = recipe.evidence(start, start, every, streams.init, streams.scoring(1), rng)

@@ -33,7 +33,7 @@ from lottery.rounds.round import Round, Ticket, dense_round, initial
 from lottery.rounds.search import Own
 from lottery.rounds.study import Cell
 from lottery.store.phases import phase_of
-from lottery.training.changes import Moment
+from lottery.training.changes import Moment, planned
 from lottery.training.fit import fit
 from lottery.training.phase import Trained
 from lottery.training.states import State, copied
@@ -140,28 +140,45 @@ def begin(cell: Cell, arm: Arm, start: State, found: Masks) -> None:
         raise Misfit(f"arm.first={arm.first}: must be before the last of the {steps} steps of a round")
 
 
+def descend(cell: Cell) -> None:
+    """Asks the arm's descent, and its parent's, for the way to each of the schedule's targets. Raises Misfit."""
+    for arm, target in product(filter(None, (cell.arm, cell.arm.parent)), cell.study.pruning.schedule):
+        if arm.descent and arm.from_dense:
+            with part("arm.descent"):
+                path = checked_schedule(arm.path(target))
+                ends = path[-1].density if path else 1.0
+                if abs(ends - target.density) > 1e-9:
+                    raise Misfit(
+                        f"arm.descent: its last density is {ends:g}; it must be {target.density:g}, that of the round"
+                    )
+
+
 def change(cell: Cell, arm: Arm, evidence: Evidence, found: Masks) -> None:
-    """Changes the masks once as the arm's rule does while training, if it has one. Raises Misfit."""
-    if not arm.during:
+    """Changes the masks as the first and the last change of the arm's rule do, if it has one. Raises Misfit."""
+    if not (rule := arm.during):
         return
-    recipe, density = cell.study.recipe, cell.study.pruning.schedule[-1].density
+    recipe, schedule = cell.study.recipe, cell.study.pruning.schedule
     with part("arm.during"):
         of = arm.length(recipe.budget, 1.0).steps
-        steps = [step for step in arm.during.steps(of) if step >= arm.first]
+        steps = [step for step in rule.steps(of) if step >= arm.first]
         if not steps:
             raise Misfit("arm.during: masks would never change; its first change must come before its end")
+        planned(rule, steps, of, schedule[-1].density)
         # any gradients do to try it out
-        asked = evidence.weights.items() if arm.during.in_place_of_a_step else ()
+        asked = evidence.weights.items() if rule.in_place_of_a_step else ()
         gradients = {name: weight.detach() for name, weight in asked}
-        living = copied(evidence.masks if arm.during.begins_dense else found)
-        moment = Moment(
-            steps[0], of, density, living, replace(evidence, masks=copied(living)), gradients, recipe.output
-        )
-        try:
-            checked(arm.during.masks(moment), like=found)
-        except (KeepsNothing, Unscorable):  # training may change that, if there has been some
-            if steps[0] == arm.first and not arm.rewind and (arm.prune_at == 0 or not keeps_trained(arm.weights)):
-                _first_change(cell, arm, living)
+        living = copied(evidence.masks if rule.begins_dense else found)
+        for step, before in {steps[0]: None, **({steps[-1]: steps[-2]} if len(steps) > 1 else {})}.items():
+            moment = Moment(
+                step, of, schedule[-1].density, copied(living), replace(evidence, masks=copied(living)), gradients,
+                recipe.output, before,
+            )  # fmt: skip
+            try:
+                living = checked(rule.masks(moment), like=found)
+            except (KeepsNothing, Unscorable):  # training may change that, if there has been some
+                untrained = step == arm.first and not arm.rewind
+                if untrained and (arm.prune_at == 0 or not keeps_trained(arm.weights)):
+                    _first_change(cell, arm, living)
 
 
 def _first_change(cell: Cell, arm: Arm, living: Masks) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, Protocol
@@ -19,6 +19,8 @@ from lottery.pruning.scopes import rates
 
 LAST = 0.75
 """Share of a training after which masks no longer change, where no step is given (Evci et al. 2020)."""
+ROUNDING = 1e-9
+"""By how much a curve may miss its bounds."""
 
 
 @dataclass(frozen=True)
@@ -122,17 +124,25 @@ class Gradual:
         return _dates(self.every, self.begin, self.end, of)
 
     def density(self, step: int, of: int, final: float) -> float:
-        """The density from a step on, in a training of `of` steps that ends with the density `final`."""
+        """The density from a step on, in a training of `of` steps that ends with the density `final`.
+
+        Raises ValueError for a curve that leaves [0, 1] or does not end at 1.
+        """
         last = _last(self.end, of)
         passed = min(1.0, (step - self.begin) / (last - self.begin)) if last > self.begin else 1.0
-        return final + (self.initial - final) * (1 - self.curve(passed))
+        pruned = self.curve(passed)
+        if not -ROUNDING <= pruned <= 1 + ROUNDING:
+            raise ValueError(f"curve={pruned:g} at step {step}: must lie in [0, 1]")
+        if passed == 1 and pruned < 1 - ROUNDING:
+            raise ValueError(f"curve={pruned:g} at step {step}: must be 1 there, at the last change")
+        return final + (self.initial - final) * (1 - pruned)
 
     def masks(self, moment: Moment) -> Masks:
         """The scope's; `keep` is by what was planned, as between rounds, whatever the layers came to have."""
         living, evidence = moment.masks, moment.evidence
-        planned = self.density(moment.step, moment.of, moment.density)
+        wanted = self.density(moment.step, moment.of, moment.density)
         before = 1.0 if moment.before is None else self.density(moment.before, moment.of, moment.density)
-        target = Target(min(density(living), planned), min(1.0, planned / before), moment.output)
+        target = Target(min(density(living), wanted), min(1.0, wanted / before), moment.output)
         assert self.criterion
         assert self.scope
         return choose(self.scope, score(self.criterion, evidence), living, target)
@@ -169,11 +179,16 @@ class Rewiring:
         begin = self.every if self.begin is None else self.begin
         return [step for step in _dates(self.every, begin, self.end, of) if step < _last(self.end, of)]
 
+    def share(self, step: int, of: int) -> float:
+        """The share of each layer's weights to replace. Raises ValueError for a fraction that gives none in [0, 1]."""
+        share = self.fraction(step, _last(self.end, of))
+        if not 0 <= share <= 1:
+            raise ValueError(f"fraction={share:g} at step {step}: must lie in [0, 1]")
+        return share
+
     def masks(self, moment: Moment) -> Masks:
         living, evidence = moment.masks, moment.evidence
-        share = self.fraction(moment.step, _last(self.end, moment.of))
-        if not 0 <= share <= 1:
-            raise ValueError(f"fraction={share:g}: must lie in [0, 1]")
+        share = self.share(moment.step, moment.of)
         target = Target(density(living) * (1 - share), 1 - share, moment.output)
         frozen = {name: living[name] for name, weight in evidence.weights.items() if not weight.requires_grad}
         left = choose(self.scope, score(self.criterion, evidence), living, target) | frozen
@@ -189,6 +204,16 @@ class Rewiring:
         scores = checked_scores("growth", self.growth, grown, left)
         counts = {name: kept({name: mask}) - kept({name: left[name]}) for name, mask in living.items()}
         return checked(regrow(left, scores, counts), like=living)
+
+
+def planned(rule: Rule, steps: Iterable[int], of: int, final: float) -> list[float]:
+    """What curve or fraction give at some steps: densities of `Gradual`, shares of `Rewiring`, nothing of other rules.
+
+    Raises ValueError for one that gives what it must not.
+    """
+    if isinstance(rule, Gradual):
+        return [rule.density(step, of, final) for step in steps]
+    return [rule.share(step, of) for step in steps] if isinstance(rule, Rewiring) else []
 
 
 def _check_dates(every: int, begin: int, end: int | None) -> None:
