@@ -462,6 +462,7 @@ def test_a_rule_that_does_not_fit_is_refused_before_training(
 @pytest.mark.parametrize(
     ("arm", "wrong", "said"),
     [
+        ("gradual", {"initial": 0.05}, r"initial=0\.05: must be 0\.4 or more, the highest density of a round"),
         ("gradual", {"curve": lambda passed: math.nan if passed > 0.5 else passed}, r"curve=nan at step 20: must lie"),
         ("gradual", {"curve": lambda passed: 2 * passed}, r"curve=1\.33333 at step 20: must lie in \[0, 1\]"),
         ("gradual", {"curve": lambda passed: passed - 0.1}, r"curve=-0\.1 at step 0: must lie in \[0, 1\]"),
@@ -479,6 +480,10 @@ def test_what_goes_wrong_at_a_later_change_is_refused_before_training(
     rule: Any = cell.arm.during
     with pytest.raises(Refused, match=rf"^arm\.during\.{said}"):
         check(replace(cell, arm=replace(cell.arm, during=replace(rule, **wrong))))
+
+
+def test_the_highest_density_of_a_round_may_be_the_first(short: Callable[..., Cell]) -> None:
+    check(short("arm=gradual", "arm.during.every=10it", "arm.during.initial=0.4", "schedule.keep=0.4"))
 
 
 @pytest.mark.parametrize(

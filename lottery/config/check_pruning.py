@@ -33,7 +33,7 @@ from lottery.rounds.round import Round, Ticket, dense_round, initial
 from lottery.rounds.search import Own
 from lottery.rounds.study import Cell
 from lottery.store.phases import phase_of
-from lottery.training.changes import Moment, planned
+from lottery.training.changes import Gradual, Moment, planned
 from lottery.training.fit import fit
 from lottery.training.phase import Trained
 from lottery.training.states import State, copied
@@ -163,6 +163,11 @@ def change(cell: Cell, arm: Arm, evidence: Evidence, found: Masks) -> None:
         steps = [step for step in rule.steps(of) if step >= arm.first]
         if not steps:
             raise Misfit("arm.during: masks would never change; its first change must come before its end")
+        if isinstance(rule, Gradual) and rule.initial < (highest := max(target.density for target in schedule)):
+            raise ValueError(
+                f"initial={rule.initial:g}: must be {highest:g} or more, the highest density of a round, since no "
+                "weight comes back"
+            )
         planned(rule, steps, of, schedule[-1].density)
         # any gradients do to try it out
         asked = evidence.weights.items() if rule.in_place_of_a_step else ()
