@@ -336,6 +336,62 @@ def test_phases_in_which_masks_of_frozen_layers_changed_are_not_taken_for_others
     assert keys(lambda: network().requires_grad_(False))["frozen"] == list(working(RULES["set"]).masks)
 
 
+def halving(evidence: Evidence) -> dict[str, Tensor]:
+    found = magnitude(evidence)
+    next(iter(evidence.weights.values())).data.mul_(0.5)
+    return found
+
+
+def freezing(evidence: Evidence) -> dict[str, Tensor]:
+    evidence.net.requires_grad_(False)
+    return magnitude(evidence)
+
+
+def touching_a_buffer(evidence: Evidence) -> dict[str, Tensor]:
+    for buffer in evidence.net.buffers():
+        buffer.add_(1)
+    return magnitude(evidence)
+
+
+@pytest.mark.parametrize(
+    ("criterion", "changed"),
+    [
+        (halving, "0.weight of the network"),
+        (freezing, "whether 0.weight takes gradients"),
+        (touching_a_buffer, "1.running_mean of the network"),
+    ],
+)
+def test_a_criterion_that_changes_the_network_in_training_is_named(
+    criterion: Callable[[Evidence], dict[str, Tensor]], changed: str
+) -> None:
+    for kind, more in (("gradual", ""), ("set", " or growth at_random")):
+        rule: Any = RULES[kind]
+        with pytest.raises(
+            ValueError, match=f"^criterion {criterion.__name__}{more}: changes {changed}, which it must"
+        ):
+            fit(recipe(), working(replace(rule, criterion=criterion)))
+
+
+def test_a_network_with_a_buffer_of_nans_is_left_as_it_is() -> None:
+    class Padded(nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__(*network())
+            self.register_buffer("nothing", torch.tensor([math.nan, math.inf]))
+
+    work = working(RULES["set"])
+    state = {**work.state, "nothing": torch.tensor([math.nan, math.inf])}
+    assert fit(recipe(network=Padded), replace(work, state=state)).changed
+
+
+def test_a_criterion_that_changes_the_network_is_refused_before_training(short: Callable[..., Cell]) -> None:
+    cell = short("arm=set", "arm.during.every=10it")
+    rule: Any = cell.arm.during
+    with pytest.raises(
+        Refused, match=r"^arm\.during: criterion halving or growth at_random: changes fc1\.weight of the"
+    ):
+        check(replace(cell, arm=replace(cell.arm, during=replace(rule, criterion=halving))))
+
+
 # whole arms
 
 

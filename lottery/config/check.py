@@ -19,9 +19,11 @@ from lottery.pruning import masks
 from lottery.pruning.channels.shrinking import shrunk
 from lottery.pruning.compensation.contracts import Pruned, compensated
 from lottery.pruning.contracts import Evidence
+from lottery.pruning.untouched import untouched
 from lottery.rounds.study import Cell
 from lottery.store.ticket_checks import unfit
 from lottery.training import sparse
+from lottery.training.changes import named
 from lottery.training.hardware import trainer_for
 from lottery.training.lightning.project import Project
 from lottery.training.module_recipe import ModuleRecipe
@@ -82,7 +84,9 @@ def rehearse(cell: Cell) -> None:
             for arm in filter(None, (cell.arm, cell.arm.parent)):
                 with part("arm"):
                     begin(cell, arm, start, found)
-                change(cell, arm, evidence, found)
+                if arm.during:
+                    with part("arm.during"), untouched(module.net, named(arm.during)):
+                        change(cell, arm, evidence, found)
 
 
 def _built(recipe: ModuleRecipe) -> Module:

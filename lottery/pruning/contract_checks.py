@@ -21,11 +21,12 @@ from lottery.pruning.contracts import (
     score,
 )
 from lottery.pruning.masks import Masks
+from lottery.pruning.untouched import copies, of_network, unlike
 
 
 def criterion_faults(criterion: Criterion, evidence: Evidence) -> Iterator[str]:
     """How a criterion breaks its contract, as sentences; none if it keeps it."""
-    seen, drawn = _of_network(evidence), noise()
+    seen, drawn = copies(_of_network(evidence)), noise()
     begun = evidence.rng.get_state()
     try:
         first = score(criterion, evidence)
@@ -34,7 +35,7 @@ def criterion_faults(criterion: Criterion, evidence: Evidence) -> Iterator[str]:
     except Exception as error:  # a user's code may raise anything
         yield f"{type(error).__name__}: {error}".split("\n")[0].removeprefix("ValueError: ")
         return
-    if changed := [name for name, value in _of_network(evidence).items() if not _same(value, seen[name])]:
+    if changed := unlike(seen, _of_network(evidence)):
         yield f"changes what it is given: {changed[0]}"
     if drew := [library for library, state in noise().items() if not torch.equal(state, drawn[library])]:
         yield f"draws from the global generator of {drew[0]}; evidence.rng is the one to draw from"
@@ -86,23 +87,15 @@ def schedule_faults(schedule: Callable[[], Schedule]) -> Iterator[str]:
 
 def _of_network(evidence: Evidence) -> dict[str, object]:
     """All that a criterion must leave as it is, by what it is called in a sentence."""
-    found: dict[str, object] = {}
+    found = of_network(evidence.net)
     for name, tensor in (*evidence.net.named_parameters(), *evidence.net.named_buffers()):
-        found[f"{name} of the network"] = tensor.detach().clone()
-        found[f"the gradient of {name}"] = None if tensor.grad is None else tensor.grad.clone()
-        found[f"whether {name} takes gradients"] = tensor.requires_grad
+        found[f"the gradient of {name}"] = tensor.grad
     for name, module in evidence.net.named_modules():
         found[f"whether {name or 'the network'} is in training mode"] = module.training
         found[f"the hooks of {name or 'the network'}"] = (len(module._forward_hooks), len(module._forward_pre_hooks))
     for what, tensors in (("mask", evidence.masks), ("start", evidence.start)):
-        found |= {f"the {what} of {name}": tensor.clone() for name, tensor in tensors.items()}
+        found |= {f"the {what} of {name}": tensor for name, tensor in tensors.items()}
     return found
-
-
-def _same(one: object, other: object) -> bool:
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return one.dtype == other.dtype and torch.equal(one, other)
-    return one == other
 
 
 def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from lottery.pruning.criteria import magnitude
 from lottery.pruning.growth import Fraction, Ground, Growth, at_random, constant, regrow
 from lottery.pruning.masks import Masks, density, kept
 from lottery.pruning.scopes import rates
+from lottery.pruning.untouched import called
 
 LAST = 0.75
 """Share of a training after which masks no longer change, where no step is given (Evci et al. 2020)."""
@@ -214,6 +215,12 @@ def planned(rule: Rule, steps: Iterable[int], of: int, final: float) -> list[flo
     if isinstance(rule, Gradual):
         return [rule.density(step, of, final) for step in steps]
     return [rule.share(step, of) for step in steps] if isinstance(rule, Rewiring) else []
+
+
+def named(rule: Rule) -> str:
+    """What of a rule sees the network, for a sentence: its criterion and growth, or else the rule."""
+    parts = {kind: getattr(rule, kind, None) for kind in ("criterion", "growth")}
+    return " or ".join(called(part, kind) for kind, part in parts.items() if part) or type(rule).__name__
 
 
 def _check_dates(every: int, begin: int, end: int | None) -> None:

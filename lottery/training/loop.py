@@ -22,7 +22,9 @@ from lottery.pruning.channels.removal import gathered, spread
 from lottery.pruning.channels.shrinking import aliased
 from lottery.pruning.contracts import Evidence
 from lottery.pruning.masks import Masks, apply_
+from lottery.pruning.untouched import untouched
 from lottery.training import checkpoints, kernels, ranks, sparse
+from lottery.training.changes import named
 from lottery.training.changing import Changing
 from lottery.training.evaluation import evaluate
 from lottery.training.holding import Holding
@@ -102,12 +104,16 @@ class Loop:
 
     @contextmanager
     def _look(self, masks: Masks, order: int, rng: torch.Generator) -> Iterator[Evidence]:
-        """What a rule may look at of the network as it trains: in evaluation mode and in 32 bits, as between rounds."""
-        module, device = self.module, self.module.device
+        """What a rule may look at of the network as it trains: in evaluation mode and in 32 bits, as between rounds.
+
+        It is the network itself, since a copy would take longer. Raises ValueError if the rule changes it.
+        """
+        assert self.phase.changes
+        module, device, whose = self.module, self.module.device, named(self.phase.changes.rule)
         compiled, module.net._compiled_call_impl = module.net._compiled_call_impl, None  # it has no second derivatives
         module.eval()
         try:
-            with torch.autocast(device.type, enabled=False):
+            with torch.autocast(device.type, enabled=False), untouched(module.net, whose):
                 yield self.recipe.evidence_of(module, self.phase.state, masks, order, str(device), rng)
         finally:
             module.train()
