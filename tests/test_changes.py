@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim import SGD, Adam
+from torch.optim import ASGD, SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, RAdam, RMSprop, Rprop
 
 from lottery.algorithm import play
 from lottery.commands.ticket.export import exported
@@ -39,7 +39,7 @@ from lottery.store.ledger import Ledger
 from lottery.store.phases import specification
 from lottery.training import loop
 from lottery.training.changes import Changes, Gradual, Moment, Rewiring, Rule, at_the_end, cubic, straight
-from lottery.training.changing import Changing
+from lottery.training.changing import Changing, check_optimizers
 from lottery.training.fit import fit
 from lottery.training.modules import Classifier
 from lottery.training.phase import Diverged, Phase
@@ -390,6 +390,39 @@ def test_a_criterion_that_changes_the_network_is_refused_before_training(short: 
         Refused, match=r"^arm\.during: criterion halving or growth at_random: changes fc1\.weight of the"
     ):
         check(replace(cell, arm=replace(cell.arm, during=replace(rule, criterion=halving))))
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "said"),
+    [
+        (partial(Rprop, lr=0.01), "Rprop, which begins with its step sizes at lr, where"),
+        (partial(Adagrad, lr=0.1, initial_accumulator_value=0.1), "Adagrad, which begins with initial_accumulator_val"),
+    ],
+)
+def test_an_optimizer_that_does_not_begin_at_zero_is_refused_before_training(
+    optimizer: Callable[..., Any], said: str, short: Callable[..., Cell]
+) -> None:
+    cell = short("arm=set", "arm.during.every=10it")
+    study = cell.study
+    cell = replace(cell, study=replace(study, recipe=replace(study.recipe, optimizer=optimizer)))
+    with pytest.raises(Refused, match=rf"^arm\.during: goes without {said}"):
+        check(cell)
+    static = short("arm=at_init").arm
+    check(replace(cell, arm=static))
+
+
+@pytest.mark.parametrize(
+    "make", [SGD, Adam, AdamW, Adamax, NAdam, RAdam, RMSprop, Adadelta, Adagrad, ASGD], ids=lambda each: each.__name__
+)
+def test_optimizers_that_begin_at_zero_are_taken(make: Callable[..., Any]) -> None:
+    """A step with gradients of zero leaves what they keep of each weight as it begins: at zero, or within their eps."""
+    weight = nn.Parameter(torch.zeros(2, 3))
+    optimizer = make([weight], lr=0.1)
+    check_optimizers([optimizer])
+    weight.grad = torch.zeros(2, 3)
+    optimizer.step()
+    kept = [value for value in optimizer.state[weight].values() if value.shape == weight.shape]
+    assert all(value.abs().max() <= 1e-8 for value in kept)
 
 
 # whole arms

@@ -372,6 +372,18 @@ def test_a_rule_that_fits_no_project_is_found_before_training() -> None:
         check(replace(cell, arm=replace(cell.arm, descent=lambda density: one_shot(0.5))))
 
 
+class LitRprop(LitRows):
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Rprop(self.parameters(), lr=0.01)
+
+
+def test_an_optimizer_of_a_project_that_does_not_begin_at_zero_is_refused_before_training() -> None:
+    cell = rows("arm=set", "arm.during.every=4it")
+    cell = replace(cell, study=replace(cell.study, recipe=replace(cell.study.recipe, network=LitRprop)))
+    with pytest.raises(Refused, match=r"^arm\.during: goes without Rprop, which begins with its step sizes at lr"):
+        check(cell)
+
+
 @pytest.mark.parametrize("arm", few(["rigl", "set", "gradual"], 1))
 def test_a_whole_run(arm: str, lottery: Callable[..., CompletedProcess[str]], tmp_path: Path) -> None:
     shutil.copy(Path(__file__).parent / "rows.py", tmp_path / "rows_of_mine.py")

@@ -24,6 +24,7 @@ from lottery.rounds.study import Cell
 from lottery.store.ticket_checks import unfit
 from lottery.training import sparse
 from lottery.training.changes import named
+from lottery.training.changing import check_optimizers
 from lottery.training.hardware import trainer_for
 from lottery.training.lightning.project import Project
 from lottery.training.module_recipe import ModuleRecipe
@@ -85,6 +86,7 @@ def rehearse(cell: Cell) -> None:
                 with part("arm"):
                     begin(cell, arm, start, found)
                 if arm.during:
+                    check_optimizers([optimizer])
                     with part("arm.during"), untouched(module.net, named(arm.during)):
                         change(cell, arm, evidence, found)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from lottery.pruning.compensation.contracts import compensated
 from lottery.rounds.arms import Arm
 from lottery.rounds.round import initial
 from lottery.rounds.study import Cell
+from lottery.training.changes import Changes, Moment
 from lottery.training.fit import fit
 from lottery.training.lightning.data.shares import check_shares
 from lottery.training.lightning.loop.guide import validation_seed
@@ -48,10 +49,11 @@ def rehearse_project(cell: Cell, recipe: Project) -> None:
             if not (names := recipe.prunable(recipe.net)):
                 raise Misfit(f"model: {masks.nothing_to_prune(recipe.net)}")
             recipe.headline  # noqa: B018  # raises Refused for one that nothing logs
-        for arm in filter(None, (cell.arm, cell.arm.parent)):
+        arms = [arm for arm in (cell.arm, cell.arm.parent) if arm]
+        for arm in arms:
             _check_first(arm)
         every = masks.dense({name: start[name] for name in names})
-        _train(few, start, every, streams)
+        _train(few, start, every, streams, Changes(Still(), 1.0, {}) if any(arm.during for arm in arms) else None)
         if cell.study.pruning.schedule:
             descend(cell)
             with part("criterion"):
@@ -62,7 +64,7 @@ def rehearse_project(cell: Cell, recipe: Project) -> None:
                 with part("compensation"):
                     calibration = recipe.calibration(start, found, streams.init, streams.scoring(1))
                     compensated(compensation, replace(calibration, batches=list(calibration.first(1))))
-            for arm in filter(None, (cell.arm, cell.arm.parent)):
+            for arm in arms:
                 with part("arm"):
                     if arm.length(recipe.budget, 1.0).learning_rate is not recipe.budget.learning_rate:
                         raise Misfit(
@@ -103,10 +105,25 @@ def _few(recipe: Project) -> Project:
     return replace(recipe, arguments={**recipe.arguments, **short})
 
 
-def _train(recipe: Project, start: State, every: masks.Masks, streams: Streams) -> None:
+class Still:
+    """A rule that changes nothing, for what masks that change ask of a training besides."""
+
+    begins_dense: ClassVar[bool] = False
+    in_place_of_a_step: ClassVar[bool] = False
+
+    def steps(self, of: int) -> list[int]:
+        return []
+
+    def masks(self, moment: Moment) -> masks.Masks:
+        raise AssertionError("has no steps")
+
+
+def _train(recipe: Project, start: State, every: masks.Masks, streams: Streams, changes: Changes | None) -> None:
     """Two steps, twice, then resumed: equal if all is seeded and kept; a new module must then measure alike."""
     steps = min(STEPS, recipe.budget.steps)
-    phase = Phase(start, every, 0, steps, order=streams.rehearsal, noise=streams.rehearsal, build=streams.init)
+    phase = Phase(
+        start, every, 0, steps, order=streams.rehearsal, noise=streams.rehearsal, build=streams.init, changes=changes
+    )  # fmt: skip
     seldom = (recipe.arguments.get("check_val_every_n_epoch") or 1) > 1
     validating = replace(recipe, arguments={**recipe.arguments, "check_val_every_n_epoch": 1}) if seldom else recipe
     with part("model: training"):

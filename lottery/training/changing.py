@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import Optimizer, Rprop
 
+from lottery.foundations.errors import Refused
 from lottery.foundations.seeds import derive, drawing
 from lottery.pruning.contracts import Evidence
 from lottery.pruning.masks import Masks, layer_densities, pack, unpack
@@ -33,6 +34,8 @@ class Changing:
         self.changed: list[Changed] = []
         self.of = (phase.budget or recipe.budget).steps
         rule = phase.changes.rule if phase.changes else None
+        if rule:
+            check_optimizers(optimizers)
         steps = frozenset(rule.steps(self.of)) if rule else frozenset[int]()
         in_place = rule is not None and rule.in_place_of_a_step
         self.before_steps, self.in_place = (frozenset[int](), steps) if in_place else (steps, frozenset[int]())
@@ -98,6 +101,18 @@ class Changing:
                 for state in [kept for each in self.optimizers for kept in each.state.get(weight, {}).values()]:
                     if isinstance(state, Tensor) and state.shape == weight.shape:
                         state.mul_(stays)
+
+
+def check_optimizers(optimizers: Iterable[Optimizer]) -> None:
+    """Raises Refused for what begins otherwise than at zero in a weight, which is what `Changing` puts it back to."""
+    for optimizer in optimizers:
+        started = max(group.get("initial_accumulator_value", 0.0) for group in optimizer.param_groups)
+        if isinstance(optimizer, Rprop) or started > 0:
+            begins = f"initial_accumulator_value={started:g}" if started > 0 else "its step sizes at lr"
+            raise Refused(
+                f"arm.during: goes without {type(optimizer).__name__}, which begins with {begins}, where a weight that "
+                "grows begins with zeros; use an optimizer that begins with zeros itself, such as SGD or Adam"
+            )
 
 
 def masks_in(tensors: Mapping[str, Tensor], phase: Phase) -> Masks:
