@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-from lottery.config.check_contracts import arm_faults, data_faults, faults
+from lottery.config.check_contracts import arm_faults, data_faults, faults, rule_faults
 from lottery.config.compose import cell_configs
 from lottery.config.groups import CONF, options
 from lottery.config.nodes import make
@@ -26,6 +26,7 @@ from lottery.pruning.masks import Masks
 from lottery.pruning.schedules import geometric
 from lottery.pruning.scopes import everywhere
 from lottery.rounds.study import Cell
+from tests.conftest import TINY
 from tests.test_criteria import evidence as evidence  # a fixture
 
 SHAPES = {"conv.weight": (4, 4, 3, 3), "fc.weight": (32, 16), "output.weight": (12, 8)}
@@ -60,7 +61,7 @@ def test_every_schedule_of_ours_keeps_its_contract(schedule: Callable[[], Any]) 
 @pytest.mark.parametrize("arm", sorted(set(options("arm")) - {"ticket"}))
 def test_every_arm_of_ours_keeps_its_contract(arm: str, cell: Callable[..., Cell]) -> None:
     every = ["arm.during.every=10it"] if arm in ("gradual", "set", "rigl") else []
-    assert list(arm_faults(cell(f"arm={arm}", *every))) == []
+    assert [*arm_faults(made := cell(f"arm={arm}", *every)), *rule_faults(made)] == []
 
 
 def test_digits_keep_their_contract(cell: Callable[..., Cell]) -> None:
@@ -194,6 +195,49 @@ def test_an_arm_that_draws_masks_for_itself_is_named(cell: Callable[..., Cell]) 
     drawn = cell()
     drawn = replace(drawn, arm=replace(drawn.arm, masks=masks))
     assert next(arm_faults(drawn)).startswith("gives fc1.weight other masks when it is asked again")
+
+
+class Falling:
+    """Gives less whenever it is asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __call__(self, *_: float) -> float:
+        self.asked += 1
+        return 1 / self.asked
+
+
+class Rising(Falling):
+    """A curve from 0 to 1 that is another whenever it is asked."""
+
+    def __call__(self, passed: float) -> float:
+        return passed ** super().__call__()
+
+
+@pytest.mark.parametrize(
+    ("arm", "wrong", "said"),
+    [
+        ("set", {"criterion": drawing_from_torch}, "during.criterion: draws from the global generator of torch"),
+        (
+            "gradual",
+            {"criterion": leaving_gradients},
+            "during.criterion: changes what it is given: the gradient of fc1",
+        ),
+        ("set", {"scope": sorting_in_place}, "during.scope: changes the scores that it is given: fc1.weight"),
+        ("gradual", {"scope": rolling_dice}, "during.scope: draws random numbers, which a scope must not"),
+        ("rigl", {"fraction": Falling()}, "during.fraction: gives other values when it is asked again"),
+        ("gradual", {"curve": Rising()}, "during.curve: gives other values when it"),
+    ],
+)
+def test_each_part_of_an_arm_s_rule_is_held_to_its_contract(
+    arm: str, wrong: dict[str, Any], said: str, cell: Callable[..., Cell]
+) -> None:
+    made = cell(f"arm={arm}", "arm.during.every=10it")
+    rule: Any = made.arm.during
+    made = replace(made, arm=replace(made.arm, during=replace(rule, **wrong)))
+    [config] = cell_configs([*TINY, f"arm={arm}", "arm.during.every=10it"])
+    assert next(faults("arm", config, made)).startswith(said)
 
 
 def test_data_that_are_drawn_anew_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

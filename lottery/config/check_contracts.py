@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
+from itertools import pairwise
 
 import torch
 
@@ -14,22 +15,19 @@ from lottery.config.nodes import make
 from lottery.data.examples import Data
 from lottery.foundations.seeds import Streams, generator
 from lottery.pruning.contract_checks import criterion_faults, schedule_faults, scope_faults
+from lottery.pruning.contracts import Criterion, Target
 from lottery.pruning.masks import Masks
 from lottery.rounds.rewinding import Origin, begun
 from lottery.rounds.round import dense_ticket, initial
 from lottery.rounds.study import Cell
+from lottery.training.changes import Gradual, planned
 from lottery.training.states import copied
 
 
 def faults(group: str, config: CellConfig, cell: Cell) -> Iterator[str]:
     """How the chosen option of a group breaks its contract, as sentences; none if it keeps it or has no more of one."""
     if group == "criterion":
-        recipe, streams, ticket = cell.study.recipe, Streams(cell.seed), dense_ticket(cell.study.recipe, cell.seed)
-        rng = generator(streams.score(1))
-        with recipe.numerics.entered():
-            asked = ticket.state, ticket.state, ticket.masks, streams.init, streams.scoring(1), rng
-            evidence = recipe.evidence(*asked)
-            yield from criterion_faults(cell.study.pruning.criterion, evidence)
+        yield from scoring_faults(cell, cell.study.pruning.criterion)
     elif group in ("scope", "structure"):
         masks = dense_ticket(cell.study.recipe, cell.seed).masks
         targets = map(cell.study.recipe.aimed, cell.study.pruning.schedule)
@@ -38,8 +36,42 @@ def faults(group: str, config: CellConfig, cell: Cell) -> Iterator[str]:
         yield from schedule_faults(partial(make, "schedule", config.config["schedule"]))
     elif group == "arm":
         yield from arm_faults(cell)
+        yield from rule_faults(cell)
     elif group == "data" and isinstance(cell.study.recipe.data, Data):
         yield from data_faults(cell.study.recipe.data, config)
+
+
+def scoring_faults(cell: Cell, criterion: Criterion) -> Iterator[str]:
+    """How a criterion breaks its contract on the dense network at initialisation."""
+    recipe, streams, ticket = cell.study.recipe, Streams(cell.seed), dense_ticket(cell.study.recipe, cell.seed)
+    rng = generator(streams.score(1))
+    with recipe.numerics.entered():
+        asked = ticket.state, ticket.state, ticket.masks, streams.init, streams.scoring(1), rng
+        yield from criterion_faults(criterion, recipe.evidence(*asked))
+
+
+def rule_faults(cell: Cell) -> Iterator[str]:
+    """How the parts of the rule break theirs by which an arm's masks change while it trains, with the part's key."""
+    recipe, rule, pruning = cell.study.recipe, cell.arm.during, cell.study.pruning
+    if not rule or not pruning.schedule:
+        return
+    of = cell.arm.length(recipe.budget, 1.0).steps
+    steps = [step for step in rule.steps(of) if step >= cell.arm.first]
+    criterion = getattr(rule, "criterion", None)
+    if criterion and criterion is not pruning.criterion:  # which has its own line
+        yield from (f"during.criterion: {fault}" for fault in scoring_faults(cell, criterion))
+    values, again = (planned(rule, steps, of, pruning.schedule[-1].density) for _ in range(2))
+    if values != again:
+        part = "curve" if isinstance(rule, Gradual) else "fraction"
+        yield f"during.{part}: gives other values when it is asked again"
+    if not values or not (scope := getattr(rule, "scope", None)):
+        return
+    if isinstance(rule, Gradual):
+        ways = [Target(one, min(1.0, one / before), recipe.output) for before, one in pairwise([1.0, *values[:3]])]
+    else:  # what is dropped grows again
+        ways = [Target(1 - max(values), 1 - max(values), recipe.output)]
+    faults = scope_faults(scope, dense_ticket(recipe, cell.seed).masks, ways)
+    yield from (f"during.scope: {fault}" for fault in faults)
 
 
 def arm_faults(cell: Cell) -> Iterator[str]:
