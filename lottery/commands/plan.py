@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import count
 
 from lottery.algorithm import play
 from lottery.config.build import build
 from lottery.config.cell_config import CellConfig
 from lottery.config.check import check, note
-from lottery.pruning.contracts import Unscorable
+from lottery.pruning.contracts import Criterion, Target, Unscorable
 from lottery.rounds.arms import Arm
 from lottery.rounds.prune import scoring_flops
 from lottery.rounds.round import dense_ticket
@@ -24,6 +25,7 @@ from lottery.store.ledger import Ledger, LedgerError
 from lottery.store.lookup import NotYet, lookup
 from lottery.training.fit import fit
 from lottery.training.phase import Phase
+from lottery.training.recipes import Budget
 
 PROBE, PROBE_SECONDS = 100, 4.0  # at most so many optimizer steps are timed, and their result is discarded
 
@@ -36,7 +38,8 @@ def show(jobs: Sequence[CellConfig]) -> None:
     planned: set[Key] = set()
     checked: set[tuple[str, str]] = set()
     noted: set[str] = set()
-    steps = evaluations = 0
+    steps = evaluations = scorings = 0
+    costs: dict[tuple[str, str], float] = {}
     timed: dict[str, tuple[float, float]] = {}
     seconds = 0.0
     for job in jobs:
@@ -57,22 +60,26 @@ def show(jobs: Sequence[CellConfig]) -> None:
             timed[job.study] = probe(cell)
             if (devices := cell.study.recipe.hardware.devices) > 1:
                 print(f"{job.study}: timed in one process; {devices} will share each batch")
-            say_scoring(cell)
         own = sum(new.values())
         looks = sum(-(-length // cell.study.recipe.budget.evaluate) for length in new.values())
         steps, evaluations = steps + own, evaluations + looks
+        times, flops = scoring(cell, needed, new, costs)
+        scorings += times
         if new:
             step, evaluation = timed[job.study]
             seconds += own * step + looks * evaluation
+        if flops:  # as fast as those of a step
+            seconds += flops / cell.study.recipe.flops({}).dense * timed[job.study][0]
         shared = len(needed) - len(new)
         also = f", {shared} more by cells above" if shared else ""
         rounds = len(cell.study.pruning.schedule) + 1
-        print(f"{job}: {rounds} rounds, {len(new)} phases to train ({own:,} steps){also}")
+        print(f"{job}: {rounds} rounds, {len(new)} phases to train ({own:,} steps){also}{scored(cell, times, flops)}")
     if analyses := sorted({name for job in jobs for name in job.config.get("analysis") or {}}):
         print(f"not counted: what the analyses train besides ({', '.join(analyses)})")
     cores = os.cpu_count() or 1
+    also = f", {scorings:,} scorings" if scorings else ""
     print(
-        f"{len(jobs)} cells, {len(planned)} phases to train, {steps:,} steps, {evaluations:,} evaluations: about "
+        f"{len(jobs)} cells, {len(planned)} phases to train, {steps:,} steps, {evaluations:,} evaluations{also}: about "
         f"{_duration(seconds)} on one core, {_duration(seconds / min(cores, len(jobs)))} with {cores} workers"
     )
 
@@ -139,13 +146,56 @@ def probe(cell: Cell) -> tuple[float, float]:
     return plain / steps, max(0.0, timed(steps, True) - plain) / max(1, -(-steps // recipe.budget.evaluate))
 
 
-def say_scoring(cell: Cell) -> None:
-    """Prints what scoring the weights costs, if it takes more than looking at them."""
-    recipe = cell.study.recipe
+def scoring(
+    cell: Cell, needed: Mapping[Key, int], new: Mapping[Key, int], costs: dict[tuple[str, str], float]
+) -> tuple[int, float]:
+    """How often a cell scores weights at more than the cost of looking at them, and the FLOPs of all that.
+
+    Masks between rounds are found again by each cell, whoever trains; those that change while it trains by who does.
+    `costs` remembers what a criterion takes.
+    """
+    if not needed:
+        return 0, 0.0
+    study, arm = cell.study, cell.arm.parent or cell.arm
+    rule, budget = arm.during, study.recipe.budget
+    between = sum(between_rounds(arm, target, budget) for target in study.pruning.schedule)
+    own = getattr(rule, "criterion", None)
+    changes = 0
+    for _, name, _, index in new:
+        if rule and own and index and name == arm.name:
+            of = arm.length(budget, study.pruning.schedule[index - 1].density).steps
+            changes += sum(step >= arm.first for step in rule.steps(of))
+    times, flops = 0, 0.0
+    label = "" if own is study.pruning.criterion else arm.name
+    for many, which, criterion in ((between, "", study.pruning.criterion), (changes, label, own)):
+        if many and criterion:
+            if (key := (study.name, which)) not in costs:
+                costs[key] = _flops(cell, criterion)
+            times += many if costs[key] else 0
+            flops += many * costs[key]
+    return times, flops
+
+
+def between_rounds(arm: Arm, target: Target, budget: Budget) -> int:
+    """How often an arm scores weights to find a round's masks."""
+    if arm.given or (arm.during and arm.during.begins_dense):
+        return 0
+    looks = len(arm.early.looks(budget.steps)) if arm.early else 0
+    return (looks + 1) * len(arm.path(target))
+
+
+def scored(cell: Cell, times: int, flops: float) -> str:
+    """What scoring costs, for the end of a cell's line."""
+    if not times:
+        return ""
+    share = flops / (cell.study.recipe.flops({}).dense * cell.study.recipe.budget.steps)
+    return f", {times:,} scorings ({flops:.2g} FLOPs, {share:.2g} of a dense training's)"
+
+
+def _flops(cell: Cell, criterion: Criterion) -> float:
     with suppress(Unscorable):  # before training
-        if cell.study.pruning.schedule and (flops := scoring_flops(recipe, cell.study.pruning, cell.seed)):
-            share = flops / (recipe.flops({}).dense * recipe.budget.steps)
-            print(f"{cell.study.name}: scoring takes {flops:.2g} FLOPs a time, {share:.2g} of a dense training's")
+        return scoring_flops(cell.study.recipe, replace(cell.study.pruning, criterion=criterion), cell.seed)
+    return 0.0
 
 
 def _duration(seconds: float) -> str:
