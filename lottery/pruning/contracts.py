@@ -18,7 +18,7 @@ from lottery.pruning.channels.removal import Kept
 from lottery.pruning.derivatives import NO_GRADIENT, Times, averaged, gradient, hessian
 from lottery.pruning.features import by_unit, followed, gated
 from lottery.pruning.masks import Masks
-from lottery.pruning.untouched import called
+from lottery.pruning.score_checks import checked_scores
 
 Scores = dict[str, Tensor]
 """Finite float tensors with the names and shapes of the masks; the highest scores are kept."""
@@ -149,28 +149,6 @@ def score(criterion: Criterion, evidence: Evidence) -> Scores:
     Raises ValueError if a layer is missing, or its scores have the wrong shape or are not finite floats.
     """
     return checked_scores("criterion", criterion, criterion(evidence), evidence.masks)
-
-
-def checked_scores(kind: str, function: Callable[..., object], found: Mapping[str, Tensor], masks: Masks) -> Scores:
-    """Scores that a criterion or a growth gave, on the CPU, checked as `score` says; both names are for its errors."""
-    own = called(function, kind)
-    if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
-        raise ValueError(f"{own}: must give scores by the weights' names, not a {type(found).__name__}")
-    for name, values in found.items():
-        if not isinstance(values, Tensor) or values.layout is not torch.strided:
-            raise ValueError(f"{own}: scores of {name} must be a dense tensor, not a {type(values).__name__}")
-    scores = {name: values.detach().to("cpu") for name, values in found.items()}
-    if missing := sorted(masks.keys() ^ scores.keys()):
-        raise ValueError(f"{own}: scores and masks differ in {', '.join(missing)}")
-    for name, values in scores.items():
-        which = f"{own}: scores of {name}"
-        if values.shape != masks[name].shape:
-            raise ValueError(f"{which} have shape {tuple(values.shape)}, its mask {tuple(masks[name].shape)}")
-        if not values.is_floating_point():
-            raise ValueError(f"{which} are {values.dtype}, not floats")
-        if lost := values.numel() - int(values.isfinite().sum()):
-            raise ValueError(f"{own}: {lost:,} of {values.numel():,} scores of {name} are not finite")
-    return scores
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -42,12 +42,6 @@ def copies(found: Mapping[str, object]) -> dict[str, object]:
 def unlike(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
     """What differs between two such collections, what is only in one of them included; NaN is equal to NaN."""
     return [name for name in {**before, **after} if not _same(before.get(name), after.get(name))]
-
-
-def called(function: Callable[..., object], kind: str) -> str:
-    """What a function of the user's is called in a sentence, by a partial's own function; `kind` if it has no name."""
-    own = getattr(function, "__name__", None) or getattr(getattr(function, "func", None), "__name__", kind)
-    return f"{kind} {own}"
 
 
 def _same(one: object, other: object) -> bool:

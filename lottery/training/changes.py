@@ -11,12 +11,12 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor
 
 from lottery.foundations.durations import Steps
-from lottery.pruning.contracts import Criterion, Evidence, Scope, Target, checked, checked_scores, choose, score
+from lottery.pruning.contracts import Criterion, Evidence, Scope, Target, checked, choose, score
 from lottery.pruning.criteria import magnitude
 from lottery.pruning.growth import Fraction, Ground, Growth, at_random, constant, regrow
 from lottery.pruning.masks import Masks, density, kept
 from lottery.pruning.scopes import rates
-from lottery.pruning.untouched import called
+from lottery.pruning.score_checks import called, checked_scores
 
 LAST = 0.75
 """Share of a training after which masks no longer change, where no step is given (Evci et al. 2020)."""
