@@ -165,10 +165,10 @@ def test_sparsest_match(frame: pd.DataFrame) -> None:
 
 
 def chain(*differences: float) -> pd.DataFrame:
-    """Three seeds whose rounds differ from dense by so much."""
-    rows = [line("imp", seed, 0, 0.9) for seed in range(3)]
+    """Five seeds whose rounds differ from dense by so much."""
+    rows = [line("imp", seed, 0, 0.9) for seed in range(5)]
     for index, difference in enumerate(differences, start=1):
-        rows += [line("imp", seed, 2, 0.9 + difference) | {"round": index, "density": 0.5**index} for seed in range(3)]
+        rows += [line("imp", seed, 2, 0.9 + difference) | {"round": index, "density": 0.5**index} for seed in range(5)]
     return pd.DataFrame(rows)
 
 
@@ -675,14 +675,14 @@ def test_what_analyses_found_is_a_table(frame: pd.DataFrame) -> None:
 ANALYSES = """
 What analyses found (mean and 95 % interval over seeds; of accuracy, 0.01 is one point):
 
-|           arm | density | n |         overlap/jaccard | overlap/steps |
-|--------------:|--------:|--:|------------------------:|--------------:|
-|           imp | 100.00% | 3 |                       - |     3,000 ± 0 |
-|           imp |  50.00% | 3 |         0.1000 ± 0.2484 |     3,000 ± 0 |
-|           imp |  12.50% | 3 | 0.1000 ± 1.2706 (n = 2) |     3,000 ± 0 |
-| random_reinit | 100.00% | 3 |                       - |     3,000 ± 0 |
-| random_reinit |  50.00% | 3 |         0.1000 ± 0.2484 |     3,000 ± 0 |
-| random_reinit |  12.50% | 3 |         0.1000 ± 0.2484 |     3,000 ± 0 |
+|           arm | density | n |         overlap/jaccard |        overlap/steps |
+|--------------:|--------:|--:|------------------------:|---------------------:|
+|           imp | 100.00% | 3 |                       - | 3,000 (n = 3, equal) |
+|           imp |  50.00% | 3 |         0.1000 ± 0.2484 | 3,000 (n = 3, equal) |
+|           imp |  12.50% | 3 | 0.1000 ± 1.2706 (n = 2) | 3,000 (n = 3, equal) |
+| random_reinit | 100.00% | 3 |                       - | 3,000 (n = 3, equal) |
+| random_reinit |  50.00% | 3 |         0.1000 ± 0.2484 | 3,000 (n = 3, equal) |
+| random_reinit |  12.50% | 3 |         0.1000 ± 0.2484 | 3,000 (n = 3, equal) |
 """
 
 

@@ -169,10 +169,10 @@ def test_only_seeds_with_both_sides_count() -> None:
 
 
 def test_survivors_alone_decide_nothing() -> None:
-    scores = {1: [0.90, 0.91, 0.90, 0.91], 0.5: [0.95, 0.96, 0.95, 0.96]}
+    scores = {1: [0.90, 0.91, 0.90, 0.91], 0.5: [0.95, 0.96, 0.95, 0.97]}
     of = claim("test_accuracy: imp@0.5 - imp@1")
     assert verdict(of, played({"imp": scores}))["verdict"] == "holds"
-    row = verdict(of, played({"imp": {**scores, 0.5: [0.95, 0.96, math.nan, 0.96]}}))
+    row = verdict(of, played({"imp": {**scores, 0.5: [0.95, 0.96, math.nan, 0.97]}}))
     assert (row["verdict"], row["reason"], row["n"]) == ("undecided", "1 of 4 seeds do not have it", 3)
 
 
@@ -218,7 +218,7 @@ def test_what_was_not_run_says_why(quantity: str, reason: str) -> None:
 
 def test_results_that_are_there_are_judged_whatever_not_run_says() -> None:
     of = claim("test_accuracy: imp@1", 0.8, not_run="no files")
-    assert verdict(of, played({"imp": {1: [0.9, 0.9]}}))["verdict"] == "holds"
+    assert verdict(of, played({"imp": {1: [0.9, 0.91]}}))["verdict"] == "holds"
     assert judged([of], {})["reason"].tolist() == ["no files"]
     assert judged([claim("test_accuracy: imp@1")], {})["reason"].tolist() == ["small.csv is not there"]
 
@@ -243,8 +243,13 @@ def test_seeds_that_agree_on_the_bound_are_within_it(bound: Bound) -> None:
     frame = played({"imp": {1: [1e10] * 3, 0.5: [3e10] * 3}}, "total_flops")
     row = verdict(claim("total_flops: imp@0.5 / imp@1", 3, bound), frame)
     assert (row["measured"], row["verdict"]) == ("3.000 [3.000, 3.000]", "holds")
-    frame = played({"imp": {1: [0.2] * 3}})
+    frame = played({"imp": {1: [0.2] * 5}})
     assert verdict(claim("test_accuracy: imp@1", 0.2, bound), frame)["verdict"] == "holds"
+
+
+def test_a_few_scores_that_agree_by_chance_decide_nothing() -> None:
+    row = verdict(claim("test_accuracy: imp@1", 0.1), played({"imp": {1: [0.2] * 3}}))
+    assert (row["measured"], row["verdict"]) == ("0.2000 (n = 3, equal)", "undecided")
 
 
 def test_a_ratio_beyond_all_numbers_is_shown() -> None:

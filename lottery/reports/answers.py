@@ -34,7 +34,8 @@ def answer(frame: pd.DataFrame, found: pd.DataFrame | None = None) -> str:
     found = sparsest(matching(frame)).set_index("arm") if found is None else found
     said = [f"{arm} {_reach(found.loc[arm]) if arm in found.index else 'has no pruned round'}" for arm in arms[:_ARMS]]
     more = f", and {len(arms) - _ARMS} more arms" if len(arms) > _ARMS else ""
-    return f"{', '.join(said)}{more}; {n}, margin {100 * metric.margin:g} points.{_caution(int(seeds.min()))}"
+    caution = _caution(int(seeds.min()), int(seeds.max()))
+    return f"{', '.join(said)}{more}; {n}, margin {100 * metric.margin:g} points.{caution}"
 
 
 def better(frame: pd.DataFrame, found: pd.DataFrame) -> str:
@@ -50,8 +51,10 @@ def better(frame: pd.DataFrame, found: pd.DataFrame) -> str:
         told = [f"{what} than {other} {_at(pairs['density'], rows)}" for what, rows in where.items() if len(rows)]
         said += told
         alike += [] if told else [str(other)]
-    said += [f"not shown to differ from {' or '.join(alike)}"] if alike else []
-    return f"{first} is {'; '.join(said)} (paired over seeds, p < 0.05 after Holm's correction)." if said else ""
+    more = f" and {len(alike) - _ARMS} more" if len(alike) > _ARMS else ""
+    said += [f"at no density shown to differ from {' or '.join(alike[:_ARMS])}{more}"] if alike else []
+    how = "(paired over seeds; shown is p < 0.05 after Holm's correction)"
+    return f"{first} is {'; '.join(said)} {how}." if said else ""
 
 
 def _at(densities: pd.Series, rows: pd.Index) -> str:
@@ -69,9 +72,9 @@ def _reach(of: pd.Series) -> str:
     return f"matches dense in {rounds} down to {percent(of['density'])} of the weights"
 
 
-def _caution(n: int) -> str:
+def _caution(n: int, most: int) -> str:
     if n == 1:
-        return " With one seed nothing can be shown: run more seeds."
+        return f" {'Of arms with' if most > 1 else 'With'} one seed nothing can be shown: run more seeds."
     return f" With {n} seeds the intervals are wide, and much stays undecided." if n < FEW else ""
 
 

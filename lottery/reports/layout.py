@@ -20,7 +20,7 @@ _LATEX = str.maketrans(
 
 
 def plus_minus(mean: float, half: float, n: float, digits: int, seeds: float = 0, sign: bool = False) -> str:
-    """A mean with half its interval; n where it is one, two that are equal, or fewer than the seeds that there are.
+    """A mean with half its interval; n where it is one, a few that are equal, or fewer than the seeds that there are.
 
     >>> plus_minus(0.95, 0.0123, 3, 4), plus_minus(0.95, math.inf, 1, 2), plus_minus(0.95, 0.01, 2, 2, seeds=3)
     ('0.9500 ± 0.0123', '0.95 (n = 1)', '0.95 ± 0.01 (n = 2)')
@@ -31,7 +31,7 @@ def plus_minus(mean: float, half: float, n: float, digits: int, seeds: float = 0
         return "no number"
     text = f"{mean:{'+' if sign else ''},.{digits}f}"
     if not np.isfinite(half):
-        return f"{text} (n = 2, equal)" if n == 2 else f"{text} (n = 1)"
+        return f"{text} (n = {n:.0f}, equal)" if n > 1 else f"{text} (n = 1)"
     return f"{text} ± {half:,.{digits}f}" + (f" (n = {n:.0f})" if n < seeds else "")
 
 

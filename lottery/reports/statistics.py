@@ -23,6 +23,8 @@ Judgement = Literal["holds", "does not hold", "undecided"]
 FEW = 5
 """From so many replicates on their quantiles can be resampled; the bootstrap of fewer is too narrow."""
 RESAMPLES = 1000
+ROUNDING = 1e-12
+"""The largest difference of values around 1 that is taken for rounding."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,8 @@ class Spread:
 def spread(values: ArrayLike) -> Spread:
     """Means and 95 % t-intervals over the last axis, without what is NaN.
 
-    The interval is infinite for one value, and for two that are equal: scores are counts of test examples, so that two
-    may agree by chance, and their deviation of zero says nothing of the next one.
+    The interval is infinite for one value, and for fewer than FEW that are equal but for rounding: scores are counts of
+    test examples, so that a few may agree by chance, and their deviation of zero says nothing of the next one.
     """
     values = np.asarray(values, dtype=float)
     there = ~np.isnan(values)
@@ -48,13 +50,9 @@ def spread(values: ArrayLike) -> Spread:
         mean = np.where(n > 0, np.where(there, values, 0.0).sum(axis=-1) / some, np.nan)
         apart = np.where(there, values - mean[..., None], 0.0)
         deviation = np.sqrt((apart**2).sum(axis=-1) / np.maximum(n - 1, 1))
-        alike = n > 0
-        with np.errstate(all="ignore"):
-            alike &= np.where(there, values, -np.inf).max(axis=-1, initial=-np.inf) == np.where(
-                there, values, np.inf
-            ).min(axis=-1, initial=np.inf)
+        alike = (n > 0) & (np.abs(apart).max(axis=-1, initial=0.0) <= ROUNDING * np.maximum(1.0, np.abs(mean)))
         half = special.stdtrit(np.maximum(n - 1.0, 1.0), 0.975) * np.where(alike, 0.0, deviation) / np.sqrt(some)
-    return Spread(mean, np.where((n < 2) | ((n == 2) & alike), np.inf, half), n)
+    return Spread(mean, np.where((n < 2) | ((n < FEW) & alike), np.inf, half), n)
 
 
 def mean_interval(values: Iterable[float]) -> tuple[float, float]:
@@ -108,7 +106,7 @@ class Comparison:
 
     spread: Spread
     p: Floats
-    """NaN where there are fewer than two pairs, or two that are equal."""
+    """NaN where there are fewer than two pairs, or fewer than FEW that are equal."""
     effect: Floats
     """Hedges' g of the differences: mean over standard deviation, times the correction for few pairs. NaN without p."""
 

@@ -14,7 +14,9 @@ from lottery.foundations.errors import Refused, nearby
 from lottery.reports.claims import EXPECTED, Claim, Point, read_claims
 from lottery.reports.intervals import NEAR
 from lottery.reports.results import one_study, read
-from lottery.reports.statistics import judge, mean_interval
+from lottery.reports.statistics import FEW, judge, mean_interval
+
+_SCORES = ("test_", "val_", "early_stop_test_")
 
 Verdict = Literal["holds", "does not hold", "undecided", "not run here"]
 
@@ -41,10 +43,12 @@ def estimate(claim: Claim, values: pd.Series) -> tuple[float, float, float]:
     """Mean over seeds and the ends of its 95 % t-interval.
 
     Ratios are averaged as logarithms, which gives the geometric mean: a / b and b / a then agree, and one seed with a
-    small denominator does not dominate. NaN if a value is not finite, or a ratio not positive.
+    small denominator does not dominate. Costs that are equal in all seeds are exact; scores may agree by chance, which
+    `spread` tells. NaN if a value is not finite, or a ratio not positive.
     """
     ratio = claim.operator == "/"
-    if len(values) > 1 and values.nunique() == 1:  # rounding could move it across its bound
+    exact = len(values) >= FEW or (len(values) > 1 and not claim.column.startswith(_SCORES))
+    if exact and values.nunique() == 1:  # rounding could move it across its bound
         return (float(values.iloc[0]),) * 3
     if not np.isfinite(values).all() or (ratio and (values <= 0).any()):
         return math.nan, math.nan, math.nan
@@ -143,4 +147,6 @@ def _shown(n: int, mean: float, low: float, high: float) -> str:
     scale = half if 0 < half < math.inf else abs(mean) / 100
     digits = min(max(1 - math.floor(math.log10(scale)), 0), 6) if scale else 0
     middle, least, most = (f"{x:,.{digits}f}" if abs(x) < 1e7 else f"{x:.3e}" for x in (mean, low, high))
+    if n > 1 and math.isinf(half):
+        return f"{middle} (n = {n}, equal)"
     return f"{middle} [{least}, {most}]" if n > 1 else f"{middle} (n = 1)"

@@ -155,7 +155,7 @@ def _ended(cells: pd.DataFrame) -> list[str]:
 
 
 def _pairs(found: pd.DataFrame, names: Sequence[str]) -> list[list[Any]]:
-    """Rows of `compared`, with arms by their place; two equal pairs have no p, and say so by it."""
+    """Rows of `compared`, with arms by their place; few equal pairs have no p, and say so by it."""
     arms = {arm: place for place, arm in enumerate(names)}
     told = ["density", "mean", "half", "p", "holm", "effect"]
     numbered = zip(*(numbers(found[column], 4) for column in told), strict=True)

@@ -28,7 +28,7 @@ function spread(column, at, seeds, signed = "") {
   const n = column.n ? column.n[at] : seeds;
   if (mean === null) return "no number";
   if (!column.half) return number(mean) + (n > 1 ? " (all equal)" : " (n = 1)");
-  if (half === null) return signed + number(mean) + (n === 2 ? " (n = 2, equal)" : " (n = 1)");
+  if (half === null) return signed + number(mean) + (n > 1 ? ` (n = ${n}, equal)` : " (n = 1)");
   return plus_minus(signed + number(mean), half) + (n < seeds ? ` (n = ${n})` : "");
 }
 const plus_minus = (text, half) => `${text} ±\u00a0${number(half)}`;
@@ -122,7 +122,7 @@ function rows_of(found) {
 const TICKS = [2, 1, 0, -1, -2, -3, -4].flatMap((power) => [1, 0.5, 0.2].map((of) => Number((of * 10 ** power).toPrecision(1))));
 async function figure(box, name, width, height, x, y, layers, reverse) {
   const axis = { labelColor: "currentColor", titleColor: "currentColor", tickColor: "currentColor", domainColor: "currentColor", gridColor: "currentColor", gridOpacity: 0.13, labelFontSize: 12, titleFontSize: 12, titleFontWeight: 500 };
-  const scaled = { field: "x", type: "quantitative", title: x.title, scale: { type: x.log ? "log" : "linear", reverse: !!reverse, nice: false, padding: 8, ...(x.log ? {} : { zero: false }) }, axis: { format: x.log && !reverse ? "~s" : "~g", labelOverlap: true, ...(reverse ? { values: TICKS } : x.log ? { tickCount: 8 } : {}) } };
+  const scaled = { field: "x", type: "quantitative", title: x.title, scale: { type: x.log ? "log" : "linear", reverse: !!reverse, nice: false, padding: 8, ...(x.log ? {} : { zero: false }) }, axis: { format: reverse ? "~g" : x.log ? "~s" : ",~f", labelOverlap: true, ...(reverse ? { values: TICKS } : x.log ? { tickCount: 8 } : {}) } };
   const spec = {
     $schema: "https://vega.github.io/schema/vega-lite/v6.json", width, height, background: null, padding: 4, autosize: { type: "fit", contains: "padding" },
     config: { aria: false, axis, view: { stroke: null }, font: "system-ui, sans-serif" }, layer: layers(scaled, (field) => ({ field, type: "quantitative", title: y, scale: { zero: false }, axis: { format: "~g" } })),

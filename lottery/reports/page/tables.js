@@ -135,7 +135,7 @@ function pairs(study, arm) {
   const rows = study.pairs.filter(([a, b]) => (a === mine && b === other) || (a === other && b === mine)).map(([a, , , n, density, mean, half, p, holm, effect]) => {
     const turn = a === mine ? 1 : -1, value = mean === null ? "no seed in common" : apart(turn * mean);
     const level = iqm_of(arm, density, study);
-    return [percent(density), mean === null ? value : half === null ? `${value} (n = ${n}${n === 2 ? ", equal" : ""})` : plus_minus(value, half), String(n), chance(p),
+    return [percent(density), mean === null ? value : half === null ? `${value} (n = ${n}${n > 1 ? ", equal" : ""})` : plus_minus(value, half), String(n), chance(p),
       { text: chance(holm), class: holm !== null && holm < 0.05 ? "yes" : "" }, effect === null ? "–" : number(turn * effect, 2), level];
   });
   const tests = study.pairs.filter((pair) => pair[7] !== null).length, n = Math.min(...study.arms.map((one) => one.seeds.length));
