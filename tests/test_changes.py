@@ -181,7 +181,7 @@ def test_dates() -> None:
         (lambda: Gradual(every=1, begin=5, end=4), "end=4: must not be before begin, step 5"),
         (lambda: Gradual(every=1, initial=0), r"initial=0: must lie in \(0, 1\]"),
         (lambda: Gradual(every=1, end=20).steps(20), "end=20: must be before the last of the 20 steps of a round"),
-        (lambda: Rewiring(every=30).steps(20), "begin=30: must not be after the last change at step 15"),
+        (lambda: Rewiring(every=30).steps(20), "every=30: must not be after the last change at step 15"),
         (lambda: growth.constant(1, 2, share=1.0), r"fraction.share=1: must lie inside \(0, 1\)"),
         (lambda: growth.cosine(1, 2, share=0.0), r"fraction.share=0: must lie inside \(0, 1\)"),
     ],
@@ -507,7 +507,7 @@ def test_a_control_gets_the_masks_that_its_parent_ended_with(short: Callable[...
         (["arm=rigl", "arm.during.fraction.share=1.5"], r"arm\.during\.fraction\.share=1\.5: must lie inside \(0, 1\)"),
         (["arm=gradual", "arm.during.end=40it"], "arm.during.end=40: must be before the last of the 40 steps"),
         (["arm=gradual", "arm.during.end=99ep"], "arm.during.end=1782: must be before the last of the 40 steps"),
-        (["arm=set"], "arm.during.begin=18: must not be after"),
+        (["arm=set"], "arm.during.every=18: must not be after"),
         (
             ["arm=rigl", "arm.during.in_place_of_a_step=false"],
             "arm.during: growth: by_gradient needs in_place_of_a_step",

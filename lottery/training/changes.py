@@ -177,8 +177,11 @@ class Rewiring:
 
     def steps(self, of: int) -> list[int]:
         """Every `every` steps from `begin`, before `end`. Raises ValueError if that is after the training's last."""
+        last = _last(self.end, of)
+        if self.begin is None and last < self.every:
+            raise ValueError(f"every={self.every}: must not be after the last change at step {last}")
         begin = self.every if self.begin is None else self.begin
-        return [step for step in _dates(self.every, begin, self.end, of) if step < _last(self.end, of)]
+        return [step for step in _dates(self.every, begin, self.end, of) if step < last]
 
     def share(self, step: int, of: int) -> float:
         """The share of each layer's weights to replace. Raises ValueError for a fraction that gives none in [0, 1]."""
