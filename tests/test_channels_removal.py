@@ -308,7 +308,7 @@ def test_the_check_sees_training_mode_and_not_chance() -> None:
     other = copy.deepcopy(one)
     assert same_function(one, other, RUN) == 0
     other[1] = nn.BatchNorm1d(3, eps=1e-12)  # the identity in evaluation mode
-    message = r"^without .* is another function: in training mode its outputs differ by 0\.\d+ of the largest"
+    message = r"^without .* is another function: in training mode its outputs differ by \d\.\d+ of the largest"
     with pytest.raises(Refused, match=message):
         same_function(one, other, RUN)
     with pytest.raises(Refused, match=r"^the network itself fails in evaluation mode: RuntimeError: mat1 and mat2"):
@@ -319,6 +319,55 @@ def test_the_check_sees_training_mode_and_not_chance() -> None:
     nn.init.constant_(nan.bias, torch.nan)
     with pytest.raises(Refused, match="differ by nan"):
         same_function(nan, nan, RUN)
+
+
+class Counting(nn.Module):
+    """Multiplies by what the number of its features is above four, which turns the sign of fewer, and gives what is asked for."""
+
+    def __init__(self, gives: Any) -> None:
+        super().__init__()
+        self.one, self.two, self.gives = nn.Linear(4, 6), nn.Linear(6, 3), gives
+
+    def forward(self, inputs: Tensor) -> Any:
+        hidden = self.one(inputs)
+        return self.gives(self.two(hidden * (hidden.shape[1] - 4)))
+
+
+@pytest.mark.parametrize(
+    ("gives", "said"),
+    [
+        (lambda scores: 1e-10 * scores, r"its outputs differ by 0?[\d.e-]+ of the largest, and at most 1e-08"),
+        (lambda scores: scores.argmax(1), r"in evaluation mode \d of 5 numbers of type int64 that it gives differ"),
+        (lambda scores: (0 * scores, scores > 0), r"mode \d+ of 15 numbers of type bool that it gives differ"),
+    ],
+)
+def test_small_and_whole_outputs_are_compared_too(gives: Any, said: str) -> None:
+    torch.manual_seed(0)
+    net = Counting(gives)
+    coupling = coupled(net, RUN)
+    assert [group.name for group in coupling.groups] == ["one.weight"]
+    with pytest.raises(Refused, match=said):
+        without(net, coupling, {"one.weight": [0, 1]}, masks_of(net), RUN)
+    assert not proven(net, coupling, masks_of(net), RUN).groups
+
+
+def test_what_is_nothing_but_rounding_proves_nothing() -> None:
+    """The same numbers added in another order: zero, up to rounding of which one network has more."""
+    torch.manual_seed(0)
+    net = mlp()
+
+    def run(net: nn.Module) -> tuple[Tensor, Tensor]:
+        scores = net(RUN_INPUTS)
+        return scores.log_softmax(1).exp().sum(1) - 1, 1e4 * scores
+
+    without(net, coupled(net, run), {"0.weight": [0, 2]}, masks_of(net), run)
+    one, other = nn.Linear(4, 1, bias=False), nn.Linear(4, 1, bias=False)
+    for layer, value in ((one, 1e-16), (other, -1e-16)):
+        nn.init.constant_(layer.weight, value)
+    assert same_function(one, other, RUN) == 0
+    nn.init.constant_(other.weight, 1e-12)
+    with pytest.raises(Refused, match="is another function"):
+        same_function(one, other, RUN)
 
 
 def test_a_run_without_chance_in_float64() -> None:

@@ -23,7 +23,7 @@ EXTRA = ("onnx", "onnxscript", "onnxruntime")
 LARGEST = 2**31
 """Bytes that one ONNX file can hold."""
 TOLERANCE = 1e-4
-"""The largest difference that outputs may have, as a share of the network's largest output, or of 1 if that is less."""
+"""The largest difference that outputs may have, as a share of the network's largest output; absolute if that is 0."""
 BATCHES = (1, 5)
 """Sizes of the batches that outputs are compared on; a network is traced with another."""
 
@@ -130,7 +130,8 @@ def _outputs(net: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
 def _difference(name: str, ours: Tensor, theirs: Tensor) -> float:
     if ours.shape != theirs.shape:
         raise Refused(f"model.{name}: gives outputs of shape {tuple(theirs.shape)}, not {tuple(ours.shape)}")
-    found = float((ours - theirs.detach()).abs().max() / ours.abs().max().clamp(min=1))
+    ours, theirs = ours.double(), theirs.detach().double()  # classes and truth values are compared alike
+    found = float((ours - theirs).abs().max()) / (float(ours.abs().max()) or 1.0)
     if not found <= TOLERANCE:  # NaN too
         raise Refused(f"model.{name}: its outputs differ from the network's by {found:.1e}, more than {TOLERANCE:g}")
     return found
