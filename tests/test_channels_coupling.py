@@ -20,6 +20,7 @@ from lottery.models.resnet import resnet
 from lottery.pruning.channels.coupling import Coupling, coupled
 from lottery.pruning.channels.equality import without
 from lottery.pruning.channels.labels import Labels
+from lottery.pruning.channels.tracing import unused
 from lottery.pruning.masks import dense
 from tests.channels import drawn, forward, halved, halves, masks_of, parameters
 
@@ -370,6 +371,42 @@ def test_what_is_fixed_and_why(case: str) -> None:
     assert why is None or coupling.fixed[name][0] == why
     assert 0 in coupling.fixed[name]
     halved(net, forward(inputs))
+
+
+@pytest.mark.filterwarnings("ignore")  # TorchScript is deprecated, and networks have it
+def test_what_torchscript_touches_stays_whole() -> None:
+    script = torch.jit.script(nn.Sequential(c(8, 8), nn.ReLU()))
+    net = Net(lambda n, x: n.out(pooled(n.b(n.s(n.a(x).relu())).relu())), a=c(3, 8), s=script, b=c(8, 6), out=head(6))
+    coupling = coupled(net, forward(torch.randn(2, 3, 8, 8)))
+    assert coupling.fixed["a.weight"][0] == coupling.fixed["b.weight"][1] == "it is in s, which is TorchScript"
+    assert [group.name for group in coupling.groups] == ["b.weight"]
+    halved(net, forward(torch.randn(2, 3, 8, 8)))
+
+
+def test_experts_without_examples_leave_the_rest_to_be_cut() -> None:
+    def mixed(n: Any, x: Tensor) -> Tensor:
+        hidden = n.a(x)
+        found = torch.cat([n.one(hidden), n.two(hidden[:0])])  # the first expert has them all
+        return n.out(n.b(found).relu())
+
+    net = Net(mixed, a=nn.Linear(6, 8), one=nn.Linear(8, 8), two=nn.Linear(8, 8), b=nn.Linear(8, 6), out=head(6))
+    coupling = coupled(net, forward(torch.randn(3, 6)))
+    assert coupling.fixed["a.weight"][0] == "it is given nothing or gives nothing (slice)"
+    assert "two" in coupling.fixed["two.weight"][0]
+    assert "b.weight" in [group.name for group in coupling.groups]
+    halved(net, forward(torch.randn(3, 6)))
+
+
+def test_what_no_operation_of_a_run_uses() -> None:
+    net = Net(
+        lambda n, x: n.out(n.a(x)) if x.sum() < 1e9 else n.b(n.e(n.a(x))),
+        a=nn.Linear(6, 8), b=nn.Linear(8, 3), e=nn.BatchNorm1d(8), out=head(8),
+    )  # fmt: skip
+    assert unused(net, forward(torch.randn(2, 6))) == ["b.weight", "b.bias", "e.weight", "e.bias"]
+    net.compute = lambda n, x: n.b(n.a(x)) if n.training else n.out(n.e(n.a(x)))
+    assert unused(net, forward(torch.randn(2, 6))) == []
+    net.compute = lambda n, x: functional.linear(n.a(x), n.b.weight.t().t()) + n.e.weight[:3] + n.e.bias[:3]
+    assert unused(net, forward(torch.randn(2, 6))) == ["b.bias", "out.weight", "out.bias"]
 
 
 def test_what_is_united_with_something_fixed_is_fixed_for_the_first_reason() -> None:

@@ -322,7 +322,7 @@ def test_the_check_sees_training_mode_and_not_chance() -> None:
 
 
 class Counting(nn.Module):
-    """Multiplies by what the number of its features is above four, which turns the sign of fewer, and gives what is asked for."""
+    """Multiplies by what the number of its features is above four: fewer than that turn the sign of what it gives."""
 
     def __init__(self, gives: Any) -> None:
         super().__init__()

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from lottery.foundations.durations import Steps
+from lottery.foundations.errors import Refused
 from lottery.foundations.metrics import Headline
 from lottery.foundations.seeds import seeded
 from lottery.pruning import masks as _masks
 from lottery.pruning.channels.coupling import Coupling, coupled
 from lottery.pruning.channels.equality import proven
 from lottery.pruning.channels.removal import Kept, Structure
-from lottery.pruning.channels.tracing import Run
+from lottery.pruning.channels.tracing import Run, unused
 from lottery.pruning.compensation.contracts import Pruned
 from lottery.pruning.contracts import Evidence, Target
 from lottery.pruning.masks import Masks, layer_densities
@@ -212,6 +213,11 @@ class Recipe(ABC):
         """The network's channels that go together. Raises Refused if they can't be found."""
         run = self.run
         with self.numerics.entered(), seeded(0):
+            if names := unused(self.net, run):
+                raise Refused(
+                    f"channels: no operation of the examples uses {names[0]}, so that nobody knows whose channels it "
+                    "reads; leave out of the network what is never used"
+                )
             return proven(self.net, coupled(self.net, run), _masks.dense(self.prunable(self.net)), run)
 
     def cost(self, budget: str, kept: Kept) -> int:

@@ -35,6 +35,8 @@ def shrunk(net: nn.Module, structure: Structure) -> nn.Module:
         id(tensors[name]): kept for name, axes in structure.items() for axis, kept in axes.items() if int(axis) == 0
     }
     for name, layer in net.named_modules():
+        if isinstance(layer, torch.jit.ScriptModule):  # what it has is never cut
+            continue
         # not by its attribute: a parametrized weight is computed when it is read, which may change buffers
         weight = layer._parameters.get("in_proj_weight" if isinstance(layer, nn.MultiheadAttention) else "weight")
         if kept := rows.get(id(weight)):

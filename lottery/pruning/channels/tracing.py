@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -42,7 +42,42 @@ def traced(net: nn.Module, run: Run) -> Carried:
         found = run(net)
     for tensor in tensors_in(found):
         flow.fix(tensor, "it is an output of the network")
+    for name, layer in net.named_modules():
+        if isinstance(layer, torch.jit.ScriptModule):  # its code is compiled, and may have sizes in it
+            for tensor in (*layer.parameters(), *layer.buffers()):
+                flow.fix(tensor, f"it is in {name or 'a network'}, which is TorchScript")
     return flow
+
+
+def unused(net: nn.Module, run: Run) -> list[str]:
+    """Names of the parameters that no operation of a run uses, neither in evaluation nor in training mode.
+
+    Who reads their channels can't be known: they may lie in a branch that the run's examples do not take. A mode in
+    which the run fails uses none. The network is left as it is.
+    """
+    left = {name for name, each in net.named_parameters() if each.numel() > 1}  # one number reads no channels
+    for training in (False, True):
+        if left:
+            twin = copy.deepcopy(net).train(training)
+            using = _Using(twin)
+            with suppress(Exception), seeded(0), torch.no_grad(), using:
+                run(twin)
+            left -= using.names
+    return [name for name, _ in net.named_parameters() if name in left]
+
+
+class _Using(TorchDispatchMode):
+    """Collects the names of the parameters that operations are given."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.named = {id(tensor): name for name, tensor in net.named_parameters()}
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = _flat([*args, *(kwargs or {}).values()])
+        self.names |= {self.named[id(tensor)] for tensor in given if id(tensor) in self.named}
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager
@@ -131,13 +166,20 @@ class _Following(TorchDispatchMode):
             layer, module is not None and removable(module), self.function.called == "chunk",
         )  # fmt: skip
         try:
-            if module is None or resizable(module):
+            if any(not tensor.numel() for tensor in (*op.tensors, *op.results[:1]) if not _joins(op, tensor)):
+                unknown(self.flow, op, "it is given nothing or gives nothing")
+            elif module is None or resizable(module):
                 follow(self.flow, op)
             else:
                 unknown(self.flow, op, f"{type(module).__name__} keeps its channels")
         except Exception as error:
             raise Refused(f"channels: {op.why('an operation can not be followed')}: {describe(error)}") from error
         return found
+
+
+def _joins(op: Operation, tensor: Tensor) -> bool:
+    """Whether a tensor without elements is joined to others of any shape, an old exception."""
+    return op.name == "cat" and tensor.ndim == 1 < op.results[0].ndim
 
 
 def _flat(values: Any) -> Iterator[Tensor]:
