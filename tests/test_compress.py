@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -109,6 +111,46 @@ def test_weights_from_a_file(runs: Path, tmp_path: Path) -> None:
     assert frame["test_accuracy"]["dense"] > 0.9
 
 
+class Executed:
+    """Executes code when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> Any:
+        return self.file.touch, ()
+
+
+def test_weights_that_torch_saved(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    net, _ = load(runs, 0)
+    safetensors.torch.save_file(net.state_dict(), tmp_path / "net.safetensors")
+    torch.save(net.state_dict(), tmp_path / "net.pt")
+    for name in ("net.safetensors", "net.pt"):
+        assert not compress("data=digits", "--weights", str(tmp_path / name), "--keep", "0.3", "--explain")
+    one, other = capsys.readouterr().out.split("\nat 0.3:")[1:]
+    assert one == other
+
+
+@pytest.mark.parametrize("ending", ["pt", "pth", "safetensors"])
+def test_nothing_in_a_file_of_weights_is_executed(ending: str, tmp_path: Path) -> None:
+    file = tmp_path / f"net.{ending}"
+    torch.save({"fc1.weight": Executed(tmp_path / "executed")}, file)
+    with pytest.raises(
+        Refused, match=rf"^--weights=\S*net.{ending}: (is no torch.save|can't be read as a safetensors)"
+    ):
+        compress("data=digits", "--weights", str(file), "--keep", "0.3", "--explain")
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+    torch.load(io.BytesIO(file.read_bytes()), weights_only=False)
+    assert (tmp_path / "executed").exists()  # it would have been
+
+
+@pytest.mark.parametrize("held", [[torch.ones(2)], {"state_dict": {"fc1.weight": torch.ones(2)}}, {"epoch": 3}])
+def test_weights_are_tensors_by_name(held: object, tmp_path: Path) -> None:
+    torch.save(held, tmp_path / "net.pt")
+    with pytest.raises(Refused, match=r"net\.pt: holds something else than tensors by name"):
+        compress("data=digits", "--weights", str(tmp_path / "net.pt"), "--keep", "0.3", "--explain")
+
+
 def test_shares_of_another_budget(runs: Path, tmp_path: Path) -> None:
     assert not compress(str(runs), "structure.budget=bytes", "--keep", "0.5", "--out", str(tmp_path / "small"))
     frame = pd.read_csv(tmp_path / "small" / "points.csv").set_index("point")
@@ -196,11 +238,32 @@ class Bessel(Asking):
         return self.two(torch.special.bessel_j0(self.one(inputs.flatten(1)).relu()))
 
 
+class Named(Asking):
+    """Gives its scores by name, of which no loss of ours can be computed."""
+
+    def forward(self, inputs: torch.Tensor) -> Any:
+        return {"scores": super().forward(inputs)}
+
+
+class Rarely(Asking):
+    """Reads its channels by another layer too, if its inputs are as no examples are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.three = nn.Linear(20, 10)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        hidden: torch.Tensor = self.one(inputs.flatten(1)).relu()
+        return self.two(hidden) if inputs.sum() < 1e9 else self.three(hidden)
+
+
 @pytest.mark.parametrize(
     ("net", "words", "said"),
     [
         (Asking, ["--keep", "0.5", "--export", "0.5"], "^torch.export can't express this network for batches of any"),
         (Asking, ["--within", "bytes=4kB", "--export"], "^torch.export can't express this network for batches of any"),
+        (Named, ["--keep", "0.5"], "^module: .* of type dict .*; the network must give one tensor of scores$"),
+        (Rarely, ["--keep", "0.5"], "^channels: no operation of the examples uses three.weight, so that nobody knows"),
         (Bessel, ["--keep", "0.5", "--export", "0.5", "--onnx"], "^model.onnx: ONNX has no prims.bessel_j0, which"),
     ],
 )
@@ -228,6 +291,63 @@ def test_what_was_measured_stays_if_what_tuning_came_to_can_not_be_exported(
         compress(str(runs), "--keep", "0.5", "--export", "0.5", "--out", str(tmp_path / "small"))
     assert list(pd.read_csv(tmp_path / "small" / "points.csv")["point"]) == ["dense", "0.5", "0.5 masked"]
     assert not (tmp_path / "small" / "network").exists()
+
+
+@pytest.mark.parametrize("place", ["/proc/x/y", "file/x", "file/x/y"])
+def test_a_place_where_nothing_can_be_made_is_refused_at_once(
+    place: str, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("lottery.commands.compress.asked.asked", lambda *_: pytest.fail("something was read"))
+    with pytest.raises(Refused, match=rf"^--out {place}: can't be made: (No such file|Not a directory)"):
+        compress(str(runs), "--keep", "0.5", "--out", place)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_that_another_command_made_meanwhile_stays_and_so_does_what_was_made(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "far" / "both"
+    usual = Trained.smaller
+
+    def meanwhile(*given: Any) -> Any:
+        out.mkdir()
+        (out / "theirs").touch()
+        return usual(*given)
+
+    monkeypatch.setattr(Trained, "smaller", meanwhile)
+    with pytest.raises(Refused, match=rf"^--out {out}: was made meanwhile; what was made lies in (\S+)$") as refused:
+        compress(str(runs), "--keep", "0.5", "--out", str(out))
+    assert [path.name for path in out.iterdir()] == ["theirs"]
+    assert (Path(str(refused.value).rpartition(" ")[2]) / "points.csv").is_file()
+
+
+def test_an_interruption_leaves_nothing(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        assert list((tmp_path / "new").iterdir())  # the place was tried
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trained, "smaller", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        compress(str(runs), "--keep", "0.5", "--out", str(tmp_path / "new" / "out"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("shares", ["abc", "", "0.5,", "0.5,x", "nan", "1"])
+def test_shares_that_are_none(shares: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        compress("x", f"--keep={shares}")
+    assert f"--keep: {shares or 'nothing'}: must be shares between 0 and 1" in capsys.readouterr().err
+
+
+def test_configuration_may_be_one_s_own(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "criterion").mkdir()
+    (tmp_path / "criterion" / "mine.yaml").write_text("_target_: lottery.pruning.criteria.magnitude\n")
+    words = [str(runs), "criterion=mine", "--explain", "--keep", "0.5"]
+    assert not compress("--config-dir", str(tmp_path), *words)
+    with pytest.raises(Refused, match="criterion=mine"):
+        compress(*words)
 
 
 def test_a_failure_leaves_nothing(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

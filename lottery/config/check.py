@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from lottery.config.check_project import begins_alike, rehearse_project
 from lottery.config.check_pruning import Misfit, begin, change, descend, part, pruned
-from lottery.config.nodes import as_yaml
+from lottery.config.nodes import as_yaml, located
 from lottery.data.examples import DataError
 from lottery.foundations.errors import Refused
 from lottery.foundations.seeds import Streams, generator, seeded
@@ -29,6 +29,7 @@ from lottery.training.hardware import trainer_for
 from lottery.training.lightning.project import Project
 from lottery.training.module_recipe import ModuleRecipe
 from lottery.training.modules import INSTEAD, Module, headline_of
+from lottery.training.recipes import Recipe
 from lottery.training.remade import irreproducible
 from lottery.training.states import copied, state_of
 
@@ -122,23 +123,43 @@ def _examples(recipe: ModuleRecipe) -> Batch:
     return inputs, targets
 
 
+def check_loss(recipe: Recipe) -> None:
+    """Raises Refused if a network gives what its module can compute no loss of, such as a dict."""
+    if not isinstance(recipe, ModuleRecipe):
+        return
+    try:
+        with recipe.numerics.entered(), seeded(0):
+            _try_loss(_built(recipe), _examples(recipe))
+    except Misfit as error:
+        raise Refused(str(error)) from error
+
+
 def _one_step(recipe: ModuleRecipe, module: Module, optimizer: Optimizer, batch: Batch) -> None:
-    inputs, targets = _copy(batch)
-    with part(f"model: does not take inputs of shape {list(inputs.shape)}"):
-        outputs = module(inputs)
-    with part(f"module: does not take outputs {_kind(outputs)} with targets {_span(targets)}"):
-        loss = module.loss(outputs, targets)
-        if not isinstance(loss, Tensor):
-            raise Misfit(f"module: its loss must be a tensor, not a {type(loss).__name__}")
-        if loss.ndim or not loss.isfinite():
-            raise Misfit(f"module: its loss on the first batch is {loss.tolist()}, not one finite number")
-        loss.backward()
+    _try_loss(module, batch)
     wanted = {name: parameter for name, parameter in module.net.named_parameters() if parameter.requires_grad}
     idle = [name for name, parameter in wanted.items() if parameter.grad is None]
     if idle and recipe.hardware.devices > 1:
         raise Misfit(f"model: {idle[0]} does not influence the loss, as every parameter must with hardware.devices > 1")
     with part("optimizer"):
         optimizer.step()
+
+
+def _try_loss(module: Module, batch: Batch) -> None:
+    inputs, targets = _copy(batch)
+    with part(f"model: does not take inputs of shape {list(inputs.shape)}"):
+        outputs = module(inputs)
+    with part(said := f"module: does not take outputs {_kind(outputs)} with targets {_span(targets)}"):
+        try:
+            loss = module.loss(outputs, targets)
+        except Exception as error:
+            if isinstance(outputs, Tensor):
+                raise
+            raise Misfit(f"{located(said, error)}; the network must give one tensor of scores") from error
+        if not isinstance(loss, Tensor):
+            raise Misfit(f"module: its loss must be a tensor, not a {type(loss).__name__}")
+        if loss.ndim or not loss.isfinite():
+            raise Misfit(f"module: its loss on the first batch is {loss.tolist()}, not one finite number")
+        loss.backward()
 
 
 def _measure(module: Module, batch: Batch) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import safetensors
 
 from lottery.foundations.digests import canonical, digest, digest_of
+from lottery.foundations.errors import Refused
 
 if TYPE_CHECKING:
     import torch
@@ -106,16 +107,38 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def staged(folder: Path) -> Iterator[Path]:
+def staged(folder: Path, said: str = "") -> Iterator[Path]:
     """A folder beside this one to write into, which takes its place at the end, or is removed if anything fails.
 
-    A process that is killed may leave it behind, hidden, and nothing reads it.
+    Raises Refused if none can be made there, or if this one was made meanwhile: then what was written stays. Messages
+    begin with `said`. A process that is killed may leave it behind, hidden, and nothing reads it.
     """
     staging = folder.with_name(f".{folder.name}.{socket.gethostname()}.{os.getpid()}")
     shutil.rmtree(staging, ignore_errors=True)  # of a killed process that had this number
-    staging.mkdir(parents=True)
+    made: list[Path] = []
+    try:
+        made = [each for each in (staging, *staging.parents) if not each.exists()]
+        staging.mkdir(parents=True)
+    except OSError as error:
+        _remove(made)
+        raise Refused(f"{said}{folder}: can't be made: {error.strerror}") from error
     try:
         yield staging
-        staging.rename(folder)
+        try:
+            staging.rename(folder)
+        except OSError as error:
+            if not folder.exists():
+                raise OSError(error.errno, error.strerror, f"{said}{folder}") from error
+            made = []
+            raise Refused(f"{said}{folder}: was made meanwhile; what was made lies in {staging}") from error
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        _remove(made)
+
+
+def _remove(made: Sequence[Path]) -> None:
+    """Removes a folder that was made, and those around it that were, as far as nothing else lies in them."""
+    if made:
+        shutil.rmtree(made[0], ignore_errors=True)
+    for folder in made[1:]:
+        with suppress(OSError):
+            folder.rmdir()

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 
 def pretrained(net: nn.Module, weights: str) -> nn.Module:
-    """Any network with the weights and buffers of a .safetensors file that has its names and shapes.
+    """Any network with the weights and buffers of a file of its names and shapes: .safetensors, or .pt of a state_dict.
 
     The last layer keeps its fresh draw if the file has it for another number of classes.
 
@@ -21,11 +22,30 @@ def pretrained(net: nn.Module, weights: str) -> nn.Module:
     """
     if not Path(weights).is_file():
         raise ValueError(f"weights={weights}: there is no such file")
+    if Path(weights).suffix in PICKLED:
+        return load_(net, _plain(weights), weights)
     try:
         tensors = safetensors.torch.load_file(weights)
     except (OSError, safetensors.SafetensorError) as error:
         raise ValueError(f"weights={weights}: can't be read as a safetensors file ({error})") from error
     return load_(net, tensors, weights)
+
+
+PICKLED = (".pt", ".pth")
+"""Endings of files of `torch.save`."""
+
+
+def _plain(weights: str) -> Mapping[str, Tensor]:
+    """What `torch.save` made of a state_dict. `weights_only` executes nothing that a pickle asks for."""
+    try:
+        found = torch.load(weights, map_location="cpu", weights_only=True)
+    except Exception as error:  # PyTorch's own advice is to execute it
+        raise ValueError(
+            f"weights={weights}: is no torch.save of a state_dict(); nothing else in it is read"
+        ) from error
+    if not isinstance(found, Mapping) or not all(isinstance(each, Tensor) for each in found.values()):
+        raise ValueError(f"weights={weights}: holds something else than tensors by name, as a state_dict() has them")
+    return found
 
 
 def load_(net: nn.Module, tensors: Mapping[str, Tensor], weights: str) -> nn.Module:

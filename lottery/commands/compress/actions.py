@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lottery.foundations.errors import Refused
+from lottery.foundations.errors import Once, Refused
 from lottery.foundations.files import staged
 
 if TYPE_CHECKING:
@@ -34,8 +35,9 @@ def add_to(commands: Any) -> None:
     parser.add_argument(
         "words", nargs="+", metavar="CELL or setting", help="a finished cell's folder; settings as of `lottery run`"
     )
+    parser.add_argument("--config-dir", action=Once, help="a folder of yours, as in `lottery run`")
     parser.add_argument("--round", type=int, default=0, help="the cell's round; the dense one, 0, if not given")
-    parser.add_argument("--weights", type=Path, help="a .safetensors file, in place of a cell")
+    parser.add_argument("--weights", type=Path, help="a .safetensors file, or .pt of a state_dict, in place of a cell")
     parser.add_argument(
         "--keep",
         type=_shares,
@@ -76,30 +78,31 @@ def main(args: argparse.Namespace) -> int:
     from lottery.reports.tables import table
 
     _check(args)
-    programs = ("pt2", "onnx") if args.onnx else ("pt2",)
-    if args.export is not None:
-        check_programs(programs)
-    trained, pruning, tune = asked(args.words, args.round, args.weights, args.tune)
-    exports = args.export is not None and not args.explain
-    if exports and args.within:  # a search may measure for long
-        check_point(trained.part(trained.cut(trained.masks)), trained.recipe.example, programs)
-    tried = searched(trained, pruning, args.within, args.threads) if args.within else None
-    keep = dict.fromkeys([*args.keep, *([tried.found.share] if tried else [])])
-    chosen = {share: trained.chosen(pruning, share) for share in keep}  # before anything is trained
-    if args.explain:
-        for share, masks in chosen.items():
-            print(f"\nat {share:.10g}:")
-            print("\n".join(table(going(trained, masks))))
-        return 0
-    export = tried.found.share if tried and args.export == WITHIN else args.export
-    if exports:
-        check_point(trained.part(trained.cut(chosen[export])), trained.recipe.example, programs)
-    found = {}
     refused: Refused | None = None
-    for share, masks in chosen.items():
-        found[share] = trained.smaller(pruning, masks, tune)
-        print(f"at {share:.10g}: {_size(found[share])}", flush=True)
-    with staged(args.out) as folder:
+    # before any work: nothing can be made in some places
+    with nullcontext() if args.explain else staged(args.out, "--out ") as folder:
+        programs = ("pt2", "onnx") if args.onnx else ("pt2",)
+        if args.export is not None:
+            check_programs(programs)
+        trained, pruning, tune = asked(args.words, args.round, args.weights, args.tune, args.config_dir)
+        exports = args.export is not None and folder is not None
+        if exports and args.within:  # a search may measure for long
+            check_point(trained.part(trained.cut(trained.masks)), trained.recipe.example, programs)
+        tried = searched(trained, pruning, args.within, args.threads) if args.within else None
+        keep = dict.fromkeys([*args.keep, *([tried.found.share] if tried else [])])
+        chosen = {share: trained.chosen(pruning, share) for share in keep}  # before anything is trained
+        if folder is None:
+            for share, masks in chosen.items():
+                print(f"\nat {share:.10g}:")
+                print("\n".join(table(going(trained, masks))))
+            return 0
+        export = tried.found.share if tried and args.export == WITHIN else args.export
+        if exports:
+            check_point(trained.part(trained.cut(chosen[export])), trained.recipe.example, programs)
+        found = {}
+        for share, masks in chosen.items():
+            found[share] = trained.smaller(pruning, masks, tune)
+            print(f"at {share:.10g}: {_size(found[share])}", flush=True)
         timed, lines = _measured(trained, found, folder, args.threads)
         print("\n".join(lines))
         if tried:
@@ -175,9 +178,12 @@ def _size(small: Smaller) -> str:
 
 
 def _shares(text: str) -> tuple[float, ...]:
-    found = tuple(float(share) for share in text.split(","))
-    if not all(0 < share < 1 for share in found):
-        raise argparse.ArgumentTypeError(f"{text}: shares must lie between 0 and 1")
+    try:
+        found = tuple(float(share) for share in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or not all(0 < share < 1 for share in found):
+        raise argparse.ArgumentTypeError(f"{text or 'nothing'}: must be shares between 0 and 1, with commas between")
     return found
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from lottery.commands.compress.starts import start_of_cell, start_of_weights
 from lottery.compress.smaller import Trained
 from lottery.config.build import build_pruning, build_recipe
+from lottery.config.check import check_loss
 from lottery.config.compose import cell_configs
 from lottery.config.groups import PRUNING_GROUPS, channelwise
 from lottery.config.recorded import phase, recorded
@@ -32,11 +33,13 @@ DEFAULTS = ("structure=channels", "scope=layerwise", "compensation=least_squares
 """what settings change, besides the budget, which is of parameters; `~compensation` leaves survivors as they are"""
 
 
-def asked(words: Sequence[str], index: int, weights: Path | None, steps: int) -> tuple[Trained, Pruning, Budget | None]:
+def asked(
+    words: Sequence[str], index: int, weights: Path | None, steps: int, folder: str | None = None
+) -> tuple[Trained, Pruning, Budget | None]:
     """The trained network, how channels are chosen, and how long smaller networks train on.
 
     `words` are a finished cell's folder, of which round `index` counts, and settings; or settings alone, with a file of
-    `weights`. Raises Refused.
+    `weights`. `folder` is one of the user's, with configuration. Raises Refused.
     """
     # an arm's label, and so a cell's folder, may hold settings
     settings = [w for w in words if w.startswith(("+", "~")) or ("=" in w and "/" not in w.partition("=")[0])]
@@ -45,7 +48,7 @@ def asked(words: Sequence[str], index: int, weights: Path | None, steps: int) ->
         raise Refused("compress: needs one finished cell's folder, or --weights with settings of its model and data")
     moved = [word for word in settings if folders and word.lstrip("+").startswith("data.root=")]
     settings = [word for word in settings if word not in moved]
-    configs = cell_configs([*DEFAULTS, *settings])
+    configs = cell_configs([*DEFAULTS, *settings, *(["--config-dir", folder] if folder else [])])
     if len(configs) > 1:
         raise Refused(f"compress: makes networks of one configuration, and the settings ask for {len(configs)}")
     config = dict(configs[0].config)
@@ -63,6 +66,7 @@ def asked(words: Sequence[str], index: int, weights: Path | None, steps: int) ->
     pruning = build_pruning({**config, "schedule": schedule}, recipe)
     start: Mapping[str, Tensor]
     if weights:
+        check_loss(recipe)
         state, masks, start = _of_file(weights, recipe, seed), dense_ticket(recipe, seed).masks, start_of_weights()
     else:
         entry = phase(folders[0], index)
