@@ -216,7 +216,7 @@ class Recipe(ABC):
             if names := unused(self.net, run):
                 raise Refused(
                     f"channels: no operation of the examples uses {names[0]}, so that nobody knows whose channels it "
-                    "reads; leave out of the network what is never used"
+                    "reads: branches that depend on data are not followed, and what is never used must be left out"
                 )
             return proven(self.net, coupled(self.net, run), _masks.dense(self.prunable(self.net)), run)
 
