@@ -379,3 +379,30 @@ def test_without_the_extra_the_view_is_refused_in_one_sentence(
     assert said.code == 1
     assert said.err.startswith("lottery: `lottery wandb workspace` needs the extra lottery[wandb]: pip install ")
     assert said.err.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_one_place_has_is_sent_to_another_all_the_same(
+    whole: bool, server: Standin, tmp_path: Path, command: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = tiny(tmp_path, "schedule.rounds=1")
+    if whole:
+        run_cell(job)
+    else:
+        interrupted(job, "advanced", 5)
+    nothing = "nothing to send: the server has all of it\n"
+    assert sync(command, job).code == 0
+    assert sync(command, job).out == nothing
+    with Standin() as other:
+        monkeypatch.setenv("WANDB_BASE_URL", other.url)
+        said = sync(command, job)
+        assert (said.code, " rows sent" in said.out) == (0, True)
+        assert rows(other, job) == rows(server, job) != []
+        assert sync(command, job).out == nothing
+        assert " rows sent" in sync(command, job, "--project", "other").out
+        assert " rows sent" in sync(command, job, "--entity", "them").out
+        assert (run_id(job.study, STUDY, 0) in other.runs) is whole
+        wandb.teardown()  # while it still answers
+    monkeypatch.setenv("WANDB_BASE_URL", server.url)
+    assert sync(command, job).out == nothing

@@ -12,7 +12,7 @@ from typing import Any
 
 from lottery.foundations.errors import Said
 from lottery.running.view import chain
-from lottery.running.wandb_runs import ROUNDS, table
+from lottery.running.wandb_runs import ROUNDS, Place, table
 
 READ_SECONDS = 300
 
@@ -23,15 +23,18 @@ def segments(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.name.removeprefix("offline-"))
 
 
-def unsent(folder: Path) -> list[Path]:
-    """The segments that are not known to be sent."""
-    return [segment for segment in segments(folder) if not all(mark.exists() for mark in _marks(segment))]
+def unsent(folder: Path, place: Place) -> list[Path]:
+    """The segments that are not known to be sent to this place."""
+    return [each for each in segments(folder) if not all(place.named in _places(mark) for mark in _marks(each))]
 
 
-def mark(segment: Path) -> None:
-    """Notes that a segment was sent, as `wandb sync` does, which then leaves it out."""
+def mark(segment: Path, place: Place) -> None:
+    """Notes that a segment was sent, as `wandb sync` does, which then leaves it out, and where to.
+
+    The marks of `wandb sync` itself are empty, so that the server is asked what it has.
+    """
     for path in _marks(segment):
-        path.touch()
+        path.write_text("".join(f"{name}\n" for name in dict.fromkeys([*_places(path), place.named])))
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,14 @@ def _read(segment: Path) -> list[dict[str, Any]]:
     except subprocess.TimeoutExpired as error:
         raise Said(f"{segment}: W&B did not read it within {READ_SECONDS} s") from error
     return [json.loads(line) for line in read.stdout.splitlines()]
+
+
+def _places(mark: Path) -> list[str]:
+    """The places that a mark names; none if there is no mark."""
+    try:
+        return mark.read_text(errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
 
 
 def _marks(segment: Path) -> list[Path]:

@@ -57,7 +57,7 @@ def send(told: Told, folder: Path, place: Place, seconds: float, more: Mapping[s
                 f"{seconds:g} s; the same command sends the rest"
             )
         for segment in known:
-            mark(segment)
+            mark(segment, place)
     leases.clear(folder)
     return max(len(every.rows) - before, 0), every
 

@@ -56,6 +56,21 @@ class Place:
             )
 
 
+    @property
+    def named(self) -> str:
+        """The place in one line, with the server that it is on: what was sent elsewhere is not there."""
+        return f"{server()} {self.entity or '-'} {self.project}"
+
+
+def server() -> str:
+    """The address of the server that runs are sent to: as the environment says, else as W&B's own settings do."""
+    if said := os.environ.get("WANDB_BASE_URL"):
+        return said.rstrip("/")
+    import wandb
+
+    return str(wandb.setup().settings.base_url).rstrip("/")
+
+
 def run_id(study: str, label: str, seed: int) -> str:
     """The id of a cell's run, the same at every start, so that a restarted job resumes its run."""
     return digest_of([study, label, seed])[:16]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SENT = "wandb.json"
-"""The file in a study's folder that says which results its run shows."""
+"""The file in a study's folder that says which results its run shows, by the place that it was sent to."""
 
 
 def sync(paths: Sequence[Path], project: str | None, entity: str | None, seconds: float) -> int:
@@ -41,14 +42,15 @@ def sync(paths: Sequence[Path], project: str | None, entity: str | None, seconds
     for study in dict.fromkeys(cell.parent.parent for cell in tracked):
         cells = [cell for cell in tracked if cell.parent.parent == study]
         frame, matching = _judged(study)
-        now = digest_of([frame.to_csv(index=False) if frame is not None else "", project, entity])
-        changed = plain(study / SENT).get("results") != now
+        there = place(told(cells[0]), project, entity)
+        shown, now = _shown(study), digest_of(frame.to_csv(index=False) if frame is not None else "")
+        changed = shown.get(there.named) != now
         whole = frame is not None and not missing(frame)
         for cell in cells:
             if leases.held(cell):
                 print(f"{cell}: is running, and left for later")
                 running += 1
-            elif unsent(cell) or (changed and whole):
+            elif unsent(cell, place(told(cell), project, entity)) or (changed and whole):
                 try:
                     rows = _send(cell, project, entity, seconds, matching if whole else {})
                 except Unreachable:
@@ -60,13 +62,19 @@ def sync(paths: Sequence[Path], project: str | None, entity: str | None, seconds
                     sent += 1
                     print(f"{cell}: {rows} rows sent", flush=True)
         if changed and whole and not failed and not running and frame is not None:
-            _study(study, frame, matching, place(told(cells[0]), project, entity), seconds)
-            write_whole(study / SENT, f'{{"results": "{now}"}}'.encode())
+            _study(study, frame, matching, there, seconds)
+            write_whole(study / SENT, json.dumps({"results": {**shown, there.named: now}}).encode())
             print(f"{study}: its run sent", flush=True)
             sent += 1
     if not (sent or failed or running):
         print("nothing to send: the server has all of it")
     return int(failed > 0)
+
+
+def _shown(study: Path) -> dict[str, str]:
+    """What a study's run was last made of, by place."""
+    shown = plain(study / SENT).get("results")
+    return shown if isinstance(shown, dict) else {}  # earlier versions noted no place
 
 
 def _send(cell: Path, project: str | None, entity: str | None, seconds: float, matching: dict[str, float]) -> int:
