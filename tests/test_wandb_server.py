@@ -406,3 +406,33 @@ def test_what_one_place_has_is_sent_to_another_all_the_same(
         wandb.teardown()  # while it still answers
     monkeypatch.setenv("WANDB_BASE_URL", server.url)
     assert sync(command, job).out == nothing
+
+
+@pytest.mark.slow
+@OLD
+def test_a_damaged_ledger_ends_no_other_study(
+    server: Standin, tmp_path: Path, command: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first study has one cell of two damaged, the last is whole."""
+    bad, beside, good = (
+        tiny(tmp_path, "schedule.rounds=0", f"seed={seed}", f"optimizer.lr={lr}")
+        for seed, lr in ((0, 0.001), (1, 0.001), (0, 0.002))
+    )
+    for job in (bad, beside, good):
+        run_cell(job)
+    wandb.teardown()
+    whole = (bad.folder / "ledger.jsonl").read_text()
+    (bad.folder / "ledger.jsonl").write_text("no line\n")
+    studies = (bad.folder.parent.parent, good.folder.parent.parent)
+    said = command("wandb", "sync", *studies)
+    assert said.code == 1, said
+    assert f"{studies[0]}: its own run is not sent: {bad.folder}/ledger.jsonl, line 1 is damaged" in said.out
+    assert f"{bad.folder}: not sent: " in said.out
+    assert set(server.runs) == {of(beside), of(good), run_id(good.study, STUDY, 0)}
+    said = command("wandb", "workspace", *studies, "--offline")
+    assert (said.code, said.out.count(f"arms compared: {good.study}"), said.out.count(bad.study)) == (1, 0, 0), said
+    assert "section" in said.out
+    assert said.err.startswith(f"{studies[0]}: left out: {bad.folder}/ledger.jsonl, line 1 is damaged")
+    (bad.folder / "ledger.jsonl").write_text(whole)
+    assert command("wandb", "sync", *studies).code == 0
+    assert {of(bad), run_id(bad.study, STUDY, 0)} < set(server.runs)

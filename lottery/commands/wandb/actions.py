@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from lottery.foundations.errors import Refused, Said, describe
+from lottery.store.ledger import LedgerError
 
 EPILOG = """examples:
   lottery wandb sync runs/demo-digits-c50a07ad        sends what its runs hold and the server lacks
@@ -97,14 +99,18 @@ def _backfill(args: argparse.Namespace) -> int:
 def _workspace(args: argparse.Namespace) -> int:
     from lottery.commands.wandb.overview import save, specification
 
-    studies = list(_studies(args.runs))
-    for study in studies:
-        if args.offline:
-            print(specification(study, args.project, args.entity))
-        else:
-            for what, url in save(study, args.project, args.entity, args.verdict).items():
-                print(f"{what:<10} {url}")
-    return 0
+    failed = 0
+    for study in _studies(args.runs):
+        try:
+            if args.offline:
+                print(specification(study, args.project, args.entity))
+            else:
+                for what, url in save(study, args.project, args.entity, args.verdict).items():
+                    print(f"{what:<10} {url}")
+        except (LedgerError, OSError) as error:  # of this study; a server that does not answer ends it for all
+            print(f"{study}: left out: {describe(error)}", file=sys.stderr)
+            failed += 1
+    return int(failed > 0)
 
 
 def _ticket(args: argparse.Namespace) -> int:

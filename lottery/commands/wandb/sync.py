@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,37 +39,62 @@ def sync(paths: Sequence[Path], project: str | None, entity: str | None, seconds
     if not tracked:
         untracked = "; `lottery wandb backfill` makes those of cells that were not tracked" if every else ""
         raise Refused(f"{', '.join(map(str, paths))}: there is no W&B run to send{untracked}")
-    sent = failed = running = 0
+    if project:
+        place(Told("", "", 0, {}), project, entity)  # refused at once, and not for each cell
+    counts = Counter[str]()
     for study in dict.fromkeys(cell.parent.parent for cell in tracked):
         cells = [cell for cell in tracked if cell.parent.parent == study]
+        counts.update(_send_study(study, cells, project, entity, seconds))
+    if not counts:
+        print("nothing to send: the server has all of it")
+    return int(counts["failed"] > 0)
+
+
+def _send_study(
+    study: Path, cells: Sequence[Path], project: str | None, entity: str | None, seconds: float
+) -> Counter[str]:
+    """Sends what is to be sent of one study; returns how many runs were sent, failed, or are still running.
+
+    What can't be read or sent is said, and the rest is sent. Raises Unreachable without a key or a server.
+    """
+    counts = Counter[str]()
+    frame, matching, there, whole, changed = None, dict[str, float](), None, False, False
+    shown, now = _shown(study), ""
+    try:
         frame, matching = _judged(study)
         there = place(told(cells[0]), project, entity)
-        shown, now = _shown(study), digest_of(frame.to_csv(index=False) if frame is not None else "")
+        now = digest_of(frame.to_csv(index=False) if frame is not None else "")
         changed = shown.get(there.named) != now
         whole = frame is not None and not missing(frame)
-        for cell in cells:
+    except (Said, OSError) as error:
+        print(f"{study}: its own run is not sent: {describe(error)}")
+        counts["failed"] += 1
+    for cell in cells:
+        try:
             if leases.held(cell):
                 print(f"{cell}: is running, and left for later")
-                running += 1
+                counts["running"] += 1
             elif unsent(cell, place(told(cell), project, entity)) or (changed and whole):
-                try:
-                    rows = _send(cell, project, entity, seconds, matching if whole else {})
-                except Unreachable:
-                    raise
-                except (Said, OSError) as error:
-                    print(f"{cell}: not sent: {describe(error)}")
-                    failed += 1
-                else:
-                    sent += 1
-                    print(f"{cell}: {rows} rows sent", flush=True)
-        if changed and whole and not failed and not running and frame is not None:
+                rows = _send(cell, project, entity, seconds, matching if whole else {})
+                counts["sent"] += 1
+                print(f"{cell}: {rows} rows sent", flush=True)
+        except Unreachable:
+            raise
+        except (Said, OSError) as error:
+            print(f"{cell}: not sent: {describe(error)}")
+            counts["failed"] += 1
+    if changed and whole and not counts["failed"] and not counts["running"] and frame is not None and there:
+        try:
             _study(study, frame, matching, there, seconds)
             write_whole(study / SENT, json.dumps({"results": {**shown, there.named: now}}).encode())
             print(f"{study}: its run sent", flush=True)
-            sent += 1
-    if not (sent or failed or running):
-        print("nothing to send: the server has all of it")
-    return int(failed > 0)
+            counts["sent"] += 1
+        except Unreachable:
+            raise
+        except (Said, OSError) as error:
+            print(f"not sent: {describe(error)}")
+            counts["failed"] += 1
+    return counts
 
 
 def _shown(study: Path) -> dict[str, str]:
