@@ -109,6 +109,27 @@ def test_folders_that_overlap_are_read_once_and_contradictions_refused(tmp_path:
         results.read(tmp_path)
 
 
+def with_data(folder: Path, digests: dict[int, str]) -> None:
+    """Gives the ledgers of some seeds a digest of their data."""
+    for seed, digest in digests.items():
+        for path in folder.glob(f"*/seed{seed}/ledger.jsonl"):
+            lines = [json.loads(text) | {"data": digest} for text in path.read_text().splitlines()]
+            path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+
+
+def test_of_ledgers_with_other_data_each_that_is_dropped_is_named(tmp_path: Path) -> None:
+    """Seed 0 is older than the column; seeds 2, 4 and 5 have what most have."""
+    study = ledgers(tmp_path, {"imp": {seed: ACCURACY["imp"][0] for seed in range(6)}})
+    with_data(study, {1: "d2", 2: "d1", 3: "d3", 4: "d1", 5: "d1"})
+    frame, problems = results.gather(study)
+    assert sorted(frame["seed"].unique()) == [0, 2, 4, 5]
+    kept = study / "imp" / "seed2" / "ledger.jsonl"
+    assert problems == [
+        f"{study}/imp/seed{seed}/ledger.jsonl: {STUDY} was measured with another data than in {kept}; report one of them"
+        for seed in (1, 3)
+    ]
+
+
 def test_no_ledger(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=f"no finished round under {tmp_path}"):
         results.read(tmp_path)

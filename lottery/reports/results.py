@@ -60,23 +60,38 @@ def gather(*paths: Path | str) -> tuple[pd.DataFrame, list[str]]:
         same = [column for column in frame if not str(column).startswith("run/")]
         frame = frame.drop_duplicates(same, ignore_index=True)
     for column, of in (("data", ["study"]), ("setting", ["study", "arm"])):
-        counts = frame.groupby(of)[column].nunique() if column in frame else pd.Series(dtype=int)
-        for what in counts.index[counts > 1]:
-            names = what if isinstance(what, tuple) else (what,)
-            part = frame[(frame[of] == list(names)).all(axis="columns")]
-            first, second, *_ = part.drop_duplicates(column)["run/ledger"]
-            problems.append(
-                f"{first} and {second}: {' '.join(names)} was measured with another {column}; report one of them"
-            )
-            frame = frame.drop(part.index[part[column].notna() & (part[column] != part[column].iloc[0])])
+        frame = _alike(frame, column, of, problems)
     if repeats and (twice := frame.duplicated(KEYS, keep=False)).any():
-        for _, part in frame[twice].groupby(KEYS[:3], sort=False):
-            first, second, *_ = part["run/ledger"].unique()
-            problems.append(f"{first} and {second} hold different results for the same cell; report one of them")
+        for (_, arm, seed), part in frame[twice].groupby(KEYS[:3], sort=False):
+            first, *others = part["run/ledger"].unique()
+            if others:
+                problems.append(f"{first} and {others[0]} hold different results for the same cell; report one of them")
+            else:  # of a results file, since a ledger can't
+                said = f"{arm} seed {seed} has round {part['round'].iloc[0]} twice, with different results"
+                problems.append(f"{first}: {said}; remove one of its rows")
         frame = frame[~twice]
         if not len(frame):
             raise LedgerError(problems[0])
     return frame.reset_index(drop=True), problems
+
+
+def _alike(frame: pd.DataFrame, column: str, of: list[str], problems: list[str]) -> pd.DataFrame:
+    """The rows whose value of a column most ledgers of a study, or of its arm, have; each other one is a problem.
+
+    Ledgers of old lack the column, and stay. Of values that are as common as each other the first stays.
+    """
+    counts = frame.groupby(of)[column].nunique() if column in frame else pd.Series(dtype=int)
+    for what in counts.index[counts > 1]:
+        names = what if isinstance(what, tuple) else (what,)
+        part = frame[(frame[of] == list(names)).all(axis="columns")].dropna(subset=[column])
+        told = part.drop_duplicates(["run/ledger", column])
+        common = told[column].value_counts(sort=False).idxmax()
+        kept = told["run/ledger"][told[column] == common].iloc[0]
+        for ledger in told["run/ledger"][told[column] != common].unique():
+            said = f"{ledger}: {' '.join(names)} was measured with another {column}"
+            problems.append(said + (" in some rows" if ledger == kept else f" than in {kept}; report one of them"))
+        frame = frame.drop(part.index[part[column] != common])
+    return frame
 
 
 def _stacked(parts: Sequence[Columns]) -> pd.DataFrame:
