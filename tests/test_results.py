@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from lottery.commands import report as publishing
+from lottery.commands import status
 from lottery.config.compose import cell_configs
 from lottery.foundations.errors import Refused
 from lottery.foundations.metrics import Headline, headline
@@ -25,6 +26,7 @@ from lottery.reports import comparison, drawing, intervals, results, statistics
 from lottery.reports import figures as figure
 from lottery.reports import tables as report
 from lottery.reports.folder import write
+from lottery.store.folder import leave_error
 from lottery.store.ledger import LedgerError
 
 STUDY = "demo-digits-12345678"
@@ -318,6 +320,32 @@ def test_missing_names_cells_and_rounds(tmp_path: Path) -> None:
         f"{STUDY} random_reinit seed 0: 1 of 2 pruned rounds",
         f"{STUDY} random_reinit seed 4: not begun",
     ]
+
+
+def test_missing_names_arms_of_which_no_round_is_there_as_status_does(tmp_path: Path) -> None:
+    study = ledgers(tmp_path, {"imp": {0: (0.9, 0.9, 0.9), 1: (0.9, 0.9), 2: (0.9, 0.9, 0.9)}})
+    for arm, seed in (("gone", 0), ("gone", 1), ("begun", 0), ("later", 0)):
+        (study / arm / f"seed{seed}").mkdir(parents=True)
+    for cell in ("gone/seed0", "gone/seed1", "imp/seed1", "imp/seed2"):
+        leave_error(study / cell, "no such layer", "a traceback")
+    (study / "begun" / "seed0" / "config.yaml").write_text("seed: 0\n")
+    frame = results.read(study)
+    assert results.missing(frame) == [
+        f"{STUDY} begun seed 0: no round finished",
+        f"{STUDY} gone seed 0: failed: no such layer",
+        f"{STUDY} gone seed 1: failed: no such layer",
+        f"{STUDY} imp seed 1: 1 of 2 pruned rounds, failed: no such layer",
+        f"{STUDY} imp seed 2: failed: no such layer",
+        f"{STUDY} later seed 0: not begun",
+    ]
+    assert f"- {STUDY} gone seed 1: failed: no such layer" in report.render(frame)
+    facts = [status.look(cell) for cell in status.find([study])]
+    open_ = {(cell.arm, cell.seed) for cell in facts if status.state(cell, None) != "finished"}
+    assert open_ == {(line.split()[1], int(line.split()[3][:-1])) for line in results.missing(frame)}
+    # the ledgers of other arms than those that one asks for are not missing
+    assert results.missing(results.read(study / "imp" / "seed0"))[-2:] == [
+        f"{STUDY} imp seed 2: failed: no such layer", f"{STUDY} later seed 0: not begun",
+    ]  # fmt: skip
 
 
 def test_a_round_that_a_seed_lacks_has_an_n_of_its_own(tmp_path: Path) -> None:

@@ -6,13 +6,14 @@ import gc
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
 
 from lottery.reports.columns import KEYS, Columns, of_ledger, of_results
-from lottery.store.folder import NAME, folders
+from lottery.store.folder import NAME, cells, error_left, folders
 from lottery.store.ledger import LedgerError, Line
 
 __all__ = ["KEYS", "gather", "missing", "one_study", "read"]
@@ -114,20 +115,40 @@ def one_study(frame: pd.DataFrame) -> None:
 
 
 def missing(frame: pd.DataFrame) -> list[str]:
-    """What an unfinished study lacks, as far as its ledgers show: cells not begun, rounds not yet played."""
+    """What an unfinished study lacks, as far as its folder shows: cells not begun or failed, rounds not yet played."""
     lacking = []
-    told = [column for column in (*KEYS, "rounds", "stopped") if column in frame]
+    told = [column for column in (*KEYS, "rounds", "stopped", "run/ledger") if column in frame]
     for study, part in frame[told].groupby("study", sort=True):
         lines = part.sort_values("round").drop_duplicates(["arm", "seed"], keep="last").to_dict("records")
         last = {(line["arm"], line["seed"]): Line({str(key): value for key, value in line.items()}) for line in lines}
-        for arm in sorted(part["arm"].unique()):
-            for seed in sorted(part["seed"].unique()):
-                if (line := last.get((arm, seed))) is None:
-                    lacking.append(f"{study} {arm} seed {seed}: not begun")
-                elif not line.is_last:
-                    done, planned = line["round"], line["rounds"]
-                    lacking.append(f"{study} {arm} seed {seed}: {done} of {planned} pruned rounds")
+        beside = _beside(part["run/ledger"].unique() if "run/ledger" in part else ())
+        grid = {(arm, seed): "not begun" for arm in part["arm"].unique() for seed in part["seed"].unique()}
+        for arm, seed in sorted(grid | {cell: said for cell, said in beside.items() if said}):
+            said = beside.get((arm, seed)) or ""
+            if (line := last.get((arm, seed))) is None:
+                said = said or ("its ledger is left out" if (arm, seed) in beside else "not begun")
+            elif not line.is_last:
+                said = ", ".join(filter(None, [f"{line['round']} of {line['rounds']} pruned rounds", said]))
+            lacking += [f"{study} {arm} seed {seed}: {said}"] if said else []
     return lacking
+
+
+def _beside(ledgers: Iterable[str]) -> dict[tuple[str, int], str]:
+    """Why each cell in the folders of these ledgers' studies lacks a round, as `lottery status` tells; else empty."""
+    studies = dict.fromkeys(
+        path.parents[2]
+        for path in map(Path.resolve, map(Path, ledgers))
+        if path.name == NAME and re.fullmatch(r"seed\d+", path.parent.name)
+    )
+    found = {}
+    for folder in (folder for study in studies for folder in cells(study) if folder.parent.parent == study):
+        said = f"failed: {error}" if (error := error_left(folder)) else ""
+        with suppress(OSError):  # as where it has just been moved away
+            names = os.listdir(folder)
+            if not said and not (NAME in names and (folder / NAME).stat().st_size):
+                said = "no round finished" if any(name[0] != "." for name in names) else "not begun"
+        found[folder.parent.name, int(folder.name[4:])] = said
+    return found
 
 
 def _tickets_first(column: pd.Series) -> pd.Series:

@@ -61,11 +61,10 @@ def _send_study(
     frame, matching, there, whole, changed = None, dict[str, float](), None, False, False
     shown, now = _shown(study), ""
     try:
-        frame, matching = _judged(study)
+        frame, matching, whole = _judged(study)
         there = place(told(cells[0]), project, entity)
         now = digest_of(frame.to_csv(index=False) if frame is not None else "")
         changed = shown.get(there.named) != now
-        whole = frame is not None and not missing(frame)
     except (Said, OSError) as error:
         print(f"{study}: its own run is not sent: {describe(error)}")
         counts["failed"] += 1
@@ -114,17 +113,18 @@ def _send(cell: Path, project: str | None, entity: str | None, seconds: float, m
     return rows
 
 
-def _judged(study: Path) -> tuple[pd.DataFrame | None, dict[str, float]]:
-    """A study's results, and the sparsest density at which each arm matches dense, of those that do."""
+def _judged(study: Path) -> tuple[pd.DataFrame | None, dict[str, float], bool]:
+    """A study's results, the sparsest density at which each arm matches dense, of those that do; whether it is whole."""
     try:
         frame = read(study)
+        whole = not missing(frame)
         frame = frame[[column for column in frame if not str(column).startswith("run/")]]
         found = {arm: sparsest_match(frame, arm) for arm in map(str, frame["arm"].unique())}
     except FileNotFoundError:
-        return None, {}
+        return None, {}, False
     except ValueError:  # a metric for which no margin is defined
-        return frame, {}
-    return frame, {arm: match[0] for arm, match in found.items() if match}
+        return frame, {}, whole
+    return frame, {arm: match[0] for arm, match in found.items() if match}, whole
 
 
 def _study(study: Path, frame: pd.DataFrame, matching: dict[str, float], place: Place, seconds: float) -> None:
