@@ -20,6 +20,7 @@ from lottery.commands import main as cli
 from lottery.config.compose import cell_configs
 from lottery.config.groups import CONF, GROUPS
 from lottery.pruning import masks
+from lottery.reports.page import files
 from lottery.running.launch import run_cell
 from lottery.store.folder import NAME
 from lottery.store.ledger import Ledger
@@ -264,3 +265,31 @@ def test_load_says_what_there_is(out: Path) -> None:
         package.load(path.parent, round=3)
     with pytest.raises(AttributeError, match="has no attribute 'loat'"):
         _ = package.loat
+
+
+@pytest.mark.parametrize("output", ["nobody", "ascii", "full"])
+def test_a_report_is_written_whatever_becomes_of_its_output(
+    output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As with `| head -3`, PYTHONIOENCODING=ascii and `> /dev/full`."""
+    monkeypatch.setattr(files, "library", lambda: "")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    study = ledgers(tmp_path, ACCURACY)
+    if output == "nobody":
+        read, write = os.pipe()
+        os.close(read)
+        stdout = os.fdopen(write, "w", encoding="utf-8")
+    else:
+        path = tmp_path / "said" if output == "ascii" else "/dev/full"
+        stdout = open(path, "w", encoding="ascii")  # noqa: SIM115
+    monkeypatch.setattr(sys, "argv", ["lottery", "report", str(study)])
+    before = signal.getsignal(signal.SIGTERM)
+    with stdout, monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
+        patch.setattr(sys, "stdout", stdout)
+        cli.main()
+    signal.signal(signal.SIGTERM, before)
+    assert stop.value.code == 0
+    assert {"curve.png", "report.html", "report.md", "results.csv"} < {path.name for path in study.iterdir()}
+    assert capsys.readouterr().err.count("No space left on device") == (output == "full")
+    if output == "ascii":
+        assert "0.9400 ? 0.0994" in (tmp_path / "said").read_text()

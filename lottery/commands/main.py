@@ -30,6 +30,7 @@ def main() -> None:
     words = sys.argv[1:]
     try:
         code = dispatch(words)
+        sys.stdout.flush()  # here, since what is buffered may find no reader either
     except KeyboardInterrupt as stop:
         terminated = isinstance(stop, process.Terminated)
         trains = words[:1] == ["run"] and "--plan" not in words

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lottery.commands.process import say
 from lottery.foundations.errors import Refused
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def publish(paths: Iterable[Path], out: Path | None = None) -> list[str]:
     """Prints and writes the report of every study among some folders; into its own folder if `out` is not given.
 
     Several studies of the same data are then compared, with the one named first. Returns a sentence for all that is
-    left out, since it can't be read or reported.
+    left out, since it can't be read or reported. Whatever becomes of what is printed, all is written.
     Raises Refused for a results file or a stray ledger without `out`: it has no folder that is its study's alone.
     Raises LedgerError or FileNotFoundError if nothing is left.
     """
@@ -87,12 +88,12 @@ def _alone(studies: Studies, folders: Mapping[str, Path], unlike: Unlike, proble
 
     [(study, frame)] = studies.items()
     folder = folders[study]
-    print(f"\n{screen(frame)}", flush=True)  # also where nothing can be written
+    say(f"\n{screen(frame)}")  # also where nothing can be written
     write(frame, folder)
-    print(f"table   {folder / 'report.md'}")
-    print(f"figure  {', '.join(str(folder / name) for name in pictures(frame))}\nframe   {folder / 'results.csv'}")
+    say(f"table   {folder / 'report.md'}")
+    say(f"figure  {', '.join(str(folder / name) for name in pictures(frame))}\nframe   {folder / 'results.csv'}")
     write_page(studies, folder / "report.html", unlike, {study: study}, problems)
-    print(f"page    {folder / 'report.html'}")
+    say(f"page    {folder / 'report.html'}")
 
 
 def _several(
@@ -107,21 +108,21 @@ def _several(
     for study, frame in studies.items():
         write(frame, folders[study], figures=len(studies) <= FIGURES)
     names = called({study: unlike[study] for study in studies})
-    print(f"\n{overview(studies, names)}", flush=True)
+    say(f"\n{overview(studies, names)}")
     for found in list(filter(None, map(unlike.get, studies)))[:SAID]:
-        print(f"unlike the other studies here: {', '.join(found)}")
+        say(f"unlike the other studies here: {', '.join(found)}")
     for study in list(studies)[:SAID]:
-        print(f"study   {folders[study]}/")
+        say(f"study   {folders[study]}/")
     if len(studies) > SAID:
-        print(f"and {len(studies) - SAID} more")
+        say(f"and {len(studies) - SAID} more")
     if len(studies) > FIGURES:
         drawn = ", ".join(pictures(next(iter(studies.values()))))
-        print(f"{drawn} are drawn for at most {FIGURES} studies at once; report one alone for its own")
+        say(f"{drawn} are drawn for at most {FIGURES} studies at once; report one alone for its own")
     for group in comparable(studies):
         compare({study: studies[study] for study in group}, unlike, _above(folders[study] for study in group))
     page = (out or _above(folders.values()) or next(iter(folders.values()))) / "report.html"
     write_page(studies, page, unlike, names, problems)
-    print(f"page    {page}")
+    say(f"page    {page}")
 
 
 def _above(folders: Iterable[Path]) -> Path | None:
@@ -150,26 +151,26 @@ def compare(
     from lottery.reports.tables import tables
 
     if len(studies) == 1:
-        print(f"not compared: {', '.join(studies)}; no other study here is of its data and headline")
+        say(f"not compared: {', '.join(studies)}; no other study here is of its data and headline")
         return
     names = called({study: unlike[study] for study in studies})
     views = dict(shared_arms(studies, names))
     if not views:
-        print(f"not compared: {', '.join(studies)}; they have no arm in common")
+        say(f"not compared: {', '.join(studies)}; they have no arm in common")
         return
     if folder is None:
-        print("not written, since these studies lie in several folders; say with --out where to")
+        say("not written, since these studies lie in several folders; say with --out where to")
         return
     text = "# Studies compared\n\n" + "".join(_line(study, name, unlike[study]) for study, name in names.items())
     text += "".join(f"\n## {arm}\n\n{tables(view)}" for arm, view in views.items())
     folder = folder / f"comparison-{digest_of(list(studies))[:8]}"
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "comparison.md", text.encode())
-    print(f"table   {folder / 'comparison.md'}")
+    say(f"table   {folder / 'comparison.md'}")
     if len(studies) <= MOST:
         for arm, view in views.items():
             draw(view, folder / f"{arm}.png")
-        print(f"figure  {', '.join(str(folder / f'{arm}.png') for arm in views)}")
+        say(f"figure  {', '.join(str(folder / f'{arm}.png') for arm in views)}")
 
 
 def _line(study: str, name: str, unlike: Sequence[str] | None) -> str:
