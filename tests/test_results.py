@@ -133,6 +133,8 @@ def test_of_ledgers_with_other_data_each_that_is_dropped_is_named(tmp_path: Path
 
 
 def test_no_ledger(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^lottery.read: give it at least one folder with ledgers or results.csv, as"):
+        results.read()
     with pytest.raises(FileNotFoundError, match=f"no finished round under {tmp_path}"):
         results.read(tmp_path)
 
@@ -454,6 +456,16 @@ def row(**changed: str) -> str:
         (f"{HEAD}\n{row(density='7.5')}\n", "line 2: density=7.5 is not within 0 and 1"),
         (f"{HEAD.rpartition(',')[0]}\n{row().rpartition(',')[0]}\n", r"line 2: no early_stop_test_\*, so"),
         (f'{HEAD}\n"s,imp', "is no results.csv of a report: unexpected end of data"),
+        (f"{HEAD},seed\n{row()},7\n", "line 1: the column seed is there twice; remove or rename one"),
+        (f"{HEAD}\n{row(seed='1_0')}\n", "line 2: no seed, so"),
+        (f"{HEAD}\n{row(density='0.5_0')}\n", "line 2: density is no finite number"),
+        (f"{HEAD}\n{row(seed='٣')}\n", "line 2: no seed, so"),
+        (f"{HEAD}\n{row()}\n".replace(",", ";"), "line 1: fields are separated by semicolons; a comma is needed"),
+        (f"{HEAD}\n{row()}\n".replace(",", "\t"), "line 1: fields are separated by tabs; a comma is needed"),
+        (
+            f"{HEAD}\n{row()}\n{row(test_accuracy='0.8')}\n",
+            "imp seed 0 has round 0 twice, with different results; remove",
+        ),
     ],
 )
 def test_a_file_that_no_report_wrote(text: str, sentence: str, tmp_path: Path) -> None:

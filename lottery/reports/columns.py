@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
@@ -19,6 +20,7 @@ Columns = dict[str, list[Any]]
 _NAMES, _COUNTS, _NUMBERS = ("study", "arm"), ("seed", "round", "rounds"), ("density", "train_steps", "early_stop_step")
 _NUMERIC = ("test_", "val_", "train_", "total_", "compression_ratio", "early_stop_")
 _TEXT = {"study", "arm", "phase", "data", "setting", "stopped", "collapsed"}  # a digest may look like a number
+_SIGNS = {";": "semicolons", "\t": "tabs"}
 
 
 class _Missing:
@@ -62,9 +64,15 @@ def of_results(path: Path) -> Columns:
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            lines = list(csv.DictReader(file, strict=True))
+            reader = csv.DictReader(file, strict=True)
+            names = list(reader.fieldnames or ())
+            lines = list(reader)
     except (csv.Error, UnicodeDecodeError) as error:
         raise LedgerError(f"{path} is no results.csv of a report: {error}") from error
+    if len(names) == 1 and (apart := next((name for sign, name in _SIGNS.items() if sign in names[0]), "")):
+        raise LedgerError(f"{path}, line 1: fields are separated by {apart}; a comma is needed")
+    if twice := [name for name, count in Counter(filter(None, names)).items() if count > 1]:
+        raise LedgerError(f"{path}, line 1: the column {twice[0]} is there twice; remove or rename one")
     for number, line in enumerate(lines, start=2):
         if None in line or None in line.values():
             raise LedgerError(f"{path}, line {number} has not as many fields as the first line")
@@ -166,7 +174,7 @@ def _usable(name: Any) -> bool:
 def _value(text: str) -> Any:
     if text in ("", "True", "False"):
         return {"": None}.get(text, text == "True")
-    for kind in (int, float):
+    for kind in (int, float) if text.isascii() and "_" not in text else ():  # Python takes 1_0 for 10
         try:
             return kind(text)
         except ValueError:

@@ -27,8 +27,10 @@ def read(*paths: Path | str) -> pd.DataFrame:
     What analyses measured are columns `<analysis>/<what>`, densities of layers `density/<layer>`,
     circumstances of the run, and the ledger's path, `run/<what>`.
     Raises FileNotFoundError if there is no finished round, LedgerError for a line that says less than a round's does,
-    and if two ledgers contradict each other.
+    and if two ledgers contradict each other; ValueError without a path.
     """
+    if not paths:
+        raise ValueError('lottery.read: give it at least one folder with ledgers or results.csv, as in read("runs")')
     frame, problems = gather(*paths)
     if problems:
         raise LedgerError(problems[0])

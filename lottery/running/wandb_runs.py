@@ -55,7 +55,6 @@ class Place:
                 f"{whence('WANDB_PROJECT', self.project)}"
             )
 
-
     @property
     def named(self) -> str:
         """The place in one line, with the server that it is on: what was sent elsewhere is not there."""
