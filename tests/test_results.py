@@ -660,6 +660,8 @@ def test_studies_of_other_data_or_headline_are_not_compared(tmp_path: Path, caps
     assert comparison.comparable({"x": frame, "y": frame}) == [["x"], ["y"]]  # ledgers of old
     lossy = frame.assign(data="d").rename(columns={"early_stop_test_accuracy": "early_stop_test_loss"})
     assert comparison.comparable({"x": frame.assign(data="d"), "y": lossy, "z": lossy}) == [["x"], ["y", "z"]]
+    lower = frame.assign(data="d", headline_better="lower")
+    assert comparison.comparable({"x": frame.assign(data="d"), "y": lower, "z": lower}) == [["x"], ["y", "z"]]
 
 
 def test_what_cannot_be_compared_or_written_is_said(

@@ -40,11 +40,12 @@ def differing(cells: Mapping[str, Path]) -> dict[str, list[str] | None]:
 
 
 def comparable(studies: Mapping[str, pd.DataFrame]) -> list[list[str]]:
-    """Groups of studies with the same data and headline; a study of older ledgers, without `data`, is alone."""
-    groups: dict[tuple[str, str], list[str]] = {}
+    """Groups of studies with the same data, and headline in name and direction; a study of older ledgers, without `data`, is alone."""
+    groups: dict[tuple[str, str, bool], list[str]] = {}
     for study, frame in studies.items():
         data = str(frame["data"].iloc[0]) if "data" in frame else study
-        groups.setdefault((data, headline(frame).name), []).append(study)
+        metric = headline(frame)
+        groups.setdefault((data, metric.name, metric.higher_is_better), []).append(study)
     return list(groups.values())
 
 
