@@ -284,9 +284,10 @@ def test_a_report_is_written_whatever_becomes_of_its_output(
         stdout = open(path, "w", encoding="ascii")  # noqa: SIM115
     monkeypatch.setattr(sys, "argv", ["lottery", "report", str(study)])
     before = signal.getsignal(signal.SIGTERM)
-    with stdout, monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
+    with stdout, monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", stdout)
-        cli.main()
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
     signal.signal(signal.SIGTERM, before)
     assert stop.value.code == 0
     assert {"curve.png", "report.html", "report.md", "results.csv"} < {path.name for path in study.iterdir()}

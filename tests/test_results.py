@@ -121,13 +121,14 @@ def with_data(folder: Path, digests: dict[int, str]) -> None:
 
 def test_of_ledgers_with_other_data_each_that_is_dropped_is_named(tmp_path: Path) -> None:
     """Seed 0 is older than the column; seeds 2, 4 and 5 have what most have."""
-    study = ledgers(tmp_path, {"imp": {seed: ACCURACY["imp"][0] for seed in range(6)}})
+    study = ledgers(tmp_path, {"imp": dict.fromkeys(range(6), ACCURACY["imp"][0])})
     with_data(study, {1: "d2", 2: "d1", 3: "d3", 4: "d1", 5: "d1"})
     frame, problems = results.gather(study)
     assert sorted(frame["seed"].unique()) == [0, 2, 4, 5]
     kept = study / "imp" / "seed2" / "ledger.jsonl"
     assert problems == [
-        f"{study}/imp/seed{seed}/ledger.jsonl: {STUDY} was measured with another data than in {kept}; report one of them"
+        f"{kept.parents[1]}/seed{seed}/ledger.jsonl: {STUDY} was measured with another data than in {kept}; report one of "
+        "them"
         for seed in (1, 3)
     ]
 

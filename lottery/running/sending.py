@@ -70,6 +70,9 @@ def opened(told: Told, own: Path, place: Place, seconds: float) -> Any:
         with suppress(Exception):  # its own process may be gone already; the error before is what counts
             forget()
         said = cause(error)
+        if said.startswith("WANDB_API_KEY invalid: "):
+            form = said.partition(": ")[2].removesuffix(".")
+            raise Unreachable(f"WANDB_API_KEY has the wrong form: {form}; nothing was sent") from error
         if "API key" in said:
             raise Unreachable("no W&B key: set WANDB_API_KEY, or call `wandb login` once; nothing was sent") from error
         raise Unreachable(f"the W&B server does not answer ({said}); nothing is lost, try again later") from error

@@ -65,6 +65,7 @@ def server() -> str:
     """The address of the server that runs are sent to: as the environment says, else as W&B's own settings do."""
     if said := os.environ.get("WANDB_BASE_URL"):
         return said.rstrip("/")
+    _drop_empty()
     import wandb
 
     return str(wandb.setup().settings.base_url).rstrip("/")
@@ -101,6 +102,12 @@ def whence(variable: str, value: str) -> str:
     return f"; the variable {variable} says so" if os.environ.get(variable) == value else ""
 
 
+def _drop_empty() -> None:
+    """Unsets a WANDB_MODE that says nothing: W&B would refuse it as a mode, though another was asked for."""
+    if os.environ.get("WANDB_MODE") == "":
+        del os.environ["WANDB_MODE"]
+
+
 def cause(error: Exception) -> str:
     """An error of W&B's, or of the system's, in a line."""
     return (str(error) or type(error).__name__).strip().split("\n")[0][:200]
@@ -114,6 +121,7 @@ def open_run(told: Told, folder: Path, mode: str, place: Place, seconds: float |
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     os.environ.setdefault("WANDB_LOGIN_TIMEOUT", str(INIT_SECONDS))
+    _drop_empty()
     import wandb
 
     whole = told.label == STUDY
@@ -217,6 +225,7 @@ def attach(run: Any, file: Path, name: str, about: Mapping[str, Any], seconds: f
 
 def default_entity(seconds: int) -> str:
     """The entity that the key belongs to. Raises what W&B raises."""
+    _drop_empty()
     import wandb
 
     return str(wandb.Api(timeout=seconds).default_entity)

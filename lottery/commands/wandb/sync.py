@@ -114,7 +114,7 @@ def _send(cell: Path, project: str | None, entity: str | None, seconds: float, m
 
 
 def _judged(study: Path) -> tuple[pd.DataFrame | None, dict[str, float], bool]:
-    """A study's results, the sparsest density at which each arm matches dense, of those that do; whether it is whole."""
+    """A study's results, where each arm that matches dense does so at the sparsest, and whether it is whole."""
     try:
         frame = read(study)
         whole = not missing(frame)
