@@ -25,8 +25,9 @@ from lottery.running import cell as study
 from lottery.running import view, wandb_runs
 from lottery.running.launch import run_cell
 from lottery.running.progress import Progress
+from lottery.running.sending import Unreachable, opened
 from lottery.running.tracking import Tracker
-from lottery.running.wandb_runs import run_id
+from lottery.running.wandb_runs import Place, Told, run_id
 from lottery.store.folder import BEAT, NAME
 from lottery.store.ledger import Ledger, Line
 from tests.conftest import TINY
@@ -251,6 +252,23 @@ def test_variables_of_wandb_that_do_not_count_are_named() -> None:
     assert wandb_runs.unheeded({"WANDB_MODE": "offline", "WANDB_RUN_ID": ""}) == ""
     said = "not heeded: a cell's W&B run lies in its folder, named and grouped by study and arm"
     assert wandb_runs.unheeded({"WANDB_RUN_GROUP": "g", "WANDB_DIR": "d"}) == f"WANDB_DIR and WANDB_RUN_GROUP {said}"
+
+
+def test_an_empty_mode_in_the_environment_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wandb.teardown()  # as in a new process
+    monkeypatch.setenv("WANDB_MODE", "")
+    job = tiny(tmp_path, "schedule.rounds=0")
+    run_cell(job)
+    assert len(segments(job)) == 1
+    assert capsys.readouterr().err == ""
+
+
+def test_a_key_of_the_wrong_form_is_said_to_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "abc")
+    with pytest.raises(Unreachable, match=r"^WANDB_API_KEY has the wrong form: .* 40.* 3; nothing was sent$"):
+        opened(Told("a-b-c", "imp", 0, {}), tmp_path, Place(), 1)
 
 
 def test_phases_from_the_store_give_all_rows(shown: CellConfig, tmp_path: Path) -> None:
