@@ -6,18 +6,21 @@ import html
 import json
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
 
 from lottery.commands import report as publishing
+from lottery.config.compose import cell_configs
 from lottery.config.groups import options
 from lottery.reports import answers, intervals, results
 from lottery.reports.answers import answer
 from lottery.reports.page import files
-from lottery.reports.page.beside import claims, curves
+from lottery.reports.page.beside import beside, claims, curves, study_command
 from lottery.reports.page.data import numbers, study_data, together
 from tests.browser import CHROMIUM, LAPTOP, PHONE, Browser
 from tests.test_results import ACCURACY, STUDY, half, ledgers
@@ -88,6 +91,32 @@ def test_the_page_says_which_arm_won_what_arms_are_and_how_to_make_it_again(
     (study,) = within(page)["studies"]
     assert (study["better"], study["again"]) == (won, "lottery run experiment=mine")
     assert [arm["what"] for arm in study["arms"]] == [options("arm")[name] for name in ("imp", "random_reinit")]
+
+
+def test_a_study_of_runs_says_how_to_make_it_again(tmp_path: Path) -> None:
+    def of(words: list[str]) -> dict[tuple[str, str, int], str]:
+        cells = cell_configs(words)
+        return {(job.study, job.label, job.seed): f"lottery run {shlex.join(job.command)}" for job in cells}
+
+    every = of(["experiment=demo", "schedule.rounds=1", f"out={tmp_path}/an out", "optimizer.lr=0.01"])
+    again = study_command(every.values())
+    assert of(shlex.split(again)[2:]) == every
+    assert len(every) > 2
+    study = ledgers(tmp_path, ACCURACY)
+    for seed, command in enumerate(["arm=imp seed=0 data=x", "arm=imp seed=1 data=x", "arm=imp seed=2 data=x"]):
+        job = cell_configs(["arm=imp", "data=digits"])[0]
+        text = f"# lottery run {command} hydra.mode=RUN\n{yaml.safe_dump(dict(job.config))}"
+        (study / "imp" / f"seed{seed}" / "config.yaml").write_text(text)
+    frame = results.read(study)
+    tickets = frame[frame["arm"] == "imp"]
+    found = beside(tickets)
+    assert (found["again"], found["command"]) == (
+        "lottery run data=x arm=imp seed=0,1,2 -m", "lottery run arm=imp seed=0 data=x hydra.mode=RUN",
+    )  # fmt: skip
+    assert "again" not in beside(frame)  # of the other arm no command is known
+    other = "lottery run arm=random seed=0"
+    for unlike in (["lottery run arm=imp seed=0 lr=1"], ["lottery run arm=imp seed=1"], ["lottery run seed=0"], [""]):
+        assert study_command([other, *unlike]) == ""
 
 
 def test_two_seeds_that_agree_have_no_interval(tmp_path: Path) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,11 @@ def beside(frame: pd.DataFrame, room: int = MOST_PHASES) -> dict[str, Any]:
     except (OSError, LedgerError) as error:
         return found | {"lacks": f"The configuration can't be read ({error}), so that training curves are not found."}
     text = (cell / CONFIG).read_text()
-    command = next((line[2:] for line in text.splitlines() if line.startswith("# lottery run ")), "")
+    command = command_of(cell)
     found |= {"config": text, "command": command, "about": trained(config)}
+    with suppress(ValueError):  # someone has changed a command, and a quote is left open
+        if again := study_command(command_of(Path(ledger).parent) for ledger in frame["run/ledger"].unique()):
+            found["again"] = again
     found["settings"] = {
         key: yaml.safe_dump(value).split("\n...")[0].strip() for key, value in settings(science(config))
     }
@@ -60,6 +64,33 @@ def beside(frame: pd.DataFrame, room: int = MOST_PHASES) -> dict[str, Any]:
     roots = [Path(config["store"]), study.parent / "store"]
     found["curves"], found["versions"] = curves(frame, [root for root in roots if root.is_dir()])
     return found if found["curves"] else found | {"lacks": "The store that held the training curves is not there."}
+
+
+def command_of(cell: Path) -> str:
+    """The command that makes a cell alone, as its configuration says it; empty where it does not."""
+    try:
+        with open(cell / CONFIG) as file:
+            return next((line[2:].strip() for line in file if line.startswith("# lottery run ")), "")
+    except (OSError, ValueError):
+        return ""
+
+
+def study_command(commands: Iterable[str]) -> str:
+    """One command for several cells; empty unless they are all cells of some arms and seeds, alike in all else.
+
+    >>> study_command(f"lottery run arm={arm} seed={seed} data=mnist hydra.mode=RUN" for arm in "ab" for seed in (0, 1))
+    'lottery run data=mnist arm=a,b seed=0,1 -m'
+    """
+    cells, common = list[tuple[str, str]](), set[tuple[str, ...]]()
+    for command in commands:
+        words = [word.partition("=") for word in shlex.split(command)]
+        own = {key: value for key, _, value in words if key in ("arm", "seed")}
+        cells.append((own.get("arm", ""), own.get("seed", "")))
+        common.add(tuple("".join(word) for word in words if word[0] not in ("arm", "seed", "hydra.mode")))
+    arms, seeds = (list(dict.fromkeys(values)) for values in zip(*cells, strict=True))
+    if len(common) > 1 or "" in arms or not all(map(str.isdecimal, seeds)) or len(arms) * len(seeds) != len(set(cells)):
+        return ""
+    return shlex.join([*common.pop(), f"arm={','.join(arms)}", f"seed={','.join(sorted(seeds, key=int))}", "-m"])
 
 
 def trained(config: Mapping[str, Any]) -> str:
