@@ -131,13 +131,24 @@ def test_rounded_numbers_and_none() -> None:
 
 
 def test_studies_taken_together_are_resampled_apart(frame: pd.DataFrame) -> None:
-    same = frame.assign(data="d")
-    found = together({"a": same.assign(study="a"), "b": same.assign(study="b")})
+    few = frame.assign(data="d")
+    assert together({"a": few.assign(study="a"), "b": few.assign(study="b")}) == []  # three runs in each
+    same = pd.concat([few, few.assign(seed=few["seed"] + 3)])
+    found = together({"a": same.assign(study="a"), "b": same.assign(study="b"), "c": few.assign(study="c")})
     assert [(row["arm"], row["density"], row["studies"], row["n"]) for row in found] == [
-        ("imp", 0.5, 2, 6), ("imp", 0.125, 2, 6), ("random_reinit", 0.5, 2, 6), ("random_reinit", 0.125, 2, 6),
+        ("imp", 0.5, 2, 12), ("imp", 0.125, 2, 12), ("random_reinit", 0.5, 2, 12), ("random_reinit", 0.125, 2, 12),
     ]  # fmt: skip
-    # gains of imp at 50 %: 0.02, 0.01, 0.00, each twice; a quarter of six is one whole value
+    # gains of imp at 50 %: 0.02, 0.01, 0.00, each four times; a quarter of twelve is three whole values
     assert found[0]["iqm"][0] == pytest.approx(0.01)
+
+
+def test_numbers_of_pairs_are_rounded_once(frame: pd.DataFrame) -> None:
+    """The page cuts them once more, to what it shows."""
+    more = frame.assign(test_accuracy=frame["test_accuracy"] + frame["round"] * (frame["arm"] == "imp") * 0.00123449)
+    (_, _, index, _, _, mean, *_), *_ = study_data(more, STUDY)["pairs"]
+    paired = intervals.compared(more)
+    assert mean == float(f"{paired['mean'].iloc[0]:.6g}") != float(f"{paired['mean'].iloc[0]:.4g}")
+    assert index == paired["round"].iloc[0]
 
 
 def test_a_paper_s_numbers_lie_over_the_curve(frame: pd.DataFrame, tmp_path: Path) -> None:

@@ -90,7 +90,9 @@ def ways(columns: Sequence[str]) -> list[str]:
 def together(studies: Mapping[str, pd.DataFrame]) -> list[Data]:
     """For each arm that comparable studies share, at each density: interquartile mean over all runs of the gain.
 
-    The gain is the difference to dense of the same study and seed, and the bootstrap is stratified by study.
+    The gain is the difference to dense of the same study and seed, and the bootstrap is stratified by study. A study
+    with fewer than `FEW` runs is left out: so few values can't stand for others. Studies that share seeds share their
+    dense networks too, so that their gains are not independent, and the interval is narrower than it should be.
     """
     rows = []
     for group in (group for group in comparable(studies) if len(group) > 1):
@@ -101,6 +103,7 @@ def together(studies: Mapping[str, pd.DataFrame]) -> list[Data]:
             while points:
                 near = [point for point in points if abs(point[0] / points[0][0] - 1) <= NEAR] if points[0][0] else []
                 points = points[max(1, len(near)) :]
+                near = [point for point in near if len(point[2]) >= FEW]
                 if len({study for _, study, _ in near}) > 1:
                     strata = [values for _, _, values in near]
                     n = sum(map(len, strata))
@@ -158,7 +161,7 @@ def _pairs(found: pd.DataFrame, names: Sequence[str]) -> list[list[Any]]:
     """Rows of `compared`, with arms by their place; few equal pairs have no p, and say so by it."""
     arms = {arm: place for place, arm in enumerate(names)}
     told = ["density", "mean", "half", "p", "holm", "effect"]
-    numbered = zip(*(numbers(found[column], 4) for column in told), strict=True)
+    numbered = zip(*(numbers(found[column]) for column in told), strict=True)
     sides = zip(found["first"], found["second"], found["round"], found["n"], strict=True)
     return [
         [arms[first], arms[second], int(index), int(n), *rest]
