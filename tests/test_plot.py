@@ -44,7 +44,12 @@ def test_lines_hold_the_means_of_the_frame(tmp_path: Path) -> None:
 
 def test_what_is_no_frame_of_rounds_is_refused(tmp_path: Path) -> None:
     frame = lottery.read(ledgers(tmp_path, ACCURACY))
-    for wrong in (frame.iloc[:0], frame.drop(columns="density"), "runs/demo"):
+    for column in ("study", "density", "train_steps", "early_stop_step", "test_accuracy"):
+        with pytest.raises(ValueError, match=rf"^lottery\.plot takes a frame of lottery\.read; .* column {column}$"):
+            lottery.plot(frame.drop(columns=column))
+    with pytest.raises(ValueError, match=r"lacks the column early_stop_test_\*$"):
+        lottery.plot(frame.drop(columns="early_stop_test_accuracy"))
+    for wrong in (frame.iloc[:0], "runs/demo"):
         with pytest.raises(ValueError, match=r"^lottery\.plot takes a frame with rows of lottery\.read$"):
             lottery.plot(wrong)
     with pytest.raises(ValueError, match="the frame has a round of a seed twice"):

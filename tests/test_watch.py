@@ -306,6 +306,25 @@ def test_one_frame(tmp_path: Path, capsys: pytest.CaptureFixture[str], hurried: 
     assert watched("--once", tmp_path) == 0  # as `lottery status`
 
 
+@pytest.mark.parametrize("width", [20, 40])
+def test_one_frame_is_as_wide_as_the_terminal(
+    width: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for arm in ("imp,rewind=10it", "imp,rewind=2it", "another"):
+        folder = tmp_path / "a-study-with-a-long-name" / arm / "seed0"
+        folder.mkdir(parents=True)
+        (folder / NAME).write_text("".join(f"{json.dumps(measured(index, 0.9))}\n" for index in range(3)))
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert watched("--once", tmp_path) == 0
+    piped = capsys.readouterr().out
+    assert max(map(len, piped.splitlines())) > 40
+    assert piped.index("o imp,rewind=2it") < piped.index("x imp,rewind=10it") < piped.index("+ another")
+    assert piped.index("imp,rewind=2it seed 0") < piped.index("imp,rewind=10it seed 0")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert watched("--once", tmp_path) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) == width
+
+
 def test_what_is_not_there_is_said_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(status.Refused, match="no such folder"):
         watched(tmp_path / "nowhere")

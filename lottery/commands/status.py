@@ -18,6 +18,7 @@ from typing import Any
 
 from lottery.foundations.errors import Refused
 from lottery.foundations.files import plain
+from lottery.foundations.ordering import shown_first
 from lottery.running.slurm import attempts
 from lottery.running.slurm import queue as slurm
 from lottery.store import leases
@@ -113,7 +114,9 @@ def row(cell: Facts, queue: Queue) -> list[str]:
 
 def report(cells: Sequence[Facts], queue: Queue, note: str = "", most: int | None = LINES) -> list[str]:
     """How many cells are in each state, then a table of cells, in at most `most` lines; None is no limit."""
-    order = sorted(cells, key=lambda cell: (STATES.index(state(cell, queue)), cell.study, cell.arm, cell.seed))
+    order = sorted(
+        cells, key=lambda cell: (STATES.index(state(cell, queue)), cell.study, shown_first(cell.arm), cell.seed)
+    )
     counts = Counter(state(cell, queue) for cell in cells)
     lines = [*(f"{counts[each]} {each}" for each in STATES if counts[each]), *filter(None, [note]), ""]
     room = len(cells) if most is None else most - len(lines) - 1

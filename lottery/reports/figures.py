@@ -25,11 +25,17 @@ def plot(frame: pd.DataFrame) -> Figure:
 
     `frame` is what `lottery.read` gives, of one study. A notebook shows the figure where it is a cell's last value, and
     `plot(frame).savefig("curve.pdf")` writes it. Raises LedgerError for several studies, and ValueError for what is no
-    such frame or has a round twice.
+    such frame, lacks a column, or has a round twice.
     """
-    needed = {"study", "arm", "seed", "round", "density"}
-    if not isinstance(frame, pd.DataFrame) or not needed <= set(frame) or frame.empty:
+    if not isinstance(frame, pd.DataFrame) or frame.empty:
         raise ValueError("lottery.plot takes a frame with rows of lottery.read")
+    needed = ["study", "arm", "seed", "round", "density", "train_steps", "early_stop_step"]
+    if any(str(column).startswith("early_stop_test_") for column in frame):
+        needed += [f"test_{next(str(c)[16:] for c in frame if str(c).startswith('early_stop_test_'))}"]
+    else:
+        needed += ["early_stop_test_*"]
+    if lacking := [column for column in needed if column not in frame]:
+        raise ValueError(f"lottery.plot takes a frame of lottery.read; this one lacks the column {lacking[0]}")
     if frame.duplicated(["study", "arm", "seed", "round"]).any():
         raise ValueError("lottery.plot: the frame has a round of a seed twice, which would count as two seeds")
     import matplotlib.pyplot  # noqa: F401  # tells notebooks how to show a figure

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from lottery.foundations.ordering import shown_first
 from lottery.reports.columns import KEYS, Columns, of_ledger, of_results
 from lottery.store.folder import NAME, cells, error_left, folders
 from lottery.store.ledger import LedgerError, Line
@@ -154,11 +155,11 @@ def _beside(ledgers: Iterable[str]) -> dict[tuple[str, int], str]:
 
 
 def _tickets_first(column: pd.Series) -> pd.Series:
-    """The sort key of a column; numbers in an arm's name sort by value."""
+    """The sort key of a column."""
     if column.name != "arm":
         return column
-    sized = {arm: re.sub(r"\d+", lambda number: number[0].zfill(9), arm) for arm in column.unique()}
-    return column.map({arm: f"{int(not arm.startswith('imp'))}{name}" for arm, name in sized.items()})
+    places = {arm: place for place, arm in enumerate(sorted(column.unique(), key=shown_first))}
+    return column.map(places)
 
 
 def _files(path: Path) -> list[Path]:

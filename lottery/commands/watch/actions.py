@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -36,7 +37,8 @@ def main(args: argparse.Namespace) -> int:
     looks = Looks(args.runs)
     if args.once:
         cells, queue, note = looks.next()
-        print("\n".join(frame(cells, queue, note, WIDTH, HEIGHT)))
+        width = shutil.get_terminal_size((WIDTH, HEIGHT)).columns if sys.stdout.isatty() else WIDTH
+        print("\n".join(frame(cells, queue, note, width, HEIGHT)))
         return 0  # as `lottery status`
     try:
         cells, queue, _ = _live(looks) if sys.stdout.isatty() else _lines(looks)

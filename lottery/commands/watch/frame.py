@@ -11,6 +11,7 @@ from typing import Any
 
 from lottery.commands.status import STATES, Facts, Queue, row, span, state
 from lottery.commands.watch.curve import MARKS, curve
+from lottery.foundations.ordering import shown_first
 
 ALIVE = ("running", "waiting")
 """States of a cell that something will still be heard of without a new command."""
@@ -84,7 +85,7 @@ def details(cells: Sequence[Facts], queue: Queue, width: int = 80) -> list[str]:
         at = f"{last.mean:.4g} at {100 * last.density:.3g} % (round {last.round}, n = {last.n}){dense}"
         lines.append(f"{mark} {arm[: max(8, width - len(at) - 4)]}  {at}")
     lines += [f"  and {len(points) - _ARMS} more arms"] if len(points) > _ARMS else []
-    order = sorted(cells, key=lambda cell: (STATES.index(state(cell, queue)), cell.arm, cell.seed))
+    order = sorted(cells, key=lambda cell: (STATES.index(state(cell, queue)), shown_first(cell.arm), cell.seed))
     open_ = [cell for cell in order if state(cell, queue) not in ("finished", "not started")]
     for cell in open_[:_CELLS]:
         _, name, now, rounds, _, _, left, what = row(cell, queue)
@@ -107,7 +108,7 @@ def reached(cells: Sequence[Facts]) -> tuple[str, dict[str, list[Point]]]:
             Point(index, fmean(x for x, _ in found), fmean(y for _, y in found), len(found))
             for index, found in sorted(by_round.items())
         ]
-        for arm, by_round in sorted(measured.items(), key=lambda one: (not one[0].startswith("imp"), one[0]))
+        for arm, by_round in sorted(measured.items(), key=lambda one: shown_first(one[0]))
     }
     return metric, points
 
