@@ -127,8 +127,8 @@ def test_of_ledgers_with_other_data_each_that_is_dropped_is_named(tmp_path: Path
     assert sorted(frame["seed"].unique()) == [0, 2, 4, 5]
     kept = study / "imp" / "seed2" / "ledger.jsonl"
     assert problems == [
-        f"{kept.parents[1]}/seed{seed}/ledger.jsonl: {STUDY} was measured with another data than in {kept}; report one of "
-        "them"
+        f"{kept.parents[1]}/seed{seed}/ledger.jsonl: {STUDY} was measured with another data than in {kept}; "
+        "report one of them"
         for seed in (1, 3)
     ]
 

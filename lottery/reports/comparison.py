@@ -40,7 +40,10 @@ def differing(cells: Mapping[str, Path]) -> dict[str, list[str] | None]:
 
 
 def comparable(studies: Mapping[str, pd.DataFrame]) -> list[list[str]]:
-    """Groups of studies with the same data, and headline in name and direction; a study of older ledgers, without `data`, is alone."""
+    """Groups of studies with the same data, and a headline of the same name and direction.
+
+    A study of older ledgers, without `data`, is alone.
+    """
     groups: dict[tuple[str, str, bool], list[str]] = {}
     for study, frame in studies.items():
         data = str(frame["data"].iloc[0]) if "data" in frame else study
