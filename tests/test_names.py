@@ -312,10 +312,6 @@ def test_network_data_and_criterion_by_import_path(guest: Path) -> None:
     assert cell.study.recipe.data.train.inputs.shape == (20, 2, 3, 3)
 
 
-def test_a_study_of_ones_own_network_and_data_is_named_after_them(guest: Path) -> None:
-    assert toy(guest, *BY_PATH).study.startswith("small-noise-")
-
-
 def test_code_of_ones_own_belongs_to_what_a_result_depends_on(guest: Path) -> None:
     def code() -> Any:
         return build(toy(guest, *BY_PATH)).study.identity["code"]

@@ -335,7 +335,8 @@ def test_what_is_not_there_is_said_in_a_sentence(tmp_path: Path) -> None:
 # in a terminal
 
 QUICKLY = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in a shell's background
 from lottery.commands import main, report
 from lottery.commands.watch import actions
 actions.EVERY, actions.QUIET = 0.1, 0.5

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+from contextlib import suppress
 
 from lottery.foundations.errors import describe
 
@@ -25,7 +26,8 @@ def prepare() -> None:
         sys.path.append(os.getcwd())
     signal.signal(signal.SIGTERM, _terminate)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal or pipe that has no ± gets a question mark, not an error
-        sys.stdout.reconfigure(errors="replace")
+        with suppress(OSError):  # what is open for reading too can't be changed, if it has no place to go back to
+            sys.stdout.reconfigure(errors="replace")
     # PyTorch's benchmark looks for a compiler, and warns on each login node that has CUDA's and no GPU
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 

@@ -65,10 +65,7 @@ class CellConfig:
 
     @cached_property
     def study(self) -> str:
-        """Experiment or model, data, and a digest of everything that can change a number.
-
-        A network or data set given by its import path has the last part of that as its name.
-        """
+        """Experiment or model, data, and a digest of everything that can change a number."""
         of = science(self.config)
         if code := user_code(list(of.values())):
             of["code"] = code

@@ -189,9 +189,8 @@ def cell_config(config: DictConfig, hydra_config: Any = None, options: Options |
     chosen = {k: str(v) for k, v in choices.items() if v is not None}
     for group in REPLACED:
         node, asked = resolved[group], any(re.match(rf"\+*{group}\._target_=", word) for word in words)
-        if whole := project or is_lightning(group, node):
+        if project or is_lightning(group, node):
             resolved[group] = alone(group, node, words) if asked else node
-        if whole or asked:
             chosen[group] = node["_target_"].rpartition(".")[2]
     if files := files_of(cast(dict[str, Any], resolved)):
         resolved["files"] = files  # recorded beside the ledger: a cell whose files changed is not finished
