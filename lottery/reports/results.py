@@ -14,8 +14,10 @@ import pandas as pd
 
 from lottery.foundations.ordering import shown_first
 from lottery.reports.columns import KEYS, Columns, of_ledger, of_results
-from lottery.store.folder import NAME, cells, error_left, folders
+from lottery.store.folder import ERROR, NAME, error_left, folders
 from lottery.store.ledger import LedgerError, Line
+
+_SEED = re.compile(r"seed\d+")
 
 __all__ = ["KEYS", "gather", "missing", "one_study", "read"]
 
@@ -141,14 +143,16 @@ def _beside(ledgers: Iterable[str]) -> dict[tuple[str, int], str]:
     studies = dict.fromkeys(
         path.parents[2]
         for path in map(Path.resolve, map(Path, ledgers))
-        if path.name == NAME and re.fullmatch(r"seed\d+", path.parent.name)
+        if path.name == NAME and _SEED.fullmatch(path.parent.name)
     )
     found = {}
-    for folder in (folder for study in studies for folder in cells(study) if folder.parent.parent == study):
-        said = f"failed: {error}" if (error := error_left(folder)) else ""
+    for folder in (folder for study in studies for folder in study.glob("*/seed*") if _SEED.fullmatch(folder.name)):
+        said = ""
         with suppress(OSError):  # as where it has just been moved away
-            names = os.listdir(folder)
-            if not said and not (NAME in names and (folder / NAME).stat().st_size):
+            names = set(os.listdir(folder))
+            if ERROR in names:
+                said = f"failed: {error_left(folder)}"
+            elif not (NAME in names and (folder / NAME).stat().st_size):
                 said = "no round finished" if any(name[0] != "." for name in names) else "not begun"
         found[folder.parent.name, int(folder.name[4:])] = said
     return found
