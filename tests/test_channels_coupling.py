@@ -373,7 +373,7 @@ def test_what_is_fixed_and_why(case: str) -> None:
     halved(net, forward(inputs))
 
 
-@pytest.mark.filterwarnings("ignore")  # TorchScript is deprecated, and networks have it
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # TorchScript is deprecated, and networks have it
 def test_what_torchscript_touches_stays_whole() -> None:
     script = torch.jit.script(nn.Sequential(c(8, 8), nn.ReLU()))
     net = Net(lambda n, x: n.out(pooled(n.b(n.s(n.a(x).relu())).relu())), a=c(3, 8), s=script, b=c(8, 6), out=head(6))
@@ -407,6 +407,10 @@ def test_what_no_operation_of_a_run_uses() -> None:
     assert unused(net, forward(torch.randn(2, 6))) == []
     net.compute = lambda n, x: functional.linear(n.a(x), n.b.weight.t().t()) + n.e.weight[:3] + n.e.bias[:3]
     assert unused(net, forward(torch.randn(2, 6))) == ["b.bias", "out.weight", "out.bias"]
+    net.compute = lambda n, x: n.out(x)  # fails, of which tracing says how
+    assert unused(net, forward(torch.randn(2, 6))) == []
+    net.compute = lambda n, x: n.out(n.e(n.a(x[:1])))  # fails in training, where BatchNorm asks for a second value
+    assert unused(net, forward(torch.randn(2, 6))) == ["b.weight", "b.bias"]
 
 
 def test_what_is_united_with_something_fixed_is_fixed_for_the_first_reason() -> None:

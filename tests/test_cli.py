@@ -281,7 +281,7 @@ def test_a_report_is_written_whatever_becomes_of_its_output(
         stdout = os.fdopen(write, "w", encoding="utf-8")
     else:
         path = tmp_path / "said" if output == "ascii" else "/dev/full"
-        stdout = open(path, "w", encoding="ascii")  # noqa: SIM115
+        stdout = open(path, "w", encoding="ascii")  # noqa: SIM115  # closed below, as the pipe's end is
     monkeypatch.setattr(sys, "argv", ["lottery", "report", str(study)])
     before = signal.getsignal(signal.SIGTERM)
     with stdout, monkeypatch.context() as patch:

@@ -299,7 +299,7 @@ def test_what_a_trained_weight_scores_tells_nothing_of_an_untrained_one(cell: Bu
 
 def test_a_density_that_leaves_nothing_of_a_structure_is_refused(cell: Build) -> None:
     asked = ["structure=rows", "scope=everywhere", "schedule.keep=0.03"]
-    assert "nothing is left" in refused(cell(*asked))
+    assert "scope: keeps nothing at density" in refused(cell(*asked))
 
 
 def test_the_line_of_a_user_s_code_that_fails_is_named(cell: Build) -> None:

@@ -402,6 +402,7 @@ def test_runs_of_one_s_own_are_judged_alone(folder: Path) -> None:
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., str]]:
     """`lottery verdict` in this process: what it says, on whichever stream."""
     before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # a launch in this process sets it
     monkeypatch.setattr(sys, "path", list(sys.path))
 
     def run(*arguments: str, code: int = 0) -> str:

@@ -426,7 +426,7 @@ def test_a_damaged_ledger_ends_no_other_study(
     studies = (bad.folder.parent.parent, good.folder.parent.parent)
     said = command("wandb", "sync", *studies)
     assert said.code == 1, said
-    assert f"{studies[0]}: its own run is not sent: {bad.folder}/ledger.jsonl, line 1 is damaged" in said.out
+    assert f"{studies[0]}: its own run: not sent: {bad.folder}/ledger.jsonl, line 1 is damaged" in said.out
     assert f"{bad.folder}: not sent: " in said.out
     assert set(server.runs) == {of(beside), of(good), run_id(good.study, STUDY, 0)}
     said = command("wandb", "workspace", *studies, "--offline")

@@ -166,7 +166,7 @@ pruning), most of it for choosing what goes and what grows in 266,200 weights, s
 much for each weight in any network, so that where a hundred steps take minutes, as in the papers, it is far below the
 goal; that was not measured.
 
-**Least squares on VGG-16.** Four fifths are products of a layer's inputs with themselves, 1e13 operations near what the
+**Least squares on VGG-16.** Two thirds are products of a layer's inputs with themselves, 1e13 operations near what the
 processor can do. They are symmetric, and of whole channels half of the rows would do: not tried, since every bit of
 refitted weights would move.
 

@@ -88,7 +88,9 @@ def pruned(cell: Cell, evidence: Evidence) -> Masks:
                 untrained = _of_untrained(cell, arm, target, steps=1 if known else None)
                 found = found if known else untrained
     if not masks.kept(found):
-        raise Misfit(f"structure: none of its groups of weights is small enough for density {last:g}; nothing is left")
+        raise Misfit(
+            f"scope: keeps nothing at density {last:g}; groups of a structure may be too large for so few weights"
+        )
     return found
 
 

@@ -140,5 +140,5 @@ def _remove(made: Sequence[Path]) -> None:
     if made:
         shutil.rmtree(made[0], ignore_errors=True)
     for folder in made[1:]:
-        with suppress(OSError):
+        with suppress(OSError):  # something else lies in it by now
             folder.rmdir()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 
 import torch
-from torch import Tensor
 
 from lottery.foundations.seeds import noise
 from lottery.pruning.contracts import (
@@ -49,11 +48,11 @@ def scope_faults(scope: Scope, masks: Masks, targets: Iterable[Target]) -> Itera
     for target in targets:
         # few values, so that ties are the rule
         scores = {name: torch.randint(8, mask.shape, generator=rng).float() for name, mask in masks.items()}
-        before, ranked = _copies(masks), _copies(scores)
+        before, ranked = copies(masks), copies(scores)
         drawn = noise()
         try:
             found = choose(scope, scores, masks, target)
-            again = choose(scope, _copies(ranked), before, target)
+            again = choose(scope, copies(ranked), before, target)
         except KeepsNothing:  # no fault: these scores say nothing
             return
         except Exception as error:  # a user's code may raise anything
@@ -96,7 +95,3 @@ def _of_network(evidence: Evidence) -> dict[str, object]:
     for what, tensors in (("mask", evidence.masks), ("start", evidence.start)):
         found |= {f"the {what} of {name}": tensor for name, tensor in tensors.items()}
     return found
-
-
-def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in tensors.items()}

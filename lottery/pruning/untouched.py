@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ def of_network(net: nn.Module) -> dict[str, object]:
     return found
 
 
-def copies(found: Mapping[str, object]) -> dict[str, object]:
+def copies(found: Mapping[str, Any]) -> dict[str, Any]:
     """The same, with copies of the tensors."""
     return {name: value.clone() if isinstance(value, Tensor) else value for name, value in found.items()}
 

@@ -29,12 +29,9 @@ def plot(frame: pd.DataFrame) -> Figure:
     """
     if not isinstance(frame, pd.DataFrame) or frame.empty:
         raise ValueError("lottery.plot takes a frame with rows of lottery.read")
-    needed = ["study", "arm", "seed", "round", "density", "train_steps", "early_stop_step"]
-    if any(str(column).startswith("early_stop_test_") for column in frame):
-        needed += [f"test_{next(str(c)[16:] for c in frame if str(c).startswith('early_stop_test_'))}"]
-    else:
-        needed += ["early_stop_test_*"]
-    if lacking := [column for column in needed if column not in frame]:
+    early = next((str(column) for column in frame if str(column).startswith("early_stop_test_")), "early_stop_test_*")
+    needed = ["study", "arm", "seed", "round", "density", "train_steps", "early_stop_step", early]
+    if lacking := [column for column in (*needed, early.removeprefix("early_stop_")) if column not in frame]:
         raise ValueError(f"lottery.plot takes a frame of lottery.read; this one lacks the column {lacking[0]}")
     if frame.duplicated(["study", "arm", "seed", "round"]).any():
         raise ValueError("lottery.plot: the frame has a round of a seed twice, which would count as two seeds")

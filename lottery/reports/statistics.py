@@ -24,7 +24,7 @@ FEW = 5
 """From so many replicates on their quantiles can be resampled; the bootstrap of fewer is too narrow."""
 RESAMPLES = 1000
 ROUNDING = 1e-12
-"""The largest difference of values around 1 that is taken for rounding."""
+"""The largest difference that is taken for rounding, as a share of the mean, or of 0.001 if that is less."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def spread(values: ArrayLike) -> Spread:
         mean = np.where(n > 0, np.where(there, values, 0.0).sum(axis=-1) / some, np.nan)
         apart = np.where(there, values - mean[..., None], 0.0)
         deviation = np.sqrt((apart**2).sum(axis=-1) / np.maximum(n - 1, 1))
-        alike = (n > 0) & (np.abs(apart).max(axis=-1, initial=0.0) <= ROUNDING * np.maximum(1.0, np.abs(mean)))
+        alike = (n > 0) & (np.abs(apart).max(axis=-1, initial=0.0) <= ROUNDING * np.maximum(1e-3, np.abs(mean)))
         half = special.stdtrit(np.maximum(n - 1.0, 1.0), 0.975) * np.where(alike, 0.0, deviation) / np.sqrt(some)
     return Spread(mean, np.where((n < 2) | ((n < FEW) & alike), np.inf, half), n)
 

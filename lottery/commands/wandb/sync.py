@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,16 +61,13 @@ def _send_study(
     counts = Counter[str]()
     frame, matching, there, whole, changed = None, dict[str, float](), None, False, False
     shown, now = _shown(study), ""
-    try:
+    with _said(f"{study}: its own run", counts):
         frame, matching, whole = _judged(study)
         there = place(told(cells[0]), project, entity)
         now = digest_of(frame.to_csv(index=False) if frame is not None else "")
         changed = shown.get(there.named) != now
-    except (Said, OSError) as error:
-        print(f"{study}: its own run is not sent: {describe(error)}")
-        counts["failed"] += 1
     for cell in cells:
-        try:
+        with _said(str(cell), counts):
             if leases.held(cell):
                 print(f"{cell}: is running, and left for later")
                 counts["running"] += 1
@@ -77,23 +75,25 @@ def _send_study(
                 rows = _send(cell, project, entity, seconds, matching if whole else {})
                 counts["sent"] += 1
                 print(f"{cell}: {rows} rows sent", flush=True)
-        except Unreachable:
-            raise
-        except (Said, OSError) as error:
-            print(f"{cell}: not sent: {describe(error)}")
-            counts["failed"] += 1
     if changed and whole and not counts["failed"] and not counts["running"] and frame is not None and there:
-        try:
+        with _said(f"{study}: its own run", counts):
             _study(study, frame, matching, there, seconds)
             write_whole(study / SENT, json.dumps({"results": {**shown, there.named: now}}).encode())
             print(f"{study}: its run sent", flush=True)
             counts["sent"] += 1
-        except Unreachable:
-            raise
-        except (Said, OSError) as error:
-            print(f"not sent: {describe(error)}")
-            counts["failed"] += 1
     return counts
+
+
+@contextmanager
+def _said(what: str, counts: Counter[str]) -> Iterator[None]:
+    """Within the context, what fails of one run is said and counted, unless it would fail of every run."""
+    try:
+        yield
+    except Unreachable:
+        raise
+    except (Said, OSError) as error:
+        print(f"{what}: not sent: {describe(error)}")
+        counts["failed"] += 1
 
 
 def _shown(study: Path) -> dict[str, str]:

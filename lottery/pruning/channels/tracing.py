@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -52,16 +52,20 @@ def traced(net: nn.Module, run: Run) -> Carried:
 def unused(net: nn.Module, run: Run) -> list[str]:
     """Names of the parameters that no operation of a run uses, neither in evaluation nor in training mode.
 
-    Who reads their channels can't be known: they may lie in a branch that the run's examples do not take. A mode in
-    which the run fails uses none. The network is left as it is.
+    Who reads their channels can't be known: they may lie in a branch that the run's examples do not take. None
+    where the run fails in evaluation mode, of which tracing says why. The network is left as it is.
     """
     left = {name for name, each in net.named_parameters() if each.numel() > 1}  # one number reads no channels
     for training in (False, True):
         if left:
             twin = copy.deepcopy(net).train(training)
             using = _Using(twin)
-            with suppress(Exception), seeded(0), torch.no_grad(), using:
-                run(twin)
+            try:
+                with seeded(0), torch.no_grad(), using:
+                    run(twin)
+            except Exception:  # training may ask for more, as BatchNorm does for a second value
+                if not training:
+                    return []
             left -= using.names
     return [name for name, _ in net.named_parameters() if name in left]
 
