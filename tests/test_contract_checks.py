@@ -281,11 +281,13 @@ def test_the_command_says_of_every_option_whether_it_keeps_its_contract(
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "__init__.py").write_text("")
     (tmp_path / "mine" / "criteria.py").write_text(CODE)
+    (tmp_path / "mine" / "gone.py").write_text("import sys\nsys.exit(4)\n")
     for group, name, text in (
         ("criterion", "good", "_target_: mine.criteria.good"),
         ("criterion", "bad", "_target_: mine.criteria.bad"),
         ("criterion", "leaves", "_target_: mine.criteria.leaves"),
         ("criterion", "torn", "_target_: [mine"),
+        ("scope", "gone", "_target_: mine.gone.scope"),
         ("schedule", "wrong", "_target_: lottery.pruning.schedules.one_shot\ndensity: 2.0"),
     ):
         (tmp_path / "conf" / group).mkdir(parents=True, exist_ok=True)
@@ -295,9 +297,10 @@ def test_the_command_says_of_every_option_whether_it_keeps_its_contract(
     lines = [line.split(maxsplit=2) for line in done.stdout.splitlines()]
     assert lines[0][:2] == ["criterion", "bad"]
     assert lines[0][2].startswith("draws from the global generator of torch")
-    assert lines[-2][1] == "torn"
-    assert lines[-2][2].startswith("ParserError: ")
-    del lines[-2]
+    assert lines[-3][1] == "torn"
+    assert lines[-3][2].startswith("ParserError: ")
+    del lines[-3]
+    assert lines.pop(-2) == ["scope", "gone", "the code that was called ended the program with sys.exit(4)"]
     assert lines[-3:] == [
         ["criterion", "good", "ok"],
         ["criterion", "leaves", "criterion: the code that was called ended the program with sys.exit(3)"],
