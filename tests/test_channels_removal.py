@@ -351,6 +351,28 @@ def test_small_and_whole_outputs_are_compared_too(gives: Any, said: str) -> None
     assert not proven(net, coupling, masks_of(net), RUN).groups
 
 
+class AsItIs(Counting):
+    """Another function without channels as long as its shift is zero, and of small outputs."""
+
+    def __init__(self) -> None:
+        super().__init__(gives=lambda scores: 1e-7 * scores)
+        self.shift = nn.Parameter(torch.zeros(3))
+
+    def forward(self, inputs: Tensor) -> Any:
+        if self.shift.any():
+            return self.gives(self.two(self.one(inputs)) + self.shift)
+        return super().forward(inputs)
+
+
+def test_small_outputs_are_compared_as_they_are_too() -> None:
+    torch.manual_seed(0)
+    net = AsItIs()
+    coupling = coupled(net, RUN)
+    assert proven(net, coupling, masks_of(net), RUN).groups  # a shift hides it
+    with pytest.raises(Refused, match=r"in evaluation mode its outputs differ by 0?[\d.e-]+ of the largest"):
+        without(net, coupling, {"one.weight": [0, 1]}, masks_of(net), RUN)
+
+
 def test_what_is_nothing_but_rounding_proves_nothing() -> None:
     """The same numbers added in another order: zero, up to rounding of which one network has more."""
     torch.manual_seed(0)

@@ -152,6 +152,7 @@ def test_report_from_ledgers_alone(command: Callable[..., Said], tmp_path: Path)
     said = command("report", study, "--out", tmp_path / "report")
     assert (said.code, said.err) == (0, "")
     assert "imp is nowhere shown to match dense, random_reinit is nowhere shown to match dense; n = 3" in said.out
+    assert "\nimp is better than random_reinit at 2 of 2 densities, between" in said.out
     assert "| 0.8600 ± 0.0896 |" in said.out
     assert len(said.out.splitlines()) < 24
     assert max(map(len, said.out.splitlines())) < 200  # paths are as long as they are

@@ -115,7 +115,8 @@ def test_a_seed_touches_no_gpu_that_is_not_in_use(gpus: int, monkeypatch: pytest
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: asked.append(device))
     monkeypatch.setattr(torch.cuda, "manual_seed_all", waiting.append)
-    monkeypatch.setattr(seeds, "_has_gpus", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(seeds, "_has_gpus", seeds._has_gpus.__wrapped__)  # asks each time
     before = torch.initial_seed()
     with seeded(3):
         pass

@@ -40,5 +40,5 @@ def test_wheel_runs_the_demo_in_a_clean_environment(tmp_path: Path) -> None:
     assert "demo" in run(command, "list", "experiment")
     output = run(command, "run", "experiment=demo", "schedule.rounds=1", "budget.steps=20")
     assert "65.35%" in output
-    assert len(list(tmp_path.glob("runs/demo-digits-*/*/seed*/ledger.jsonl"))) == 6
+    assert len(list(tmp_path.glob("runs/demo-digits-*/*/seed*/ledger.jsonl"))) == 10
     assert (next(tmp_path.glob("runs/demo-digits-*/curve.png"))).stat().st_size > 10_000

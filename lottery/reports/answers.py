@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from lottery.foundations.metrics import headline
-from lottery.reports.intervals import matching, sparsest, summary
+from lottery.reports.intervals import compared, matching, sparsest, summary
 from lottery.reports.layout import percent, plus_minus, table
 from lottery.reports.results import missing
 from lottery.reports.statistics import FEW
@@ -87,7 +87,9 @@ def screen(frame: pd.DataFrame) -> str:
     shown = next(count for count in range(len(widths), 1, -1) if sum(widths[:count]) < COLUMNS or count == 2)
     left = {"column": len(widths) - shown, "round": of - ROUNDS}
     hidden = [f"{count} {what}{'s' if count > 1 else ''}" for what, count in left.items() if count > 0]
-    lines = [str(frame["study"].iloc[0]), answer(frame), "", *table([row[:shown] for row in rows])]
+    beats = better(frame, compared(frame)) if frame["arm"].nunique() <= _ARMS else ""
+    lines = [str(frame["study"].iloc[0]), answer(frame), *([beats] if beats else []), ""]
+    lines += table([row[:shown] for row in rows])
     lines += [f"{' and '.join(hidden)} more: see the report"] if hidden else []
     lacking = missing(frame)
     lines += ["", "Unfinished; missing:", "", *(f"- {what}" for what in lacking[:_LACKING])] if lacking else []
