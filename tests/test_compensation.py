@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lottery.pruning.compensation import regression
 from lottery.pruning.compensation.biases import mean
 from lottery.pruning.compensation.contracts import Compensation, Pruned, compensated
 from lottery.pruning.compensation.inputs import layers, matrix, rows
@@ -169,6 +170,19 @@ def test_least_squares_is_a_regression_with_an_intercept(damping: float) -> None
         assert np.allclose(state["bias"][row], fitted[-1], rtol=0, atol=1e-8)
 
 
+@pytest.mark.parametrize("side", [1, 4, 6, 256])
+def test_moments_are_those_of_all_inputs_however_products_are_cut(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(regression, "SIDE", side)
+    net = nn.Conv2d(4, 2, (1, 3), groups=2, bias=False).double()
+    inputs = torch.randn(30, 4, 1, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) + 5
+    masks = {"weight": torch.zeros_like(net.weight, dtype=torch.bool)}
+    pruned = pruned_of(net, masks, inputs[:10], inputs[10:])
+    mean, covariance = regression._moments(pruned, 2)["weight"]
+    for group, of in enumerate((inputs[:, :2], inputs[:, 2:])):
+        torch.testing.assert_close(mean[group], of.flatten(1).mean(0), rtol=0, atol=1e-14)
+        torch.testing.assert_close(covariance[group], of.flatten(1).T.cov(correction=0), rtol=0, atol=1e-13)
+
+
 def test_least_squares_without_a_bias_is_a_regression_through_the_origin() -> None:
     inputs = torch.randn(50, 4, dtype=torch.float64) + 2
     net = nn.Linear(4, 1, bias=False).double()
@@ -256,6 +270,7 @@ CONVOLUTIONS: list[dict[str, Any]] = [
     {"kernel_size": 3, "groups": 2, "padding": (2, 1)},
     {"kernel_size": 3, "padding": 1, "padding_mode": "reflect"},
     {"kernel_size": 2, "padding": "valid"},
+    {"kernel_size": (2, 3), "stride": (1, 3), "dilation": (2, 1)},
 ]
 
 
@@ -270,7 +285,9 @@ def test_a_convolution_is_its_weight_as_a_matrix_times_rows(how: dict[str, Any])
     products = torch.einsum("goc,grc->rgo", matrix(layers(pruned)["0.weight"], net[0].weight), found["0.weight"])
     torch.testing.assert_close(products.flatten(1), net(inputs).movedim(1, -1).flatten(end_dim=-2))
     (few,) = rows(pruned, 1, places=5)
-    assert few["0.weight"].shape[1] == 2 * 5
+    every = found["0.weight"].unflatten(1, (2, -1))
+    taken = torch.linspace(0, every.shape[2] - 1, 7)[1:-1].round().long()
+    assert few["0.weight"].equal(every[:, :, taken].flatten(1, 2))
 
 
 def test_a_weight_that_two_layers_share_is_left_alone(batch: Tensor) -> None:

@@ -61,10 +61,23 @@ def _rows(call: Call, places: int) -> Tensor:
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     # Conv2d itself pads by this list, whatever form its argument `padding` had
     padded = functional.pad(given if given.ndim == 4 else given[None], layer._reversed_padding_repeated_twice, mode)
-    patches = functional.unfold(padded, layer.kernel_size, dilation=layer.dilation, stride=layer.stride)
-    count = patches.shape[-1]
-    if count > places:
-        # without both ends, which are corners: among few positions they would weigh too much
-        patches = patches[..., torch.linspace(0, count - 1, places + 2)[1:-1].round().long()]
-    grouped = patches.view(len(patches), layer.groups, -1, patches.shape[-1])
+    taken = _patches(padded, layer, places)
+    grouped = taken.reshape(len(taken), layer.groups, -1, taken.shape[-1])
     return grouped.permute(1, 0, 3, 2).flatten(1, 2)
+
+
+def _patches(padded: Tensor, layer: nn.Conv2d, places: int) -> Tensor:
+    """What the kernel covers at some positions of the output: (examples, channels, kernel, positions).
+
+    They are what `functional.unfold` takes at these positions; at all of them that would be most of the work.
+    """
+    (across, along), (down, right), (high, wide) = layer.dilation, layer.stride, layer.kernel_size
+    rows = (padded.shape[-2] - across * (high - 1) - 1) // down + 1
+    columns = (padded.shape[-1] - along * (wide - 1) - 1) // right + 1
+    at = torch.arange(rows * columns)
+    if len(at) > places:
+        # without both ends, which are corners: among few positions they would weigh too much
+        at = torch.linspace(0, len(at) - 1, places + 2)[1:-1].round().long()
+    row = at // columns * down + torch.arange(high).repeat_interleave(wide)[:, None] * across
+    column = at % columns * right + torch.arange(wide).repeat(high)[:, None] * along
+    return padded[..., row.to(padded.device), column.to(padded.device)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,8 @@ DAMPING = 1e-4
 """share of the mean of the diagonal that is added to it, so that inputs that never vary can be inverted"""
 BLOCK = 128
 """columns that are pruned before those behind them are updated, in one product"""
+SIDE = 256
+"""columns of a symmetric product that are computed at once"""
 
 
 def least_squares(pruned: Pruned, batches: int = 16, damping: float = DAMPING) -> dict[str, Tensor]:
@@ -64,19 +68,31 @@ def obs(pruned: Pruned, batches: int = 16, damping: float = 1e-2) -> dict[str, T
 
 def _moments(pruned: Pruned, batches: int) -> dict[str, tuple[Tensor, Tensor]]:
     """Mean and covariance of each layer's inputs over the first batches, by group, in float64."""
-    origins: dict[str, Tensor] = {}
-    sums: dict[str, tuple[int, Tensor, Tensor]] = {}
+    counts: Counter[str] = Counter()
+    origins, totals, squares = dict[str, Tensor](), dict[str, Tensor](), dict[str, Tensor]()
     for batch in rows(pruned, batches):
         for name, given in batch.items():
+            if name not in origins:
+                origins[name] = given.mean(1, keepdim=True)
+                totals[name] = torch.zeros_like(origins[name].squeeze(1), dtype=torch.float64)
+                squares[name] = totals[name].new_zeros(*totals[name].shape, given.shape[-1])
             # squares of what is left of a first mean, since large means would cancel in the inputs' own precision
-            origin = origins.setdefault(name, given.mean(1, keepdim=True))
-            left = given - origin
-            count, total, squares = sums.get(name, (0, torch.zeros(()), torch.zeros(())))
-            sums[name] = count + left.shape[1], total + left.double().sum(1), squares + (left.mT @ left).double()
+            left = given - origins[name]
+            counts[name] += left.shape[1]
+            totals[name] += left.sum(1, dtype=torch.float64)
+            _add_squares_(squares[name], left)
     found = {}
-    for name, (count, total, squares) in sums.items():
-        found[name] = origins[name].squeeze(1).double() + total / count, squares / count - _outer(total / count)
+    for name, origin in origins.items():
+        mean, whole = totals[name] / counts[name], squares[name].triu() + squares[name].triu(1).mT
+        found[name] = origin.squeeze(1).double() + mean, whole / counts[name] - _outer(mean)
     return found
+
+
+def _add_squares_(squares: Tensor, left: Tensor) -> None:
+    """Adds `left.mT @ left` on one side of the diagonal, where it is symmetric: half of the work."""
+    for begin in range(0, left.shape[-1], SIDE):
+        end = begin + SIDE
+        squares[..., begin:end, begin:] += left[..., begin:end].mT @ left[..., begin:]
 
 
 def _outer(vectors: Tensor) -> Tensor:
