@@ -257,7 +257,7 @@ def test_a_sweep_over_experiments_is_each_one_s_own_sweep() -> None:
         job for name in ("demo", "fc2019_lenet") for job in cell_configs([f"experiment={name}", "schedule.rounds=1"])
     ]
     assert [str(job) for job in together] == [str(job) for job in alone]
-    assert len(together) == 6 + 10
+    assert len(together) == 10 + 10
 
 
 NEW_GROUP = """

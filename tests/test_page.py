@@ -60,6 +60,15 @@ def test_numbers_of_the_page_are_those_of_the_frame(frame: pd.DataFrame) -> None
     assert ticket["match"] == ["yes", "undecided", "no"]
 
 
+def test_an_overview_s_rows_tell_studies_apart(frame: pd.DataFrame) -> None:
+    """Names are cut in their middle, unless that makes them equal."""
+    names = {study: f"criterion={study} optimizer.lr=0.1" for study in ("magnitude", "random")}
+    every = {study: frame.assign(study=study) for study in names}
+    for study, name in names.items():
+        assert answers.overview(every, names).count(f" {name} |") == 2
+        assert f" {name[:9]}…{name[-10:]} |" in answers.overview({study: frame}, {study: name})
+
+
 def test_the_page_says_which_arm_won_what_arms_are_and_how_to_make_it_again(
     frame: pd.DataFrame, tmp_path: Path, small: None
 ) -> None:

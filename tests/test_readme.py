@@ -90,6 +90,9 @@ def test_example_criterion_runs(lottery: Callable[..., subprocess.CompletedProce
     done = lottery(*shlex.split(command)[1:], *tiny)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "unlike the other studies here: criterion._target_=mine.criteria.movement\n" in done.stdout
+    assert "(criterion=movement), " in done.stdout.split(": 2 cells to run")[0]
+    for study in ("criterion=movement ", "criterion=magnitude"):  # of equal width, so that columns stay columns
+        assert len(re.findall(rf"^{study} imp seed 0 {{13}}round  \d/1", done.stdout, re.MULTILINE)) == 2
     (written,) = (tmp_path / "runs").glob("comparison-*/comparison.md")
     assert "criterion=movement - criterion=magnitude" in written.read_text()
     assert len(re.findall(r"^\| +65\.35% \|", written.read_text(), re.MULTILINE)) == 1

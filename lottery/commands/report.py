@@ -100,8 +100,9 @@ def _several(
     studies: Studies, folders: Mapping[str, Path], unlike: Unlike, problems: list[str], out: Path | None
 ) -> None:
     """Prints an overview of some studies, writes the report of each, and compares those that can be compared."""
+    from lottery.config.differences import called
     from lottery.reports.answers import overview
-    from lottery.reports.comparison import called, comparable
+    from lottery.reports.comparison import comparable
     from lottery.reports.folder import pictures, write
     from lottery.reports.page.files import write_page
 
@@ -144,9 +145,10 @@ def compare(
     studies: Mapping[str, pd.DataFrame], unlike: Mapping[str, Sequence[str] | None], folder: Path | None
 ) -> None:
     """Writes a table for each arm that studies share, and their figures, into a folder of their own."""
+    from lottery.config.differences import called
     from lottery.foundations.digests import digest_of
     from lottery.foundations.files import write_whole
-    from lottery.reports.comparison import MOST, called, shared_arms
+    from lottery.reports.comparison import MOST, shared_arms
     from lottery.reports.figures import draw
     from lottery.reports.tables import tables
 

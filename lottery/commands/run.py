@@ -111,8 +111,10 @@ def _complete(arguments: list[str], cells: Sequence[CellConfig], launcher: Mappi
 
         remote = goes_to_slurm(launcher)
         _check([tried_here(job) for job in still_open] if remote else still_open)
-        studies = ", ".join(dict.fromkeys(job.study for job in cells))
-        print(f"{studies}: {len(still_open)} cells to run, in {Path(cells[0].config['out'])}/", flush=True)
+        names = _names(cells)
+        own = dict.fromkeys(job.study for job in cells)
+        told = [f"{study} ({names[study]})" if names.get(study, study) != study else study for study in own]
+        print(f"{', '.join(told)}: {len(still_open)} cells to run, in {Path(cells[0].config['out'])}/", flush=True)
         for job in still_open:
             if reason := error_left(job.folder):
                 print(f"{job.label} seed {job.seed} is tried again; it had failed: {reason}", flush=True)
@@ -122,11 +124,20 @@ def _complete(arguments: list[str], cells: Sequence[CellConfig], launcher: Mappi
         else:
             for job in still_open:  # so that `lottery status` finds them
                 job.folder.mkdir(parents=True, exist_ok=True)
-            failure = _train(arguments)
+            failure = _train(arguments, names)
     return _conclude(arguments, cells, failure)
 
 
-def _train(arguments: list[str]) -> Exception | None:
+def _names(cells: Sequence[CellConfig]) -> dict[str, str]:
+    """What to call each of several studies: by the settings in which they differ, or by its own name."""
+    from lottery.config.cell_config import science
+    from lottery.config.differences import apart, called
+
+    of = {job.study: science(job.config) for job in cells}
+    return called(apart(of)) if len(of) > 1 else {}
+
+
+def _train(arguments: list[str], names: Mapping[str, str] | None = None) -> Exception | None:
     """Runs the cells in the processes of Hydra's launcher; returns the first error of a launch."""
     from lottery.config.compose import by_experiment
     from lottery.running.launch import launch
@@ -135,7 +146,7 @@ def _train(arguments: list[str]) -> Exception | None:
     failure = None
     for part in by_experiment(arguments):
         try:
-            launch(part)
+            launch(part, names)
         except Exception as error:
             if wants_traceback:
                 raise

@@ -1,13 +1,14 @@
-"""Which settings changed since a cell was recorded, so that a refusal can name them and not only their digests."""
+"""Settings that differ: since a cell was recorded, so that a refusal can name them, and from study to study."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lottery.config.cell_config import CellConfig, recorded
 from lottery.config.groups import PRUNING_GROUPS
+from lottery.config.labels import settings
 from lottery.foundations.digests import leaves
 from lottery.foundations.durations import uniform
 from lottery.store.folder import NAME
@@ -44,6 +45,33 @@ def changed(cell: CellConfig) -> list[str]:
     return differing(
         {group: then.get(group) for group in _DIGESTED}, {group: cell.config.get(group) for group in _DIGESTED}
     )
+
+
+def apart(studies: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """For each study, by its name, its values of the settings in which the studies differ: `key=value`.
+
+    >>> apart({"a": {"optimizer": {"lr": 0.1, "nesterov": True}}, "b": {"optimizer": {"lr": 0.2}}})
+    {'a': ['optimizer.lr=0.1', 'optimizer.nesterov=True'], 'b': ['optimizer.lr=0.2', 'no optimizer.nesterov']}
+    """
+    known = {study: dict(settings(config)) for study, config in studies.items()}
+    keys = sorted({key for found in known.values() for key in found if not key.endswith("._partial_")})
+    unlike = [key for key in keys if len({repr(found.get(key, ...)) for found in known.values()}) > 1]
+    return {
+        study: [f"{key}={found[key]}" if key in found else f"no {key}" for key in unlike]
+        for study, found in known.items()
+    }
+
+
+def called(unlike: Mapping[str, Sequence[str] | None]) -> dict[str, str]:
+    """Short names for studies, made of the settings in which they differ; their own names if too long or equal."""
+    short = {study: " ".join(map(_own_name, found or [])) for study, found in unlike.items()}
+    told = all(0 < len(name) <= 40 for name in short.values()) and len(set(short.values())) == len(short)
+    return short if told else {study: study for study in unlike}
+
+
+def _own_name(setting: str) -> str:
+    key, _, value = setting.partition("=")
+    return f"{key.removesuffix('._target_')}={value.rpartition('.')[2]}" if key.endswith("._target_") else setting
 
 
 def _shown(value: Any) -> str:

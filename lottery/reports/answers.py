@@ -100,6 +100,9 @@ def screen(frame: pd.DataFrame) -> str:
 def overview(studies: Mapping[str, pd.DataFrame], names: Mapping[str, str]) -> str:
     """Several studies on a terminal: one row per study and arm, as many as a screen holds."""
     rows: list[Sequence[str]] = [["study", "arm", "n", "dense", "matches down to"]]
+    short = {study: _short(names[study]) for study in studies}
+    if len(set(short.values())) < len(short):
+        short = dict(names)
     for study, frame in studies.items():
         metric, numbers = headline(frame), summary(frame)
         score = f"test_{metric.name}"
@@ -115,7 +118,7 @@ def overview(studies: Mapping[str, pd.DataFrame], names: Mapping[str, str]) -> s
             if arm in found.index and found.loc[arm, "matching"]:
                 down = percent(found.loc[arm, "density"])
                 down += "" if found.loc[arm, "surely"] == found.loc[arm, "density"] else " (with gaps)"
-            rows.append([_short(names[study]), _short(arm), str(seeds[arm]), value, down])
+            rows.append([short[study], _short(arm), str(seeds[arm]), value, down])
     lines = table(rows[: STUDIES + 1])
     lacking = sum(len(missing(frame)) for frame in studies.values())
     lines += [f"{len(rows) - 1 - STUDIES} more arms are on the page"] if len(rows) - 1 > STUDIES else []

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from lottery.config.cell_config import recorded, science
-from lottery.config.labels import settings
+from lottery.config.differences import apart
 from lottery.foundations.metrics import headline
 from lottery.store.ledger import LedgerError
 
@@ -25,18 +25,13 @@ def differing(cells: Mapping[str, Path]) -> dict[str, list[str] | None]:
     known: dict[str, dict[str, Any]] = {}
     for study, cell in cells.items():
         try:
-            known[study] = dict(settings(science(recorded(cell))))
+            known[study] = science(recorded(cell))
         except (OSError, LedgerError):  # a results file has no configuration beside it
             continue
     if len(known) < 2 <= len(cells):  # nothing to compare with
         known = {}
-    keys = sorted({key for found in known.values() for key in found if not key.endswith("._partial_")})
-    unlike = [key for key in keys if len({repr(found.get(key, ...)) for found in known.values()}) > 1]
-
-    def said(found: Mapping[str, Any]) -> list[str]:
-        return [f"{key}={found[key]}" if key in found else f"no {key}" for key in unlike]
-
-    return {study: said(known[study]) if study in known else None for study in cells}
+    unlike = apart(known)
+    return {study: unlike.get(study) for study in cells}
 
 
 def comparable(studies: Mapping[str, pd.DataFrame]) -> list[list[str]]:
@@ -64,15 +59,3 @@ def shared_arms(studies: Mapping[str, pd.DataFrame], names: Mapping[str, str]) -
         if len(parts) > 1:
             frame = pd.concat([part.assign(arm=names[study]) for study, part in parts.items()], ignore_index=True)
             yield arm, frame.assign(study=f"{arm} of {len(parts)} studies")
-
-
-def called(unlike: Mapping[str, Sequence[str] | None]) -> dict[str, str]:
-    """Short names for studies, made of the settings in which they differ; their own names if too long or equal."""
-    short = {study: " ".join(map(_own_name, found or [])) for study, found in unlike.items()}
-    told = all(0 < len(name) <= 40 for name in short.values()) and len(set(short.values())) == len(short)
-    return short if told else {study: study for study in unlike}
-
-
-def _own_name(setting: str) -> str:
-    key, _, value = setting.partition("=")
-    return f"{key.removesuffix('._target_')}={value.rpartition('.')[2]}" if key.endswith("._target_") else setting

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import signal
@@ -9,7 +10,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
@@ -40,13 +41,18 @@ from lottery.store.ledger import Ledger
 from lottery.training.fit import assist
 from lottery.training.ranks import gathered
 
-_MAIN = "LOTTERY_MAIN_PID"
+_MAIN, _NAMES = "LOTTERY_MAIN_PID", "LOTTERY_STUDIES"
 
 
-def launch(arguments: list[str]) -> None:
-    """Runs a command line through Hydra, which calls `task` for each cell in the processes of its launcher."""
+def launch(arguments: list[str], names: Mapping[str, str] | None = None) -> None:
+    """Runs a command line through Hydra, which calls `task` for each cell in the processes of its launcher.
+
+    Of several studies on one terminal, `names` are what their cells' lines begin with.
+    """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises errors instead of printing them
     os.environ[_MAIN] = str(os.getpid())
+    wide = max(map(len, (names or {}).values()), default=0)
+    os.environ[_NAMES] = json.dumps({study: f"{name:<{wide}} " for study, name in (names or {}).items()})
     # Hydra looks into --config-dir last, so ours is given as such: a user's option comes before ours of the same name.
     mine = parsed(arguments).config_dir
     sys.argv = ["lottery run", *added(arguments), *(["--config-dir", str(CONF)] if mine else [])]
@@ -79,10 +85,10 @@ def attempt(job: CellConfig, mine: Task | None) -> None:
     try:
         run_cell(job, mine)
     except Lost as lost:  # no error.txt: the folder is another process's now
-        print(f"{job.label} seed {job.seed}: {lost}", file=sys.stderr, flush=True)
+        print(f"{_study(job)}{job.label} seed {job.seed}: {lost}", file=sys.stderr, flush=True)
     except (Exception, SystemExit) as error:  # a user's own code may call sys.exit
         sentence = describe(error)
-        print(f"{job.label} seed {job.seed} FAILED: {sentence}", file=sys.stderr, flush=True)
+        print(f"{_study(job)}{job.label} seed {job.seed} FAILED: {sentence}", file=sys.stderr, flush=True)
         leave_error(job.folder, sentence, traceback.format_exc())
 
 
@@ -104,7 +110,7 @@ def run_cell(job: CellConfig, mine: Task | None = None) -> None:
         raise Ledger(job.folder / NAME).refusal(0, "; ".join(differs))
     tracker = make("tracking", job.config["tracking"])
     tracker.open(job, job.folder)
-    callbacks += [Progress(cell, job.folder), tracker]
+    callbacks += [Progress(cell, job.folder, _study(job)), tracker]
     failed = True
     try:
         with _together(job, mine):
@@ -112,6 +118,11 @@ def run_cell(job: CellConfig, mine: Task | None = None) -> None:
         failed = False
     finally:
         tracker.close(failed)
+
+
+def _study(job: CellConfig) -> str:
+    """What a cell's lines on the terminal begin with, to tell its study from others."""
+    return json.loads(os.environ.get(_NAMES, "{}")).get(job.study, "")
 
 
 @contextmanager

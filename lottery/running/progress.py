@@ -25,11 +25,14 @@ EVERY_SECONDS = 5.0
 
 
 class Progress:
-    """Prints a line after each round and every few seconds within it, and as often writes a heartbeat."""
+    """Prints a line after each round and every few seconds within it, and as often writes a heartbeat.
 
-    def __init__(self, cell: Cell, folder: Path) -> None:
+    `study` is what the lines begin with, where there are several.
+    """
+
+    def __init__(self, cell: Cell, folder: Path, study: str = "") -> None:
         self.rounds = len(cell.study.pruning.schedule)
-        self.name = f"{cell.label} seed {cell.seed}"
+        self.name = f"{study}{f'{cell.label} seed {cell.seed}':<22}"
         self.headline = cell.study.recipe.headline
         self.folder = folder
         self.shown = time.monotonic()
@@ -77,7 +80,7 @@ class Progress:
 
     def _show(self, text: str) -> None:
         self.shown = time.monotonic()
-        sys.stdout.write(f"{self.name:<22} {text}\n")  # in one write, because workers share the terminal
+        sys.stdout.write(f"{self.name} {text}\n")  # in one write, because workers share the terminal
         sys.stdout.flush()
 
     def _beat(self, index: int, step: int, last: int, left: int) -> None:
