@@ -52,8 +52,8 @@ def measure() -> Iterator[Row]:
                 rates = both.map(lambda home: theirs(home, OMP_NUM_THREADS="1"), [next(homes), next(homes)])
                 by_hand.append(own[-1] / sum(rates))
     what = f"LeNet, two seeds x {ROUNDS} rounds x {EPOCHS} epochs, evaluation each epoch: steps/s"
-    yield at_least(f"{what}, over OpenLTH as it comes", as_it_comes, 8, ".1f")
-    yield at_least(f"{what}, over two OpenLTH with one thread each", by_hand, 4, ".1f")
+    yield at_least(f"{what}, over OpenLTH as it comes", as_it_comes, 10, ".1f")
+    yield at_least(f"{what}, over two OpenLTH with one thread each", by_hand, 6, ".1f")
     yield Row(f"{what}, start and end included", median(own, ".0f"))
 
 
