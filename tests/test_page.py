@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
+from scipy import stats
 
 from lottery.commands import report as publishing
 from lottery.config.compose import cell_configs
@@ -21,7 +22,7 @@ from lottery.reports import answers, intervals, results
 from lottery.reports.answers import answer
 from lottery.reports.page import files
 from lottery.reports.page.beside import beside, claims, curves, study_command
-from lottery.reports.page.data import numbers, study_data, together
+from lottery.reports.page.data import across, numbers, study_data, together
 from tests.browser import CHROMIUM, LAPTOP, PHONE, Browser
 from tests.test_results import ACCURACY, STUDY, half, ledgers
 
@@ -249,6 +250,39 @@ def test_names_cannot_leave_the_data(frame: pd.DataFrame) -> None:
     assert json.loads(held[1]) == json.loads(json.dumps(told))
 
 
+def shifted(folder: Path) -> dict[str, pd.DataFrame]:
+    """Two studies whose arms are alike but for a gain of the second, other for each seed and larger where sparse."""
+    for study, gain in (("one", 0), ("two", 0.01)):
+        played = {
+            arm: {
+                seed: tuple(score + gain * index * (1 + seed / 10) for index, score in enumerate(scores))
+                for seed, scores in cells.items()
+            }
+            for arm, cells in ACCURACY.items()
+        }
+        ledgers(folder / "runs", played, study)
+    return {str(study): part.assign(data="d") for study, part in results.read(folder / "runs").groupby("study")}
+
+
+@pytest.mark.usefixtures("small")
+def test_studies_are_compared_arm_by_arm(tmp_path: Path) -> None:
+    frames = shifted(tmp_path)
+    found = across(frames)
+    assert [(of["arm"], of["studies"]) for of in found] == [(arm, ["one", "two"]) for arm in ("imp", "random_reinit")]
+    for of in found:
+        assert [pair[:4] for pair in of["pairs"]] == [[0, 1, 1, 3], [0, 1, 2, 3]]
+        for pair, index in zip(of["pairs"], (1, 2), strict=True):
+            gains = [0.01 * index * (1 + seed / 10) for seed in range(3)]
+            assert pair[5:8] == pytest.approx(
+                [-sum(gains) / 3, half(gains), stats.ttest_1samp(gains, 0).pvalue], rel=1e-4
+            )
+            assert pair[8] == pytest.approx(2 * of["pairs"][0][7], rel=1e-4)  # both p are the same, up to rounding
+    more = {f"{number}": frames["one"].assign(study=f"{number}") for number in range(8)}
+    assert across(more) == []
+    other = frames["two"].assign(data="elsewhere")
+    assert across({"one": frames["one"], "two": other}) == []
+
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page of two studies with the same arms, the second of one seed."""
@@ -285,6 +319,33 @@ class TestInABrowser:
             assert (tmp_path / "page.png").stat().st_size > 20_000
             browser.printed(tmp_path / "page.pdf")
             assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
+
+    def test_an_arm_is_compared_with_its_own_in_another_study(self, tmp_path: Path) -> None:
+        frames = shifted(tmp_path)
+        files.write_page(frames, tmp_path / "report.html", dict.fromkeys(frames), {name: name for name in frames}, [])
+        rows = "[...document.querySelectorAll('#pairs tbody tr')].map(row => row.innerText.split('\\t').slice(0, 3))"
+        choose = "(([id, value]) => {{ const box = document.getElementById(id); box.value = value;"
+        choose += "box.dispatchEvent(new Event('change')); return box.value; }})({})"
+        with Browser() as browser:
+            browser.open(tmp_path / "report.html")
+            browser.until("document.querySelector('#chart svg path')")
+            assert browser.evaluate("[...document.querySelectorAll('#other option')].map(one => one.value)") == [
+                "random_reinit", "imp of two",
+            ]  # fmt: skip
+            assert browser.evaluate(choose.format('["other", "imp of two"]')) == "imp of two"
+            around = [f"{half([0.01 * index * (1 + seed / 10) for seed in range(3)]):.4f}" for index in (1, 2)]
+            assert browser.evaluate(rows) == [
+                ["50 %", f"−0.0110 ±\u00a0{around[0]}", "3"], ["12.5 %", f"−0.0220 ±\u00a0{around[1]}", "3"],
+            ]  # fmt: skip
+            assert "all 2 tests of this arm in 2 studies" in browser.evaluate(
+                "document.getElementById('pairs-note').textContent"
+            )
+            browser.evaluate(choose.format('["study", "two"]'))
+            browser.evaluate(choose.format('["other", "imp of one"]'))
+            assert browser.evaluate(rows)[0][1] == f"+0.0110 ±\u00a0{around[0]}"
+            browser.evaluate(choose.format('["other", "random_reinit"]'))
+            assert "of this study" in browser.evaluate("document.getElementById('pairs-note').textContent")
+            assert browser.errors == []
 
     def test_switches_pointer_and_keys(self, report: Path) -> None:
         with Browser() as browser:

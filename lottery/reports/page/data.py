@@ -12,7 +12,7 @@ import pandas as pd
 from lottery.config.groups import options
 from lottery.foundations.metrics import headline
 from lottery.reports.answers import answer, better
-from lottery.reports.comparison import comparable
+from lottery.reports.comparison import MOST, comparable, shared_arms
 from lottery.reports.intervals import NEAR, all_by_seed, by_seed, compared, densities, matching, sparsest
 from lottery.reports.results import KEYS, missing
 from lottery.reports.statistics import FEW, Floats, iqm_interval, iqm_intervals, spread
@@ -110,6 +110,19 @@ def together(studies: Mapping[str, pd.DataFrame]) -> list[Data]:
                     told = numbers(iqm_interval(strata), 5)
                     rows.append({"arm": arm, "studies": len(near), "n": n, "density": near[0][0], "iqm": told})
     return rows
+
+
+def across(studies: Mapping[str, pd.DataFrame]) -> list[Data]:
+    """Each arm that comparable studies share, with every two of these studies compared, as two arms of one study are.
+
+    Of more than `MOST` comparable studies nothing: their number of tests would leave no difference significant.
+    """
+    found = []
+    for group in (group for group in comparable(studies) if 1 < len(group) <= MOST):
+        for arm, frame in shared_arms({study: studies[study] for study in group}, {study: study for study in group}):
+            there = list(frame["arm"].unique())
+            found.append({"arm": arm, "studies": there, "pairs": _pairs(compared(frame), there)})
+    return found
 
 
 def _gains(frame: pd.DataFrame) -> dict[str, list[tuple[float, Floats]]]:

@@ -19,7 +19,7 @@ import pandas as pd
 from lottery.foundations.errors import describe
 from lottery.foundations.files import write_whole
 from lottery.reports.page.beside import MOST_PHASES, beside
-from lottery.reports.page.data import numeric, study_data, together, ways
+from lottery.reports.page.data import across, numeric, study_data, together, ways
 
 
 def write_page(
@@ -65,15 +65,16 @@ def page_data(
         with suppress(Exception):  # an own copy without metadata
             versions.append(f"{package} {version(package)}")
     try:
-        pooled = together(studies)
+        pooled, apart = together(studies), across(studies)
     except Exception as error:
-        pooled = []
+        pooled = apart = []
         problems.append(f"studies can't be taken together: {describe(error)}")
     return {
         "studies": told,
         "columns": list(columns),
         "ways": ways(list(columns)),
         "together": pooled,
+        "across": apart,
         "problems": problems,
         "versions": versions,
     }
@@ -91,7 +92,7 @@ def page(data: Mapping[str, Any]) -> str:
         "style": (here / "page.css").read_text(),
         "library": _closed(library()),
         "data": text.replace("<", "\\u003c"),  # or a name could end the script that holds the data
-        "script": (here / "page.js").read_text() + (here / "tables.js").read_text(),
+        "script": "".join((here / name).read_text() for name in ("page.js", "study.js", "tables.js")),
     }
     page = (here / "page.html").read_text()
     for name in ("title", "told", "style", "script", "library", "data"):  # data last: nothing in it is a place of ours
