@@ -335,7 +335,7 @@ class TestInABrowser:
             assert browser.evaluate(choose.format('["other", "imp of two"]')) == "imp of two"
             around = [f"{half([0.01 * index * (1 + seed / 10) for seed in range(3)]):.4f}" for index in (1, 2)]
             assert browser.evaluate(rows) == [
-                ["50 %", f"−0.0110 ±\u00a0{around[0]}", "3"], ["12.5 %", f"−0.0220 ±\u00a0{around[1]}", "3"],
+                ["50 %", f"\u22120.0110 ±\u00a0{around[0]}", "3"], ["12.5 %", f"\u22120.0220 ±\u00a0{around[1]}", "3"],
             ]  # fmt: skip
             assert "all 2 tests of this arm in 2 studies" in browser.evaluate(
                 "document.getElementById('pairs-note').textContent"
