@@ -21,7 +21,7 @@ from lottery.config.groups import options
 from lottery.reports import answers, intervals, results
 from lottery.reports.answers import answer
 from lottery.reports.page import files
-from lottery.reports.page.beside import beside, claims, curves, study_command
+from lottery.reports.page.beside import beside, claims, curves, hosts, study_command
 from lottery.reports.page.data import across, numbers, study_data, together
 from tests.browser import CHROMIUM, LAPTOP, PHONE, Browser
 from tests.test_results import ACCURACY, STUDY, half, ledgers
@@ -262,6 +262,14 @@ def shifted(folder: Path) -> dict[str, pd.DataFrame]:
         }
         ledgers(folder / "runs", played, study)
     return {str(study): part.assign(data="d") for study, part in results.read(folder / "runs").groupby("study")}
+
+
+def test_the_page_says_on_what_was_trained_and_what_was_not(frame: pd.DataFrame) -> None:
+    assert hosts(frame) == ["h (18 rounds)"]  # of a ledger from before hardware was noted
+    two = frame.assign(**{"run/hardware": ["EPYC"] * 12 + ["H200"] * 6, "run/reused": [True] * 4 + [False] * 14})
+    assert hosts(two) == ["h, EPYC (12 rounds, 4 of them from a store)", "h, H200 (6 rounds)"]
+    assert hosts(two.iloc[::-1], most=1) == ["h, EPYC (12 rounds, 4 of them from a store)"]
+    assert hosts(frame.drop(columns="run/host")) == []
 
 
 @pytest.mark.usefixtures("small")

@@ -20,6 +20,7 @@ from scipy import stats
 from lottery.commands import report as publishing
 from lottery.commands import status
 from lottery.config.compose import cell_configs
+from lottery.config.differences import called
 from lottery.foundations.errors import Refused
 from lottery.foundations.metrics import Headline, headline
 from lottery.reports import comparison, drawing, intervals, results, statistics
@@ -584,7 +585,7 @@ def test_a_study_that_nothing_is_known_of_tells_nothing_of_others(tmp_path: Path
     ],
 )  # fmt: skip
 def test_studies_are_called_by_what_tells_them_apart(one: list[str], two: list[str] | None, names: list[str]) -> None:
-    assert comparison.called({"one": one, "two": two}) == dict(zip(("one", "two"), names, strict=True))
+    assert called({"one": one, "two": two}) == dict(zip(("one", "two"), names, strict=True))
 
 
 def two_studies(tmp_path: Path, data: tuple[str, str] = ("d", "d")) -> list[Path]:

@@ -15,7 +15,7 @@ import pytorch_lightning
 import torch
 
 from experiments.speed.paired import median
-from lottery.commands.ticket.placing import cpu_model
+from lottery.foundations.machine import processor
 
 
 @dataclass(frozen=True)
@@ -79,4 +79,4 @@ def table(measured: Sequence[Measured]) -> str:
 
 def machine() -> str:
     versions = f"Python {platform.python_version()}, torch {torch.__version__}"
-    return f"{cpu_model()}, {os.cpu_count()} cores, {versions}, Lightning {pytorch_lightning.__version__}"
+    return f"{processor()}, {os.cpu_count()} cores, {versions}, Lightning {pytorch_lightning.__version__}"

@@ -67,7 +67,7 @@ def _record(
         for recorded in (ledger, *(found for _, found in asked.values())):
             phases.expect(recorded, current)
         line = line_of(cell, current)  # trains the round
-        line["run"] = circumstances(current, started) | {"drew": phases.drew(but=line["phase"])}
+        line["run"] = circumstances(current, started, study.recipe.hardware) | {"drew": phases.drew(but=line["phase"])}
         lease.check()
         ledger.record(line)
         for callback in phases.callbacks:

@@ -19,6 +19,7 @@ from lottery.rounds.round import Round
 from lottery.rounds.study import Cell
 from lottery.store.entries import Entry
 from lottery.store.ledger import Line
+from lottery.training.hardware import Hardware
 from lottery.training.recipes import Recipe, Row
 
 
@@ -67,14 +68,15 @@ def collapse(recipe: Recipe, kept: Masks) -> str | None:
     return "no path of kept weights leads from input to output" if recipe.paths(kept) == 0 else None
 
 
-def circumstances(current: Round, started: float) -> dict[str, Any]:
-    """The entry `run` of a line, the only one that may differ between two runs: host, times, whether reused."""
+def circumstances(current: Round, started: float, hardware: Hardware) -> dict[str, Any]:
+    """The entry `run` of a line, the only one that may differ between two runs: where, when, whether reused."""
     entry = current.trained
     assert isinstance(entry, Entry)
     return {
         "seconds": round(time.time() - started, 3),
         "reused": entry.reused,
         "host": socket.gethostname(),
+        "hardware": hardware.model,
         "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }

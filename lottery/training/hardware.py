@@ -16,6 +16,7 @@ import torch
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
+from lottery.foundations.machine import processor
 from lottery.training import ranks
 from lottery.training.numerics import Numerics as Numerics  # yamls, and so digests of studies, name it here
 
@@ -103,6 +104,11 @@ class Hardware:
     def device(self) -> str:
         """The device type that training takes: `cpu` or `cuda`."""
         return "cuda" if self.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+
+    @property
+    def model(self) -> str:
+        """The name of the GPU or the processor that trains."""
+        return torch.cuda.get_device_name() if self.device == "cuda" else processor()
 
 
 def check_precision(hardware: Hardware, numerics: Numerics) -> None:

@@ -6,7 +6,6 @@ import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from os import environ
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ import yaml
 
 from lottery.config.groups import PLACES, TRAINING_GROUPS, chosen
 from lottery.foundations.errors import Refused
+from lottery.foundations.machine import processor
 from lottery.store.phases import SCIENCE
 from lottery.training.recipes import Recipe
 
@@ -60,15 +60,5 @@ def here(recipe: Recipe) -> dict[str, Any]:
         "python": platform.python_version(),
         "science": SCIENCE,
         "device": recipe.hardware.device,
-        "cpu": cpu_model(),
+        "cpu": processor(),
     }
-
-
-def cpu_model() -> str:
-    """The processor's name; its kind where the system does not say."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return next(iter(names), platform.processor() or platform.machine())

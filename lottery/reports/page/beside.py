@@ -56,8 +56,7 @@ def beside(frame: pd.DataFrame, room: int = MOST_PHASES) -> dict[str, Any]:
         pairs = pd.read_csv(study / "overlap.csv")
         means = pairs.groupby(["round", "between"])[["density", "shared", "chance"]].mean().reset_index()
         found["overlap"] = means.head(MOST_PAIRS).values.tolist()
-    hosts = Counter(frame["run/host"].dropna()) if "run/host" in frame else Counter()
-    found["hosts"] = [f"{host} ({n} rounds)" for host, n in hosts.most_common(8)]
+    found["hosts"] = hosts(frame)
     if len(frame) > room:
         at_most = f"for at most {MOST_PHASES} trainings in one page"
         return found | {"lacks": f"Training curves are shown {at_most}: report this study alone, or fewer with it."}
@@ -114,6 +113,19 @@ def trained(config: Mapping[str, Any]) -> str:
     ]
     told = f"{name.get('model', 'a network')} on {name.get('data', 'data')}: {', '.join(filter(None, how))}"
     return f"{told}; pruned by {name.get('criterion', 'a criterion')}, scope {name.get('scope', 'none')}."
+
+
+def hosts(frame: pd.DataFrame, most: int = 8) -> list[str]:
+    """Where rounds were run, most of them first, and how many only took what was trained already."""
+    if "run/host" not in frame:
+        return []
+    told = frame.reindex(columns=["run/host", "run/hardware", "run/reused"])
+    found = []
+    for place, reused in told.groupby(["run/host", "run/hardware"], dropna=False)["run/reused"]:
+        where = ", ".join(each for each in place if isinstance(each, str))  # older ledgers have no hardware
+        from_store = f", {int(reused.sum())} of them from a store" if reused.any() else ""
+        found.append((len(reused), f"{where} ({len(reused)} rounds{from_store})"))
+    return [said for _, said in sorted(found, key=lambda each: -each[0])[:most]]
 
 
 def curves(frame: pd.DataFrame, roots: Sequence[Path]) -> tuple[dict[str, Any], list[str]]:
