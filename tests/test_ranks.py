@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import lottery as package
+from lottery.foundations.machine import processor
 from lottery.store import leases
 from lottery.store.folder import NAME
 from lottery.store.ledger import Ledger
@@ -176,5 +177,10 @@ def test_devices_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert Hardware(devices=2).device == "cuda"
+    assert Hardware(devices=2).model == processor()  # no GPU is taken to tell its name
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU of 2026")
+    assert Hardware(devices=2).model == "a GPU of 2026"
+    assert Hardware(accelerator="cpu").model == processor()
     with pytest.raises(ValueError, match=r"^devices=3: this machine has 2 GPUs"):
         Hardware(devices=3)

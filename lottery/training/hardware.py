@@ -107,8 +107,9 @@ class Hardware:
 
     @property
     def model(self) -> str:
-        """The name of the GPU or the processor that trains."""
-        return torch.cuda.get_device_name() if self.device == "cuda" else processor()
+        """The name of the GPU that has trained in this process, or else of its processor."""
+        used = self.device == "cuda" and torch.cuda.is_initialized()  # asking for it would take a GPU's memory
+        return torch.cuda.get_device_name() if used else processor()
 
 
 def check_precision(hardware: Hardware, numerics: Numerics) -> None:
