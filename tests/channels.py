@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch.nn import functional
 
 from lottery.pruning.channels.coupling import Coupling, coupled
 from lottery.pruning.channels.equality import without
-from lottery.pruning.masks import Masks, dense, prunable
+from lottery.pruning.masks import Masks, apply_, dense, prunable
 
 
 def mlp() -> nn.Module:
@@ -91,3 +92,10 @@ def _double(inputs: int, outputs: int) -> nn.Sequential:
     for width in (inputs, outputs):
         layers += [nn.Conv2d(width, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
     return nn.Sequential(*layers)
+
+
+def masked(net: nn.Module, masks: Masks) -> nn.Module:
+    """A copy in evaluation mode whose pruned weights are zero."""
+    twin = copy.deepcopy(net).eval()
+    apply_(dict(twin.named_parameters()), masks)
+    return twin

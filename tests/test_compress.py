@@ -6,7 +6,7 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,15 @@ def test_a_round_becomes_smaller_networks_with_a_table_and_files(
     settings = ["compensation=least_squares", "compensation.batches=2"]
     assert not compress(str(runs), *settings, "--round", "0", "--keep", "0.5,0.2", "--export", "0.2", "--out", str(out))
     frame = pd.read_csv(out / "points.csv").set_index("point")
-    assert list(frame.index) == ["dense", "0.5", "0.2", "0.5 masked", "0.2 masked"]
+    assert list(frame.index) == [
+        "dense", "0.5", "0.2", "0.5 masked", "0.2 masked", "0.5 masked, CSR", "0.2 masked, CSR",
+    ]  # fmt: skip
+    small, zeros = frame.loc["0.2"], frame.loc["0.2 masked"]
+    assert small["nonzeros"] < zeros["nonzeros"] < small["nonzeros"] + 400  # biases of units whose readers are zero
+    assert zeros["bytes"] == frame["bytes"]["dense"]
+    assert zeros["masked_bytes"] < small["bytes"] + 50_200 / 8 + 2000  # kept values, a bit a weight, those biases
+    assert frame["ms_64"].notna().all()
+    assert frame["nonzeros"].notna().to_dict() == {name: "CSR" not in name for name in frame.index}
     assert frame["parameters"]["dense"] == 64 * 300 + 300 + 300 * 100 + 100 + 1000 + 10
     for share in ("0.5", "0.2"):
         # of the prunable 50,200 weights, and with biases a little more
@@ -76,7 +84,7 @@ def test_a_round_becomes_smaller_networks_with_a_table_and_files(
     assert frame["bytes"]["0.2"] == (out / "network" / "model.safetensors").stat().st_size
     said = capsys.readouterr().out
     assert re.search(r"^\| +test accuracy \| +0\.9\d+ \|", said, re.MULTILINE)
-    assert re.search(r"^\| +ms, batch 64 \|( +\d\S* \[\S+, \S+\] \|){5}$", said, re.MULTILINE)
+    assert re.search(r"^\| +ms, batch 64 \|( +\d\S* \[\S+, \S+\] \|){7}$", said, re.MULTILINE)
 
     net, _ = load(runs, 0)
     again = read_point(out / "network", lambda structure: shrunk(net, structure))
@@ -109,6 +117,44 @@ def test_weights_from_a_file(runs: Path, tmp_path: Path) -> None:
     assert not compress(*words)
     frame = pd.read_csv(tmp_path / "o" / "points.csv").set_index("point")
     assert frame["test_accuracy"]["dense"] > 0.9
+
+
+def test_weights_for_other_classes_are_not_taken_with_a_last_layer_of_our_own(runs: Path, tmp_path: Path) -> None:
+    """Its accuracy would be that of nothing trained."""
+    net, _ = load(runs, 0)
+    other = {name: tensor[:7] if name.startswith("output") else tensor for name, tensor in net.state_dict().items()}
+    safetensors.torch.save_file(other, tmp_path / "net.safetensors")
+    with pytest.raises(Refused, match=r"does not fit this network; other shapes have output\.bias 7, not 10, "):
+        compress("data=digits", "--weights", str(tmp_path / "net.safetensors"), "--keep", "0.3", "--explain")
+
+
+@pytest.mark.parametrize(
+    ("words", "budget"),
+    [
+        ([], "parameters"),
+        (["experiment=liu2019_slimming", "hydra.mode=RUN"], "flops"),
+        (["structure.budget=bytes"], "bytes"),
+    ],
+)
+def test_a_share_is_of_parameters_unless_something_else_is_asked_for(
+    words: list[str], budget: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def built(config: Mapping[str, Any]) -> None:
+        raise Refused(f"of {config['structure']['budget']}")
+
+    monkeypatch.setattr("lottery.commands.compress.asked.build_recipe", built)
+    with pytest.raises(Refused, match=f"^of {budget}$"):
+        compress("data=fashion_mnist", *words, "--weights", str(tmp_path / "none.safetensors"), "--explain")
+
+
+def test_a_cell_is_found_from_within_its_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "imp,rewind=500it" / "seed0").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="imp,rewind=500it/seed0"):
+        compress("imp,rewind=500it/seed0")
+    monkeypatch.chdir("imp,rewind=500it")
+    with pytest.raises(FileNotFoundError, match="seed0"):
+        compress("seed0")
 
 
 class Executed:
@@ -205,7 +251,7 @@ def test_training_on_helps(runs: Path, tmp_path: Path) -> None:
         (["RUNS", "structure.budget=flops", "--keep", "0.001"], r"keeps 0\.0\d+ of the flops at the least, [\d,]+, .*"),
         (["RUNS", "structure=rows"], "compress: needs structure=channels"),
         (["data=digits", "seed=0,1", "--weights", "none"], "seed=0,1: several values are a sweep"),
-        (["experiment=demo", "--weights", "none"], "the settings ask for 6"),
+        (["experiment=demo", "--weights", "none"], "the settings ask for 10"),
         (["RUNS/imp,rewind=3it/seed0"], "imp,rewind=3it/seed0"),
         (["RUNS", "structure.pool=median"], "structure.pool=median: must be one of mean, sum, max, norm, first"),
     ],
@@ -289,7 +335,12 @@ def test_what_was_measured_stays_if_what_tuning_came_to_can_not_be_exported(
     monkeypatch.setattr("lottery.compress.export.export_point", refuses)
     with pytest.raises(Refused, match=r"^model\.pt2: its outputs differ$"):
         compress(str(runs), "--keep", "0.5", "--export", "0.5", "--out", str(tmp_path / "small"))
-    assert list(pd.read_csv(tmp_path / "small" / "points.csv")["point"]) == ["dense", "0.5", "0.5 masked"]
+    assert list(pd.read_csv(tmp_path / "small" / "points.csv")["point"]) == [
+        "dense",
+        "0.5",
+        "0.5 masked",
+        "0.5 masked, CSR",
+    ]
     assert not (tmp_path / "small" / "network").exists()
 
 

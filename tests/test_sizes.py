@@ -18,6 +18,7 @@ from lottery.compress.sizes import Sizes, sizes
 from lottery.foundations.files import write_tensors
 from lottery.pruning.masks import Masks
 from lottery.training.state_files import state_once
+from tests.channels import masked
 
 IMAGES = torch.arange(32.0).view(2, 1, 4, 4) / 32
 
@@ -46,13 +47,13 @@ def test_counts_of_a_dense_network() -> None:
     assert (found.compression(), found.speedup(), found.batch) == (1, 1, 2)
 
 
-def test_nonzeros_are_counted_in_the_tensors_and_not_taken_from_the_masks() -> None:
+def test_nonzeros_are_counted_in_the_tensors() -> None:
     net = small()
     with torch.no_grad():
         net[0].weight.view(-1)[3] = 0  # kept
         net[0].weight.view(-1)[4] = 0  # pruned
         net[3].bias[0] = 0
-    found = sizes(net, IMAGES, a_third_and_a_quarter())
+    found = sizes(masked(net, a_third_and_a_quarter()), IMAGES)
     assert (found.parameters, found.nonzeros) == (119, (6 - 1) + 2 + 24 + (3 - 1))
     assert (found.multiply_adds, found.kept_multiply_adds) == (384, 16 * 5 + 24)
     assert found.compression() == 119 / 33
@@ -96,7 +97,7 @@ def test_a_shared_layer_is_stored_once_and_runs_twice(tmp_path: Path) -> None:
 
 def test_bytes_are_those_of_files_really_written(tmp_path: Path) -> None:
     net, masks = small(), a_third_and_a_quarter()
-    found = sizes(net, IMAGES, masks)
+    found = sizes(masked(net, masks), IMAGES)
     for name, mask in masks.items():
         net.get_parameter(name).data *= mask
     written = export_point(tmp_path / "point", net, IMAGES, {"any": ["structure", 1]}, programs=())
@@ -122,7 +123,7 @@ def test_gzip_packs_the_masked_file(monkeypatch: pytest.MonkeyPatch) -> None:
     packed: list[bytes] = []
     usual = gzip.compress
     monkeypatch.setattr("gzip.compress", lambda *given, **more: packed.append(usual(*given, **more)) or packed[-1])
-    found = sizes(small(), IMAGES, a_third_and_a_quarter())
+    found = sizes(masked(small(), a_third_and_a_quarter()), IMAGES)
     assert [len(each) for each in packed] == [found.gzip_bytes]
     content = gzip.decompress(packed[0])
     assert len(content) == found.masked_bytes
@@ -166,32 +167,31 @@ def test_a_network_stays_as_it_is() -> None:
     net = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).train()
     net[2].weight.requires_grad_(False)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    sizes(net, torch.randn(8, 4), {"0.weight": torch.eye(4).bool()})
+    sizes(net, torch.randn(8, 4))
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
     assert [module.training for module in net.modules()] == [True] * 4
     assert (net[0].weight.requires_grad, net[2].weight.requires_grad) == (True, False)
 
 
 @pytest.mark.parametrize(
-    ("example", "masks", "said"),
+    ("example", "said"),
     [
-        (torch.tensor(1.0), None, r"example: must be a batch, .* not a tensor of shape \(\)"),
-        (torch.ones(0, 4), None, r"example: must be a batch, .* not a tensor of shape \(0, 4\)"),
-        ([1.0], None, "example: must be a batch, .* not list"),
-        ((torch.ones(2, 4), torch.ones(3)), None, r"example: must have as many examples .* \(2, 4\) and \(3,\)"),
-        (torch.ones(2, 3), None, r"example: the network fails on a batch of shape \(2, 3\): mat1"),
-        (torch.ones(2, 4), {"1.weight": torch.ones(2, 4).bool()}, "no parameter 1.weight; it has weight, bias"),
-        (torch.ones(2, 4), {"weight": torch.ones(4, 2).bool()}, r"the mask of weight is .* not boolean of \(2, 4\)"),
+        (torch.tensor(1.0), r"example: must be a batch, .* not a tensor of shape \(\)"),
+        (torch.ones(0, 4), r"example: must be a batch, .* not a tensor of shape \(0, 4\)"),
+        ([1.0], "example: must be a batch, .* not list"),
+        ((torch.ones(2, 4), torch.ones(3)), r"example: must have as many examples .* \(2, 4\) and \(3,\)"),
+        (torch.ones(2, 3), r"example: the network fails on a batch of shape \(2, 3\): mat1"),
     ],
 )
-def test_what_sizes_refuse(example: Tensor, masks: Masks | None, said: str) -> None:
+def test_what_sizes_refuse(example: Tensor, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        sizes(nn.Linear(4, 2), example, masks)
+        sizes(nn.Linear(4, 2), example)
 
 
 def test_no_ratio_to_nothing() -> None:
     net = nn.Linear(4, 2, bias=False)
-    found = sizes(net, torch.ones(1, 4), {"weight": torch.zeros(2, 4).bool()})
+    nn.init.zeros_(net.weight)
+    found = sizes(net, torch.ones(1, 4))
     with pytest.raises(ValueError, match="no nonzero parameter left"):
         found.compression()
     with pytest.raises(ValueError, match="no multiply-add left"):
@@ -210,7 +210,7 @@ def test_a_state_that_no_file_can_hold() -> None:
 
 
 def test_rows_of_points() -> None:
-    dense, half = sizes(small(), IMAGES), sizes(small(), IMAGES, a_third_and_a_quarter())
+    dense, half = sizes(small(), IMAGES), sizes(masked(small(), a_third_and_a_quarter()), IMAGES)
     found = rows({"dense": dense, "half": half}, "dense", scores={"half": {"accuracy": 0.5}})
     assert [row["point"] for row in found] == ["dense", "half"]
     assert [row["accuracy"] for row in found] == [None, 0.5]

@@ -239,7 +239,10 @@ def test_verdicts_at_the_edge() -> None:
     [
         (["--onnx"], "--onnx: goes with --export, which names the share whose network is written"),
         (["--export"], "--export: names no share, and there is no --within to find one"),
-        (["--within", "bytes=100kB", "--export", "0.5"], r"--export 0\.5: must be one of --keep"),
+        (
+            ["--within", "bytes=100kB", "--export", "0.5"],
+            r"--export 0\.5: needs a --keep, or no number for what --within",
+        ),
     ],
 )
 def test_what_is_refused_before_anything_is_read(words: list[str], said: str, tmp_path: Path) -> None:
@@ -251,3 +254,10 @@ def test_a_limit_that_is_none_ends_the_command(capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit):
         dispatch(["compress", "runs/none", "--within", "latency=2"])
     assert "argument --within: latency=2: must be a positive number with a unit" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("share", ["0", "1.5", "0.5,0.2"])
+def test_a_share_to_export_that_is_none_ends_the_command(share: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        dispatch(["compress", "runs/none", "--within", "bytes=4kB", "--export", share])
+    assert f"argument --export: {share}: must be " in capsys.readouterr().err

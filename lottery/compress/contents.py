@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from lottery.pruning.contracts import checked
-from lottery.pruning.masks import LAYERS, Masks, apply_, pack, some
+from lottery.pruning.masks import LAYERS, Masks, pack, some
 from lottery.training.state_files import state_once
 
 
@@ -56,17 +54,6 @@ def restore_(net: nn.Module, tensors: Mapping[str, Tensor], where: str) -> nn.Mo
             )
     net.load_state_dict(dict(tensors), strict=False)  # other names of shared tensors are not there
     return net
-
-
-def masked(net: nn.Module, masks: Masks | None) -> nn.Module:
-    """A copy in evaluation mode whose pruned weights are zero. Raises ValueError for masks of another network."""
-    weights = dict(net.named_parameters())
-    if unknown := sorted((masks or {}).keys() - weights.keys()):
-        raise ValueError(f"masks: the network has no parameter {some(unknown)}; it has {some(weights)}")
-    checked(masks or {}, {name: weights[name] for name in masks or {}})
-    twin = copy.deepcopy(net).eval()
-    apply_(dict(twin.named_parameters()), masks or {})
-    return twin
 
 
 Example = Tensor | tuple[Tensor, ...]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,8 +14,7 @@ from scipy.stats import binom
 from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 
-from lottery.compress.contents import Example, batch_of, masked, rows_of, shape_of
-from lottery.pruning.masks import Masks
+from lottery.compress.contents import Example, batch_of, rows_of, shape_of
 
 FEWEST = 6
 """Turns below which no two of them enclose the median with 95 %."""
@@ -117,25 +117,24 @@ def realised(dense: Latency, other: Latency) -> Interval:
     return median([ours / theirs for ours, theirs in zip(dense.seconds, other.seconds, strict=True)])
 
 
-def csr(net: nn.Module, masks: Masks) -> nn.Module:
-    """A copy, in evaluation mode, whose pruned linear layers hold their weights in PyTorch's CSR format.
+def csr(net: nn.Module) -> nn.Module | None:
+    """A copy, in evaluation mode, whose linear layers with zeros hold their weights in PyTorch's CSR format.
 
-    Convolutions, subclasses of `nn.Linear` and layers with hooks stay dense, with zeros. A copy is for inference: its
-    state holds sparse tensors. Raises ValueError for masks of another network, or if no layer would change.
+    None if none has zeros, or if other layers have, which would stay as slow: convolutions, subclasses of `nn.Linear`,
+    layers with hooks. The copy is for inference: its state holds sparse tensors.
     """
-    twin = masked(net, masks)
-    pruned = {
+    twin = copy.deepcopy(net).eval()
+    layers = {
         name: layer
         for name, layer in twin.named_modules()
-        if type(layer) is nn.Linear
-        and not (layer._forward_hooks or layer._forward_pre_hooks)
-        and not masks.get(f"{name}.weight".removeprefix("."), torch.ones(1)).all()
+        if isinstance(weight := getattr(layer, "weight", None), Tensor) and weight.ndim > 1 and not weight.all()
     }
-    if not pruned:
-        raise ValueError("csr: no plain linear layer has a pruned weight, so that none can hold CSR weights")
-    if "" in pruned:
-        return _Csr(pruned[""])
-    for name, layer in pruned.items():
+    hooked = [layer for layer in layers.values() if layer._forward_hooks or layer._forward_pre_hooks]
+    if not layers or hooked or any(type(layer) is not nn.Linear for layer in layers.values()):
+        return None
+    if "" in layers:
+        return _Csr(layers[""])
+    for name, layer in layers.items():
         twin.set_submodule(name, _Csr(layer))
     return twin
 
@@ -146,8 +145,9 @@ class _Csr(nn.Module):
     weight: Tensor
     column: Tensor
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Module) -> None:
         super().__init__()
+        assert isinstance(linear, nn.Linear)
         weight = linear.weight.detach()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*beta state.*")  # PyTorch warns of every CSR tensor

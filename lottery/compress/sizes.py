@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 from dataclasses import dataclass
 
 from torch import nn
 
-from lottery.compress.contents import Example, batch_of, eight_bits, kept_values, masked, shape_of
+from lottery.compress.contents import Example, batch_of, eight_bits, kept_values, shape_of
 from lottery.compress.memory import peak_bytes
-from lottery.pruning.masks import Masks
 from lottery.pruning.prunable import Prunable
 from lottery.training.flops import at_densities, by_weight
 from lottery.training.state_files import content, state_once
@@ -17,7 +17,7 @@ from lottery.training.state_files import content, state_once
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a network, under its masks if it has some, costs where it is stored and run."""
+    """What a network costs where it is stored and run."""
 
     parameters: int
     """all of them, biases and normalisation too, zero or not; a shared one once"""
@@ -30,7 +30,7 @@ class Sizes:
     bytes: int
     """of a safetensors file with weights and buffers, zeros included: what a mask alone saves is nothing"""
     masked_bytes: int
-    """of one with kept values alone and masks at one bit a weight"""
+    """of one with the values alone of prunable weights that are not zero, and where they are at one bit a weight"""
     gzip_bytes: int
     """of that file after gzip"""
     int8_bytes: int
@@ -52,24 +52,24 @@ class Sizes:
         return _ratio((dense or self).multiply_adds, self.kept_multiply_adds, "multiply-add")
 
 
-def sizes(net: nn.Module, example: Example, masks: Masks | None = None) -> Sizes:
+def sizes(net: nn.Module, example: Example) -> Sizes:
     """Counts a network, in evaluation mode, as it runs on a batch; the network stays as it is.
 
-    Pruned weights count as zero, whatever they hold. Multiply-adds are those of `lottery.training.flops`: linear and
-    convolutional layers, and other matrix products, such as those of attention, which cost the same at every density;
-    as do weights of recurrent layers and of classes of one's own. A convolution that is called as a function is not
-    counted. Normalisation, activations and pooling are small beside them.
-    Raises ValueError for masks of another network, and for a batch that the network can't take.
+    What is pruned is what is zero, counted in the tensors. Multiply-adds are those of `lottery.training.flops`: linear
+    and convolutional layers, and other matrix products, such as those of attention, which cost the same at every
+    density; as do weights of recurrent layers and of classes of one's own. A convolution that is called as a function
+    is not counted. Normalisation, activations and pooling are small beside them.
+    Raises ValueError for a batch that the network can't take.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Linear(4, 2, bias=False))
-    >>> _ = nn.init.ones_(net[0].weight)
-    >>> half = sizes(net, torch.zeros(1, 4), {"0.weight": torch.tensor([[True, True, False, False]] * 2)})
+    >>> _ = net[0].weight.data.copy_(torch.tensor([[1.0, 1.0, 0.0, 0.0]] * 2))
+    >>> half = sizes(net, torch.zeros(1, 4))
     >>> half.parameters, half.nonzeros, half.multiply_adds, half.kept_multiply_adds, half.speedup()
     (8, 4, 8, 4, 2.0)
     """
     batch = batch_of(example)
-    twin = masked(net, masks).requires_grad_(False)  # so that a forward pass alone is counted
+    twin = copy.deepcopy(net).eval().requires_grad_(False)  # so that a forward pass alone is counted
     tensors = state_once(twin)
     try:
         counted = by_weight(twin, lambda: twin(*batch), Prunable(), len(batch[0]))
@@ -77,9 +77,11 @@ def sizes(net: nn.Module, example: Example, masks: Masks | None = None) -> Sizes
     except Exception as error:
         raise ValueError(f"example: the network fails on a batch of shape {shape_of(batch)}: {error}") from error
     nonzeros = {name: int(weight.count_nonzero()) for name, weight in twin.named_parameters()}
-    densities = {name: nonzeros[name] / max(1, weight.numel()) for name, weight in Prunable()(twin).items()}
+    prunable = Prunable()(twin)
+    densities = {name: nonzeros[name] / max(1, weight.numel()) for name, weight in prunable.items()}
     flops = at_densities(counted, densities)
-    compact = content(kept_values(tensors, masks or {}))
+    pruned = {name: weight != 0 for name, weight in prunable.items() if nonzeros[name] < weight.numel()}
+    compact = content(kept_values(tensors, pruned))
     return Sizes(
         parameters=sum(weight.numel() for weight in twin.parameters()),
         nonzeros=sum(nonzeros.values()),

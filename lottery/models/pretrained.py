@@ -20,19 +20,23 @@ def pretrained(net: nn.Module, weights: str) -> nn.Module:
     A new draw of the initialisation is the same file again: only such a last layer differs.
     Raises ValueError for a file that is missing, damaged or of another network.
     """
-    if not Path(weights).is_file():
-        raise ValueError(f"weights={weights}: there is no such file")
-    if Path(weights).suffix in PICKLED:
-        return load_(net, _plain(weights), weights)
-    try:
-        tensors = safetensors.torch.load_file(weights)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise ValueError(f"weights={weights}: can't be read as a safetensors file ({error})") from error
-    return load_(net, tensors, weights)
+    return load_(net, read(weights), weights)
 
 
 PICKLED = (".pt", ".pth")
 """Endings of files of `torch.save`."""
+
+
+def read(weights: str) -> Mapping[str, Tensor]:
+    """The tensors of a file by name. Raises ValueError for a file that is missing or damaged."""
+    if not Path(weights).is_file():
+        raise ValueError(f"weights={weights}: there is no such file")
+    if Path(weights).suffix in PICKLED:
+        return _plain(weights)
+    try:
+        return safetensors.torch.load_file(weights)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ValueError(f"weights={weights}: can't be read as a safetensors file ({error})") from error
 
 
 def _plain(weights: str) -> Mapping[str, Tensor]:
@@ -48,14 +52,18 @@ def _plain(weights: str) -> Mapping[str, Tensor]:
     return found
 
 
-def load_(net: nn.Module, tensors: Mapping[str, Tensor], weights: str) -> nn.Module:
-    """Gives a network tensors by name as `pretrained` does; messages call them `weights`."""
+def load_(net: nn.Module, tensors: Mapping[str, Tensor], weights: str, new_head: bool = True) -> nn.Module:
+    """Gives a network tensors by name as `pretrained` does; messages call them `weights`.
+
+    Unless `new_head`, a last layer for another number of classes does not fit.
+    """
     own = net.state_dict()
     # the layer that is defined last, because only a forward pass could tell which one runs last
     output = [f"{name}." for name, layer in net.named_modules() if isinstance(layer, nn.Linear | _ConvNd)][-1]
     output = output.removeprefix(".")  # for a network that is a single layer
     head = {name: own[name] for name in (f"{output}weight", f"{output}bias") if name in own}
-    filled = {**tensors, **head} if all(_of_other_classes(tensors.get(n), t) for n, t in head.items()) else tensors
+    other = new_head and all(_of_other_classes(tensors.get(name), tensor) for name, tensor in head.items())
+    filled = {**tensors, **head} if other else tensors
     faults = [
         *_listed("it lacks", (f"{n} {_size(t)}" for n, t in own.items() if n not in filled)),
         *_listed("it also has", (f"{n} {_size(t)}" for n, t in filled.items() if n not in own)),

@@ -27,12 +27,13 @@ def draw_points(points: pd.DataFrame, metric: Headline, path: Path) -> None:
         panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
         for axes, (column, said) in zip(panels, columns.items(), strict=True):
             timed = column.startswith("ms_")
-            cost = shown[column] / 1000 if timed else shown[column]
-            axes.plot(cost, shown[score], color=colour, marker=marker, linestyle=dash)
+            at = shown.sort_values(column)  # in whatever order they were asked for
+            cost = at[column] / 1000 if timed else at[column]
+            axes.plot(cost, at[score], color=colour, marker=marker, linestyle=dash)
             if timed:
-                low, high = (shown[column.replace("ms_", f"ms_{end}_")] / 1000 for end in ("low", "high"))
-                axes.hlines(shown[score], low, high, color=colour, linewidth=1)
-            for place, value, name in zip(cost, shown[score], shown["point"], strict=True):
+                low, high = (at[column.replace("ms_", f"ms_{end}_")] / 1000 for end in ("low", "high"))
+                axes.hlines(at[score], low, high, color=colour, linewidth=1)
+            for place, value, name in zip(cost, at[score], at["point"], strict=True):
                 axes.annotate(str(name), (place, value), (3, -9), textcoords="offset points", fontsize="small")
             magnitudes(axes)
             axes.margins(0.25, 0.12)

@@ -20,8 +20,8 @@ EXAMPLES = """examples:
   lottery compress runs/mine/imp/seed0 --keep 0.5,0.25 --tune 500 --export 0.25 compensation=mean
   lottery compress runs/mine/imp/seed0 --within bytes=100kB,latency=2ms --tune 500 --export --onnx
   lottery compress --weights net.safetensors model=resnet_20 data=cifar10 criterion=taylor"""
-WITHIN = 0.0
-"""In place of a share to export, the one that --within finds."""
+FOUND = 0.0
+"""In place of a share to export, which is above zero: the one that --within finds."""
 
 
 def add_to(commands: Any) -> None:
@@ -58,8 +58,8 @@ def add_to(commands: Any) -> None:
     parser.add_argument(
         "--export",
         nargs="?",
-        type=float,
-        const=WITHIN,
+        type=_share,
+        const=FOUND,
         metavar="SHARE",
         help="the share whose network is written to files; the one that --within finds if none is named",
     )
@@ -96,7 +96,7 @@ def main(args: argparse.Namespace) -> int:
                 print(f"\nat {share:.10g}:")
                 print("\n".join(table(going(trained, masks))))
             return 0
-        export = tried.found.share if tried and args.export == WITHIN else args.export
+        export = tried.found.share if tried and args.export == FOUND else args.export
         if exports:
             check_point(trained.part(trained.cut(chosen[export])), trained.recipe.example, programs)
         found = {}
@@ -128,10 +128,12 @@ def main(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> None:
     if args.keep is None:
         args.keep = () if args.within else (0.5, 0.25, 0.1)
-    if args.export == WITHIN and not args.within:
+    if args.export == FOUND and not args.within:
         raise Refused("--export: names no share, and there is no --within to find one")
-    if args.export not in (None, WITHIN, *args.keep):
-        raise Refused(f"--export {args.export:g}: must be one of --keep {','.join(map('{:g}'.format, args.keep))}")
+    if args.export not in (None, FOUND, *args.keep):
+        shares = ",".join(map("{:g}".format, args.keep))
+        other = f"must be one of --keep {shares}" if shares else "needs a --keep, or no number for what --within finds"
+        raise Refused(f"--export {args.export:g}: {other}")
     if args.onnx and args.export is None:
         raise Refused("--onnx: goes with --export, which names the share whose network is written")
     for name, least in (("tune", 0), ("threads", 1)):
@@ -148,7 +150,7 @@ def _measured(
     import pandas as pd
 
     from lottery.compress.energy import counters, energies
-    from lottery.compress.latency import latencies
+    from lottery.compress.latency import csr, latencies
     from lottery.compress.points import rows, shown
     from lottery.compress.sizes import sizes
     from lottery.reports.tables import table
@@ -157,8 +159,10 @@ def _measured(
     nets = {"dense": trained.network(trained.state, trained.masks)}
     nets |= {f"{share:.10g}": small.net for share, small in found.items()}
     masked = {f"{share:.10g} masked": small.masked for share, small in found.items()}
-    points = {name: sizes(trained.part(net), trained.recipe.example) for name, net in nets.items()}
     running = {name: trained.part(net) for name, net in (nets | masked).items()}
+    points = {name: sizes(net, trained.recipe.example) for name, net in running.items()}
+    sparse = {f"{name}, CSR": csr(running[name]) for name in ("dense", *masked)}
+    running |= {name: net for name, net in sparse.items() if net is not None}
     timed = latencies(running, trained.recipe.example, threads=threads)
     scores = {name: trained.scores(net) for name, net in nets.items()}
     energy = energies(running, trained.recipe.example, counters(), threads=threads)
@@ -185,6 +189,13 @@ def _shares(text: str) -> tuple[float, ...]:
     if not found or not all(0 < share < 1 for share in found):
         raise argparse.ArgumentTypeError(f"{text or 'nothing'}: must be shares between 0 and 1, with commas between")
     return found
+
+
+def _share(text: str) -> float:
+    found = _shares(text)
+    if len(found) > 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be one share")
+    return found[0]
 
 
 def _limits(text: str) -> str:

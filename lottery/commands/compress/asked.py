@@ -17,7 +17,7 @@ from lottery.config.groups import PRUNING_GROUPS, channelwise
 from lottery.config.recorded import phase, recorded
 from lottery.foundations.errors import Refused
 from lottery.foundations.seeds import Streams, seeded
-from lottery.models.pretrained import pretrained
+from lottery.models.pretrained import load_, read
 from lottery.rounds.lengths import last_rate
 from lottery.rounds.prune import Pruning
 from lottery.rounds.round import dense_ticket
@@ -42,7 +42,8 @@ def asked(
     `weights`. `folder` is one of the user's, with configuration. Raises Refused.
     """
     # an arm's label, and so a cell's folder, may hold settings
-    settings = [w for w in words if w.startswith(("+", "~")) or ("=" in w and "/" not in w.partition("=")[0])]
+    assigned = [word for word in words if "=" in word and "/" not in word.partition("=")[0] and not Path(word).is_dir()]
+    settings = [word for word in words if word in assigned or word.startswith(("+", "~"))]
     folders = [Path(word) for word in words if word not in settings]
     if (weights is None) is not bool(folders) or len(folders) > 1:
         raise Refused("compress: needs one finished cell's folder, or --weights with settings of its model and data")
@@ -56,7 +57,8 @@ def asked(
         config = _of_run(folders[0], settings, config, moved)
     if not channelwise(config):
         raise Refused("compress: needs structure=channels, since what is left by others is no smaller network")
-    if not any(word.lstrip("+").startswith("structure.budget=") for word in settings):
+    typed = any(word.lstrip("+").startswith("structure.budget=") for word in settings)
+    if not typed and config["structure"].get("budget", "weights") == "weights":  # a recipe may count something else
         config["structure"] = {**config["structure"], "budget": "parameters"}
     recipe, seed = build_recipe(config), config["seed"]
     if folders:
@@ -107,6 +109,6 @@ def _check_data(cell: Path, recipe: Recipe) -> None:
 def _of_file(weights: Path, recipe: Recipe, seed: int) -> dict[str, Tensor]:
     with recipe.numerics.entered(), seeded(Streams(seed).init):
         try:
-            return pretrained(recipe.network(), str(weights)).state_dict()
+            return load_(recipe.network(), read(str(weights)), str(weights), new_head=False).state_dict()
         except ValueError as error:
             raise Refused(f"--{error}") from error
