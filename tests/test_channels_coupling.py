@@ -339,6 +339,14 @@ FIXED = {
         Net(lambda n, x: n.out(torch.mul(*n.a(x).split(8, 1))), a=nn.Linear(6, 16), out=head(8)),
         ROW, "a.weight", "it is cut at fixed places (split)",
     ),
+    "rolled": (  # of an odd number, whose half is told from the whole by nothing that is measured
+        Net(lambda n, x: n.out(n.a(x).roll(1, 1)), a=nn.Linear(6, 5), out=head(5)),
+        ROW, "a.weight", "it is cut at fixed places (roll)",
+    ),
+    "in another order": (
+        Net(lambda n, x: n.out(n.a(x)[:, [1, 0, 2, 4, 3]]), a=nn.Linear(6, 5), out=head(5)),
+        ROW, "a.weight", "it is cut at fixed places (index)",
+    ),
     "zeros around channels": (
         Net(lambda n, x: n.out(functional.pad(n.a(x), (2, 2))), a=nn.Linear(6, 4), out=head(8)),
         ROW, "a.weight", "its channels are padded (constant_pad_nd)",
@@ -380,6 +388,12 @@ def test_what_torchscript_touches_stays_whole() -> None:
     coupling = coupled(net, forward(torch.randn(2, 3, 8, 8)))
     assert coupling.fixed["a.weight"][0] == coupling.fixed["b.weight"][1] == "it is in s, which is TorchScript"
     assert [group.name for group in coupling.groups] == ["b.weight"]
+    halved(net, forward(torch.randn(2, 3, 8, 8)))
+
+
+def test_rolling_places_leaves_channels_free() -> None:
+    net = Net(lambda n, x: n.out(pooled(n.a(x).roll((1, 2), (2, 3)).relu())), a=c(3, 8), out=head(8))
+    assert [group.name for group in coupled(net, forward(torch.randn(2, 3, 8, 8))).groups] == ["a.weight"]
     halved(net, forward(torch.randn(2, 3, 8, 8)))
 
 

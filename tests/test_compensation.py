@@ -111,6 +111,27 @@ def test_mean_goes_into_a_batch_norm_that_alone_reads_the_layer(batch: Tensor) -
         assert mean(pruned_of(net, columns(net, "layer.weight", 1), batch)).keys() == found
 
 
+@pytest.mark.parametrize("lost", [("one.weight",), ("one.weight", "two.weight")])
+@pytest.mark.parametrize("compensation", [mean, least_squares])
+def test_a_batch_norm_that_two_layers_share_is_left_alone(
+    compensation: Compensation, lost: tuple[str, ...], batch: Tensor
+) -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(3, 4, bias=False), nn.Linear(3, 4, bias=False)
+            self.norm = nn.BatchNorm1d(4)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.norm(self.one(inputs)) + self.norm(self.two(inputs))  # type: ignore[no-any-return]
+
+    net = Shared().double()
+    masks = {name: torch.ones(4, 3).bool() for name in ("one.weight", "two.weight")}
+    for name in lost:
+        masks[name][:, 1] = False
+    assert "norm.running_mean" not in compensation(pruned_of(net, masks, batch))
+
+
 def test_mean_stays_out_of_a_batch_norm_that_reads_what_was_changed_in_place(batch: Tensor) -> None:
     class InPlace(Residual):
         def forward(self, inputs: Tensor) -> Tensor:

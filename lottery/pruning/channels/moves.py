@@ -39,8 +39,9 @@ def cut(flow: Carried, op: Operation) -> None:
     Unless it is a number of equal parts: then the same places of each part go together.
     """
     source = op.tensors[0]
+    whole = all(result.shape == source.shape for result in op.results)
     for dim in _cut_dims(op):
-        if all(result.shape == source.shape for result in op.results):
+        if whole and op.name not in ("roll", "index", "index_select"):  # which give all of it in another order
             continue
         labels, place = flow.of(source), flow.place(source)
         why = op.why("it is cut at fixed places")

@@ -54,14 +54,16 @@ def shifted(pruned: Pruned, shifts: dict[str, Tensor]) -> dict[str, Tensor]:
 def intercepts(pruned: Pruned) -> dict[str, tuple[str, int]]:
     """What shifts a layer's outputs, by its weight: its bias (+1), or the running mean (-1) of a BatchNorm after it.
 
-    A frozen bias shifts nothing, since it keeps its value.
+    A frozen bias shifts nothing, since it keeps its value, nor does a BatchNorm that reads several layers in turn.
     """
     state, found = pruned.net.state_dict(), {}
-    readers = batch_norms(pruned.net, pruned.weights, lambda: pruned.outputs(pruned.net, next(pruned.first(1))))
+    matrices = [name for name, weight in pruned.net.named_parameters() if weight.ndim > 1]
+    readers = batch_norms(pruned.net, matrices, lambda: pruned.outputs(pruned.net, next(pruned.first(1))))
+    shared = Counter(readers.values())
     for name in layers(pruned):
         bias = f"{name.rpartition('.')[0]}.bias".removeprefix(".")
         if bias in state and bias not in pruned.frozen:
             found[name] = bias, 1
-        elif (running := f"{readers.get(name)}.running_mean") in state:
+        elif (running := f"{readers.get(name)}.running_mean") in state and shared[readers[name]] == 1:
             found[name] = running, -1
     return found
