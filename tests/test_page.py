@@ -152,6 +152,39 @@ def test_studies_taken_together_are_resampled_apart(frame: pd.DataFrame) -> None
     assert found[0]["iqm"][0] == pytest.approx(0.01)
 
 
+def close(folder: Path, study: str = "one", gain: float = 0.0) -> pd.DataFrame:
+    """Two arms of five seeds, and one of a single seed, whose rounds are two per cent apart."""
+    played = {
+        arm: {
+            seed: tuple(0.9 + (gain + of * index) * (1 + seed / 10) for index in range(3))
+            for seed in range(1 if arm == "set" else 5)
+        }
+        for arm, of in {"imp": 0.01, "random_reinit": 0.002, "set": 0.0}.items()
+    }
+    frame = results.read(ledgers(folder / study, played, study))
+    return frame.assign(data="d", density=frame["round"].map({0: 1.0, 1: 0.98, 2: 0.96}))
+
+
+def test_neighbouring_rounds_of_one_study_are_not_taken_together(tmp_path: Path) -> None:
+    found = together({study: close(tmp_path, study, gain) for study, gain in (("a", 0.0), ("b", 0.001))})
+    assert [(row["arm"], round(row["density"], 6), row["studies"], row["n"]) for row in found] == [
+        ("imp", 0.98, 2, 10), ("imp", 0.96, 2, 10), ("random_reinit", 0.98, 2, 10), ("random_reinit", 0.96, 2, 10),
+    ]  # fmt: skip
+    # gains of imp in the first round: 0.01 to 0.014 in each of both; of all ten the middle half
+    assert found[0]["iqm"][0] == pytest.approx(0.012)
+    assert found[1]["iqm"][0] == pytest.approx(0.024)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 40, 41, 79, 200])
+def test_a_curve_has_as_many_points_as_fit_and_its_ends(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"step": step, "val_loss": 1 / step} for step in range(1, steps + 1)]
+    monkeypatch.setattr("lottery.reports.page.beside.evaluations", lambda roots, key: (rows, {}))
+    frame = pd.DataFrame({"arm": ["imp"], "round": [0], "phase": ["key"]})
+    points = curves(frame, [Path()])[0]["imp"]["0"]
+    assert len(points["step"]) == len(points["val_loss"]) == min(40, steps)
+    assert (points["step"][0], points["step"][-1]) == (1, steps)
+
+
 def test_numbers_of_pairs_are_rounded_once(frame: pd.DataFrame) -> None:
     """The page cuts them once more, to what it shows."""
     more = frame.assign(test_accuracy=frame["test_accuracy"] + frame["round"] * (frame["arm"] == "imp") * 0.00123449)
@@ -355,10 +388,31 @@ class TestInABrowser:
             assert "of this study" in browser.evaluate("document.getElementById('pairs-note').textContent")
             assert browser.errors == []
 
+    def test_a_round_s_own_numbers_stand_beside_its_difference(self, tmp_path: Path) -> None:
+        """Not those of a round of almost its density; and arms of other seeds change nothing."""
+        frames = {"one": close(tmp_path)}
+        files.write_page(frames, tmp_path / "report.html", {"one": None}, {"one": "one"}, [])
+        with Browser() as browser:
+            browser.open(tmp_path / "report.html")
+            browser.until("document.querySelector('#chart svg path')")
+            rows = browser.evaluate(
+                "[...document.querySelectorAll('#pairs tbody tr')].map(row => row.innerText.split('\\t'))"
+            )
+            assert [row[0] for row in rows] == ["98 %", "96 %"]
+            assert [row[-1].split(" [")[0] for row in rows] == ["0.9120", "0.9240"]
+            note = "document.getElementById('pairs-note').textContent"
+            assert "With one seed" not in browser.evaluate(note)
+            browser.evaluate(
+                "(() => { const box = document.getElementById('other'); box.value = 'set';"
+                "box.dispatchEvent(new Event('change')); })()"
+            )
+            assert "With one seed" in browser.evaluate(note)
+
     def test_switches_pointer_and_keys(self, report: Path) -> None:
         with Browser() as browser:
             browser.open(report)
             browser.until("document.querySelector('#chart svg path')")
+            assert "Dotted: dense, of each study." in browser.evaluate("document.body.innerText")
             rows = "[...document.querySelectorAll('#readout tbody tr')].map(row => row.innerText.split('\\t'))"
             assert len(browser.evaluate(rows)) == 4
             browser.evaluate("document.querySelectorAll('#studies input')[1].focus()")

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 
@@ -143,7 +144,7 @@ def curves(frame: pd.DataFrame, roots: Sequence[Path]) -> tuple[dict[str, Any], 
         if not told:
             continue
         by_step = pd.DataFrame(told).groupby("step").mean(numeric_only=True)
-        thin = by_step.iloc[:: max(1, len(by_step) // MOST_POINTS)]
+        thin = by_step.iloc[np.linspace(0, len(by_step) - 1, min(len(by_step), MOST_POINTS)).round().astype(int)]
         columns = {str(column): numbers(thin[column], 4) for column in thin}
         found.setdefault(str(arm), {})[str(index)] = {"step": numbers(thin.index), **columns}
     return found, [f"{what} ({n} trainings)" for what, n in versions.most_common()]

@@ -101,10 +101,10 @@ def together(studies: Mapping[str, pd.DataFrame]) -> list[Data]:
             points = [(density, study, of) for study in group for density, of in gains[study].get(arm, ())]
             points.sort(key=lambda point: -point[0])
             while points:
-                near = [point for point in points if abs(point[0] / points[0][0] - 1) <= NEAR] if points[0][0] else []
-                points = points[max(1, len(near)) :]
+                near = _nearest(points)
+                points = [point for point in points if not any(point is each for each in near)]
                 near = [point for point in near if len(point[2]) >= FEW]
-                if len({study for _, study, _ in near}) > 1:
+                if len(near) > 1:
                     strata = [values for _, _, values in near]
                     n = sum(map(len, strata))
                     told = numbers(iqm_interval(strata), 5)
@@ -123,6 +123,15 @@ def across(studies: Mapping[str, pd.DataFrame]) -> list[Data]:
             there = list(frame["arm"].unique())
             found.append({"arm": arm, "studies": there, "pairs": _pairs(compared(frame), there)})
     return found
+
+
+def _nearest(points: Sequence[tuple[float, str, Floats]]) -> list[tuple[float, str, Floats]]:
+    """The densest point, and of each other study the one of almost its density, if there is any."""
+    lead, found = points[0], dict[str, tuple[float, str, Floats]]()
+    for point in sorted(points, key=lambda point: abs(point[0] - lead[0])):
+        if point is lead or abs(point[0] - lead[0]) <= NEAR * lead[0]:
+            found.setdefault(point[1], point)
+    return [lead, *(point for study, point in found.items() if study != lead[1])]
 
 
 def _gains(frame: pd.DataFrame) -> dict[str, list[tuple[float, Floats]]]:

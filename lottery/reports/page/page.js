@@ -116,7 +116,8 @@ function rows_of(found) {
   const paper = state.x !== "density" ? [] : found.flatMap((one) => (one.study.claims || []).filter((claim) => claim.point
     && claim.point.arm === one.arm.name && claim.point.column === state.y).map((claim) => ({ x: 100 * claim.point.density, y: claim.point.value,
     low: claim.point.value - (claim.point.tolerance ?? 0), high: claim.point.value + (claim.point.tolerance ?? 0) })));
-  const dense = found.length && state.y === found[0].study.metric && found[0].arm.rounds[0] === 0 ? [{ y: found[0].arm.columns[state.y].mean[0] }] : [];
+  const whole = found.filter((one) => state.y === one.study.metric && one.arm.rounds[0] === 0);
+  const dense = [...new Map(whole.map((one) => [one.study.name, { y: one.arm.columns[state.y].mean[0] }])).values()];
   return { means, bands: $("band").checked ? means : [], seeds, paper, dense };
 }
 const TICKS = [2, 1, 0, -1, -2, -3, -4].flatMap((power) => [1, 0.5, 0.2].map((of) => Number((of * 10 ** power).toPrecision(1))));
@@ -180,7 +181,7 @@ function draw() {
   }
   const notes = [];
   if (data.paper.length) notes.push("Open diamonds: a paper's numbers, with their tolerance.");
-  if (data.dense.length) notes.push("Dotted: dense.");
+  if (data.dense.length) notes.push(data.dense.length > 1 ? "Dotted: dense, of each study." : "Dotted: dense.");
   if (found.length > MOST) notes.push(`${found.length} curves are drawn: colours come again with other dashes; switch some off to tell them apart.`);
   const ns = found.map((one) => one.arm.seeds.length);
   if (ns.length) notes.push(few(Math.min(...ns)));

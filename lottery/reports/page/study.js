@@ -40,19 +40,19 @@ function pairs(study, arm) {
   $("pairs").closest(".wide").hidden = $("other").closest("label").hidden = !of;
   if (!of) { $("pairs-note").textContent = "This study has one arm alone."; return; }
   const there = of.pairs.filter(([a, b]) => (a === of.mine && b === of.other) || (a === of.other && b === of.mine));
-  const rows = there.map(([a, , , n, density, mean, half, p, holm, effect]) => {
+  const rows = there.map(([a, , round, n, density, mean, half, p, holm, effect]) => {
     const turn = a === of.mine ? 1 : -1, value = mean === null ? "no seed in common" : apart(turn * mean);
     return [percent(density), mean === null ? value : half === null ? `${value} (n = ${n}${n > 1 ? ", equal" : ""})` : plus_minus(value, half), String(n), chance(p),
-      { text: chance(holm), class: holm !== null && holm < 0.05 ? "yes" : "" }, effect === null ? "–" : number(turn * effect, 2), iqm_of(arm, density)];
+      { text: chance(holm), class: holm !== null && holm < 0.05 ? "yes" : "" }, effect === null ? "–" : number(turn * effect, 2), iqm_of(arm, round)];
   });
-  const tests = of.pairs.filter((pair) => pair[7] !== null).length, n = Math.min(...study.arms.map((one) => one.seeds.length), ...there.map((pair) => pair[3]));
-  $("pairs-note").textContent = `${arm.name} minus ${name}, ${label(study.metric)}, paired over seeds: t-test, p after Holm's correction for all ${tests} tests ${of.all}, Hedges' g. The interquartile mean is of the arm itself, with its bootstrap interval. ${few(n)}`;
+  const tests = of.pairs.filter((pair) => pair[7] !== null).length, n = there.map((pair) => pair[3]).filter(Boolean);
+  $("pairs-note").textContent = `${arm.name} minus ${name}, ${label(study.metric)}, paired over seeds: t-test, p after Holm's correction for all ${tests} tests ${of.all}, Hedges' g. The interquartile mean is of the arm itself, with its bootstrap interval. ${n.length ? few(Math.min(...n)) : ""}`;
   fill($("pairs"), ["density", "difference", "n", "p", "p (Holm)", "effect g", "interquartile mean of the arm"], rows);
 }
 const chance = (p) => p === null ? "–" : p < 0.001 ? "< 0.001" : number(p, 3);
-function iqm_of(arm, density) {
+function iqm_of(arm, round) {
   if (!arm.iqm.length) return "takes 5 seeds";
-  const at = arm.columns.density.mean.findIndex((value) => Math.abs(value / density - 1) <= 0.03);
+  const at = arm.rounds.indexOf(round);
   return at < 0 ? "–" : quartile(arm.iqm[at]);
 }
 function heat(arm) {
