@@ -92,7 +92,7 @@ def page(data: Mapping[str, Any]) -> str:
         "style": (here / "page.css").read_text(),
         "library": _closed(library()),
         "data": text.replace("<", "\\u003c"),  # or a name could end the script that holds the data
-        "script": "".join((here / name).read_text() for name in ("page.js", "study.js", "tables.js")),
+        "script": "".join((here / name).read_text() for name in ("words.js", "figure.js", "study.js", "tables.js")),
     }
     page = (here / "page.html").read_text()
     for name in ("title", "told", "style", "script", "library", "data"):  # data last: nothing in it is a place of ours

@@ -1,4 +1,4 @@
-// One study in depth, in the same scope as page.js.
+// One study in depth, in the same scope as words.js and figure.js.
 
 const chosen = () => D.studies.find((study) => study.name === $("study").value);
 function one_study() {

@@ -1,4 +1,4 @@
-// The rest of the page, in the same scope as page.js and study.js: switches, tables, and what happens on input.
+// The rest of the page, in the same scope as the others: switches, tables, and what happens on input.
 
 // switches
 
