@@ -66,6 +66,12 @@ def frame(tmp_path: Path) -> pd.DataFrame:
     return results.read(ledgers(tmp_path, ACCURACY))
 
 
+def matches_dense(frame: pd.DataFrame, arm: str, index: int, margin: float | None = None) -> str:
+    """What is said of one round of an arm, nothing of one that is not there."""
+    found = intervals.matching(frame[frame["arm"] == arm], margin)
+    return str(found.set_index("round")["match"].get(index, "undecided"))
+
+
 # Student's t at 0.975 as printed in tables, by degrees of freedom
 @pytest.mark.parametrize(("freedom", "quantile"), [(1, 12.706), (2, 4.303), (4, 2.776), (9, 2.262), (30, 2.042)])
 def test_interval_has_the_published_width(freedom: int, quantile: float) -> None:
@@ -165,24 +171,22 @@ def test_matches_dense(differences: list[float], verdict: str) -> None:
     # seeds differ by far more than the arms do: only pairing sees through it
     dense = [0.5, 0.9, 0.7]
     frame = made(dense, {seed: dense[seed] + difference for seed, difference in enumerate(differences)})
-    assert intervals.matches_dense(frame, "imp", 1) == verdict
-    assert intervals.matches_dense(frame, "imp", 0) == "yes"
+    assert matches_dense(frame, "imp", 1) == verdict
+    assert matches_dense(frame, "imp", 0) == "yes"
 
 
 def test_the_margin_decides() -> None:
     frame = made([0.5, 0.9, 0.7], {0: 0.490, 1: 0.889, 2: 0.688})
-    assert [intervals.matches_dense(frame, "imp", 1, margin) for margin in (0.005, 0.011, 0.02)] == [
+    assert [matches_dense(frame, "imp", 1, margin) for margin in (0.005, 0.011, 0.02)] == [
         "no", "undecided", "yes",
     ]  # fmt: skip
 
 
 def test_difference_pairs_by_seed() -> None:
     frame = made([0.5, 0.9, 0.7, 0.6], {3: 0.61, 0: 0.52, 1: 0.93})
-    mean, half, pairs = intervals.difference(frame, ("imp", 1), ("imp", 0))
-    assert (round(mean, 12), pairs) == (0.02, 3)
-    assert half == pytest.approx(4.302653 * 0.01 / math.sqrt(3), rel=1e-6)
-    back = intervals.difference(frame, ("imp", 0), ("imp", 1))
-    assert back == pytest.approx((-mean, half, 3))
+    found = intervals.matching(frame).set_index("round").loc[1]
+    assert (round(found["gain"], 12), found["n"]) == (0.02, 3)
+    assert found["half"] == pytest.approx(4.302653 * 0.01 / math.sqrt(3), rel=1e-6)
 
 
 def test_sparsest_match(frame: pd.DataFrame) -> None:
@@ -206,8 +210,8 @@ def test_how_many_rounds_match_tells_luck_from_a_ticket() -> None:
 
 
 def test_the_seeds_that_are_left_decide_nothing() -> None:
-    assert intervals.matches_dense(made([0.9, 0.9, 0.9], {0: 0.95, 1: 0.951, 2: 0.95}), "imp", 1) == "yes"
-    assert intervals.matches_dense(made([0.9, 0.9, 0.9], {0: 0.95, 1: 0.951}), "imp", 1) == "undecided"
+    assert matches_dense(made([0.9, 0.9, 0.9], {0: 0.95, 1: 0.951, 2: 0.95}), "imp", 1) == "yes"
+    assert matches_dense(made([0.9, 0.9, 0.9], {0: 0.95, 1: 0.951}), "imp", 1) == "undecided"
 
 
 def of_metric(frame: pd.DataFrame, name: str, **said: str) -> pd.DataFrame:
@@ -257,7 +261,7 @@ def test_a_higher_error_matches_no_dense_network(differences: list[float], verdi
     dense = [0.5, 0.1, 0.3]
     frame = made(dense, {seed: dense[seed] + difference for seed, difference in enumerate(differences)})
     error = of_metric(frame, "error", headline_better="lower")
-    assert intervals.matches_dense(error, "imp", 1) == verdict
+    assert matches_dense(error, "imp", 1) == verdict
     assert (intervals.sparsest_match(error, "imp") is not None) == (verdict == "yes")
     assert "Test error (lower is better; mean and 95 % interval over seeds)" in report.render(error)
 
@@ -265,8 +269,8 @@ def test_a_higher_error_matches_no_dense_network(differences: list[float], verdi
 def test_half_a_point_is_no_margin_on_another_scale(frame: pd.DataFrame) -> None:
     mae = of_metric(frame, "mae", **LOWER)
     with pytest.raises(ValueError, match=r"^mae is no share in \[0, 1\], so no margin is defined for it: give one$"):
-        intervals.matches_dense(mae, "imp", 1)
-    assert intervals.matches_dense(mae, "imp", 1, margin=0.2) == "yes"
+        matches_dense(mae, "imp", 1)
+    assert matches_dense(mae, "imp", 1, margin=0.2) == "yes"
     for other, name in ((mae, "mae"), (of_metric(frame, "loss"), "loss")):
         text = report.render(other)
         assert text.endswith(
@@ -291,15 +295,15 @@ def test_seeds_without_a_number_are_left_out_and_said(frame: pd.DataFrame) -> No
     assert "| 12.50% | no number | 210 ± 25 | 0.7200 ± 0.0497 | 210 ± 25 | no seed in common |" in text
     said = "In 4 of the 18 rounds of all seeds test accuracy is no finite number; means and differences leave them out."
     assert said in text
-    assert intervals.matches_dense(frame, "imp", 1) == "undecided"
-    assert intervals.matches_dense(frame, "imp", 2) == "undecided"
+    assert matches_dense(frame, "imp", 1) == "undecided"
+    assert matches_dense(frame, "imp", 2) == "undecided"
 
 
 def test_a_dense_network_without_a_number_leaves_undecided() -> None:
     frame = made([0.9, 0.9, 0.9], {0: 0.95, 1: 0.951, 2: 0.95})
-    assert intervals.matches_dense(frame, "imp", 1) == "yes"
+    assert matches_dense(frame, "imp", 1) == "yes"
     frame.loc[0, "test_accuracy"] = np.nan
-    assert intervals.matches_dense(frame, "imp", 1) == "undecided"
+    assert matches_dense(frame, "imp", 1) == "undecided"
 
 
 def test_where_nothing_was_pruned_no_density_matches(frame: pd.DataFrame) -> None:
@@ -695,8 +699,7 @@ def test_arms_of_two_studies_are_not_averaged(tmp_path: Path) -> None:
         intervals.cost,
         lambda frame: write(frame, tmp_path / "out"),
         lambda frame: figure.draw(frame, tmp_path / "curve.png"),
-        lambda frame: intervals.difference(frame, ("imp", 1), ("imp", 0)),
-        lambda frame: intervals.matches_dense(frame, "imp", 1),
+        intervals.matching,
         lambda frame: intervals.sparsest_match(frame, "imp"),
     ):
         with pytest.raises(LedgerError, match=r"^these are results of 2 studies, a, b; give those of one alone$"):

@@ -19,10 +19,11 @@ import wandb
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from lottery.commands.wandb.cells import found
 from lottery.config.cell_config import CellConfig
 from lottery.config.compose import cell_configs
 from lottery.running import cell as study
-from lottery.running import view, wandb_runs
+from lottery.running import sending, view, wandb_runs
 from lottery.running.launch import run_cell
 from lottery.running.progress import Progress
 from lottery.running.sending import Unreachable, opened
@@ -549,3 +550,36 @@ def follow(tracker: Tracker, stretches: list[Stretch], stop: Callable[[], bool])
         except KeyboardInterrupt:
             return stretch
     return None
+
+
+def test_what_fails_in_wandb_while_a_run_is_sent_is_of_that_run_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Run:
+        starting_step, ended = 3, list[int]()
+
+        def log(self, values: object) -> None:
+            raise RuntimeError("a fault of theirs")
+
+        def finish(self, exit_code: int) -> None:
+            self.ended.append(exit_code)
+
+    monkeypatch.setattr(sending, "opened", lambda *_: Run())
+    told, place = Told("study", "imp", 0, {}), Place("lottery", None)
+    with pytest.raises(
+        sending.Unsent, match=r"^W&B failed \(.*a fault of theirs.*\); the same command sends the rest$"
+    ):
+        sending.confirmed(told, place, 1, lambda run, before: run.log(before))
+    assert Run.ended == [0]
+    assert sending.confirmed(told, place, 1, lambda run, before: None, 1) == (3, 3)
+    assert Run.ended == [0, 1, 1]
+
+
+@pytest.mark.parametrize(("there", "path"), [("imp", "seed0"), ("imp/seed0", "."), (".", "imp"), ("imp/seed0", "..")])
+def test_cells_are_found_from_within_their_study(
+    there: str, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = tmp_path / "runs" / "study" / "imp" / "seed0"
+    cell.mkdir(parents=True)
+    (cell / NAME).touch()
+    monkeypatch.chdir(cell.parents[1] / there)
+    assert [folder.resolve() for folder in found([Path(path)])] == [cell]
+    assert [folder.parent.parent.resolve() for folder in found([Path(path)])] == [cell.parents[1]]

@@ -91,20 +91,6 @@ def cost(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.groupby(["arm", "round"], sort=True)[["density", *COSTS]].mean().dropna().reset_index()
 
 
-def difference(frame: pd.DataFrame, first: tuple[str, int], second: tuple[str, int]) -> tuple[float, float, int]:
-    """Paired difference of test scores, (arm, round) minus (arm, round): mean, half-width, seeds that have both."""
-    one_study(frame)
-    score = f"test_{headline(frame).name}"
-    sides = [
-        frame[(frame["arm"] == arm) & (frame["round"] == index)].set_index("seed")[score]
-        for arm, index in (first, second)
-    ]
-    paired = (sides[0] - sides[1]).dropna()
-    if not len(paired):
-        return float("nan"), float("inf"), 0
-    return *mean_interval(paired), len(paired)
-
-
 def matching(frame: pd.DataFrame, margin: float | None = None) -> pd.DataFrame:
     """Per arm and round of one study: density, the paired gain over dense with its interval, and whether it matches.
 
@@ -112,6 +98,7 @@ def matching(frame: pd.DataFrame, margin: float | None = None) -> pd.DataFrame:
     chains that ended early may be the worst.
     Raises ValueError without a margin for a metric that is no share in [0, 1], where half a point has no meaning.
     """
+    one_study(frame)
     metric = headline(frame)
     if (margin := metric.margin if margin is None else margin) is None:
         raise ValueError(f"{metric.name} is no share in [0, 1], so no margin is defined for it: give one")
@@ -128,18 +115,6 @@ def matching(frame: pd.DataFrame, margin: float | None = None) -> pd.DataFrame:
     ]
     columns = {"gain": gains, "half": found.half, "n": found.n, "match": verdicts}
     return pd.DataFrame({"density": densities(frame).to_numpy(), **columns}, index=scores.index).reset_index()
-
-
-def matches_dense(frame: pd.DataFrame, arm: str, index: int, margin: float | None = None) -> Match:
-    """Whether an arm is worse than the dense network by less than the margin, by the paired difference's 95 % interval.
-
-    *yes* if the whole interval says so, *no* if none of it does, *undecided* if it straddles the margin, or as
-    `matching` says, which this looks up; *undecided* for a round that is not there.
-    """
-    one_study(frame)
-    found = matching(frame[frame["arm"] == arm], margin)
-    here = found[found["round"] == index]["match"]
-    return here.iloc[0] if len(here) else "undecided"
 
 
 def sparsest_match(frame: pd.DataFrame, arm: str, margin: float | None = None) -> tuple[float, int, int] | None:

@@ -113,11 +113,15 @@ def filled(value: Any, cell: Mapping[str, Any]) -> Any:
 
     >>> filled({"save_dir": "{folder}", "run_id": "{version}", "depth": 3}, {"folder": "runs/a", "version": None})
     {'save_dir': 'runs/a', 'run_id': None, 'depth': 3}
+    >>> filled(["{arm}", "mine"], {"arm": "imp"})
+    ['imp', 'mine']
     >>> filled("1version2", {"version": None})
     '1version2'
     """
     if isinstance(value, Mapping):
         return {key: filled(item, cell) for key, item in value.items()}
+    if isinstance(value, list):
+        return [filled(item, cell) for item in value]
     if not isinstance(value, str):
         return value
     if value in {f"{{{name}}}" for name, of in cell.items() if of is None}:

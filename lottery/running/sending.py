@@ -7,7 +7,7 @@ is noted as sent. So an upload that broke off goes on, and segments that several
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -39,18 +39,13 @@ def send(told: Told, folder: Path, place: Place, seconds: float, more: Mapping[s
         ended = bool(lines) and lines[-1].is_last
         code = 0 if ended else every.exit_code
         summary = {**(of_chain(lines[-1]) if ended else {}), **more}
-        with tempfile.TemporaryDirectory() as own:  # in the cell's folder it would look like one more start
-            run = opened(told, Path(own), place, seconds)
-            before = arrived(run)
-            try:
-                for values in every.after(before, folder):
-                    run.log(values)
-                run.summary.update(summary)
-            finally:
-                _finish(run, code)
-            confirmed = opened(told, Path(own), place, seconds)
-            there = arrived(confirmed)
-            _finish(confirmed, code)
+
+        def log(run: Any, before: int) -> None:
+            for values in every.after(before, folder):
+                run.log(values)
+            run.summary.update(summary)
+
+        before, there = confirmed(told, place, seconds, log, code)
         if there < len(every.rows):
             raise Unsent(
                 f"{told.study} {told.label} seed {told.seed}: {there} of {len(every.rows)} rows have arrived within "
@@ -60,6 +55,30 @@ def send(told: Told, folder: Path, place: Place, seconds: float, more: Mapping[s
             mark(segment, place)
     leases.clear(folder)
     return max(len(every.rows) - before, 0), every
+
+
+def confirmed(
+    told: Told, place: Place, seconds: float, log: Callable[[Any, int], None], code: int = 0
+) -> tuple[int, int]:
+    """How many rows of a run the server had before `log(run, before)`, and how many it has now.
+
+    Raises Unsent where W&B fails, and Unreachable.
+    """
+    with tempfile.TemporaryDirectory() as own:  # in the cell's folder it would look like one more start
+        run = opened(told, Path(own), place, seconds)
+        try:
+            before = arrived(run)
+            log(run, before)
+        except (Said, OSError):
+            raise
+        except Exception as error:
+            raise Unsent(f"W&B failed ({cause(error)}); the same command sends the rest") from error
+        finally:
+            _finish(run, code)
+        again = opened(told, Path(own), place, seconds)
+        there = arrived(again)
+        _finish(again, code)
+    return before, there
 
 
 def opened(told: Told, own: Path, place: Place, seconds: float) -> Any:

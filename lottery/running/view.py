@@ -52,6 +52,20 @@ def of_chain(line: Line) -> dict[str, Any]:
     return {f"final/{key}": line[key] for key in kept if key in line}
 
 
+def nothing() -> dict[str, Any]:
+    """What a view has shown before its first row, as the file beside the ledger says it.
+
+    Steps count over all rounds. `before`: steps of earlier rounds; `gaps`: spans whose rows another cell measured, and
+    which are shown when the round ends; `rows`: how many rows were shown in all.
+    """
+    return {"round": -1, "step": 0, "before": 0, "gaps": [], "rows": 0}
+
+
+def first_step(line: Line, rows: Sequence[Row]) -> int:
+    """The step at which a round's training began, which is not the recipe's first where it was rewound."""
+    return int(rows[-1]["step"]) - line["train_steps"] if rows else 0
+
+
 class View(ABC):
     """Shows a cell's rounds and evaluations in one place, which is opened at the first one not yet shown."""
 
@@ -64,9 +78,7 @@ class View(ABC):
         self.mode = mode
         self.run: Any = None
         self.begun, self.following = False, -1
-        # steps count over all rounds; `before`: steps of earlier rounds; `gaps`: spans whose rows another cell
-        # measured, and which are shown when the round ends; `rows`: how many rows were shown in all
-        self.shown: dict[str, Any] = {"round": -1, "step": 0, "before": 0, "gaps": [], "rows": 0}
+        self.shown = nothing()
 
     @abstractmethod
     def _begin(self) -> Any:
@@ -88,9 +100,8 @@ class View(ABC):
     def finished(self, line: Line, rows: Sequence[Row]) -> None:
         if not self._new(line["round"]):
             return
-        first = int(rows[-1]["step"]) - line["train_steps"] if rows else 0
         for row in rows:
-            self._row(row, first, self.shown["gaps"])
+            self._row(row, first_step(line, rows), self.shown["gaps"])
         self._log(of_round(line))
         if line.is_last:
             self._tell(lambda run: run.summary.update(of_chain(line)))

@@ -6,17 +6,18 @@ Density and accuracy are a line plot of W&B's own, grouped by arm, with a band o
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from lottery.foundations.errors import Refused
-from lottery.running.wandb_runs import INIT_SECONDS, cause
+from lottery.running.wandb_runs import INIT_SECONDS, cause, default_entity
 
 ARM = "arm_label"
 """The key of a run's configuration that arms are told apart by."""
 MOST_RUNS = 500
+TRAINING = ("train_loss", "val_loss", "learning_rate", "gradient_norm")
+"""What is shown of training."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,6 @@ class Overview:
     """The test metric that it is judged by."""
     project: str
     entity: str
-    training: Sequence[str] = ("train_loss", "val_loss", "learning_rate", "gradient_norm")
-    """What is shown of training."""
 
     @cached_property
     def _parts(self) -> tuple[Any, Any, Any]:
@@ -83,7 +82,7 @@ class Overview:
             self.bars("final/total_flops", "Training FLOPs in all"),
             reports.RunComparer(diff_only=True),
         ]
-        training = [self.curve(f"train/{name}", name.replace("_", " "), x="train/step") for name in self.training]
+        training = [self.curve(f"train/{name}", name.replace("_", " "), x="train/step") for name in TRAINING]
         return workspaces.Workspace(
             entity=self.entity,
             project=self.project,
@@ -146,8 +145,6 @@ def entity_of(entity: str | None) -> str:
     if entity:
         return entity
     os.environ.setdefault("WANDB_SILENT", "true")
-    from lottery.running.wandb_runs import default_entity
-
     try:
         return default_entity(INIT_SECONDS)
     except Exception as error:

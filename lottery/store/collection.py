@@ -9,7 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from lottery.store import leases
-from lottery.store.entries import META, RESULT, Store
+from lottery.store.entries import RESULT, Store
+from lottery.store.evaluations import META
 
 DAY, TWO_WEEKS = 86400.0, 14 * 86400.0  # seconds
 

@@ -26,13 +26,14 @@ from lottery.foundations.errors import Lost
 from lottery.foundations.files import Damaged, read_tensors, write_tensors, write_whole
 from lottery.pruning.masks import Masks, pack, unpack
 from lottery.store import leases
+from lottery.store.evaluations import META
 from lottery.store.keeper import CHECKPOINT, FolderKeeper
 from lottery.training.phase import Trained
 from lottery.training.states import State
 
 _log = logging.getLogger(__name__)
 
-RESULT, META = "result.safetensors", "phase.json"
+RESULT = "result.safetensors"
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,14 @@ def cells(top: Path) -> Iterator[Path]:
             yield folder
 
 
+def stores(cell: Path, recorded: str | Path) -> list[Path]:
+    """The stores that may hold a cell's phases, of those that are there.
+
+    The one that the cell was recorded with and, where the folder `out` has moved since, the one inside `out`.
+    """
+    return [root for root in (Path(recorded), cell.resolve().parents[2] / "store") if root.is_dir()]
+
+
 def leave_error(folder: Path, sentence: str, details: str = "") -> None:
     """Writes beside a cell's ledger why it failed. Best effort: a full disk may leave an empty file, or none."""
     with suppress(OSError):

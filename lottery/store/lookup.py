@@ -10,6 +10,7 @@ from lottery.foundations.digests import digest_of
 from lottery.rounds.round import Round
 from lottery.rounds.study import Cell
 from lottery.store.entries import Entry, Store
+from lottery.store.folder import stores
 from lottery.store.phases import phase_of, specification
 
 
@@ -36,11 +37,10 @@ def lookup(cell: Cell, store: Store) -> Callable[[Round], Entry]:
 def holding(cell: Path, recorded: Path, line: Mapping[str, Any]) -> tuple[Store, Entry]:
     """The store that has the phase of a ledger line, and the phase.
 
-    The store is the one that the cell was recorded with or, where the folder `out` has moved, the one inside `out`.
-    Raises FileNotFoundError, naming both.
+    Raises FileNotFoundError, naming the stores that it may be in.
     """
-    beside = cell.resolve().parents[2] / "store"
-    for store in (Store(root) for root in (recorded, beside) if root.is_dir()):
+    for store in map(Store, stores(cell, recorded)):
         if entry := store.find(line["phase"]):
             return store, entry
+    beside = cell.resolve().parents[2] / "store"
     raise FileNotFoundError(f"the phase {line['phase']} of round {line['round']} is in neither {recorded} nor {beside}")

@@ -8,7 +8,6 @@ trains alone is rank 0 of 1, and none of these functions has an effect.
 from __future__ import annotations
 
 import os
-import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -109,14 +108,12 @@ def gathered(count: int, serve: Callable[..., None], *arguments: Any) -> Iterato
     if count == 1:
         yield
         return
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
+    board = TCPStore("localhost", 0, count, is_master=True, wait_for_workers=False)
     usual = multiprocessing.get_start_method()
     multiprocessing.set_start_method("spawn", force=True)  # a fresh child gets its name, and does not know `loky`
     try:
         others = multiprocessing.start_processes(
-            _serve, (count, port, serve, arguments), nprocs=count - 1, join=False, start_method="spawn"
+            _serve, (count, board.port, serve, arguments), nprocs=count - 1, join=False, start_method="spawn"
         )
     finally:
         multiprocessing.set_start_method(usual, force=True)
@@ -128,7 +125,6 @@ def gathered(count: int, serve: Callable[..., None], *arguments: Any) -> Iterato
                 f"another of the {count} processes of this cell ended with code {ended[0]} before it could train"
             )
 
-    board = TCPStore("localhost", port, count, is_master=True, wait_for_workers=False)
     try:
         with leading(count, board, look):
             yield

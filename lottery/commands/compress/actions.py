@@ -120,7 +120,8 @@ def main(args: argparse.Namespace) -> int:
     if exports:
         for name, size in made.files.items():
             apart = made.differences.get(name.removeprefix("model."))
-            said = "" if apart is None else f", outputs within {apart:.1g} of the network's"
+            opset = f", opset {made.opset}" if name.endswith(".onnx") else ""
+            said = "" if apart is None else f"{opset}, outputs within {apart:.1g} of the network's"
             print(f"{args.out / 'network' / name}  {size:,} bytes{said}")
     return tried.missed(timed) if tried else 0
 

@@ -15,9 +15,15 @@ from lottery.store.ledger import Ledger
 
 
 def found(paths: Iterable[Path]) -> list[Path]:
-    """The folders of all begun cells in or below some folders."""
-    every = dict.fromkeys(cell for path in paths for cell in cells(path))
+    """The folders of all begun cells in or below some folders, with that of their study in their path."""
+    every = dict.fromkeys(_shown(cell) for path in paths for cell in cells(Path(os.path.abspath(path))))
     return [cell for cell in every if (cell / CONFIG).exists() or (cell / NAME).exists()]
+
+
+def _shown(cell: Path) -> Path:
+    """As short as it can be said from here."""
+    relative = Path(os.path.relpath(cell))
+    return cell if ".." in relative.parts or len(relative.parts) < 3 else relative
 
 
 def told(cell: Path) -> Told:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from lottery.commands.wandb.cells import found, place, told
@@ -32,5 +33,4 @@ def save(study: Path, project: str | None, entity: str | None, claims: Sequence[
     """
     of = overview(study, project, entity)
     judged = table(verdicts(Path(claims[0]), {claims[1]: [study]})) if claims else ""
-    known = Overview(of.study, of.score, of.project, entity_of(of.entity or None))
-    return known.save(render(read(study)), judged)
+    return replace(of, entity=entity_of(of.entity or None)).save(render(read(study)), judged)

@@ -18,9 +18,9 @@ from lottery.reports.folder import pictures
 from lottery.reports.intervals import sparsest_match, summary
 from lottery.reports.results import missing, read
 from lottery.running.segments import segments, unsent
-from lottery.running.sending import Unreachable, Unsent, opened, send
+from lottery.running.sending import Unreachable, Unsent, confirmed, send
 from lottery.running.view import chain
-from lottery.running.wandb_runs import STUDY, Place, Told, arrived, picture, run_id, table
+from lottery.running.wandb_runs import STUDY, Place, Told, picture, run_id, table
 from lottery.store import leases
 
 if TYPE_CHECKING:
@@ -134,17 +134,15 @@ def _study(study: Path, frame: pd.DataFrame, matching: dict[str, float], place: 
     arms = [{"arm": str(arm), "sparsest density that matches dense": matching.get(str(arm), "none shown")}
             for arm in frame["arm"].unique()]  # fmt: skip
     with tempfile.TemporaryDirectory() as own:
-        run = opened(Told(name, STUDY, 0, {}), Path(own), place, seconds)
-        drawn = {}
-        for file, draw in pictures(frame).items():
-            draw(frame, Path(own) / file)
-            drawn[f"figures/{Path(file).stem}"] = picture(Path(own) / file)
-        step = arrived(run)
-        run.log({**drawn, "arms": table(arms), "means": table(means)})
-        run.summary.update({f"final/matching_density/{arm}": density for arm, density in matching.items()})
-        run.finish(exit_code=0)
-        again = opened(Told(name, STUDY, 0, {}), Path(own), place, seconds)
-        there = arrived(again)
-        again.finish(exit_code=0)
-    if there <= step:
-        raise Unsent(f"{study}: its run {run_id(name, STUDY, 0)} has not arrived; the same command sends it again")
+        files = {Path(own) / name: draw for name, draw in pictures(frame).items()}
+        for file, draw in files.items():
+            draw(frame, file)
+
+        def log(run: Any, before: int) -> None:
+            drawn = {f"figures/{file.stem}": picture(file) for file in files}
+            run.log({**drawn, "arms": table(arms), "means": table(means)})
+            run.summary.update({f"final/matching_density/{arm}": density for arm, density in matching.items()})
+
+        before, there = confirmed(Told(name, STUDY, 0, {}), place, seconds, log)
+    if there <= before:
+        raise Unsent(f"its run {run_id(name, STUDY, 0)} has not arrived; the same command sends it again")

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,18 +56,6 @@ class Coupling:
     def group(self, name: str) -> Group:
         """The group of a name. Raises KeyError if there is none."""
         return next((group for group in self.groups if group.name == name), None) or _none(name)
-
-    def data(self) -> dict[str, Any]:
-        """The same as plain data, which JSON can hold."""
-        members = {
-            group.name: [
-                {"name": m.name, "axis": m.axis, "role": m.role, "positions": m.positions.tolist(), "length": m.length}
-                for m in group.members
-            ]
-            for group in self.groups
-        }
-        fixed = {name: {str(axis): why for axis, why in axes.items()} for name, axes in self.fixed.items()}
-        return {"groups": members, "fixed": fixed}
 
 
 def coupled(net: nn.Module, run: Run) -> Coupling:

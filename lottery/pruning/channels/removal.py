@@ -94,12 +94,8 @@ def gathered(tensors: Mapping[str, Tensor], structure: Structure) -> dict[str, T
     return found
 
 
-def spread(
-    small: Mapping[str, Tensor], like: Mapping[str, Tensor], structure: Structure, zeros: bool = False
-) -> dict[str, Tensor]:
-    """The inverse of `gathered`: small tensors at their places in tensors of the shapes of `like`.
-
-    The removed positions have the values of `like`, or zeros (False in masks) with `zeros`.
+def spread(small: Mapping[str, Tensor], like: Mapping[str, Tensor], structure: Structure) -> dict[str, Tensor]:
+    """The inverse of `gathered`: small tensors at their places in tensors like `like`, which has the removed ones.
 
     >>> like = {"fc.weight": torch.tensor([[1, 2, 3], [4, 5, 6]])}
     >>> spread({"fc.weight": torch.tensor([[7, 8], [9, 0]])}, like, {"fc.weight": {1: [0, 2]}})
@@ -118,8 +114,7 @@ def spread(
             shape[axis] = len(positions)
         if list(tensor.shape) != shape:
             raise Refused(f"structure: leaves {name} the shape {shape}, and it has {list(tensor.shape)}")
-        whole = like[name].to(tensor)
-        found[name] = _spread(tensor, torch.zeros_like(whole) if zeros else whole, axes)
+        found[name] = _spread(tensor, like[name].to(tensor), axes)
     return found
 
 

@@ -20,7 +20,7 @@ from lottery.reports.claims import EXPECTED, Claim, read_claims
 from lottery.reports.page.data import numbers
 from lottery.reports.verdicts import judged
 from lottery.store.evaluations import evaluations
-from lottery.store.folder import CONFIG, cells, error_left
+from lottery.store.folder import CONFIG, cells, error_left, stores
 from lottery.store.ledger import LedgerError
 
 MOST_PHASES, MOST_POINTS, MOST_PAIRS = 2500, 40, 2000
@@ -61,8 +61,7 @@ def beside(frame: pd.DataFrame, room: int = MOST_PHASES) -> dict[str, Any]:
     if len(frame) > room:
         at_most = f"for at most {MOST_PHASES} trainings in one page"
         return found | {"lacks": f"Training curves are shown {at_most}: report this study alone, or fewer with it."}
-    roots = [Path(config["store"]), study.parent / "store"]
-    found["curves"], found["versions"] = curves(frame, [root for root in roots if root.is_dir()])
+    found["curves"], found["versions"] = curves(frame, stores(cell, config["store"]))
     return found if found["curves"] else found | {"lacks": "The store that held the training curves is not there."}
 
 
