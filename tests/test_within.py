@@ -167,7 +167,7 @@ def test_the_share_makes_the_same_files_again(
     assert files[0].read_bytes() == files[1].read_bytes()
     assert 95_000 < files[0].stat().st_size <= 100_000
     points = pd.read_csv(tmp_path / "found" / "points.csv", dtype={"point": str})
-    assert list(points["point"]) == ["dense", share, f"{share} masked"]
+    assert list(points["point"]) == ["dense", share, f"{share} masked", f"{share} masked, CSR"]
     table = pd.read_csv(tmp_path / "found" / "within.csv")
     assert table["share"].is_monotonic_increasing
     assert table.set_index("share").loc[float(share), "verdict"] == "within"

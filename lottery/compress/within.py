@@ -56,32 +56,29 @@ def candidates(trained: Trained, pruning: Pruning, limits: Mapping[str, float], 
     fall with every channel, as on hardware that likes round numbers, the last that is within is one that fits, and not
     always the largest. Raises Refused as `chosen` does.
     """
-    whole = trained.part(trained.untrained(left(trained.recipe.coupling, trained.masks)))
-    reference: list[float] = []  # seconds of the whole network, once they are known
+    coupling, example = trained.recipe.coupling, trained.recipe.example
+    whole = trained.part(trained.untrained(left(coupling, trained.masks)))
+    alone: Interval | None = None
+    if LATENCY in limits:
+        alone = latencies({"whole": whole}, example, (1,), threads, TURNS)[0].interval
 
     @cache
-    def measured(kept: tuple[tuple[str, tuple[int, ...]], ...]) -> tuple[dict[str, int], Interval | None]:
-        channels = dict(kept)
-        costs = {name: trained.recipe.cost(name, channels) for name in COSTS}
-        if LATENCY not in limits:
-            return costs, None
-        net = trained.part(trained.untrained(channels))
-        if not reference:
-            (own,) = latencies({"net": net}, trained.recipe.example, (1,), threads, TURNS)
-            return costs, own.interval
-        other, own = latencies({"whole": whole, "net": net}, trained.recipe.example, (1,), threads, TURNS)
-        return costs, median([a / b * reference[0] for a, b in zip(own.seconds, other.seconds, strict=True)])
+    def beside(kept: tuple[tuple[str, tuple[int, ...]], ...]) -> Interval | None:
+        if alone is None:
+            return None
+        net = trained.part(trained.untrained(dict(kept)))
+        other, own = latencies({"whole": whole, "net": net}, example, (1,), threads, TURNS)
+        return median([a / b * alone.middle for a, b in zip(own.seconds, other.seconds, strict=True)])
 
     def candidate(share: float, masks: Masks) -> Candidate:
-        kept = left(trained.recipe.coupling, masks)
-        costs, latency = measured(tuple((name, tuple(channels)) for name, channels in kept.items()))
+        kept = left(coupling, masks)
+        costs = {name: trained.recipe.cost(name, kept) for name in COSTS}
+        latency = beside(tuple((name, tuple(channels)) for name, channels in kept.items())) if share < 1 else alone
         return Candidate(share, costs, latency, verdict(limits, costs, latency))
 
     yield (first := candidate(1.0, trained.masks))
     if first.verdict == "within":
         return
-    if first.latency:
-        reference.append(first.latency.middle)
     low, masks = _least(trained, pruning)
     yield (smallest := candidate(low / SHARES, masks))
     if smallest.verdict != "within":

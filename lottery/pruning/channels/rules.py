@@ -190,9 +190,9 @@ RULES: dict[str, Rule] = {
     **_named(moves.padded, "constant_pad_nd"),
     **_named(moves.halved, "glu"),
     **_named(
-        pointwise,
-        "copy_ masked_fill_ where add sub rsub mul div clamp pow eq ne lt le gt ge hardswish hardswish_ _prelu_kernel "
-        "masked_fill threshold_ native_dropout log_sigmoid_forward",
+        pointwise,  # as are all that PyTorch tags so
+        "copy_ masked_fill masked_fill_ where rsub hardswish hardswish_ _prelu_kernel threshold_ native_dropout "
+        "log_sigmoid_forward",
     ),
     **_named(products.convolution, "convolution"),
     **_named(products.linear, "linear"),
