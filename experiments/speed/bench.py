@@ -131,9 +131,9 @@ apart, of 1,190 microseconds of a step without the loop the first layer's three 
 the bag 43, `sampled_addmm` 83), the second layer 270, the last layer and the loss 230, gathering 50, the update 40; the
 rest is autograd and Python between them. Nothing in it is cheap to take away.
 
-**A chain of 20 rounds.** With prepared lists it takes 0.76 of the dense one's time, 0.98 before. The dense round and the
-first eight pruned ones are above the break-even of 20 %. If each of the other twelve took what a step at 3.6 % does,
-0.56, all would take 0.75, so that the goal is out of reach without another rule and a faster step.
+**A chain of 20 rounds.** With prepared lists it takes 0.76 of the dense one's time, 0.98 before. The dense round and
+the first eight pruned ones are above the break-even of 20 %. If each of the other twelve took what a step at 3.6 %
+does, 0.56, all would take 0.75, so that the goal is out of reach without another rule and a faster step.
 
 **Everything on.** ResNet-20's median lies below its goal, which is inside the interval.
 
@@ -142,9 +142,9 @@ without it the row went from 0.70 to 0.92. Hooks that asked Lightning for the st
 do: 0.956, beside a dozen other jobs. What later had to be asked at each batch, so that a resume loses nothing, may have
 cost it again: 0.918 beside three; that masks were held twice a step until then was no part of it, since without it the
 row is 0.88, up to 1.01, beside six, and 0.90, up to 0.99, beside two. None was taken in turn with the version before,
-so that it is open how much of each is theirs. Alone on the machine it is 0.939. Deterministic kernels, which every round
-has, may be part of it: plain Lightning with them ran at 0.97 [0.86, 1.10] of its speed without. What is left are hooks of two callbacks, the seeds of a batch and of a
-step, which are in every result, and the masks.
+so that it is open how much of each is theirs. Alone on the machine it is 0.939. Deterministic kernels, which every
+round has, may be part of it: plain Lightning with them ran at 0.97 [0.86, 1.10] of its speed without. What is left are
+hooks of two callbacks, the seeds of a batch and of a step, which are in every result, and the masks.
 
 **Channels of a ResNet-18.** In turn with the version before, on the same machine, 1.7 CPU seconds where that had 2.8:
 0.63 of its time [0.60, 0.67], six ratios. A search by multiply-adds on top of it misses its goal. What is written is
@@ -162,13 +162,14 @@ both faster, dense to 0.78 and a quarter of the parameters to 0.24, and their ra
 **bf16.** The processor has no fast bf16 products: a bare loop under autocast is nearly as slow.
 
 **Masks that change.** Taken apart when a hundred steps of LeNet took 0.27 s, an update had 22 ms of CPU time (RigL) or
-11 (gradual pruning), most of it for choosing what goes and what grows in 266,200 weights, several times over for each layer. It was
-26 and 16: a third were stack traces that `torch.manual_seed` notes for kinds of devices that are not there. It costs as
-much for each weight in any network, so that where a hundred steps take minutes, as in the papers, it is far below the
-goal; that was not measured.
+11 (gradual pruning), most of it for choosing what goes and what grows in 266,200 weights, several times over for each
+layer. It was 26 and 16: a third were stack traces that `torch.manual_seed` notes for kinds of devices that are not
+there. It costs as much for each weight in any network, so that where a hundred steps take minutes, as in the papers, it
+is far below the goal; that was not measured.
 
-**OpenLTH by hand.** Two of its processes, each with one thread, are the most that it makes of two cores. Theirs is timed
-without its start; ours from the start of the command to its end, with the imports, the store, the report and its figures.
+**OpenLTH by hand.** Two of its processes, each with one thread, are the most that it makes of two cores. Theirs is
+timed without its start; ours from the start of the command to its end, with the imports, the store, the report and its
+figures.
 
 **Whatever needs a GPU** is taken by `python -m experiments.speed.gpu` ([gpu.py](gpu.py)), which has run in tests only.
 
