@@ -25,6 +25,7 @@ from lottery.training.lightning.data.evaluating import evaluated
 from lottery.training.lightning.data.order import FromStart, Ordered
 from lottery.training.lightning.data.samplers import twin_of
 from lottery.training.lightning.project import Project
+from tests.few import few
 from tests.lightning import ADVICE, Kept, differing, phase_of
 from tests.projects.keeping import CountingSampler, Leveled, Noisy, RandomsSampler, rows
 
@@ -63,17 +64,17 @@ def often(recipe: Project) -> Project:
 
 @pytest.mark.parametrize(
     ("module", "data", "more"),
-    [
+    few([
         ("Plateau", "Rows", []),
+        ("Lit", "Randoms", []),
         ("PlateauOfValidation", "Rows", ["trainer.val_check_interval=0.4"]),
         ("Gathers", "Rows", []),
         ("Forgets", "Rows", []),
         ("Lit", "Counts", []),
-        ("Lit", "Randoms", []),
         ("Both", "Streams", ["trainer.limit_train_batches=5"]),
         ("Teaches", "Levels", []),
-    ],
-)
+    ], 2),
+)  # fmt: skip
 def test_nothing_is_lost_by_a_resume(module: str, data: str, more: list[str]) -> None:
     recipe = recipe_of(module, data, *more)
     phase, keeper = phase_of(recipe), Kept()

@@ -145,6 +145,7 @@ def test_statistics_of_a_project_are_means_over_batches_of_its_training_step() -
     assert len(seen) == 8
 
 
+@pytest.mark.slow
 def test_statistics_do_not_depend_on_workers() -> None:
     cell = rows("schedule.rounds=0")
     state = dense_of(cell).trained.state
@@ -194,6 +195,7 @@ def test_masks_of_a_project_settle() -> None:
     assert any(each["distance"] for each in found["distances"])
 
 
+@pytest.mark.slow
 def test_a_run_with_all_analyses_and_its_report(tmp_path: Path) -> None:
     analyses = ["analysis=[connectivity,sensitivity,early_bird]", "analysis.connectivity.points=3"]
     more = [

@@ -364,6 +364,7 @@ def test_an_optimizer_step_that_takes_none_is_named() -> None:
         fit(replace(recipe, network=network), working(recipe, RULES["rigl"]))
 
 
+@pytest.mark.slow
 def test_a_rule_that_fits_no_project_is_found_before_training() -> None:
     with pytest.raises(Refused, match=r"^arm\.during\.end=40: must be before the last of the 16 steps"):
         check(rows("arm=set", "arm.during.end=40it"))

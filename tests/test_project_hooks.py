@@ -23,6 +23,7 @@ from lottery.training.hardware import Hardware
 from lottery.training.holding import Holding
 from lottery.training.lightning.project import Project
 from lottery.training.states import weights
+from tests.few import few
 from tests.lightning import ADVICE, Kept, differing, every, phase_of, some_masks
 from tests.projects import staged
 
@@ -37,6 +38,7 @@ def recipe_of(kind: str, *more: str) -> Project:
     return replace(recipe, hardware=Hardware(accelerator="cpu", checkpoint_seconds=1e-9))
 
 
+@pytest.mark.slow
 def test_each_part_is_of_its_own_stage_as_lightning_has_it() -> None:
     data = recipe_of("Plain").data
     assert {part: len(data.loader(part).dataset) for part in ("train", "val", "test")} == {
@@ -82,6 +84,7 @@ def test_layers_are_configured_once() -> None:
     assert recipe.measured(two.state, ["test"], 0, 5)["test_loss"] == two.rows[-1]["test_loss"]
 
 
+@pytest.mark.slow
 def test_hooks_that_reach_in_are_told_from_those_that_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights are masked once a step, and again where a hook may have changed them."""
     times = []
@@ -99,7 +102,7 @@ def test_setup_that_fails_before_training_must_not_draw_weights_then() -> None:
         fit(recipe, phase_of(recipe))
 
 
-@pytest.mark.parametrize("kind", ["CentredBatch", "CentredStep"])
+@pytest.mark.parametrize("kind", few(["CentredBatch", "CentredStep"], 1))
 def test_masks_hold_whatever_hooks_put_into_weights(kind: str) -> None:
     recipe = recipe_of(kind)
     phase = phase_of(recipe, masks := some_masks(recipe))
@@ -113,7 +116,7 @@ def test_masks_hold_whatever_hooks_put_into_weights(kind: str) -> None:
         assert again.rows == whole.rows
 
 
-@pytest.mark.parametrize("kind", ["Centred", "CentredGradient"])
+@pytest.mark.parametrize("kind", few(["Centred", "CentredGradient"], 1))
 def test_what_hooks_add_to_gradients_of_pruned_weights_is_not_clipped(kind: str) -> None:
     recipe = recipe_of(kind)
     masks = some_masks(recipe)
@@ -125,6 +128,7 @@ def test_what_hooks_add_to_gradients_of_pruned_weights_is_not_clipped(kind: str)
         assert any(gradients[name][mask].any() for name, mask in masks.items())
 
 
+@pytest.mark.slow
 def test_lightning_by_its_newer_name_is_the_same() -> None:
     """In a process of its own, since imports last; `lightning` itself need not be installed."""
     code = """

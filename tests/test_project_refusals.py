@@ -232,7 +232,7 @@ def test_seeds_that_begin_alike_are_told(model: str, capsys: pytest.CaptureFixtu
         (["data.workers=1"], "data: __getitem__ fails in a worker: KeyError: 'label' (odd.py, line "),
         ([], "data: Rare.__getitem__ fails: KeyError: 'label' (odd.py, line "),
         (["data.workers=1", "data.dies=true"], "data: a worker of a DataLoader died while it read"),
-    ], 3),
+    ], 1),
 )  # fmt: skip
 def test_data_that_fail_late_are_named(more: list[str], said: str) -> None:
     recipe: Any = cell_of("Lit", *more, data="RareRows").study.recipe
@@ -251,6 +251,7 @@ def test_configured_layers_are_those_that_are_drawn_for_the_seed() -> None:
     assert not differing(state_of(recipe.build(1)), state_of(recipe.build(1)))
 
 
+@pytest.mark.slow
 def test_a_file_that_an_argument_names_counts_by_what_is_in_it(tmp_path: Path) -> None:
     found = []
     for name, width in (("one.json", 16), ("other.json", 16), ("one.json", 32)):
