@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -111,21 +112,26 @@ def test_mean_goes_into_a_batch_norm_that_alone_reads_the_layer(batch: Tensor) -
         assert mean(pruned_of(net, columns(net, "layer.weight", 1), batch)).keys() == found
 
 
+class Shared(nn.Module):
+    """A BatchNorm reads a layer, and something else that is made of another."""
+
+    def __init__(self, second: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(3, 4, bias=False), nn.Linear(3, 4, bias=False)
+        self.norm, self.second = nn.BatchNorm1d(4), second
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        made: Tensor = self.norm(self.one(inputs)) + self.norm(self.second(self.two(inputs)))
+        return made
+
+
+@pytest.mark.parametrize("second", [torch.clone, Tensor.relu, lambda made: made, lambda made: made.view_as(made)])
 @pytest.mark.parametrize("lost", [("one.weight",), ("one.weight", "two.weight")])
 @pytest.mark.parametrize("compensation", [mean, least_squares])
-def test_a_batch_norm_that_two_layers_share_is_left_alone(
-    compensation: Compensation, lost: tuple[str, ...], batch: Tensor
+def test_a_batch_norm_that_reads_something_else_too_is_left_alone(
+    compensation: Compensation, lost: tuple[str, ...], second: Callable[[Tensor], Tensor], batch: Tensor
 ) -> None:
-    class Shared(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.one, self.two = nn.Linear(3, 4, bias=False), nn.Linear(3, 4, bias=False)
-            self.norm = nn.BatchNorm1d(4)
-
-        def forward(self, inputs: Tensor) -> Tensor:
-            return self.norm(self.one(inputs)) + self.norm(self.two(inputs))  # type: ignore[no-any-return]
-
-    net = Shared().double()
+    net = Shared(second).double()
     masks = {name: torch.ones(4, 3).bool() for name in ("one.weight", "two.weight")}
     for name in lost:
         masks[name][:, 1] = False

@@ -148,10 +148,15 @@ def test_a_share_is_of_parameters_unless_something_else_is_asked_for(
 
 
 def test_a_cell_is_found_from_within_its_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "imp,rewind=500it" / "seed0").mkdir(parents=True)
+    cell = tmp_path / "imp,rewind=500it" / "seed0"
+    cell.mkdir(parents=True)
+    (cell / "ledger.jsonl").touch()
+    (tmp_path / "data=digits").mkdir()  # no cell: what is typed is the setting
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="imp,rewind=500it/seed0"):
         compress("imp,rewind=500it/seed0")
+    with pytest.raises(Refused, match="there is no such file"):
+        compress("data=digits", "--weights", "none.safetensors")
     monkeypatch.chdir("imp,rewind=500it")
     with pytest.raises(FileNotFoundError, match="seed0"):
         compress("seed0")

@@ -303,6 +303,7 @@ def test_the_page_says_on_what_was_trained_and_what_was_not(frame: pd.DataFrame)
     assert hosts(two) == ["h, EPYC (12 rounds, 4 of them from a store)", "h, H200 (6 rounds)"]
     assert hosts(two.iloc[::-1], most=1) == ["h, EPYC (12 rounds, 4 of them from a store)"]
     assert hosts(frame.drop(columns="run/host")) == []
+    assert hosts(frame.assign(**{"run/host": None})) == ["unknown (18 rounds)"]
 
 
 @pytest.mark.usefixtures("small")

@@ -302,12 +302,15 @@ def test_a_whole_study_of_two_rounds(lottery: Callable[..., CompletedProcess[str
     assert "timed in one process; 2 will share each batch" in planned.stdout
 
 
+ODD = "model: Dies.training_step fails: ValueError: this batch is odd"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "more", "said"),
     [
-        ("Dies", (), "2 processes of this cell ended, and training with it: ValueError: this batch is odd"),
-        ("Dies", ("model.rank=0",), "training with 2 processes broke off: ValueError: this batch is odd"),
+        ("Dies", (), f"2 processes of this cell ended, and training with it: {ODD}"),
+        ("Dies", ("model.rank=0",), f"training with 2 processes broke off: {ODD}"),
         ("Dies", ("model.how=dies",), "another of the 2 processes of this cell ended, and training with it"),
         ("Dies", ("model.how=skips",), "Skipping the `training_step` by returning None"),
         ("Apart", (), "after its first step its processes hold different weights"),

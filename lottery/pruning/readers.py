@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 import torch
@@ -10,9 +11,10 @@ from torch import Tensor, nn
 from lottery.pruning.calls import holders
 
 
-def batch_norms(net: nn.Module, names: Iterable[str], run: Callable[[], object]) -> dict[str, str]:
+def batch_norms(net: nn.Module, names: Iterable[str], run: Callable[[], object], alone: bool = False) -> dict[str, str]:
     """The BatchNorm that reads a layer's output as it is, by the layer's weight, if no other module reads it.
 
+    With `alone`, only where that BatchNorm reads nothing else: what is moved in it moves for all that it reads.
     `run` runs the network. A BatchNorm whose channels are not the layer's outputs, as of a linear layer on sequences,
     is none. What reads an output without being a module, such as the addition of a shortcut, is not seen.
     """
@@ -20,8 +22,10 @@ def batch_norms(net: nn.Module, names: Iterable[str], run: Callable[[], object])
     paths = {module: path for path, module in net.named_modules()}
     made: dict[int, tuple[str, Tensor, int]] = {}  # the tensors are kept, so that no identity is used twice
     readers: dict[str, list[str | None]] = {}
+    calls = Counter[str]()
 
     def see(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        calls[paths[module]] += 1
         for given in (*args, *kwargs.values()):
             if id(given) in made and not any(module.children()):
                 name, output, version = made[id(given)]
@@ -42,4 +46,5 @@ def batch_norms(net: nn.Module, names: Iterable[str], run: Callable[[], object])
     finally:
         for hook in hooks:
             hook.remove()
-    return {name: norm for name, (norm, *others) in readers.items() if norm and not others}
+    found = {name: norm for name, (norm, *others) in readers.items() if norm and not others}
+    return {name: norm for name, norm in found.items() if calls[norm] == 1 or not alone}

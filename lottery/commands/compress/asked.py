@@ -21,7 +21,7 @@ from lottery.models.pretrained import load_, read
 from lottery.rounds.lengths import last_rate
 from lottery.rounds.prune import Pruning
 from lottery.rounds.round import dense_ticket
-from lottery.store.folder import NAME
+from lottery.store.folder import CONFIG, NAME
 from lottery.store.ledger import Ledger
 from lottery.training.recipes import Budget, Recipe
 
@@ -42,7 +42,7 @@ def asked(
     `weights`. `folder` is one of the user's, with configuration. Raises Refused.
     """
     # an arm's label, and so a cell's folder, may hold settings
-    assigned = [word for word in words if "=" in word and "/" not in word.partition("=")[0] and not Path(word).is_dir()]
+    assigned = [word for word in words if "=" in word and "/" not in word.partition("=")[0] and not _cell(word)]
     settings = [word for word in words if word in assigned or word.startswith(("+", "~"))]
     folders = [Path(word) for word in words if word not in settings]
     if (weights is None) is not bool(folders) or len(folders) > 1:
@@ -75,6 +75,10 @@ def asked(
         state, masks, start = entry.state, entry.masks, start_of_cell(folders[0], index, recipe, seed)
     tune = last_rate(recipe.budget, 1.0, steps / recipe.budget.steps) if steps else None
     return Trained(recipe, state, masks, start, seed), pruning, tune
+
+
+def _cell(word: str) -> bool:
+    return any((Path(word) / name).is_file() for name in (NAME, CONFIG))
 
 
 def _of_run(cell: Path, settings: Iterable[str], asked: Mapping[str, Any], moved: Sequence[str]) -> dict[str, Any]:

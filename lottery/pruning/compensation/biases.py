@@ -54,16 +54,18 @@ def shifted(pruned: Pruned, shifts: dict[str, Tensor]) -> dict[str, Tensor]:
 def intercepts(pruned: Pruned) -> dict[str, tuple[str, int]]:
     """What shifts a layer's outputs, by its weight: its bias (+1), or the running mean (-1) of a BatchNorm after it.
 
-    A frozen bias shifts nothing, since it keeps its value, nor does a BatchNorm that reads several layers in turn.
+    A frozen bias shifts nothing, since it keeps its value, nor does a BatchNorm that reads something else too.
     """
     state, found = pruned.net.state_dict(), {}
-    matrices = [name for name, weight in pruned.net.named_parameters() if weight.ndim > 1]
-    readers = batch_norms(pruned.net, matrices, lambda: pruned.outputs(pruned.net, next(pruned.first(1))))
-    shared = Counter(readers.values())
+
+    def run() -> None:
+        pruned.outputs(pruned.net, next(pruned.first(1)))
+
+    readers = batch_norms(pruned.net, pruned.weights, run, alone=True)
     for name in layers(pruned):
         bias = f"{name.rpartition('.')[0]}.bias".removeprefix(".")
         if bias in state and bias not in pruned.frozen:
             found[name] = bias, 1
-        elif (running := f"{readers.get(name)}.running_mean") in state and shared[readers[name]] == 1:
+        elif (running := f"{readers.get(name)}.running_mean") in state:
             found[name] = running, -1
     return found

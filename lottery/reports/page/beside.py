@@ -99,12 +99,12 @@ def trained(config: Mapping[str, Any]) -> str:
     >>> magnitude, rates = {"_target_": "criteria.magnitude"}, {"_target_": "scopes.rates"}
     >>> data = {"_target_": "data.digits", "batch_size": 60}
     >>> config = {"model": net, "data": data, "optimizer": adam, "criterion": magnitude, "scope": rates}
-    >>> trained(config | {"budget": {"recipe_steps": 1500}})
+    >>> trained(config | {"budget": {"recipe_steps": 600, "steps": 1500}})
     'lenet_300_100 on digits: adam, learning rate 0.0012, batches of 60, 1,500 steps; pruned by magnitude, scope rates.'
     """
     of = {group: config.get(group) or {} for group in ("model", "data", "optimizer", "budget", "criterion", "scope")}
     name = {group: str(node["_target_"]).rpartition(".")[2] for group, node in of.items() if "_target_" in node}
-    steps = of["budget"].get("recipe_steps")
+    steps = of["budget"].get("steps") or of["budget"].get("recipe_steps")
     how = [
         name.get("optimizer"),
         f"learning rate {of['optimizer']['lr']:g}" if "lr" in of["optimizer"] else None,
@@ -122,7 +122,7 @@ def hosts(frame: pd.DataFrame, most: int = 8) -> list[str]:
     told = frame.reindex(columns=["run/host", "run/hardware", "run/reused"])
     found = []
     for place, reused in told.groupby(["run/host", "run/hardware"], dropna=False)["run/reused"]:
-        where = ", ".join(each for each in place if isinstance(each, str))  # older ledgers have no hardware
+        where = ", ".join(each for each in place if isinstance(each, str)) or "unknown"  # not in older ledgers
         from_store = f", {int(reused.sum())} of them from a store" if reused.any() else ""
         found.append((len(reused), f"{where} ({len(reused)} rounds{from_store})"))
     return [said for _, said in sorted(found, key=lambda each: -each[0])[:most]]
