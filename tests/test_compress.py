@@ -128,6 +128,14 @@ def test_weights_for_other_classes_are_not_taken_with_a_last_layer_of_our_own(ru
         compress("data=digits", "--weights", str(tmp_path / "net.safetensors"), "--keep", "0.3", "--explain")
 
 
+def test_weights_that_are_no_numbers_are_named(runs: Path, tmp_path: Path) -> None:
+    net, _ = load(runs, 0)
+    torch.nn.init.constant_(net.get_parameter("fc2.bias"), torch.nan)
+    safetensors.torch.save_file(net.state_dict(), tmp_path / "net.safetensors")
+    with pytest.raises(Refused, match=r"net\.safetensors: fc2\.bias holds numbers that are not finite$"):
+        compress("data=digits", "--weights", str(tmp_path / "net.safetensors"), "--keep", "0.3", "--explain")
+
+
 @pytest.mark.parametrize(
     ("words", "budget"),
     [

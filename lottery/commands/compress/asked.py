@@ -18,6 +18,7 @@ from lottery.config.recorded import phase, recorded
 from lottery.foundations.errors import Refused
 from lottery.foundations.seeds import Streams, seeded
 from lottery.models.pretrained import load_, read
+from lottery.pruning.masks import some
 from lottery.rounds.lengths import last_rate
 from lottery.rounds.prune import Pruning
 from lottery.rounds.round import dense_ticket
@@ -113,6 +114,9 @@ def _check_data(cell: Path, recipe: Recipe) -> None:
 def _of_file(weights: Path, recipe: Recipe, seed: int) -> dict[str, Tensor]:
     with recipe.numerics.entered(), seeded(Streams(seed).init):
         try:
-            return load_(recipe.network(), read(str(weights)), str(weights), new_head=False).state_dict()
+            state = load_(recipe.network(), read(str(weights)), str(weights), new_head=False).state_dict()
         except ValueError as error:
             raise Refused(f"--{error}") from error
+    if broken := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
+        raise Refused(f"--weights={weights}: {some(broken)} holds numbers that are not finite")
+    return state
