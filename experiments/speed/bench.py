@@ -142,9 +142,8 @@ without it the row went from 0.70 to 0.92. Hooks that asked Lightning for the st
 do: 0.956, beside a dozen other jobs. What later had to be asked at each batch, so that a resume loses nothing, may have
 cost it again: 0.918 beside three; that masks were held twice a step until then was no part of it, since without it the
 row is 0.88, up to 1.01, beside six, and 0.90, up to 0.99, beside two. None was taken in turn with the version before,
-so that it is open how much of each is theirs. Alone on the machine it is 0.939. Deterministic kernels, which every
-round has, may be part of it: plain Lightning with them ran at 0.97 [0.86, 1.10] of its speed without. What is left are
-hooks of two callbacks, the seeds of a batch and of a step, which are in every result, and the masks.
+so that it is open how much of each is theirs. Alone on the machine it is 0.939. What is left are hooks of two
+callbacks, the seeds of a batch and of a step, which are in every result, and the masks.
 
 **Channels of a ResNet-18.** In turn with the version before, on the same machine, 1.7 CPU seconds where that had 2.8:
 0.63 of its time [0.60, 0.67], six ratios. A search by multiply-adds on top of it misses its goal. What is written is

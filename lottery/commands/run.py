@@ -86,7 +86,7 @@ def run(arguments: list[str]) -> int:
     if mine and mine.step:  # else the batch script decides whether its job is queued again
         preemption.guard(mine)
         if mine.rank:
-            _train(arguments)
+            _train(arguments, {})
             return 0
     cells, launcher = composed(arguments)
     try:
@@ -117,7 +117,8 @@ def _complete(arguments: list[str], cells: Sequence[CellConfig], launcher: Mappi
         print(f"{', '.join(told)}: {len(still_open)} cells to run, in {Path(cells[0].config['out'])}/", flush=True)
         for job in still_open:
             if reason := error_left(job.folder):
-                print(f"{job.label} seed {job.seed} is tried again; it had failed: {reason}", flush=True)
+                cell = f"{names.get(job.study, '')} {job.label} seed {job.seed}".lstrip()
+                print(f"{cell} is tried again; it had failed: {reason}", flush=True)
         if remote:
             submit(still_open, launcher)
             wait(still_open)
@@ -137,7 +138,7 @@ def _names(cells: Sequence[CellConfig]) -> dict[str, str]:
     return called(apart(of)) if len(of) > 1 else {}
 
 
-def _train(arguments: list[str], names: Mapping[str, str] | None = None) -> Exception | None:
+def _train(arguments: list[str], names: Mapping[str, str]) -> Exception | None:
     """Runs the cells in the processes of Hydra's launcher; returns the first error of a launch."""
     from lottery.config.compose import by_experiment
     from lottery.running.launch import launch

@@ -53,6 +53,7 @@ def backfill(told: Told, folder: Path, store: Path, place: Place) -> int:
 
 
 def _of(line: Line, before: int, rows: list[Row]) -> Iterator[dict[str, Any]]:
+    first = first_step(line, rows)
     for row in rows:
-        yield of_step(row, before + int(row["step"]) - first_step(line, rows))
+        yield of_step(row, before + int(row["step"]) - first)
     yield of_round(line)

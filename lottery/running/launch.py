@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from types import MappingProxyType
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -44,15 +45,15 @@ from lottery.training.ranks import gathered
 _MAIN, _NAMES = "LOTTERY_MAIN_PID", "LOTTERY_STUDIES"
 
 
-def launch(arguments: list[str], names: Mapping[str, str] | None = None) -> None:
+def launch(arguments: list[str], names: Mapping[str, str] = MappingProxyType({})) -> None:
     """Runs a command line through Hydra, which calls `task` for each cell in the processes of its launcher.
 
     Of several studies on one terminal, `names` are what their cells' lines begin with.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises errors instead of printing them
     os.environ[_MAIN] = str(os.getpid())
-    wide = max(map(len, (names or {}).values()), default=0)
-    os.environ[_NAMES] = json.dumps({study: f"{name:<{wide}} " for study, name in (names or {}).items()})
+    wide = max(map(len, names.values()), default=0)
+    os.environ[_NAMES] = json.dumps({study: f"{name:<{wide}} " for study, name in names.items()})
     # Hydra looks into --config-dir last, so ours is given as such: a user's option comes before ours of the same name.
     mine = parsed(arguments).config_dir
     sys.argv = ["lottery run", *added(arguments), *(["--config-dir", str(CONF)] if mine else [])]

@@ -100,8 +100,9 @@ class View(ABC):
     def finished(self, line: Line, rows: Sequence[Row]) -> None:
         if not self._new(line["round"]):
             return
+        first = first_step(line, rows)
         for row in rows:
-            self._row(row, first_step(line, rows), self.shown["gaps"])
+            self._row(row, first, self.shown["gaps"])
         self._log(of_round(line))
         if line.is_last:
             self._tell(lambda run: run.summary.update(of_chain(line)))

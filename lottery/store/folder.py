@@ -61,11 +61,8 @@ def cells(top: Path) -> Iterator[Path]:
 
 
 def stores(cell: Path, recorded: str | Path) -> list[Path]:
-    """The stores that may hold a cell's phases, of those that are there.
-
-    The one that the cell was recorded with and, where the folder `out` has moved since, the one inside `out`.
-    """
-    return [root for root in (Path(recorded), cell.resolve().parents[2] / "store") if root.is_dir()]
+    """Where a cell's phases may lie: in the store that it was recorded with or, if `out` has moved, in the one inside it."""
+    return [Path(recorded), cell.resolve().parents[2] / "store"]
 
 
 def leave_error(folder: Path, sentence: str, details: str = "") -> None:

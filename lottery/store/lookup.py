@@ -39,8 +39,9 @@ def holding(cell: Path, recorded: Path, line: Mapping[str, Any]) -> tuple[Store,
 
     Raises FileNotFoundError, naming the stores that it may be in.
     """
-    for store in map(Store, stores(cell, recorded)):
+    roots = stores(cell, recorded)
+    for store in (Store(root) for root in roots if root.is_dir()):
         if entry := store.find(line["phase"]):
             return store, entry
-    beside = cell.resolve().parents[2] / "store"
-    raise FileNotFoundError(f"the phase {line['phase']} of round {line['round']} is in neither {recorded} nor {beside}")
+    neither = " nor ".join(map(str, roots))
+    raise FileNotFoundError(f"the phase {line['phase']} of round {line['round']} is in neither {neither}")

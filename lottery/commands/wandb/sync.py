@@ -134,7 +134,7 @@ def _study(study: Path, frame: pd.DataFrame, matching: dict[str, float], place: 
     arms = [{"arm": str(arm), "sparsest density that matches dense": matching.get(str(arm), "none shown")}
             for arm in frame["arm"].unique()]  # fmt: skip
     with tempfile.TemporaryDirectory() as own:
-        files = {Path(own) / name: draw for name, draw in pictures(frame).items()}
+        files = {Path(own) / file: draw for file, draw in pictures(frame).items()}
         for file, draw in files.items():
             draw(frame, file)
 

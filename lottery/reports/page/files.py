@@ -65,16 +65,16 @@ def page_data(
         with suppress(Exception):  # an own copy without metadata
             versions.append(f"{package} {version(package)}")
     try:
-        pooled, apart = together(studies), across(studies)
+        pooled, paired = together(studies), across(studies)
     except Exception as error:
-        pooled = apart = []
+        pooled = paired = []
         problems.append(f"studies can't be taken together: {describe(error)}")
     return {
         "studies": told,
         "columns": list(columns),
         "ways": ways(list(columns)),
         "together": pooled,
-        "across": apart,
+        "across": paired,
         "problems": problems,
         "versions": versions,
     }

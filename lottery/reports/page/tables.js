@@ -113,7 +113,7 @@ function open_and_made() {
   }
   $("open-list").replaceChildren(...(parts.length ? parts : [element("p", {}, "Nothing: every cell of every study ended as planned.")]));
   $("made-list").replaceChildren(element("p", {}, `This page: ${D.versions.join(", ")}.`),
-    element("p", { class: "note" }, "Intervals are 95 % t-intervals over seeds. Where two seeds agree to the last digit there is none, since that may be chance. Training FLOPs count a multiplication and an addition as two, and kept weights alone; those “were it dense” count all. Curves join means over seeds; every number is in results.csv of its study."));
+    element("p", { class: "note" }, "Intervals are 95 % t-intervals over seeds. Where fewer than five seeds agree to the last digit there is none, since that may be chance. Training FLOPs count a multiplication and an addition as two, and kept weights alone; those “were it dense” count all. Curves join means over seeds; every number is in results.csv of its study."));
 }
 
 // input
