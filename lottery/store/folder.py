@@ -61,7 +61,7 @@ def cells(top: Path) -> Iterator[Path]:
 
 
 def stores(cell: Path, recorded: str | Path) -> list[Path]:
-    """Where a cell's phases may lie: in the store that it was recorded with or, if `out` has moved, in the one inside it."""
+    """Where a cell's phases may lie: the store that it was recorded with or, if `out` has moved, the one in that."""
     return [Path(recorded), cell.resolve().parents[2] / "store"]
 
 
