@@ -190,7 +190,7 @@ _MARK = "LOTTERY_TEST_NODE="
 
 
 def _kill(pid: int) -> None:
-    with suppress(ProcessLookupError):
+    with suppress(ProcessLookupError):  # it has ended already
         os.kill(pid, signal.SIGKILL)
 
 
