@@ -142,6 +142,7 @@ def test_weights_that_are_no_numbers_are_named(runs: Path, tmp_path: Path) -> No
         ([], "parameters"),
         (["experiment=liu2019_slimming", "hydra.mode=RUN"], "flops"),
         (["structure.budget=bytes"], "bytes"),
+        (["structure.budget=weights"], "weights"),
     ],
 )
 def test_a_share_is_of_parameters_unless_something_else_is_asked_for(

@@ -98,7 +98,6 @@ def matching(frame: pd.DataFrame, margin: float | None = None) -> pd.DataFrame:
     chains that ended early may be the worst.
     Raises ValueError without a margin for a metric that is no share in [0, 1], where half a point has no meaning.
     """
-    one_study(frame)
     metric = headline(frame)
     if (margin := metric.margin if margin is None else margin) is None:
         raise ValueError(f"{metric.name} is no share in [0, 1], so no margin is defined for it: give one")
